@@ -1,0 +1,137 @@
+"""Every error that a user can meet; each class knows its exit code, HTTP status and public code.
+
+OnwardError
+├── ConfigError            2  an environment variable or the URL is wrong
+├── FilesError             2  the migration files are wrong
+├── HistoryConflict        3  files and history disagree, or the table is not ours
+├── WrongEnvironment       3  this database is not this environment's to change
+├── LockBusy               4  another run, or another session's lock, is in the way
+├── DatabaseUnavailable    5  unreachable
+│   └── DatabaseUnsuitable 5  reachable, but read-only, without privilege, without a schema
+├── MigrationFailed        1  a migration failed and was rolled back
+│   └── PartlyApplied      7  a no-transaction migration failed midway
+├── OutcomeUnknown         6  COMMIT was sent and its answer never came
+└── Interrupted      130/143  a signal ended the run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    """What Postgres said. `message` and `detail` may carry row data: for the terminal, never for HTTP or logs."""
+
+    sqlstate: str | None
+    message: str
+    detail: str | None = None
+    hint: str | None = None
+    context: str | None = None
+    constraint: str | None = None
+    position: int | None = None
+    """1-based, in characters of the text that was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Where and why a migration failed. `line` and `column` are 1-based; None where the server gave no position."""
+
+    version: str
+    path: str
+    server: ServerError
+    line: int | None = None
+    column: int | None = None
+    excerpt: str = ""
+    statement: str = ""
+    """The failing statement in words, such as "statement 3 of 5, which begins on line 12"."""
+
+
+class OnwardError(Exception):
+    """An error for the user: what is wrong, and in `next_step` what to do about it."""
+
+    exit_code = 70
+    http_status = 500
+    code = "internal"
+
+    def __init__(self, message: str, *, next_step: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.next_step = next_step
+        self.applied: Sequence[str] | None = None
+        """The versions that this run applied before the error, None where no run had begun."""
+        self.remaining: Sequence[str] = ()
+
+
+class ConfigError(OnwardError):
+    """The environment says something impossible; nothing was connected to."""
+
+    exit_code, http_status, code = 2, 503, "not_configured"
+
+
+class FilesError(OnwardError):
+    """The files are wrong; nothing was written."""
+
+    exit_code, http_status, code = 2, 503, "invalid_files"
+
+
+class HistoryConflict(OnwardError):
+    """Files and history disagree; nothing was written."""
+
+    exit_code, http_status, code = 3, 409, "history_conflict"
+
+
+class WrongEnvironment(OnwardError):
+    """This environment may not change this database; nothing was written."""
+
+    exit_code, http_status, code = 3, 409, "wrong_environment"
+
+
+class LockBusy(OnwardError):
+    """Somebody else holds the lock that is needed; what this transaction did is rolled back."""
+
+    exit_code, http_status, code = 4, 409, "busy"
+
+
+class DatabaseUnavailable(OnwardError):
+    """No session could be had, or it was lost before anything was sent to be kept."""
+
+    exit_code, http_status, code = 5, 503, "database_unavailable"
+
+
+class DatabaseUnsuitable(DatabaseUnavailable):
+    """The database answers but this role cannot migrate it."""
+
+
+class MigrationFailed(OnwardError):
+    """A migration failed; its transaction is rolled back and it is not recorded."""
+
+    exit_code, http_status, code = 1, 500, "migration_failed"
+
+    def __init__(self, failure: Failure, *, state: str, next_step: str) -> None:
+        super().__init__(f"{failure.version} failed", next_step=next_step)
+        self.failure = failure
+        self.state = state
+
+
+class PartlyApplied(MigrationFailed):
+    """A no-transaction migration failed: the statements before the failing one are done and stay."""
+
+    exit_code, code = 7, "partly_applied"
+
+
+class OutcomeUnknown(OnwardError):
+    """COMMIT was sent and the connection broke before its answer: applied or not, nobody here knows."""
+
+    exit_code, code = 6, "outcome_unknown"
+
+
+class Interrupted(OnwardError):
+    """A signal ended the run; what was not committed is rolled back."""
+
+    code = "interrupted"
+
+    def __init__(self, message: str, *, exit_code: int, next_step: str = "") -> None:
+        super().__init__(message, next_step=next_step)
+        self.exit_code = exit_code

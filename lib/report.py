@@ -1,0 +1,220 @@
+"""Plan, run and error made into text for people and into dicts for machines. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from lib.config import Config
+from lib.database import History
+from lib.errors import MigrationFailed, OnwardError
+from lib.plan import Entry, Plan, State
+from lib.runner import Done, Event, Notice, Run, Started
+
+_MARKS = {
+    State.APPLIED: "✅",
+    State.PENDING: "⏳",
+    State.AHEAD: "⏩",
+    State.MODIFIED: "❌",
+    State.MISSING: "❌",
+    State.OUT_OF_ORDER: "❌",
+}
+_TITLES = (
+    ("Applied Migrations", (State.APPLIED, State.MODIFIED, State.MISSING)),
+    ("Ahead of these files", (State.AHEAD,)),
+    ("Pending Migrations", (State.PENDING, State.OUT_OF_ORDER)),
+)
+_ALWAYS_SHOWN = ("Applied Migrations", "Pending Migrations")
+
+
+def status_dict(config: Config, history: History, plan: Plan, *, full: bool = False) -> dict[str, Any]:
+    """The status for machines; `full` adds checksums and audit columns, which are not public."""
+    applied = [entry for entry in plan.entries if entry.applied]
+    last = max((entry.applied for entry in applied if entry.applied), key=lambda row: row.id, default=None)
+    return {
+        "success": True,
+        "environment": config.environment,
+        "database": history.database,
+        "pgVersion": f"PostgreSQL {history.version.split()[0]}",
+        "state": str(plan.state),
+        "appliedMigrations": len(applied),
+        "pendingMigrations": len(plan.of(State.PENDING, State.OUT_OF_ORDER)),
+        "lastMigration": last and {"version": last.version, "name": last.name, "appliedAt": iso(last.applied_at)},
+        "migrations": [_entry_dict(entry, full=full) for entry in plan.entries],
+    }
+
+
+def _entry_dict(entry: Entry, *, full: bool) -> dict[str, Any]:
+    row = entry.applied
+    public = {
+        "version": entry.version,
+        "name": entry.name,
+        "state": str(entry.state),
+        "appliedAt": iso(row.applied_at) if row else None,
+        "executionTimeMs": row.execution_time_ms if row else None,
+    }
+    if not full:
+        return public
+    return public | {
+        "checksum": row.checksum if row else entry.migration and entry.migration.checksum,
+        "environment": row and row.environment,
+        "identity": row and row.identity,
+        "gitCommit": row and row.git_commit,
+        "appliedBy": row and row.applied_by,
+        **({"problem": entry.problem} if entry.problem else {}),
+    }
+
+
+def validation_dict(plan: Plan) -> dict[str, Any]:
+    """What `validate` found."""
+    problems = [
+        {"version": entry.version, "state": str(entry.state), "message": entry.problem} for entry in plan.conflicts
+    ]
+    return {"success": not problems, "state": str(plan.state), "problems": problems}
+
+
+def run_dict(run: Run) -> dict[str, Any]:
+    """What a run did."""
+    return {
+        "success": True,
+        "environment": run.environment,
+        "database": run.database,
+        "applied": [_done_dict(done) for done in run.applied],
+        "remaining": list(run.remaining),
+        "complete": not run.remaining,
+    }
+
+
+def _done_dict(done: Done) -> dict[str, Any]:
+    return {"version": done.version, "name": done.name, "executionTimeMs": done.milliseconds}
+
+
+def error_dict(error: OnwardError) -> dict[str, Any]:
+    """An error with everything a terminal may show; HTTP shows less."""
+    found: dict[str, Any] = {"code": error.code, "message": error.message, "nextStep": error.next_step}
+    if isinstance(error, MigrationFailed):
+        failure = error.failure
+        found |= {
+            "version": failure.version,
+            "file": failure.path,
+            "line": failure.line,
+            "column": failure.column,
+            "statement": failure.statement or None,
+            "sqlstate": failure.server.sqlstate,
+            "detail": failure.server.detail,
+            "hint": failure.server.hint,
+            "constraint": failure.server.constraint,
+            "state": error.state,
+            "message": failure.server.message,
+        }
+    document: dict[str, Any] = {"success": False, "error": found}
+    if error.applied is not None:
+        document |= {"applied": list(error.applied), "remaining": list(error.remaining)}
+    return document
+
+
+def status_text(config: Config, history: History, plan: Plan) -> str:
+    """The status for people."""
+    lines = ["📊 Migration Status", "", f"Database: {history.database}", f"Environment: {config.environment}"]
+    for title, states in _TITLES:
+        entries = plan.of(*states)
+        if entries:
+            lines += ["", f"{title} ({len(entries)}):", *map(_entry_text, entries)]
+        elif title in _ALWAYS_SHOWN:
+            lines += ["", f"{title}: None"]
+    problems = [f"{entry.state}: {entry.problem}" for entry in plan.conflicts]
+    return "\n".join([*lines, *(["", "Conflicts:", *problems] if problems else []), *_warnings(plan)])
+
+
+def _entry_text(entry: Entry) -> str:
+    line = f"{_MARKS[entry.state]} {entry.version:<35}"
+    row = entry.applied
+    if row:
+        at = row.applied_at.strftime("%Y-%m-%d %H:%M:%S UTC") if row.applied_at else "time unknown"
+        line += f" ({at})" + (f" - {row.execution_time_ms}ms" if row.execution_time_ms is not None else "")
+    return line.rstrip() + ("" if entry.state in (State.APPLIED, State.PENDING) else f"  {entry.state}")
+
+
+def _warnings(plan: Plan) -> list[str]:
+    warnings = []
+    if unverified := [entry.version for entry in plan.entries if entry.unverified]:
+        warnings.append(f"⚠️  Applied without a checksum, so not verified: {', '.join(unverified)}")
+    if ahead := plan.of(State.AHEAD):
+        warnings.append(f"⚠️  The database is ahead of these files by {len(ahead)}: an older build, after a rollback?")
+    return ["", *warnings] if warnings else []
+
+
+def event_text(config: Config, event: Event) -> str:
+    """One event of a run, for people."""
+    match event:
+        case Started(history, plan):
+            return _started_text(config, history, plan)
+        case Notice(migration, text):
+            return f"   {migration.version}: {text}"
+        case Done(version, _, milliseconds):
+            return f"✅ Applied: {version} ({milliseconds}ms)"
+
+
+def _started_text(config: Config, history: History, plan: Plan) -> str:
+    count = len(plan.pending)
+    lines = [
+        f"Database: {config.target}",
+        f"Environment: {config.environment} (from {config.environment_source})",
+        f"Pending: {count or 'none'} of {len(plan.entries)}, PostgreSQL {history.version.split()[0]}",
+        *(line for line in _warnings(plan) if line),
+        *(f"⚠️  {one.version} has no statement in it: it is only recorded" for one in plan.pending if one.is_empty),
+    ]
+    return "\n".join(lines)
+
+
+def run_text(run: Run) -> str:
+    """The last line of a run."""
+    count = len(run.applied)
+    if not count:
+        return "✅ Nothing to do: no migration is pending"
+    return f"✅ {count} migration{'' if count == 1 else 's'} applied successfully"
+
+
+def error_text(error: OnwardError) -> str:
+    """An error for people: what, where, what state things are in, what to do next."""
+    lines = _failure_lines(error) if isinstance(error, MigrationFailed) else [f"❌ {error.message}"]
+    if error.applied is not None:
+        lines.append(f"Applied in this run: {', '.join(error.applied) or 'none'}.")
+        if error.remaining:
+            lines.append(f"Not applied: {', '.join(error.remaining)}.")
+    return "\n".join([*lines, *([f"Next: {error.next_step}"] if error.next_step else [])])
+
+
+def _failure_lines(error: MigrationFailed) -> list[str]:
+    failure, server = error.failure, error.failure.server
+    place = f"{failure.path}:{failure.line}:{failure.column}" if failure.line else failure.path
+    lines = [f"❌ FAILED {place}" + (f"   {failure.statement}" if failure.statement else "")]
+    lines += failure.excerpt.splitlines()
+    lines.append(f"ERROR {server.sqlstate}: {server.message}" if server.sqlstate else f"ERROR: {server.message}")
+    for title, text in (("Detail", server.detail), ("Hint", server.hint), ("Context", server.context)):
+        if text:
+            lines.append(f"{title}: {text}")
+    return [*lines, f"State: {error.state}."]
+
+
+def annotation(error: OnwardError) -> str:
+    """The error as a GitHub Actions workflow command, so that it shows beside the line in the pull request."""
+    if not isinstance(error, MigrationFailed):
+        return f"::error::{_command_text(error.message)}"
+    failure = error.failure
+    line = f",line={failure.line},col={failure.column}" if failure.line else ""
+    message = (
+        f"{failure.server.sqlstate}: {failure.server.message}" if failure.server.sqlstate else failure.server.message
+    )
+    return f"::error file={failure.path}{line}::{_command_text(message)}"
+
+
+def _command_text(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def iso(moment: datetime | None) -> str | None:
+    """UTC with milliseconds, as JavaScript writes it."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,248 @@
+"""One session with a server: connect, send text, read what comes back. The only module that meets psycopg.
+
+Everything goes as literal text by the simple protocol. That is what lets a whole file travel as one message, sends
+`%` and `$1` verbatim, works through a transaction pooler, and leaves no snapshot behind in an idle transaction (a
+query with parameters would, and CREATE INDEX CONCURRENTLY in another session would wait for it for ever).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg import pq
+
+from lib.config import Target, redact
+from lib.errors import DatabaseUnavailable, DatabaseUnsuitable, LockBusy, OnwardError, ServerError
+
+CONNECT_BUDGET = 20.0
+_NOTICES_KEPT = 100
+# Without them a vanished server keeps a client waiting for ever. A URL may say otherwise.
+_DEFAULTS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+# libpq gives connection errors no SQLSTATE. These texts will not change by waiting; any other failure may.
+_FINAL = re.compile(
+    r"authentication failed|no password supplied|does not exist|no pg_hba\.conf entry|does not support SSL|certificate|"
+    r"permission denied|unsupported startup parameter|[Nn]ame or service not known|nodename nor servname|"
+    r"invalid|not currently accepting connections"
+)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back for one message."""
+
+    rows: list[tuple[str | None, ...]] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    finished: int = 0
+    """How many statements ended well."""
+    error: ServerError | None = None
+    lost: bool = False
+    """The connection broke before the whole answer was here."""
+
+
+class Session:
+    """A connection in autocommit. Not for two threads. Close it, or use it as a context manager."""
+
+    def __init__(self, connection: psycopg.Connection, target: Target) -> None:
+        self.target = target
+        self.notices: deque[str] = deque(maxlen=_NOTICES_KEPT)
+        self.notice_count = 0
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        connection.add_notice_handler(self._notice)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session; an open transaction is rolled back by the server."""
+        self._connection.close()
+
+    @property
+    def pid(self) -> int:
+        """The server process as this end knows it; a pooler tells another number than the server does."""
+        return self._pgconn.backend_pid
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, failed or not."""
+        return self._pgconn.transaction_status != pq.TransactionStatus.IDLE
+
+    def send(self, sql: bytes | str, *, keep: bool = True) -> Answer:
+        """Send one message and read its whole answer. A server's error comes back in it, it is not raised.
+
+        Without `keep`, rows and tags are dropped as they arrive. Interrupted (by any exception of a signal
+        handler), it cancels on the server and closes the session.
+        """
+        answer = Answer()
+        try:
+            self._pgconn.send_query(sql.encode() if isinstance(sql, str) else sql)
+            self._pgconn.set_single_row_mode()
+            self._flush()
+            while (result := self._next_result()) is not None:
+                self._take(result, answer, keep)
+        except psycopg.Error:
+            answer.lost = True
+        except BaseException:
+            self._abandon()
+            raise
+        answer.lost = answer.lost or self._pgconn.status == pq.ConnStatus.BAD
+        return answer
+
+    def query(self, sql: str) -> list[tuple[str | None, ...]]:
+        """Send text of ours and return its rows. Raises what `complaint` makes of an error."""
+        answer = self.send(sql)
+        if answer.error or answer.lost:
+            raise self.complaint(answer)
+        return answer.rows
+
+    def complaint(self, answer: Answer) -> OnwardError:
+        """An error in a statement of ours, as the user's: busy, unsuitable or unreachable."""
+        error = answer.error
+        if answer.lost or error is None:
+            return DatabaseUnavailable("the connection to the database was lost", next_step="Run again.")
+        message = redact(f"{error.message} (SQLSTATE {error.sqlstate})", self.target)
+        match error.sqlstate:
+            case "55P03" | "40P01" | "57014":
+                return LockBusy(f"the history is locked by another session: {message}", next_step="Run again later.")
+            case "42501":
+                return DatabaseUnsuitable(message, next_step="Grant the role what it lacks, or use the owner's URL.")
+        return DatabaseUnsuitable(message, next_step=error.hint or "")
+
+    def _flush(self) -> None:
+        while self._pgconn.flush():
+            if self._wait(EVENT_READ | EVENT_WRITE) & EVENT_READ:
+                self._pgconn.consume_input()
+
+    def _next_result(self) -> pq.abc.PGresult | None:
+        while self._pgconn.is_busy():
+            self._wait(EVENT_READ)
+            self._pgconn.consume_input()
+        return self._pgconn.get_result()
+
+    def _wait(self, events: int) -> int:
+        with DefaultSelector() as selector:
+            selector.register(self._pgconn.socket, events)
+            return sum(ready for _, ready in selector.select())
+
+    def _take(self, result: pq.abc.PGresult, answer: Answer, keep: bool) -> None:
+        match result.status:
+            case pq.ExecStatus.SINGLE_TUPLE:
+                if keep:
+                    answer.rows.append(tuple(_text(result.get_value(0, column)) for column in range(result.nfields)))
+            case pq.ExecStatus.COMMAND_OK | pq.ExecStatus.TUPLES_OK:
+                answer.finished += 1
+                if keep:
+                    answer.tags.append((result.command_status or b"").decode())
+            case pq.ExecStatus.FATAL_ERROR:
+                answer.error = _server_error(result)
+            case pq.ExecStatus.EMPTY_QUERY:
+                pass
+            case _:  # COPY to or from the client: there is nobody to feed it, and no way out but to leave
+                answer.error = ServerError("0A000", "COPY to or from the client cannot run in a migration")
+                self._connection.close()
+                raise psycopg.OperationalError
+
+    def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        self.notice_count += 1
+        self.notices.append(f"{diagnostic.severity}: {diagnostic.message_primary}")
+
+    def _abandon(self) -> None:
+        try:
+            self._connection.cancel_safe(timeout=1.0)
+        except psycopg.Error:
+            pass
+        finally:
+            self._connection.close()
+
+
+def connect(target: Target, application_name: str, *, budget: float = CONNECT_BUDGET) -> Session:
+    """Open a session; tries again for `budget` seconds where waiting may help. Raises DatabaseUnavailable."""
+    deadline, pause = time.monotonic() + budget, 0.1
+    while True:
+        try:
+            return Session(_connect(target, application_name), target)
+        except psycopg.Error as error:
+            failure = _connect_failure(target, str(error))
+        if _FINAL.search(failure.message) or time.monotonic() + pause > deadline:
+            raise failure
+        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+        pause = min(pause * 2, 3.0)
+
+
+def literal(value: str | int | None) -> str:
+    """A value as SQL text: ASCII only and read alike whatever a file has set (encodings, string syntax)."""
+    if value is None or isinstance(value, int):
+        return "NULL" if value is None else str(value)
+    escaped = "".join(char if " " <= char <= "~" and char not in "'\\" else _escape(char) for char in value)
+    return f"E'{escaped}'"
+
+
+def identifier(name: str) -> str:
+    """A name as SQL text."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _connect(target: Target, application_name: str) -> psycopg.Connection:
+    parameters: dict[str, Any] = {**_DEFAULTS, **target.parameters}
+    parameters |= {"client_encoding": "utf8", "application_name": application_name}
+    return psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+
+
+def _connect_failure(target: Target, message: str) -> DatabaseUnavailable:
+    reason = redact(" ".join(message.split()), target)
+    return DatabaseUnavailable(f"no session with {target}: {reason}", next_step=_advice(reason))
+
+
+def _advice(reason: str) -> str:
+    if "does not support SSL" in reason:
+        return (
+            "A server that is not on this machine is spoken to over TLS; add sslmode=disable to the URL to do without."
+        )
+    if "unsupported startup parameter" in reason:
+        return "A pooler refuses this parameter of the URL: take it out, or use the direct URL."
+    if "authentication failed" in reason or "does not exist" in reason:
+        return "Check user, password and database in the URL."
+    return "Check that the server runs and that its host and port are right, then run again."
+
+
+def _server_error(result: pq.abc.PGresult) -> ServerError:
+    def text(name: pq.DiagnosticField) -> str | None:
+        return _text(result.error_field(name))
+
+    position = text(pq.DiagnosticField.STATEMENT_POSITION)
+    return ServerError(
+        sqlstate=text(pq.DiagnosticField.SQLSTATE),
+        message=text(pq.DiagnosticField.MESSAGE_PRIMARY) or (_text(result.error_message) or "").strip(),
+        detail=text(pq.DiagnosticField.MESSAGE_DETAIL),
+        hint=text(pq.DiagnosticField.MESSAGE_HINT),
+        context=text(pq.DiagnosticField.CONTEXT),
+        constraint=text(pq.DiagnosticField.CONSTRAINT_NAME),
+        position=int(position) if position else None,
+    )
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode(errors="replace")
+
+
+def _escape(char: str) -> str:
+    return f"\\U{ord(char):08X}" if ord(char) > 127 else f"\\x{ord(char):02X}"

@@ -1,0 +1,260 @@
+"""A lexer of psql's grade: where each statement of a file begins and ends, and which ones a migration cannot contain.
+
+The algorithm is that of psql's scanner (PostgreSQL's src/fe_utils/psqlscan.l), `standard_conforming_strings` on. Only
+the end of a BEGIN ATOMIC body goes by the server's grammar instead, so that we count what the server counts: an END
+that stands where a statement could begin. psql counts BEGIN, CASE and END, and columns of such names lead it astray.
+Any text is split, in linear time and without an error: a quote, a comment, a parenthesis or a body that is left open
+reaches to the end of the file, and the server says what is wrong with it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, takewhile
+
+
+def _run(*alternatives: str) -> str:
+    # Python 3.11.0 to 3.11.4 (Debian 12 has 3.11.2) go on after what the round that failed had read, not before it
+    # (python/cpython#106052). A last alternative that fails without reading anything takes the position back.
+    return f"(?:{'|'.join(alternatives)}|(?!))*+"
+
+
+def _string(prefix: str, inside: str) -> str:
+    # A string may go on in a later line, by the rules of its first part: backslashes count there too after E'...'.
+    return prefix + "'" + inside + _run("'" + _NEXT_LINE + "'" + inside) + "'?+"
+
+
+# Every character beyond ASCII is a letter. The classes are written as what they lack: that compiles far faster.
+_LETTER = r"[^\x00-@\[-^`{-\x7f]"
+_LETTER_OR_DIGIT = r"[^\x00-/:-@\[-^`{-\x7f]"
+_WORD = _LETTER + r"[^\x00-#%-/:-@\[-^`{-\x7f]*+"
+_SPACE = " \t\n\r\f\v"
+_LINE_COMMENT = r"--[^\r\n]*+"
+_FLAT_COMMENT = r"/\*" + _run(r"[^*/]++", r"\*(?!/)", r"/(?!\*)") + r"\*/"
+_NEXT_LINE = rf"[ \t\f\v]*+(?:{_LINE_COMMENT})?[\r\n]" + _run(rf"[{_SPACE}]++", rf"{_LINE_COMMENT}[\r\n]")
+_DOLLAR_TAG = rf"\$(?:{_LETTER}{_LETTER_OR_DIGIT}*+)?\$"
+_DOLLAR_STRING = rf"(?P<tag>{_DOLLAR_TAG})[^$]*+" + _run(r"(?!(?P=tag))\$[^$]*+") + "(?P=tag)?+"
+_QUOTED = (
+    _string("", _run("[^']++", "''")),
+    '"' + _run('[^"]++', '""') + '"?+',
+    _string("[eE]", _run(r"[^'\\]++", "''", r"\\[\s\S]?+")),
+    _string("[bBnNxX]", _run("[^']++", "''")),
+    _string("[uU]&", _run("[^']++", "''")),
+    '[uU]&"' + _run('[^"]++', '""') + '"?+',
+)
+_GAP = (rf"[{_SPACE}]++", _LINE_COMMENT, _FLAT_COMMENT)
+_SIGNS = (r"[\x00-\x08\x0e-\x1f!#%&*+,.0-9:<=>?@\[\]^`{|}~\x7f]++", "-", r"/(?!\*)", rf"(?!{_DOLLAR_TAG})\$")
+_FLAT = (*_GAP, *_QUOTED, _WORD, *_SIGNS)
+
+_SPACES = re.compile(rf"[{_SPACE}]*+")
+_LINE = re.compile(r"[^\r\n]*+")
+_COMMENT_MARK = re.compile(r"/\*|\*/")
+_BETWEEN_TOKENS = re.compile(_run(*_GAP))
+_BETWEEN_STATEMENTS = re.compile(_run(*_GAP, ";"))
+# What neither ends a statement nor needs counting, parentheses without others inside (the common case) included.
+_STRETCH = re.compile(_run(*_FLAT, _DOLLAR_STRING, rf"\({_run(*_FLAT, ';')}\)"))
+_TOKEN = re.compile("|".join((*_QUOTED, _WORD, _DOLLAR_STRING, "[0-9]++", r"\\[^\r\n]*+", r"/\*[\s\S]*+", r"[\s\S]")))
+_UNQUOTED = re.compile(_WORD)
+_SIMPLE = re.compile(r"""[\w$]+|'\w*'|"\w*"|[^\w'"]""", re.ASCII)
+
+_ONE_ALREADY = "take it out: each file is one transaction already"
+_DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
+_ROWS_FOLLOW = "COPY ... FROM STDIN reads rows that only psql would send"
+_NAME = r"\S+(?: \. \S+)*"
+_COPY = rf"COPY (?:BINARY )?(?:\( .* \)|{_NAME}(?: \( [^)]*\))?)"
+_OPTIONS = r"(?:\( [^)]*\) )?"
+_CONCURRENTLY_OPTION = r"\( (?:[^)]*, )?CONCURRENTLY (?:'?(?:TRUE|ON|1)'? )?[,)]"
+_NO_SLOT = r"""(?:\(|,) "?(?:CONNECT|CREATE_SLOT)"? = '?(?:FALSE|OFF|0)'? (?:\)|,)"""
+
+# How the outline of such a statement begins, and what to say of it. COPY takes STDIN and STDOUT for each other.
+_IN_ANY_FILE = (
+    (rf"{_COPY} FROM STD(?:IN|OUT) ", _ROWS_FOLLOW, "write the rows as INSERT statements"),
+    (rf"{_COPY} TO STD(?:IN|OUT) ", "COPY ... TO STDOUT sends rows that nobody takes", "take it out: psql can export"),
+)
+_TRANSACTION_CONTROL = (
+    ("(BEGIN|START TRANSACTION) ", r"\1 starts a transaction inside the one that the file runs in"),
+    ("(COMMIT|ROLLBACK) (?!PREPARED |(?:WORK |TRANSACTION )?TO )", r"\1 ends the transaction that the file runs in"),
+    ("(END|ABORT|PREPARE TRANSACTION(?= ')) ", r"\1 ends the transaction that the file runs in"),
+    ("SET (?:LOCAL |SESSION )?TRANSACTION ", "SET TRANSACTION changes the transaction that the file runs in"),
+)
+_OUTSIDE_TRANSACTIONS = (
+    ("(VACUUM|ALTER SYSTEM|DISCARD ALL|(?:CREATE|DROP) (?:DATABASE|TABLESPACE)|(?:COMMIT|ROLLBACK) PREPARED) ", r"\1"),
+    ("(CREATE|DROP) (?:UNIQUE )?INDEX CONCURRENTLY ", r"\1 INDEX CONCURRENTLY"),
+    (rf"REINDEX (?:{_CONCURRENTLY_OPTION}|{_OPTIONS}\w+ CONCURRENTLY )", "REINDEX CONCURRENTLY"),
+    (rf"REINDEX {_OPTIONS}(SCHEMA|DATABASE|SYSTEM) ", r"REINDEX \1"),
+    (rf"CLUSTER (?:VERBOSE |{_OPTIONS})$", "CLUSTER without a table"),
+    (r"ALTER DATABASE \S+ (?:SET |WITH )?TABLESPACE ", "ALTER DATABASE ... SET TABLESPACE"),
+    (rf"ALTER TABLE .* DETACH PARTITION {_NAME} CONCURRENTLY $", "ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY"),
+    (rf"CREATE SUBSCRIPTION (?!.*{_NO_SLOT})", "CREATE SUBSCRIPTION with a replication slot"),
+)
+_IN_A_TRANSACTION = (
+    *_IN_ANY_FILE,
+    *((outline, what, _ONE_ALREADY) for outline, what in _TRANSACTION_CONTROL),
+    *((outline, f"{name} cannot run inside a transaction", _DIRECTIVE) for outline, name in _OUTSIDE_TRANSACTIONS),
+)
+_SUSPECTS = frozenset(
+    "ABORT ALTER BEGIN CLUSTER COMMIT COPY CREATE DISCARD DROP END PREPARE REINDEX ROLLBACK SET START VACUUM".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement, from its first token to before its semicolon; or one line that is a command of psql's."""
+
+    text: str
+    offset: int  # of the text's first character in the file's text
+    line: int  # of that character, from 1; LF, CRLF and a lone CR each end one line
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The first tokens, at most 16, as written: words, names and strings with their quotes, single characters."""
+        return tuple(token[0] for token in islice(_tokens(self.text), 16))
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """The words that the head begins with, in upper case, up to its first token that is not an unquoted word."""
+        return tuple(map(_upper, takewhile(_UNQUOTED.fullmatch, self.head)))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A statement that a file cannot contain: the line it begins in, why it is refused, and what to do instead."""
+
+    line: int
+    what: str
+    remedy: str
+
+
+def split(sql: str) -> Iterator[Statement]:
+    """The statements one at a time, as many as the server counts; once something is left open, the rest is one."""
+    line, counted, start = 1, 0, _start(sql)
+    while (start := _skip(_BETWEEN_STATEMENTS, sql, start)) < len(sql):
+        line += _line_ends(sql, counted, start)
+        end = _statement_end(sql, start)
+        yield Statement(sql[start:end].rstrip(_SPACE), start, line)
+        counted, start = start, end
+
+
+def opening_comment(sql: str) -> Iterator[str]:
+    """The comments before the first token as written, each line comment by itself; reads no further than that."""
+    start = _start(sql)
+    while end := _comment_end(sql, start := _past(_SPACES, sql, start)):
+        yield sql[start:end]
+        start = end
+
+
+def refusals(sql: str, *, transactional: bool) -> Iterator[Refusal]:
+    """What is refused in a file, in its order, as far as the file is SQL: not beyond a COPY that its rows follow."""
+    for statement in split(sql):
+        if refused := refusal(statement, transactional=transactional):
+            yield refused
+            if refused.what == _ROWS_FOLLOW:
+                return
+
+
+def refusal(statement: Statement, *, transactional: bool) -> Refusal | None:
+    """Why the statement cannot be in a file, if it cannot; a transactional file can contain less than another."""
+    if statement.text.startswith("\\"):
+        what = f"{statement.text.split()[0]} is a command of psql, not SQL"
+        return Refusal(statement.line, what, "take the line out, or write in SQL what it does")
+    first = _UNQUOTED.match(statement.text)
+    if not first or _upper(first[0]) not in _SUSPECTS:
+        return None
+    outline = _outline(statement.text)
+    for pattern, what, remedy in _IN_A_TRANSACTION if transactional else _IN_ANY_FILE:
+        if found := re.match(pattern, outline):
+            return Refusal(statement.line, found.expand(what), remedy)
+    return None
+
+
+def _outline(text: str) -> str:
+    """Its tokens in upper case with a space after each, all quotes emptied but those around one plain word."""
+    tokens = (token[0] for token in _tokens(text))
+    return "".join(f"{_upper(token)} " if _SIMPLE.fullmatch(token) else "'' " for token in tokens)
+
+
+def _statement_end(sql: str, start: int) -> int:
+    """The place of the semicolon that ends the statement, or of the psql command that cuts it off, or the end."""
+    if sql.startswith("\\", start):
+        return _past(_LINE, sql, start)
+    if _is_routine(sql, start):
+        return _routine_end(sql, start)
+    depth, position = 0, start
+    while (position := _past(_STRETCH, sql, position)) < len(sql):
+        sign = sql[position]
+        if sign == "\\" or (sign == ";" and not depth):
+            break
+        depth = _depth(depth, sign)
+        position = position + 1 if sign != "/" else _comment_end(sql, position) or len(sql)
+    return position
+
+
+def _is_routine(sql: str, start: int) -> bool:
+    """Whether it begins CREATE [OR REPLACE] FUNCTION or PROCEDURE: these may have statements for a body."""
+    if sql[start : start + 6].upper() != "CREATE":
+        return False
+    words = [_upper(token[0]) for token in islice(_tokens(sql, start), 4)]
+    kind = words[3:] if words[1:3] == ["OR", "REPLACE"] else words[1:2]
+    return words[0] == "CREATE" and kind in (["FUNCTION"], ["PROCEDURE"])
+
+
+def _routine_end(sql: str, start: int) -> int:
+    depth, in_body, before = 0, False, ""
+    for token in _tokens(sql, start):
+        sign = _upper(token[0])
+        if sign.startswith("\\") or (sign == ";" and not depth and not in_body):
+            return token.start()
+        depth = _depth(depth, sign)
+        if not depth and (before, sign) == ("BEGIN", "ATOMIC"):
+            in_body = True
+        elif not depth and sign == "END" and before in ("ATOMIC", ";"):
+            in_body = False
+        before = sign
+    return len(sql)
+
+
+def _depth(depth: int, sign: str) -> int:
+    return depth + 1 if sign == "(" else max(depth - 1, 0) if sign == ")" else depth
+
+
+def _tokens(sql: str, start: int = 0) -> Iterator[re.Match[str]]:
+    while token := _TOKEN.match(sql, _skip(_BETWEEN_TOKENS, sql, start)):
+        yield token
+        start = token.end()
+
+
+def _skip(gap: re.Pattern[str], sql: str, start: int) -> int:
+    """The place after a gap with its comments, those that contain others too; a comment left open is not passed."""
+    while end := _comment_end(sql, start := _past(gap, sql, start)):
+        start = end
+    return start
+
+
+def _comment_end(sql: str, start: int) -> int:
+    """The place after the comment that begins here, 0 if none does or it is left open."""
+    if sql.startswith("--", start):
+        return _past(_LINE, sql, start)
+    depth = 0
+    for mark in _COMMENT_MARK.finditer(sql, start) if sql.startswith("/*", start) else ():
+        depth += 1 if mark[0] == "/*" else -1
+        if not depth:
+            return mark.end()
+    return 0
+
+
+def _start(sql: str) -> int:
+    return 1 if sql.startswith("\ufeff") else 0
+
+
+def _past(pattern: re.Pattern[str], sql: str, start: int) -> int:
+    match = pattern.match(sql, start)
+    return match.end() if match else start
+
+
+def _line_ends(sql: str, start: int, end: int) -> int:
+    return sql.count("\n", start, end) + sql.count("\r", start, end) - sql.count("\r\n", start, end)
+
+
+def _upper(word: str) -> str:
+    # Keywords are ASCII. `str.upper` would turn letters from beyond it into ASCII ones, as the long s into S.
+    return word.upper() if word.isascii() else word
