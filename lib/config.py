@@ -1,12 +1,13 @@
 """The environment made into a Config: which database, which environment, which limits. Pure but for `.env` files.
 
-Nothing here prints or returns a password but `Target.parameters`, which go to the driver.
+A URL never shows: no error, `str` or `repr` from here holds a user, a password or a piece of what could not be read.
+Passwords are in `Target.parameters`, which go to the driver.
 """
 
-from __future__ import annotations
-
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -21,31 +22,39 @@ URL_VARIABLES = (
     "POSTGRES_URL",
     "DATABASE_URL",
 )
-_POOLED_VARIABLES = ("POSTGRES_URL", "DATABASE_URL")
+_ENVIRONMENT_VARIABLES = ("MIGRATION_ENV", "VERCEL_TARGET_ENV", "VERCEL_ENV")
 _COMMIT_VARIABLES = ("VERCEL_GIT_COMMIT_SHA", "GITHUB_SHA", "CI_COMMIT_SHA", "CODEBUILD_RESOLVED_SOURCE_VERSION")
+_DEPLOY_VARIABLES = ("VERCEL_DEPLOYMENT_ID", "AWS_LAMBDA_FUNCTION_NAME")
 _ENV_FILES = (".env.local", ".env")
-_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
-_URL = re.compile(
-    r"(?P<scheme>[\w+]+)://(?:(?P<user>[^@/?]*)@)?(?P<host>[^/?]*)(?:/(?P<dbname>[^?/@]*))?(?:\?(?P<query>.*))?"
-)
-_DURATION = re.compile(r"(\d+)\s*(ms|s|min|h)?")
+_SETTING = re.compile(r"MIGRATION_(?!DATABASE_URL$)\w+|VERCEL|VERCEL_ENV|VERCEL_TARGET_ENV")
 _ASSIGNMENT = re.compile(
-    r"""^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*"""
-    r"""(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|((?!["'])[^\r\n]*?))[ \t]*(?:[ \t]#[^\r\n]*)?\r?$""",
+    r"""^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([^\s"'#][^\n]*?)?)"""
+    r"""[ \t]*(?:(?<=[\s="'])#[^\n]*)?$""",
     re.MULTILINE,
 )
-_ESCAPE = re.compile(r"\\(.)")
-_ENCODE = "percent-encode @, :, /, ? and # in user and password"
-_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-# libpq 18. Providers add parameters for other drivers; libpq refuses a URL with one that it does not know.
+# Like libpq's own, but with one @ at most. Else a password with an unencoded @, / or ? would be taken for a host or a
+# database, and shown.
+_URL = re.compile(
+    r"(?:postgres|postgresql|postgresql\+psycopg)://"
+    r"(?:(?P<user>[^\s:@/?]*)(?::(?P<password>[^\s@/?]*))?@)?(?P<hosts>[^\s@/?]*)"
+    r"(?:/(?P<dbname>[^\s@/?]*))?(?:\?(?P<query>[^\s@]*))?"
+)
+_HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]*))?")
+_LOCAL = re.compile(r"(?:localhost|::1|127(?:\.[0-9]+){3}|[/@].*)?", re.IGNORECASE)
+# libpq refuses a URL with a parameter that it does not know, and providers add those of other drivers.
 _LIBPQ_PARAMETERS = frozenset(
     "application_name channel_binding client_encoding connect_timeout dbname fallback_application_name gssdelegation "
     "gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname "
-    "load_balance_hosts max_protocol_version min_protocol_version options passfile password port require_auth "
-    "requirepeer requiressl scram_client_key scram_server_key service ssl_max_protocol_version "
-    "ssl_min_protocol_version sslcert sslcertmode sslcompression sslcrl sslcrldir sslkey sslkeylogfile sslmode "
-    "sslnegotiation sslpassword sslrootcert sslsni target_session_attrs tcp_user_timeout user".split()
+    "load_balance_hosts max_protocol_version min_protocol_version oauth_client_id oauth_client_secret oauth_issuer "
+    "oauth_scope options passfile password port replication require_auth requirepeer scram_client_key "
+    "scram_server_key service ssl_max_protocol_version ssl_min_protocol_version sslcert sslcertmode sslcompression "
+    "sslcrl sslcrldir sslkey sslkeylogfile sslmode sslnegotiation sslpassword sslrootcert sslsni "
+    "target_session_attrs tcp_user_timeout user".split()
 )
+_SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+_DURATION = re.compile(r"(?P<number>[0-9]{1,10})\s*(?P<unit>ms|s|min|h)|0")
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_LONGEST = (2**31 - 1) / 1000  # what Postgres takes for a limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +68,29 @@ class Target:
     """libpq's keywords and values, password included: for the driver, never for output."""
 
     def __str__(self) -> str:
-        return f"{self.database} on {self.host or 'this machine'} (from {self.variable})"
+        return f"{self.shown} (from {self.variable})"
 
     @property
-    def place(self) -> tuple[str, str]:
-        """What two URLs of one database share: its name, and the host without a pooler's suffix."""
-        return self.database, unpooled(self.host)
+    def shown(self) -> str:
+        """Database and host in words."""
+        return f"{self.database or 'the default database'} on {self.host or 'this machine'}"
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What all URLs of one database share: its name, its hosts without a pooler's suffix, a pooler's tenant."""
+        tenant = self.parameters.get("user", "").partition(".")[2] if ".pooler." in self.host else ""
+        return (self.database, tenant, *map(unpooled, self.host.split(",")))
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not appear in any output."""
-        return tuple(self.parameters[name] for name in ("password", "sslpassword") if self.parameters.get(name))
+        """What must not appear in any output, longest first. What is printed anyway would only be given away by ***."""
+        found = {self.parameters.get(name, "") for name in _SECRET_PARAMETERS}
+        return tuple(sorted(found - {"", self.host, self.database}, key=len, reverse=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that the environment decides. Durations are seconds; 0 means no limit."""
+    """Everything that the environment decides. Times are in seconds; a timeout of 0 is none."""
 
     target: Target
     status_target: Target
@@ -99,22 +115,22 @@ class Config:
 
 
 def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) -> Config:
-    """Make a Config. Raises ConfigError that names every variable at fault; connects to nothing."""
+    """Make a Config. Raises ConfigError that names the variable at fault; connects to nothing."""
     environment, source = _environment(environ)
     target = choose_target(environ)
-    deploying = _on_platform(environ)
+    deploying = _flag(environ, "CI") or any(_value(environ, variable) for variable in _DEPLOY_VARIABLES)
     return Config(
         target=target,
         status_target=_status_target(environ, target),
         environment=environment,
         environment_source=source,
         directory=migrations_directory(environ),
-        schema=environ.get("MIGRATION_SCHEMA") or None,
-        lock_timeout=_duration(environ, "MIGRATION_LOCK_TIMEOUT", "1s"),
-        statement_timeout=_duration(environ, "MIGRATION_STATEMENT_TIMEOUT", "0"),
-        wait=_duration(environ, "MIGRATION_WAIT", "120s"),
+        schema=_value(environ, "MIGRATION_SCHEMA") or None,
+        lock_timeout=read_duration(environ, "MIGRATION_LOCK_TIMEOUT", "1s"),
+        statement_timeout=read_duration(environ, "MIGRATION_STATEMENT_TIMEOUT", "0"),
+        wait=read_duration(environ, "MIGRATION_WAIT", "120s"),
         allow_out_of_order=_flag(environ, "MIGRATION_ALLOW_OUT_OF_ORDER"),
-        git_commit=next((environ[name] for name in _COMMIT_VARIABLES if environ.get(name)), None),
+        git_commit=next(filter(None, (_value(environ, variable) for variable in _COMMIT_VARIABLES)), None),
         applied_by=applied_by or ("build" if deploying else "cli"),
         deploying=deploying,
     )
@@ -122,67 +138,85 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
 
 def migrations_directory(environ: Mapping[str, str]) -> Path:
     """Where the files are: MIGRATION_DIR, relative to the project; shown relative to where the user stands."""
-    directory = ROOT / (environ.get("MIGRATION_DIR") or "migrations")
+    directory = ROOT / (_value(environ, "MIGRATION_DIR") or "migrations")
     here = Path.cwd()
     return directory.relative_to(here) if directory.is_relative_to(here) else directory
 
 
+def read_duration(environ: Mapping[str, str], variable: str, default: str) -> float:
+    """A duration such as 5s, in seconds. Raises ConfigError."""
+    text = _value(environ, variable) or default
+    found = _DURATION.fullmatch(text)
+    seconds = int(found["number"] or 0) * _SECONDS[found["unit"] or "s"] if found else None
+    if seconds is None or seconds > _LONGEST:
+        raise ConfigError(f"{variable} is {text!r}; a duration looks like 250ms, 5s or 2min, and is 24 days at most")
+    return seconds
+
+
+def databases_named(environ: Mapping[str, str]) -> list[str]:
+    """The URL variables that are set, first choice first."""
+    return [variable for variable in URL_VARIABLES if _value(environ, variable)]
+
+
 def with_env_files(environ: Mapping[str, str], folder: Path = ROOT) -> dict[str, str]:
-    """The environment completed from `.env.local` and `.env`.
+    """The environment completed from `.env.local` and `.env`; raises ConfigError for one that cannot be read.
 
     The first of process, `.env.local` and `.env` that names a database supplies all URLs: never a mix of two worlds.
+    Only what names database, environment and settings is taken: a pulled file must not pass a laptop off as a build.
     """
     merged = dict(environ)
     for name in _ENV_FILES:
-        values = _env_file(folder / name)
-        if any(merged.get(variable) for variable in URL_VARIABLES):
-            values = {key: value for key, value in values.items() if key not in URL_VARIABLES}
-        merged = {**merged, **{key: value for key, value in values.items() if not merged.get(key)}}
+        urls = () if databases_named(merged) else URL_VARIABLES
+        for variable, value in _env_file(folder / name).items():
+            if not _value(merged, variable) and (variable in urls or _SETTING.fullmatch(variable)):
+                merged[variable] = value
     return merged
 
 
 def choose_target(environ: Mapping[str, str]) -> Target:
     """The database to migrate. Raises ConfigError if none is named, or two are."""
-    named = [variable for variable in URL_VARIABLES if environ.get(variable, "").strip()]
+    named = databases_named(environ)
     if not named:
         raise ConfigError(
-            "no database is named: none of " + ", ".join(URL_VARIABLES) + " is set",
+            f"no database is named: none of {', '.join(URL_VARIABLES)} is set",
             next_step="Set one of them to a postgresql:// URL.",
         )
-    first = parse_url(named[0], environ[named[0]], environ)
-    if first.variable == "MIGRATION_DATABASE_URL":
-        return first
-    targets = [first, *(parse_url(name, environ[name], environ) for name in named[1:])]
+    explicit = named[0] == "MIGRATION_DATABASE_URL"
+    targets = [parse_url(variable, environ[variable], environ) for variable in (named[:1] if explicit else named)]
     if len({target.place for target in targets}) > 1:
-        listed = "\n".join(
-            f"  {target.variable}: {target.database} on {target.host or 'this machine'}" for target in targets
-        )
         raise ConfigError(
-            f"these variables name different databases:\n{listed}",
+            "these variables name different databases:"
+            + "".join(f"\n  {target.variable}: {target.shown}" for target in targets),
             next_step="Set MIGRATION_DATABASE_URL to the one to migrate, or unset the others.",
         )
-    return first
+    return targets[0]
+
+
+def named_targets(environ: Mapping[str, str]) -> tuple[Target, ...]:
+    """All databases that variables name, first choice first; a URL that cannot be read names none."""
+    found = []
+    for variable in databases_named(environ):
+        with suppress(ConfigError):
+            found.append(parse_url(variable, environ[variable], environ))
+    return tuple(found)
 
 
 def parse_url(variable: str, url: str, environ: Mapping[str, str]) -> Target:
-    """Take a URL apart as libpq does. Raises ConfigError that names the variable and never shows the URL."""
+    """Take a URL apart as libpq does. Raises ConfigError that names the variable and shows nothing of the URL."""
     parts = _URL.fullmatch(url.strip())
-    if not parts or parts["scheme"] not in _SCHEMES:
-        raise ConfigError(
-            f"{variable} is not a URL of a Postgres database",
-            next_step="It must look like postgresql://user:password@host:5432/database, percent-encoded where needed.",
-        )
-    parameters = _query_parameters(variable, parts["query"] or "")
-    user, _, password = (parts["user"] or "").partition(":")
-    hosts, ports = _hosts_and_ports(variable, parts["host"])
-    named = {"user": user, "password": password, "host": hosts, "port": ports, "dbname": parts["dbname"]}
-    for name, value in named.items():
-        if value:
-            parameters.setdefault(name, _decoded(variable, value))
-    host = parameters.get("host", environ.get("PGHOST", ""))
-    if not _is_local(host) and environ.get("PGSSLMODE") not in ("verify-ca", "verify-full"):
+    if not parts:
+        raise _unreadable(variable, "is not a URL of a Postgres database")
+    hosts, ports = _hosts_and_ports(variable, parts["hosts"])
+    written = {name: parts[name] or "" for name in ("user", "password", "dbname")} | {"host": hosts, "port": ports}
+    parameters = {name: _decoded(variable, value) for name, value in written.items() if value}
+    parameters |= _query_parameters(variable, parts["query"] or "")
+    host = parameters.get("host") or parameters.get("hostaddr") or environ.get("PGHOST", "")
+    database = parameters.get("dbname") or environ.get("PGDATABASE", "")
+    if re.search("[^,]@|://", f"{host},{database}"):
+        raise _unreadable(variable, "has a host or database that looks like a URL itself")
+    local = all(map(_LOCAL.fullmatch, (parameters.get("hostaddr") or host).split(",")))
+    if not local and environ.get("PGSSLMODE") not in ("verify-ca", "verify-full"):
         parameters.setdefault("sslmode", "require")
-    database = parameters.get("dbname") or environ.get("PGDATABASE") or parameters.get("user", "")
     return Target(variable, host, database, parameters)
 
 
@@ -192,116 +226,110 @@ def unpooled(host: str) -> str:
     return label.removesuffix("-pooler") + dot + domain
 
 
-def redact(text: str, target: Target | None) -> str:
-    """The text without the target's secrets, for words that come from a driver or a server."""
-    for secret in target.secrets if target else ():
-        text = text.replace(secret, "***")
-    return re.sub(r"(\w+://)[^\s@/]*@", r"\1***@", text)
+def redact(text: str, *targets: Target | None) -> str:
+    """The text without the targets' secrets, however they are written, and without any URL's credentials."""
+    for secret in (secret for target in targets if target for secret in target.secrets):
+        text = re.sub("".join(map(_spellings, secret)), "***", text)
+    text = re.sub(r"(\w://)\S*@", r"\1***@", text)
+    return re.sub(r"(?i)(password=)[^\s&]+", r"\1***", text)
+
+
+def _spellings(char: str) -> str:
+    """A pattern for a character as it is, percent-encoded, or escaped in JSON."""
+    encoded = "".join(f"%{byte:02x}" for byte in char.encode())
+    return f"(?:{re.escape(char)}|(?i:{encoded})|{re.escape(json.dumps(char)[1:-1])})"
 
 
 def _environment(environ: Mapping[str, str]) -> tuple[str, str]:
-    on_lambda = environ.get("AWS_LAMBDA_FUNCTION_NAME") and not environ.get("VERCEL")
-    for variable in ("MIGRATION_ENV",) if on_lambda else ("MIGRATION_ENV", "VERCEL_TARGET_ENV", "VERCEL_ENV"):
-        if value := environ.get(variable, "").strip():
+    on_vercel = _flag(environ, "VERCEL")
+    on_lambda = bool(_value(environ, "AWS_LAMBDA_FUNCTION_NAME")) and not on_vercel  # Vercel's functions are Lambda's
+    for variable in _ENVIRONMENT_VARIABLES[:1] if on_lambda else _ENVIRONMENT_VARIABLES:
+        if value := _value(environ, variable):
             if not re.fullmatch(r"[\w.-]{1,63}", value, re.ASCII):
                 raise ConfigError(f"{variable} is {value!r}; a name is made of letters, digits, dots, _ and -")
-            return value, variable
-    if environ.get("VERCEL"):
+            return value.lower(), variable
+    if on_vercel:
         raise ConfigError(
             "VERCEL is set, but neither VERCEL_TARGET_ENV nor VERCEL_ENV: which environment is this?",
             next_step='Switch on "Automatically expose System Environment Variables" in the project\'s settings, '
             "or set MIGRATION_ENV.",
         )
     if on_lambda:
-        raise ConfigError("MIGRATION_ENV is not set: on Lambda nothing else says which environment this is")
+        raise ConfigError(
+            "MIGRATION_ENV is not set: on Lambda nothing else says which environment this is",
+            next_step="Set it in the function's configuration, to production for example.",
+        )
     return "development", "default"
 
 
-def _on_platform(environ: Mapping[str, str]) -> bool:
-    return bool(environ.get("VERCEL_DEPLOYMENT_ID") or environ.get("AWS_LAMBDA_FUNCTION_NAME")) or _flag(environ, "CI")
-
-
 def _status_target(environ: Mapping[str, str], target: Target) -> Target:
-    for variable in _POOLED_VARIABLES:
-        if url := environ.get(variable, "").strip():
-            try:
-                pooled = parse_url(variable, url, environ)
-            except ConfigError:
-                continue
-            if pooled.place == target.place:
-                return pooled
-    return target
+    """The same database, through the pooled URL if there is one."""
+    pooled = (one for one in named_targets(environ) if one.variable in ("POSTGRES_URL", "DATABASE_URL"))
+    return next((one for one in pooled if one.place == target.place), target)
 
 
 def _query_parameters(variable: str, query: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
-    for name, value in (_pair(variable, part) for part in query.split("&") if part):
+    pairs = [[_decoded(variable, half) for half in part.partition("=")[::2]] for part in query.split("&")]
+    for name, value in pairs:
         if name == "schema" and value != "public":
             raise ConfigError(
-                f"{variable} says schema={value}, which Postgres itself does not know",
+                f"{variable} has a schema parameter other than public, which Postgres itself does not know",
                 next_step="Take it out of the URL; MIGRATION_SCHEMA says where the history is.",
             )
-        if name in _LIBPQ_PARAMETERS:
+        if name in _LIBPQ_PARAMETERS and value:
             parameters[name] = value
-        elif (name, value) == ("ssl", "true"):  # libpq's own reading of JDBC's word
-            parameters["sslmode"] = "require"
-        elif name.startswith("ssl"):
-            raise ConfigError(f"{variable} has the parameter {name}, which libpq does not know and would not obey")
+        elif name.lower().startswith("ssl") and name not in _LIBPQ_PARAMETERS and [name, value] != ["ssl", "true"]:
+            raise ConfigError(
+                f"{variable} has an ssl parameter that libpq does not know and would not obey",
+                next_step="Say it with sslmode and sslrootcert, such as sslmode=verify-full&sslrootcert=system.",
+            )
+    if ["ssl", "true"] in pairs:  # libpq's own reading of JDBC's word
+        parameters.setdefault("sslmode", "require")
     return parameters
-
-
-def _pair(variable: str, part: str) -> tuple[str, str]:
-    name, _, value = part.partition("=")
-    if not re.fullmatch(r"\w+", name):
-        raise ConfigError(f"{variable} has a query that cannot be read; {_ENCODE}")
-    return name, _decoded(variable, value)
 
 
 def _hosts_and_ports(variable: str, hosts: str) -> tuple[str, str]:
     """`a:1,[::1]:2` -> (`a,::1`, `1,2`): libpq takes several hosts, each with its port."""
-    pairs = [re.fullmatch(r"(\[[^\]@]*\]|[^:\[\]@]*)(?::(\d*))?", host) for host in hosts.split(",")]
-    found = [(pair[1].strip("[]"), pair[2] or "") for pair in pairs if pair]
-    if len(found) != len(pairs):
-        raise ConfigError(f"{variable} has a host or port that cannot be read; {_ENCODE}")
-    ports = ",".join(port for _, port in found)
-    return ",".join(host for host, _ in found), ports.strip(",") and ports
+    found = [_HOST.fullmatch(host) for host in hosts.split(",")]
+    pairs = [(one["ipv6"] or one["name"] or "", one["port"] or "") for one in found if one]
+    if len(pairs) != len(found):
+        raise _unreadable(variable, "has a host or port that cannot be read")
+    return ",".join(host for host, _ in pairs), ",".join(port for _, port in pairs)
 
 
 def _decoded(variable: str, value: str) -> str:
-    if re.search(r"%(?![0-9A-Fa-f]{2})", value):
-        raise ConfigError(f"{variable} has a % that is not the start of a percent-encoded character; write it as %25")
-    return unquote(value)
+    decoded = unquote(value)
+    if re.search(r"%(?![0-9A-Fa-f]{2})", value) or re.search("[\0\ufffd\ud800-\udfff]", decoded):
+        raise _unreadable(variable, "has characters that cannot be decoded; a % itself is written %25")
+    return decoded
 
 
-def _is_local(host: str) -> bool:
-    return all(
-        not name or name[0] in "/@" or name.lower() in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", name)
-        for name in host.split(",")
+def _unreadable(variable: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"{variable} {what}",
+        next_step="It must look like postgresql://user:password@host:5432/database, without quotes around it; "
+        "in user and password @ is written %40, / is %2F, ? is %3F, % is %25 and a space %20.",
     )
 
 
-def _duration(environ: Mapping[str, str], variable: str, default: str) -> float:
-    text = (environ.get(variable) or default).strip()
-    duration = _DURATION.fullmatch(text)
-    if not duration or not (duration[2] or int(duration[1]) == 0):
-        raise ConfigError(f"{variable} is {text!r}; a duration looks like 250ms, 5s or 2min")
-    return int(duration[1]) * _UNITS[duration[2] or "s"]
-
-
 def _flag(environ: Mapping[str, str], variable: str) -> bool:
-    return environ.get(variable, "").strip().lower() not in ("", "0", "false", "no", "off")
+    return _value(environ, variable).lower() not in ("", "0", "false", "no", "off")
+
+
+def _value(environ: Mapping[str, str], variable: str) -> str:
+    """A variable, where one that is empty is none."""
+    return environ.get(variable, "").strip()
 
 
 def _env_file(path: Path) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):  # a directory of that name is somebody's virtual environment
         return {}
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{path.name} cannot be read as UTF-8 text") from None
-    return dict(_assignments(text))
-
-
-def _assignments(text: str) -> Iterator[tuple[str, str]]:
-    for name, double, single, bare in _ASSIGNMENT.findall(text):
-        yield name, _ESCAPE.sub(lambda escape: {"n": "\n"}.get(escape[1], escape[1]), double) or single or bare
+        raise ConfigError(f"{path.name} cannot be read as UTF-8 text", next_step="Mend it, or move it away.") from None
+    return {
+        name: re.sub(r'\\(["$\\])', r"\1", double) or single or bare
+        for name, double, single, bare in _ASSIGNMENT.findall(text)
+    }

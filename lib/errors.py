@@ -48,6 +48,15 @@ class Failure:
     """The failing statement in words, such as "statement 3 of 5, which begins on line 12"."""
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A migration that is applied and recorded: COMMIT has answered."""
+
+    version: str
+    name: str
+    milliseconds: int
+
+
 class OnwardError(Exception):
     """An error for the user: what is wrong, and in `next_step` what to do about it."""
 
@@ -59,8 +68,8 @@ class OnwardError(Exception):
         super().__init__(message)
         self.message = message
         self.next_step = next_step
-        self.applied: Sequence[str] | None = None
-        """The versions that this run applied before the error, None where no run had begun."""
+        self.applied: Sequence[Done] | None = None
+        """What this run applied before the error, None where no run had begun."""
         self.remaining: Sequence[str] = ()
 
 

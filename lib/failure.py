@@ -1,17 +1,14 @@
 """Where in a file an error lies: a server's character position made into line, column, excerpt and statement. Pure."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
-from bisect import bisect_right
 
 from lib.errors import Failure, ServerError
 from lib.migration import Migration
-from lib.sql import Statement, split
+from lib.sql import split
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_TOKEN = re.compile(r'\w+|"[^"\n]*"|.', re.DOTALL)
+_TOKEN = re.compile(r'\w+|"[^"]*"|.', re.DOTALL)
 _CONTEXT_LINES = 2
 _WIDEST = 110
 
@@ -23,40 +20,38 @@ def locate(migration: Migration, error: ServerError, *, finished: int, base: int
     position (errors at run time have none) the statement is named and no line is invented.
     """
     text = migration.text()
-    statements = list(split(text))
-    path = str(migration.path)
+    version, path = migration.version, str(migration.path)
     if error.position is None:
-        return Failure(migration.version, path, error, statement=_statement(statements, finished))
-    offset = base + error.position - 1
-    index = max(bisect_right(statements, offset, key=lambda statement: statement.offset) - 1, 0)
+        return Failure(version, path, error, statement=_statement(text, finished, None))
+    # "At end of input" is after the last character: shown where the text ends, not on an empty line behind it.
+    offset = min(base + error.position - 1, len(text.rstrip(" \t\r\n\f\v")))
     line, column, excerpt = _place(text, offset)
-    return Failure(
-        migration.version, path, error, line, column, excerpt, _statement(statements, index, with_line=False)
-    )
+    return Failure(version, path, error, line, column, excerpt, _statement(text, finished, offset))
 
 
-def _statement(statements: list[Statement], index: int, *, with_line: bool = True) -> str:
-    if index >= len(statements):
-        return ""
-    begins = f", which begins on line {statements[index].line}" if with_line else ""
-    return f"statement {index + 1} of {len(statements)}{begins}"
+def _statement(text: str, finished: int, offset: int | None) -> str:
+    """The statement that holds the offset, else the one after those that finished."""
+    count = number = line = 0
+    for count, statement in enumerate(split(text), start=1):
+        if (statement.offset <= offset) if offset is not None else (count == finished + 1):
+            number, line = count, statement.line
+    begins = f", which begins on line {line}" if offset is None else ""
+    return f"statement {number} of {count}{begins}" if number else ""
 
 
 def _place(text: str, offset: int) -> tuple[int, int, str]:
-    """1-based line and column (a carriage return is no column) and the lines around with a caret."""
-    lines = _LINE_END.split(text)
-    starts = [0, *(end.end() for end in _LINE_END.finditer(text))]
-    number = bisect_right(starts, offset)
-    column = offset - starts[number - 1] + 1
-    first = max(number - 1 - _CONTEXT_LINES, 0)
-    width = len(str(number))
-    shown = [f"{n:>{width}} | {_cut(lines[n - 1], column)[0]}" for n in range(first + 1, number + 1)]
-    visible, at = _cut(lines[number - 1], column)
-    return (
-        number,
-        column,
-        "\n".join([*shown, f"{'':>{width}} | {_pad(visible[:at])}{'^' * _token_length(visible, at)}"]),
-    )
+    """1-based line and column (a carriage return is no column) and the lines up to there with a caret."""
+    before = _LINE_END.split(text[:offset])
+    end = _LINE_END.search(text, offset)
+    line, column = len(before), len(before[-1]) + 1
+    lines = [*before[-1 - _CONTEXT_LINES : -1], before[-1] + text[offset : end.start() if end else len(text)]]
+    width = len(str(line))
+    shown = [f"{number:>{width}} | {_cut(one, column)[0]}" for number, one in enumerate(lines, line - len(lines) + 1)]
+    visible, at = _cut(lines[-1], column)
+    caret = "".join("\t" if char == "\t" else " " * _columns(char) for char in visible[:at])
+    token = _TOKEN.match(visible, at)
+    caret += "^" * (sum(map(_columns, token[0])) if token else 1)
+    return line, column, "\n".join(row.rstrip() for row in [*shown, f"{'':>{width}} | {caret}"])
 
 
 def _cut(line: str, column: int) -> tuple[str, int]:
@@ -65,17 +60,8 @@ def _cut(line: str, column: int) -> tuple[str, int]:
     return line[start : start + _WIDEST], column - 1 - start
 
 
-def _pad(before: str) -> str:
-    """Space as wide on a terminal as the text, so that the caret stands below its character."""
-    return "".join("\t" if char == "\t" else " " * _columns(char) for char in before)
-
-
 def _columns(char: str) -> int:
-    if unicodedata.combining(char) or char == "\u200d":
+    """How wide a terminal shows it."""
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
-
-
-def _token_length(line: str, at: int) -> int:
-    token = _TOKEN.match(line, at)
-    return sum(map(_columns, token.group())) if token else 1

@@ -3,13 +3,12 @@
 Pure but for reading and creating files. Everything that can be known without a database is refused here, all at once.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from stat import S_ISREG
 
 from lib import sql
 from lib.errors import FilesError
@@ -17,15 +16,14 @@ from lib.errors import FilesError
 BOM = b"\xef\xbb\xbf"
 NO_TRANSACTION = "no-transaction"
 DRAFT = "draft"
-_FILE_NAME = re.compile(r"([0-9]{3,})-([a-z0-9]+(?:-[a-z0-9]+)*)\.sql")
-_DIRECTIVE = re.compile(rf"-- migrate: ({NO_TRANSACTION}|{DRAFT})\s*")
-# `migrate:` with anything else behind it, and a directive's word alone in other clothes. A header such as
-# `-- Migration: 003-add-orders` or `-- Migrate: the users` is prose and stays.
+_FILE_NAME = re.compile(r"[0-9]{3,}(?:-[a-z0-9]+)+\.sql")
+_DIRECTIVES = {f"-- migrate: {word}": word for word in (NO_TRANSACTION, DRAFT)}
+# A line of a comment that means to be a directive: `migrate:` with anything behind it, and a directive's word in other
+# clothes. `-- Migration: 003-add-orders` and `-- Migrate: all users` are prose, as are directives inside a sentence.
+_WORD = r"(?:no[\W_]*trans\w*|draft\b)"
 _NEAR_MISS = re.compile(
-    r"(?:--|/\*)[\s*-]*(?:migrate\s*:.*|(?i:(?:migrat\w*\s*[:=]?\s*)?no[\W_]*trans\w*|migrat\w*\s*[:=]?\s*draft)\W*)",
-    re.DOTALL,
+    rf"[\s*/-]*(?:migrate\s*:.*|(?i:migrate\s*:\s*{_WORD}.*|(?:migrat\w*[\W_]*{_WORD}|no[\W_]*trans\w*)[\W_]*))"
 )
-_LONGEST_VERSION = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +39,8 @@ class Migration:
 
     @property
     def name(self) -> str:
-        """The description in title case."""
-        return title(self.version)
+        """The description in title case: `Create Users Table` for `001-create-users-table`."""
+        return " ".join(word.capitalize() for word in description_of(self.version).split("-"))
 
     @property
     def transactional(self) -> bool:
@@ -60,88 +58,68 @@ class Migration:
         return next(sql.split(self.text()), None) is None
 
     def text(self) -> str:
-        """The SQL as text; computed at each call, so that a large file is not held twice."""
+        """The SQL as text; made at each call, so that a large file is not held twice."""
         return self.sql.decode()
 
     def matches(self, checksum: str) -> bool:
         """Whether a stored checksum is this file's, whichever line endings it was taken with."""
-        return checksum == self.checksum or checksum in set(map(_digest, _variants(self.content)))
+        return checksum == self.checksum or any(checksum == _digest(form) for form in _forms(self.content))
 
     def refusals(self) -> list[str]:
         """Why this file may not run, a sentence each with line and remedy; empty if it may."""
-        found = [
+        draft = f"{self.path}: still a draft; take the line `-- migrate: {DRAFT}` out when it is finished"
+        return [draft] * (DRAFT in self.directives) + [
             f"{self.path}:{refusal.line}: {refusal.what}; {refusal.remedy}"
             for refusal in sql.refusals(self.text(), transactional=self.transactional)
         ]
-        if DRAFT in self.directives:
-            found.insert(0, f"{self.path}: still a draft; take the line `-- migrate: draft` out when it is finished")
-        return found
-
-
-def title(version: str) -> str:
-    """`001-create-users-table` -> `Create Users Table`."""
-    return " ".join(word.capitalize() for word in version.partition("-")[2].split("-"))
 
 
 def number_of(version: str) -> int | None:
     """The number that a version begins with, None where it begins with none."""
     digits = re.match(r"[0-9]+", version)
-    return int(digits.group()) if digits else None
+    return int(digits[0]) if digits else None
+
+
+def description_of(version: str) -> str:
+    """What a version says after its number: `create-users-table`."""
+    return version.partition("-")[2]
 
 
 def load(directory: Path) -> tuple[Migration, ...]:
     """All migrations of a directory by number. Raises FilesError that names every problem at once."""
-    problems: list[str] = []
-    migrations: dict[int, Migration] = {}
-    for path in _sql_files(directory):
+    migrations, problems = [], []
+    paths = _sql_files(directory)
+    for path in paths:
         try:
-            migration = _read(path, directory)
+            migrations.append(_read(path, directory))
         except ValueError as error:
             problems.append(f"{path}: {error}")
-            continue
-        twin = migrations.setdefault(migration.number, migration)
-        if twin is not migration:
-            problems.append(
-                f"{path}: number {migration.number} is taken by {twin.path.name}; give one of them a free one"
-            )
-    if problems:
-        raise FilesError(
-            _listed("the migration files cannot be used", problems),
-            next_step="Nothing was sent to a database. Mend the files and run again.",
-        )
-    return tuple(migrations[number] for number in sorted(migrations))
+    problems += _doubles(paths)
+    _require_none(problems, "the migration files cannot be used", "Nothing was sent to a database.")
+    return tuple(sorted(migrations, key=lambda migration: migration.number))
 
 
 def refuse(migrations: Iterable[Migration]) -> None:
     """Raise FilesError if any of these (pending) files may not run; reads only, names every reason."""
     problems = [refusal for migration in migrations for refusal in migration.refusals()]
-    if problems:
-        raise FilesError(
-            _listed("pending migrations cannot run", problems),
-            next_step="Nothing was changed. Mend the files and run again.",
-        )
+    _require_none(problems, "pending migrations cannot run", "Nothing was changed.")
 
 
 def create(directory: Path, description: str, date: str) -> Path:
     """Write a new draft with the next number and return its path. Raises FilesError; overwrites nothing."""
+    description = " ".join(description.split())
     words = re.findall(r"[a-z0-9]+", description.lower())
-    if not words or not description.isascii():
+    if not (words and description.isascii() and description.isprintable()):
         raise FilesError(
             f'a description is made of ASCII letters and digits, such as "add orders"; not {description!r}'
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        taken = [number_of(path.name) for path in directory.iterdir() if path.suffix.lower() == ".sql"]
-        number = f"{max((number for number in taken if number is not None), default=-1) + 1:03d}"
+        taken = [number_of(path.name) for path in directory.iterdir() if _is_sql(path)]
+        number = f"{max((one for one in taken if one is not None), default=-1) + 1:03d}"
         path = directory / f"{number}-{'-'.join(words)}.sql"
-        header = (
-            "-- migrate: draft",
-            f"-- Version: {number}",
-            f"-- Date: {date}",
-            f"-- Description: {description.strip()}",
-        )
         with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write("\n".join(header) + "\n\n")
+            file.write(f"-- migrate: {DRAFT}\n-- Version: {number}\n-- Date: {date}\n-- Description: {description}\n\n")
     except OSError as error:
         raise FilesError(f"{directory}: cannot create a migration: {_reason(error)}") from None
     return path
@@ -149,64 +127,76 @@ def create(directory: Path, description: str, date: str) -> Path:
 
 def _sql_files(directory: Path) -> list[Path]:
     try:
-        found = sorted(path for path in directory.iterdir() if path.name.lower().endswith(".sql"))
+        found = sorted(filter(_is_sql, directory.iterdir()))
+        problem = "no .sql file in it"
     except OSError as error:
-        raise FilesError(
-            f"{directory}: {_reason(error)}: no migrations can be read",
-            next_step="Set MIGRATION_DIR, or add the directory to what is deployed.",
-        ) from None
+        found, problem = [], f"no migrations can be read: {_reason(error)}"
     if not found:
         raise FilesError(
-            f"{directory}: no .sql file in it",
-            next_step="Add a migration, set MIGRATION_DIR, or add the files to what is deployed.",
+            f"{directory}: {problem}",
+            next_step="Add a migration, set MIGRATION_DIR, or add the directory to what is deployed.",
         )
     return found
 
 
+def _is_sql(path: Path) -> bool:
+    return path.name.lower().endswith(".sql")
+
+
+def _doubles(paths: Sequence[Path]) -> Iterator[str]:
+    holders: dict[int, Path] = {}
+    for path in paths:
+        number = number_of(path.name)
+        if number is not None and holders.setdefault(number, path) != path:
+            yield f"{path}: number {number} is taken by {holders[number].name}; give one of them a free one"
+
+
 def _read(path: Path, directory: Path) -> Migration:
     """Raises ValueError that says what is wrong with this one file."""
-    name = _FILE_NAME.fullmatch(path.name)
-    if not name or len(path.stem) > _LONGEST_VERSION:
+    if not _FILE_NAME.fullmatch(path.name):
         raise ValueError(
             "the name must be NNN-kebab-case.sql: three digits or more, then lower-case words joined by hyphens"
         )
     content = _content(path, directory)
-    text = _text(content)
-    return Migration(int(name[1]), path.stem, path, content, _digest(_unix(content)), frozenset(_directives(text)))
+    directives = frozenset(_directives(_text(content)))
+    return Migration(int(path.name.partition("-")[0]), path.stem, path, content, _digest(_unix(content)), directives)
 
 
 def _content(path: Path, directory: Path) -> bytes:
     try:
-        if path.is_symlink() and not path.resolve(strict=True).is_relative_to(directory.resolve()):
-            raise ValueError("a link that leads out of the directory; put the file itself here")
-        if not path.is_file():
+        if not S_ISREG(path.stat().st_mode):  # Path.is_file would say the same of a link that leads nowhere
             raise ValueError("not a regular file")
+        if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
+            raise ValueError("a link that leads out of the directory; put the file itself here")
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot be read: {_reason(error)}") from None
 
 
 def _text(content: bytes) -> str:
-    if (nul := content.find(b"\0")) >= 0:
-        raise ValueError(f"a NUL byte at offset {nul}: the server would stop reading there")
+    bom = len(BOM) if content.startswith(BOM) else 0
     try:
-        return content.removeprefix(BOM).decode()
+        text = content[bom:].decode()
     except UnicodeDecodeError as error:
-        offset = error.start + (len(BOM) if content.startswith(BOM) else 0)
+        offset = error.start + bom
         raise ValueError(
             f"not UTF-8: byte 0x{content[offset]:02x} at offset {offset}; save the file as UTF-8"
         ) from None
+    if (nul := content.find(b"\0")) >= 0:
+        raise ValueError(f"a NUL byte at offset {nul}, where the server would stop reading; save the file as UTF-8")
+    return text
 
 
 def _directives(text: str) -> Iterator[str]:
-    for comment in sql.opening_comment(text):
-        if directive := _DIRECTIVE.fullmatch(comment):
-            yield directive[1]
-        elif _NEAR_MISS.fullmatch(comment):
-            raise ValueError(
-                f"unknown directive {comment.strip()!r}; "
-                f"there are `-- migrate: {NO_TRANSACTION}` and `-- migrate: {DRAFT}`"
-            )
+    unknown = []
+    for comment in map(str.rstrip, sql.opening_comment(text)):
+        if comment in _DIRECTIVES:
+            yield _DIRECTIVES[comment]
+        else:
+            unknown += [f"`{line.strip()}`" for line in comment.splitlines() if _NEAR_MISS.fullmatch(line)]
+    if unknown:
+        known = " and ".join(f"`{directive}`" for directive in _DIRECTIVES)
+        raise ValueError(f"unknown directive {', '.join(unknown)}; there are {known}, each on a line of its own")
 
 
 def _digest(content: bytes) -> str:
@@ -219,8 +209,8 @@ def _unix(content: bytes) -> bytes:
     return content.removeprefix(BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def _variants(content: bytes) -> Iterator[bytes]:
-    """The forms in which an older runner may have hashed this file: as it is, and with CRLF; with and without BOM."""
+def _forms(content: bytes) -> Iterator[bytes]:
+    """The forms in which an older runner may have hashed this file: as it is, with LF or CRLF, with or without BOM."""
     yield content
     unix = _unix(content)
     for form in (unix, unix.replace(b"\n", b"\r\n")):
@@ -228,8 +218,10 @@ def _variants(content: bytes) -> Iterator[bytes]:
         yield BOM + form
 
 
-def _listed(what: str, problems: list[str]) -> str:
-    return f"{what}:\n" + "\n".join(f"  {problem}" for problem in problems)
+def _require_none(problems: Sequence[str], what: str, unharmed: str) -> None:
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise FilesError(f"{what}:{listed}", next_step=f"{unharmed} Mend the files and run again.")
 
 
 def _reason(error: OSError) -> str:

@@ -3,8 +3,6 @@
 Sets are compared, never a high-water mark: a file that was merged late is seen, whatever its number.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +10,11 @@ from datetime import datetime
 from enum import StrEnum
 
 from lib.errors import HistoryConflict
-from lib.migration import Migration, number_of
+from lib.migration import Migration, description_of, number_of
 
 
 class State(StrEnum):
-    """What one migration is, and, by the last four, what the whole plan is."""
+    """What one migration is; the last four also say what the whole plan is."""
 
     APPLIED = "applied"
     MODIFIED = "modified"
@@ -26,9 +24,6 @@ class State(StrEnum):
     AHEAD = "ahead"
     CURRENT = "current"
     CONFLICT = "conflict"
-
-
-CONFLICTS = frozenset({State.MODIFIED, State.MISSING, State.OUT_OF_ORDER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +44,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One number: its file, its row, or both, and what that makes it. `problem` is a sentence with its remedy."""
+    """A file, a row, or both of one number, and what that makes it. `problem` is a sentence with its remedy."""
 
     state: State
     migration: Migration | None
@@ -59,12 +54,12 @@ class Entry:
     @property
     def version(self) -> str:
         """The row's version where there is a row, else the file's."""
-        return self.applied.version if self.applied else self._file.version
+        return self._one.version
 
     @property
     def name(self) -> str:
-        """The description for people."""
-        return self.applied.name if self.applied else self._file.name
+        """The row's name where there is a row, else the file's."""
+        return self._one.name
 
     @property
     def unverified(self) -> bool:
@@ -72,14 +67,15 @@ class Entry:
         return self.state is State.APPLIED and self.applied is not None and self.applied.checksum is None
 
     @property
-    def _file(self) -> Migration:
-        assert self.migration is not None  # noqa: S101 - an entry has a file or a row
-        return self.migration
+    def _one(self) -> Applied | Migration:
+        one = self.applied or self.migration
+        assert one  # noqa: S101 - an entry has a file or a row
+        return one
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Every number known to files or history, in order."""
+    """Every file and every row, by number."""
 
     entries: tuple[Entry, ...]
 
@@ -95,7 +91,7 @@ class Plan:
     @property
     def conflicts(self) -> tuple[Entry, ...]:
         """The entries that forbid a run."""
-        return self.of(*CONFLICTS)
+        return self.of(State.MODIFIED, State.MISSING, State.OUT_OF_ORDER)
 
     @property
     def state(self) -> State:
@@ -107,9 +103,9 @@ class Plan:
     def require_no_conflict(self) -> None:
         """Raise HistoryConflict that names every contradiction with its remedy."""
         if self.conflicts:
-            problems = "\n".join(f"  {entry.state}: {entry.problem}" for entry in self.conflicts)
+            problems = "".join(f"\n  {entry.state}: {entry.problem}" for entry in self.conflicts)
             raise HistoryConflict(
-                f"the files and this database's history disagree:\n{problems}",
+                f"the files and this database's history disagree:{problems}",
                 next_step="Nothing was changed. Resolve each of these and run again.",
             )
 
@@ -131,12 +127,10 @@ def make_plan(
         newest_file=max(files, default=_NO_NUMBER),
         newest_row=max(rows, default=_NO_NUMBER),
         allow_out_of_order=allow_out_of_order,
-        way_out="" if production else ", or reset this database or take a fresh branch of it",
+        way_out="" if production else "; or reset this database, or take a fresh branch of it",
     )
-    entries: list[Entry] = []
-    for number in sorted(files.keys() | rows.keys()):
-        entries += compare.entries(number, files.get(number), rows.get(number, []))
-    return Plan(tuple(entries))
+    numbers = sorted(files.keys() | rows.keys())
+    return Plan(tuple(entry for number in numbers for entry in compare.entries(files.get(number), rows[number])))
 
 
 _NO_NUMBER = -1
@@ -149,56 +143,59 @@ class _Comparison:
     allow_out_of_order: bool
     way_out: str
 
-    def entries(self, number: int, file: Migration | None, rows: list[Applied]) -> Iterator[Entry]:
+    def entries(self, file: Migration | None, rows: list[Applied]) -> Iterator[Entry]:
         # Two rows of one number come from a runner that allowed it: the file belongs to the row of its own name.
-        ordered = sorted(rows, key=lambda row: file is None or row.version != file.version)
+        rows = sorted(rows, key=lambda row: file is None or not _same_name(file, row))
         if file:
-            yield self._of_file(file, ordered[0] if ordered else None)
-            ordered = ordered[1:]
-        for row in ordered:
-            yield self._of_row(number, row)
+            yield self._of_both(file, rows[0]) if rows else self._of_file(file)
+            rows = rows[1:]
+        for row in rows:
+            yield self._of_row(row, file)
 
-    def _of_file(self, file: Migration, row: Applied | None) -> Entry:
-        if row is None:
-            return self._unapplied(file)
-        if row.version != file.version:
-            problem = (
-                f"{file.path}: number {file.number} is applied here as {row.version}; {self._renumber()}{self.way_out}"
-            )
-            return Entry(State.MODIFIED, file, row, problem)
-        if row.checksum is not None and not file.matches(row.checksum):
-            return Entry(State.MODIFIED, file, row, self._changed(file, row.checksum))
-        return Entry(State.APPLIED, file, row)
-
-    def _unapplied(self, file: Migration) -> Entry:
+    def _of_file(self, file: Migration) -> Entry:
         if file.number > self.newest_row or self.allow_out_of_order:
             return Entry(State.PENDING, file, None)
         problem = (
-            f"{file.path}: not applied, but number {self.newest_row} already is; {self._renumber()}, "
-            f"or allow it once with --allow-out-of-order{self.way_out}"
+            f"{file.path}: not applied, but number {self.newest_row} already is; {self._renumber}, or apply it "
+            "all the same with --allow-out-of-order (MIGRATION_ALLOW_OUT_OF_ORDER=1)"
         )
-        return Entry(State.OUT_OF_ORDER, file, None, problem)
+        return Entry(State.OUT_OF_ORDER, file, None, problem + self.way_out)
 
-    def _of_row(self, number: int, row: Applied) -> Entry:
-        if number > self.newest_file:
+    def _of_both(self, file: Migration, row: Applied) -> Entry:
+        same_sql = row.checksum is not None and file.matches(row.checksum)
+        if not _same_name(file, row):
+            problem = f"{file.path}: number {file.number} is applied as {row.version}; " + (
+                f"give the same SQL its name again, or accept the new one with `repair {file.version}`"
+                if same_sql
+                else f"{self._renumber}, and restore {row.version} from version control"
+            )
+        elif row.checksum is not None and not same_sql:
+            problem = (
+                f"{file.path}: changed after it was applied (checksum {row.checksum:.12}, now {file.checksum:.12}); "
+                "restore the file from version control and put the change into a new one, "
+                f"or accept it as it is with `repair {file.version}`"
+            )
+        else:
+            return Entry(State.APPLIED, file, row)
+        return Entry(State.MODIFIED, file, row, problem + self.way_out)
+
+    def _of_row(self, row: Applied, twin: Migration | None) -> Entry:
+        number = number_of(row.version)
+        if number is not None and number > self.newest_file:
             return Entry(State.AHEAD, None, row)
-        problem = f"{row.version}: applied, but its file is gone; restore the file from version control{self.way_out}"
-        return Entry(State.MISSING, None, row, problem)
+        if twin:
+            problem = f"as {twin.version} is, and files cannot share a number; give its file and its row one of its own"
+        elif number is None:
+            problem = "but no file can have this name; give its file and its row one that begins with a number"
+        else:
+            problem = "but its file is gone; restore the file from version control"
+        return Entry(State.MISSING, None, row, f"{row.version}: applied, {problem}{self.way_out}")
 
-    def _renamed(self, file: Migration, row: Applied) -> str:
-        accept = ""
-        if row.checksum is not None and file.matches(row.checksum):
-            accept = f", or, since it is the same SQL, accept the new name with `repair {file.version}`"
-        return (
-            f"{file.path}: number {file.number} is applied as {row.version}; {self._renumber()}{accept}{self.way_out}"
-        )
-
-    def _changed(self, file: Migration, stored: str) -> str:
-        return (
-            f"{file.path}: changed after it was applied (checksum {stored[:12]}, now {file.checksum[:12]}); "
-            f"restore the file from version control and put the change into a new one, "
-            f"or accept it as it is with `repair {file.version}`{self.way_out}"
-        )
-
+    @property
     def _renumber(self) -> str:
         return f"rename the file to a number above {max(self.newest_file, self.newest_row)}"
+
+
+def _same_name(file: Migration, row: Applied) -> bool:
+    """Whether a row of the file's number has its description too: 0007 is 7, as numbers go."""
+    return description_of(row.version) == description_of(file.version)

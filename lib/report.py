@@ -1,36 +1,26 @@
 """Plan, run and error made into text for people and into dicts for machines. Pure."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 
 from lib.config import Config
-from lib.database import History
-from lib.errors import MigrationFailed, OnwardError
+from lib.errors import Done, MigrationFailed, OnwardError, ServerError
+from lib.history import History
 from lib.plan import Entry, Plan, State
-from lib.runner import Done, Event, Notice, Run, Started
+from lib.runner import Event, Notice, Run, Started
 
-_MARKS = {
-    State.APPLIED: "✅",
-    State.PENDING: "⏳",
-    State.AHEAD: "⏩",
-    State.MODIFIED: "❌",
-    State.MISSING: "❌",
-    State.OUT_OF_ORDER: "❌",
-}
+_MARKS = {State.APPLIED: "✅", State.PENDING: "⏳", State.AHEAD: "⏩"}
 _TITLES = (
     ("Applied Migrations", (State.APPLIED, State.MODIFIED, State.MISSING)),
     ("Ahead of these files", (State.AHEAD,)),
     ("Pending Migrations", (State.PENDING, State.OUT_OF_ORDER)),
 )
-_ALWAYS_SHOWN = ("Applied Migrations", "Pending Migrations")
 
 
 def status_dict(config: Config, history: History, plan: Plan, *, full: bool = False) -> dict[str, Any]:
     """The status for machines; `full` adds checksums and audit columns, which are not public."""
-    applied = [entry for entry in plan.entries if entry.applied]
-    last = max((entry.applied for entry in applied if entry.applied), key=lambda row: row.id, default=None)
+    applied = [entry.applied for entry in plan.entries if entry.applied]
+    last = max(applied, key=lambda row: row.id, default=None)
     return {
         "success": True,
         "environment": config.environment,
@@ -109,30 +99,34 @@ def error_dict(error: OnwardError) -> dict[str, Any]:
         }
     document: dict[str, Any] = {"success": False, "error": found}
     if error.applied is not None:
-        document |= {"applied": list(error.applied), "remaining": list(error.remaining)}
+        document |= {"applied": [_done_dict(done) for done in error.applied], "remaining": list(error.remaining)}
     return document
 
 
 def status_text(config: Config, history: History, plan: Plan) -> str:
     """The status for people."""
+    width = max([35, *(len(entry.version) for entry in plan.entries)])
     lines = ["📊 Migration Status", "", f"Database: {history.database}", f"Environment: {config.environment}"]
     for title, states in _TITLES:
         entries = plan.of(*states)
         if entries:
-            lines += ["", f"{title} ({len(entries)}):", *map(_entry_text, entries)]
-        elif title in _ALWAYS_SHOWN:
+            lines += ["", f"{title} ({len(entries)}):", *(_entry_text(entry, width) for entry in entries)]
+        elif State.AHEAD not in states:
             lines += ["", f"{title}: None"]
-    problems = [f"{entry.state}: {entry.problem}" for entry in plan.conflicts]
-    return "\n".join([*lines, *(["", "Conflicts:", *problems] if problems else []), *_warnings(plan)])
+    if plan.conflicts:
+        lines += ["", "Conflicts:", *(f"{entry.state}: {entry.problem}" for entry in plan.conflicts)]
+    if warnings := _warnings(plan):
+        lines += ["", *warnings]
+    return "\n".join(lines)
 
 
-def _entry_text(entry: Entry) -> str:
-    line = f"{_MARKS[entry.state]} {entry.version:<35}"
-    row = entry.applied
-    if row:
-        at = row.applied_at.strftime("%Y-%m-%d %H:%M:%S UTC") if row.applied_at else "time unknown"
-        line += f" ({at})" + (f" - {row.execution_time_ms}ms" if row.execution_time_ms is not None else "")
-    return line.rstrip() + ("" if entry.state in (State.APPLIED, State.PENDING) else f"  {entry.state}")
+def _entry_text(entry: Entry, width: int) -> str:
+    line = f"{_MARKS.get(entry.state, '❌')} {entry.version}"
+    if row := entry.applied:
+        line += " " * (width - len(entry.version))
+        line += f" ({row.applied_at:%Y-%m-%d %H:%M:%S} UTC)" if row.applied_at else " (time unknown)"
+        line += f" - {row.execution_time_ms}ms" if row.execution_time_ms is not None else ""
+    return line if entry.state in (State.APPLIED, State.PENDING) else f"{line}  {entry.state}"
 
 
 def _warnings(plan: Plan) -> list[str]:
@@ -141,7 +135,7 @@ def _warnings(plan: Plan) -> list[str]:
         warnings.append(f"⚠️  Applied without a checksum, so not verified: {', '.join(unverified)}")
     if ahead := plan.of(State.AHEAD):
         warnings.append(f"⚠️  The database is ahead of these files by {len(ahead)}: an older build, after a rollback?")
-    return ["", *warnings] if warnings else []
+    return warnings
 
 
 def event_text(config: Config, event: Event) -> str:
@@ -161,7 +155,7 @@ def _started_text(config: Config, history: History, plan: Plan) -> str:
         f"Database: {config.target}",
         f"Environment: {config.environment} (from {config.environment_source})",
         f"Pending: {count or 'none'} of {len(plan.entries)}, PostgreSQL {history.version.split()[0]}",
-        *(line for line in _warnings(plan) if line),
+        *_warnings(plan),
         *(f"⚠️  {one.version} has no statement in it: it is only recorded" for one in plan.pending if one.is_empty),
     ]
     return "\n".join(lines)
@@ -179,7 +173,7 @@ def error_text(error: OnwardError) -> str:
     """An error for people: what, where, what state things are in, what to do next."""
     lines = _failure_lines(error) if isinstance(error, MigrationFailed) else [f"❌ {error.message}"]
     if error.applied is not None:
-        lines.append(f"Applied in this run: {', '.join(error.applied) or 'none'}.")
+        lines.append(f"Applied in this run: {', '.join(done.version for done in error.applied) or 'none'}.")
         if error.remaining:
             lines.append(f"Not applied: {', '.join(error.remaining)}.")
     return "\n".join([*lines, *([f"Next: {error.next_step}"] if error.next_step else [])])
@@ -188,28 +182,31 @@ def error_text(error: OnwardError) -> str:
 def _failure_lines(error: MigrationFailed) -> list[str]:
     failure, server = error.failure, error.failure.server
     place = f"{failure.path}:{failure.line}:{failure.column}" if failure.line else failure.path
-    lines = [f"❌ FAILED {place}" + (f"   {failure.statement}" if failure.statement else "")]
-    lines += failure.excerpt.splitlines()
-    lines.append(f"ERROR {server.sqlstate}: {server.message}" if server.sqlstate else f"ERROR: {server.message}")
-    for title, text in (("Detail", server.detail), ("Hint", server.hint), ("Context", server.context)):
-        if text:
-            lines.append(f"{title}: {text}")
-    return [*lines, f"State: {error.state}."]
+    said = (("Detail", server.detail), ("Hint", server.hint), ("Context", server.context))
+    return [
+        f"❌ FAILED {place}   {failure.statement}".rstrip(),
+        *([failure.excerpt] if failure.excerpt else []),
+        ("ERROR " if server.sqlstate else "ERROR: ") + _message(server),
+        *(f"{title}: {text}" for title, text in said if text),
+        f"State: {error.state}.",
+    ]
+
+
+def _message(server: ServerError) -> str:
+    return f"{server.sqlstate}: {server.message}" if server.sqlstate else server.message
 
 
 def annotation(error: OnwardError) -> str:
     """The error as a GitHub Actions workflow command, so that it shows beside the line in the pull request."""
     if not isinstance(error, MigrationFailed):
-        return f"::error::{_command_text(error.message)}"
+        return f"::error::{_escaped(error.message)}"
     failure = error.failure
+    file = _escaped(failure.path).replace(":", "%3A").replace(",", "%2C")
     line = f",line={failure.line},col={failure.column}" if failure.line else ""
-    message = (
-        f"{failure.server.sqlstate}: {failure.server.message}" if failure.server.sqlstate else failure.server.message
-    )
-    return f"::error file={failure.path}{line}::{_command_text(message)}"
+    return f"::error file={file}{line}::{_escaped(_message(failure.server))}"
 
 
-def _command_text(text: str) -> str:
+def _escaped(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 

@@ -10,12 +10,14 @@ reaches to the end of the file, and the server says what is wrong with it.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice, takewhile
 
 
 def _run(*alternatives: str) -> str:
     # Python 3.11.0 to 3.11.4 (Debian 12 has 3.11.2) go on after what the round that failed had read, not before it
-    # (python/cpython#106052). A last alternative that fails without reading anything takes the position back.
+    # (python/cpython#106052). A last alternative that fails without reading anything takes the position back. And
+    # none may capture: in 3.11.7 too, a group that has begun when a round fails can make `match` raise SystemError.
     return f"(?:{'|'.join(alternatives)}|(?!))*+"
 
 
@@ -46,16 +48,14 @@ _GAP = (rf"[{_SPACE}]++", _LINE_COMMENT, _FLAT_COMMENT)
 _SIGNS = (r"[\x00-\x08\x0e-\x1f!#%&*+,.0-9:<=>?@\[\]^`{|}~\x7f]++", "-", r"/(?!\*)", rf"(?!{_DOLLAR_TAG})\$")
 _FLAT = (*_GAP, *_QUOTED, _WORD, *_SIGNS)
 
-_SPACES = re.compile(rf"[{_SPACE}]*+")
-_LINE = re.compile(r"[^\r\n]*+")
-_COMMENT_MARK = re.compile(r"/\*|\*/")
-_BETWEEN_TOKENS = re.compile(_run(*_GAP))
-_BETWEEN_STATEMENTS = re.compile(_run(*_GAP, ";"))
-# What neither ends a statement nor needs counting, parentheses without others inside (the common case) included.
-_STRETCH = re.compile(_run(*_FLAT, _DOLLAR_STRING, rf"\({_run(*_FLAT, ';')}\)"))
-_TOKEN = re.compile("|".join((*_QUOTED, _WORD, _DOLLAR_STRING, "[0-9]++", r"\\[^\r\n]*+", r"/\*[\s\S]*+", r"[\s\S]")))
-_UNQUOTED = re.compile(_WORD)
-_SIMPLE = re.compile(r"""[\w$]+|'\w*'|"\w*"|[^\w'"]""", re.ASCII)
+_SPACES = rf"[{_SPACE}]*+"
+_LINE = r"[^\r\n]*+"
+_BETWEEN_TOKENS = _run(*_GAP)
+_BETWEEN_STATEMENTS = _run(*_GAP, ";")
+# What neither ends a statement nor needs a closer look. Parentheses without others inside are the common case.
+_STRETCH = _run(*_FLAT, rf"\({_run(*_FLAT, ';')}\)")
+_TOKEN = "|".join((*_QUOTED, _WORD, _DOLLAR_STRING, "[0-9]++", r"\\[^\r\n]*+", r"/\*[\s\S]*+", r"[\s\S]"))
+_SIMPLE = r"""(?a)[\w$]+|'\w*'|"\w*"|[^\w'"]"""
 
 _ONE_ALREADY = "take it out: each file is one transaction already"
 _DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
@@ -84,7 +84,7 @@ _OUTSIDE_TRANSACTIONS = (
     (rf"REINDEX {_OPTIONS}(SCHEMA|DATABASE|SYSTEM) ", r"REINDEX \1"),
     (rf"CLUSTER (?:VERBOSE |{_OPTIONS})$", "CLUSTER without a table"),
     (r"ALTER DATABASE \S+ (?:SET |WITH )?TABLESPACE ", "ALTER DATABASE ... SET TABLESPACE"),
-    (rf"ALTER TABLE .* DETACH PARTITION {_NAME} CONCURRENTLY $", "ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY"),
+    (rf"ALTER TABLE .* DETACH PARTITION {_NAME} CONCURRENTLY ", "ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY"),
     (rf"CREATE SUBSCRIPTION (?!.*{_NO_SLOT})", "CREATE SUBSCRIPTION with a replication slot"),
 )
 _IN_A_TRANSACTION = (
@@ -113,7 +113,7 @@ class Statement:
     @property
     def keywords(self) -> tuple[str, ...]:
         """The words that the head begins with, in upper case, up to its first token that is not an unquoted word."""
-        return tuple(map(_upper, takewhile(_UNQUOTED.fullmatch, self.head)))
+        return tuple(map(_upper, takewhile(_compiled(_WORD).fullmatch, self.head)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def refusal(statement: Statement, *, transactional: bool) -> Refusal | None:
     if statement.text.startswith("\\"):
         what = f"{statement.text.split()[0]} is a command of psql, not SQL"
         return Refusal(statement.line, what, "take the line out, or write in SQL what it does")
-    first = _UNQUOTED.match(statement.text)
+    first = _compiled(_WORD).match(statement.text)
     if not first or _upper(first[0]) not in _SUSPECTS:
         return None
     outline = _outline(statement.text)
@@ -169,8 +169,9 @@ def refusal(statement: Statement, *, transactional: bool) -> Refusal | None:
 
 def _outline(text: str) -> str:
     """Its tokens in upper case with a space after each, all quotes emptied but those around one plain word."""
+    is_simple = _compiled(_SIMPLE).fullmatch
     tokens = (token[0] for token in _tokens(text))
-    return "".join(f"{_upper(token)} " if _SIMPLE.fullmatch(token) else "'' " for token in tokens)
+    return "".join(f"{_upper(token)} " if is_simple(token) else "'' " for token in tokens)
 
 
 def _statement_end(sql: str, start: int) -> int:
@@ -184,8 +185,12 @@ def _statement_end(sql: str, start: int) -> int:
         sign = sql[position]
         if sign == "\\" or (sign == ";" and not depth):
             break
-        depth = _depth(depth, sign)
-        position = position + 1 if sign != "/" else _comment_end(sql, position) or len(sql)
+        if sign == "$":
+            position = _past(_DOLLAR_STRING, sql, position)
+        elif sign == "/":
+            position = _comment_end(sql, position) or len(sql)
+        else:
+            depth, position = _depth(depth, sign), position + 1
     return position
 
 
@@ -218,12 +223,12 @@ def _depth(depth: int, sign: str) -> int:
 
 
 def _tokens(sql: str, start: int = 0) -> Iterator[re.Match[str]]:
-    while token := _TOKEN.match(sql, _skip(_BETWEEN_TOKENS, sql, start)):
+    while token := _compiled(_TOKEN).match(sql, _skip(_BETWEEN_TOKENS, sql, start)):
         yield token
         start = token.end()
 
 
-def _skip(gap: re.Pattern[str], sql: str, start: int) -> int:
+def _skip(gap: str, sql: str, start: int) -> int:
     """The place after a gap with its comments, those that contain others too; a comment left open is not passed."""
     while end := _comment_end(sql, start := _past(gap, sql, start)):
         start = end
@@ -235,7 +240,7 @@ def _comment_end(sql: str, start: int) -> int:
     if sql.startswith("--", start):
         return _past(_LINE, sql, start)
     depth = 0
-    for mark in _COMMENT_MARK.finditer(sql, start) if sql.startswith("/*", start) else ():
+    for mark in _compiled(r"/\*|\*/").finditer(sql, start) if sql.startswith("/*", start) else ():
         depth += 1 if mark[0] == "/*" else -1
         if not depth:
             return mark.end()
@@ -246,8 +251,14 @@ def _start(sql: str) -> int:
     return 1 if sql.startswith("\ufeff") else 0
 
 
-def _past(pattern: re.Pattern[str], sql: str, start: int) -> int:
-    match = pattern.match(sql, start)
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    # On first use only: a run with nothing pending needs few of the patterns and would wait for all of them.
+    return re.compile(pattern)
+
+
+def _past(pattern: str, sql: str, start: int) -> int:
+    match = _compiled(pattern).match(sql, start)
     return match.end() if match else start
 
 

@@ -1,0 +1,239 @@
+import re
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.errors import HistoryConflict
+from lib.migration import Migration, number_of
+from lib.plan import Applied, Entry, Plan, State, make_plan
+
+RESET = "; or reset this database, or take a fresh branch of it"
+
+
+def checksum(content: str) -> str:
+    return sha256(content.encode()).hexdigest()
+
+
+def file(version: str, content: str = "SELECT 1;") -> Migration:
+    number = number_of(version)
+    assert number is not None
+    path = Path("migrations", f"{version}.sql")
+    return Migration(number, version, path, content.encode(), checksum(content), frozenset())
+
+
+def row(version: str, content: str | None = "SELECT 1;") -> Applied:
+    return Applied(1, version, "", checksum=None if content is None else checksum(content))
+
+
+def plan(files: str, rows: str, **options: bool) -> Plan:
+    """Files and rows by their versions; each holds `SELECT 1;`."""
+    history = [row(version) for version in rows.split()]
+    return make_plan([file(version) for version in files.split()], history, **options)
+
+
+def states(plan: Plan) -> str:
+    return " ".join(f"{entry.version}={entry.state}" for entry in plan.entries)
+
+
+@pytest.mark.parametrize(
+    ("files", "rows", "expected", "state"),
+    [
+        ("", "", "", "current"),
+        ("001-a 002-b", "", "001-a=pending 002-b=pending", "pending"),
+        ("001-a 002-b", "001-a", "001-a=applied 002-b=pending", "pending"),
+        ("001-a 002-b", "001-a 002-b", "001-a=applied 002-b=applied", "current"),
+        ("001-a 002-b", "002-b 001-a", "001-a=applied 002-b=applied", "current"),
+        ("999-a 1000-b", "999-a", "999-a=applied 1000-b=pending", "pending"),
+        ("999-a 1000-b", "1000-b", "999-a=out_of_order 1000-b=applied", "conflict"),
+        ("001-a", "001-a 002-b", "001-a=applied 002-b=ahead", "ahead"),
+        ("001-a", "001-a 002-b 010-c", "001-a=applied 002-b=ahead 010-c=ahead", "ahead"),
+        ("001-a 003-c", "001-a 002-b 003-c", "001-a=applied 002-b=missing 003-c=applied", "conflict"),
+        ("001-a 003-c", "001-a 002-b", "001-a=applied 002-b=missing 003-c=pending", "conflict"),
+        ("001-a 002-b", "002-b", "001-a=out_of_order 002-b=applied", "conflict"),
+        ("001-a 002-b", "001-a 003-c", "001-a=applied 002-b=out_of_order 003-c=ahead", "conflict"),
+        ("001-a 002-b", "001-a 002-x", "001-a=applied 002-x=modified", "conflict"),
+        ("001-a 002-b", "001-a 002-b 003-c 004-d", "001-a=applied 002-b=applied 003-c=ahead 004-d=ahead", "ahead"),
+        ("0001-a 002-b", "1-a 02-b", "1-a=applied 02-b=applied", "current"),
+        ("001-a", "001-a initial", "initial=missing 001-a=applied", "conflict"),
+        ("001-a", "initial", "initial=missing 001-a=pending", "conflict"),
+        ("001-a 002-b", "001-a 002-x 002-b", "001-a=applied 002-b=applied 002-x=missing", "conflict"),
+        ("001-a", "001-a 002-x 002-b", "001-a=applied 002-x=ahead 002-b=ahead", "ahead"),
+        ("001-a", "001-x 001-y", "001-x=modified 001-y=missing", "conflict"),
+    ],
+)
+def test_files_and_rows_are_compared_as_sets(files: str, rows: str, expected: str, state: str) -> None:
+    found = plan(files, rows)
+    assert (states(found), found.state) == (expected, state)
+
+
+@pytest.mark.parametrize(
+    ("stored", "state", "unverified"),
+    [
+        (checksum("SELECT 1;\n"), State.APPLIED, False),
+        (checksum("SELECT 1;\r\n"), State.APPLIED, False),
+        (None, State.APPLIED, True),
+        (checksum("SELECT 2;\n"), State.MODIFIED, False),
+        ("", State.MODIFIED, False),
+    ],
+)
+def test_a_stored_checksum_decides_whether_a_file_is_modified(
+    stored: str | None, state: State, unverified: bool
+) -> None:
+    (entry,) = make_plan([file("001-a", "SELECT 1;\n")], [Applied(1, "001-a", "A", checksum=stored)]).entries
+    assert (entry.state, entry.unverified) == (state, unverified)
+
+
+def test_only_what_is_applied_and_has_a_file_can_be_unverified() -> None:
+    entries = make_plan([file("002-b")], [row("001-a", None), row("002-x", None), row("003-c", None)]).entries
+    assert [(entry.state, entry.unverified) for entry in entries] == [
+        (State.MISSING, False),
+        (State.MODIFIED, False),
+        (State.AHEAD, False),
+    ]
+
+
+def test_files_that_were_merged_late_are_pending_where_that_is_allowed() -> None:
+    found = plan("001-a 002-b 003-c 004-d", "001-a 003-c", allow_out_of_order=True)
+    assert states(found) == "001-a=applied 002-b=pending 003-c=applied 004-d=pending"
+    assert [one.version for one in found.pending] == ["002-b", "004-d"]
+    assert found.state == State.PENDING
+    assert plan("001-a 002-b", "001-a 003-c", allow_out_of_order=True).state == State.PENDING
+    assert plan("001-a 002-b", "001-x 002-b", allow_out_of_order=True).state == State.CONFLICT
+
+
+def test_an_entry_goes_by_its_row_and_without_one_by_its_file() -> None:
+    named = make_plan([file("001-b-c"), file("002-d")], [Applied(7, "001-b", "An Older Name")])
+    assert [(entry.version, entry.name) for entry in named.entries] == [("001-b", "An Older Name"), ("002-d", "D")]
+    assert named.of(State.PENDING, State.MODIFIED) == named.entries
+    assert named.of(State.APPLIED) == ()
+    assert named.conflicts == (named.entries[0],)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (
+            make_plan([file("001-a", "SELECT 2;")], [row("001-a")]),
+            "migrations/001-a.sql: changed after it was applied "
+            f"(checksum {checksum('SELECT 1;')[:12]}, now {checksum('SELECT 2;')[:12]}); restore the file from "
+            "version control and put the change into a new one, or accept it as it is with `repair 001-a`",
+        ),
+        (
+            make_plan([file("001-a", "SELECT 2;"), file("002-b")], [row("001-x")]),
+            "migrations/001-a.sql: number 1 is applied as 001-x; rename the file to a number above 2, "
+            "and restore 001-x from version control",
+        ),
+        (  # without a checksum, nobody can say that it is the same SQL
+            make_plan([file("001-a")], [row("001-x", None)]),
+            "migrations/001-a.sql: number 1 is applied as 001-x; rename the file to a number above 1, "
+            "and restore 001-x from version control",
+        ),
+        (
+            plan("001-a", "001-x"),
+            "migrations/001-a.sql: number 1 is applied as 001-x; give the same SQL its name again, "
+            "or accept the new one with `repair 001-a`",
+        ),
+        (
+            plan("001-a 002-b", "001-a 010-c"),
+            "migrations/002-b.sql: not applied, but number 10 already is; rename the file to a number above 10, "
+            "or apply it all the same with --allow-out-of-order (MIGRATION_ALLOW_OUT_OF_ORDER=1)",
+        ),
+        (
+            plan("001-a 020-b", "001-a 003-c 020-b 1000-d", allow_out_of_order=True),
+            "003-c: applied, but its file is gone; restore the file from version control",
+        ),
+        (
+            plan("002-b", "001-a 002-b"),
+            "001-a: applied, but its file is gone; restore the file from version control",
+        ),
+        (
+            plan("001-a", "001-a 001-b"),
+            "001-b: applied, as 001-a is, and files cannot share a number; give its file and its row one of its own",
+        ),
+        (
+            plan("001-a", "001-a initial"),
+            "initial: applied, but no file can have this name; give its file and its row one that begins with a number",
+        ),
+    ],
+)
+def test_a_conflict_is_told_with_its_remedy(found: Plan, expected: str) -> None:
+    (entry,) = found.conflicts
+    assert entry.problem == expected + RESET
+
+
+@pytest.mark.parametrize(
+    ("files", "rows"),
+    [("001-a", "001-x"), ("001-a 002-b", "002-b"), ("002-b", "001-a 002-b"), ("001-a", "001-a 001-b"), ("001-a", "x")],
+)
+def test_production_is_never_told_to_reset_its_database(files: str, rows: str) -> None:
+    assert [entry.problem for entry in plan(files, rows).conflicts] == [
+        entry.problem + RESET for entry in plan(files, rows, production=True).conflicts
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "rows", "number"), [("001-a", "002-b", 2), ("001-a 030-c", "002-b", 30), ("001-a 030-c", "1000-b", 1000)]
+)
+def test_a_late_file_is_sent_above_all_files_and_all_rows(files: str, rows: str, number: int) -> None:
+    late = plan(files, rows).of(State.OUT_OF_ORDER)[0]
+    assert f"rename the file to a number above {number}, or" in late.problem
+
+
+def test_all_conflicts_are_named_at_once() -> None:
+    files = [file("001-a", "SELECT 2;"), file("002-b"), file("004-d"), file("005-e"), file("006-f")]
+    found = make_plan(files, [row("001-a"), row("003-c"), row("005-x"), row("007-g")])
+    with pytest.raises(HistoryConflict) as caught:
+        found.require_no_conflict()
+    heading, *named = caught.value.message.split("\n  ")
+    assert heading == "the files and this database's history disagree:"
+    assert [re.split("[:;] ", one)[:2] for one in named] == [
+        ["modified", "migrations/001-a.sql"],
+        ["out_of_order", "migrations/002-b.sql"],
+        ["missing", "003-c"],
+        ["out_of_order", "migrations/004-d.sql"],
+        ["modified", "migrations/005-e.sql"],
+        ["out_of_order", "migrations/006-f.sql"],
+    ]
+    assert caught.value.next_step == "Nothing was changed. Resolve each of these and run again."
+
+
+@pytest.mark.parametrize(("files", "rows"), [("001-a", ""), ("001-a", "001-a"), ("001-a", "001-a 002-b")])
+def test_what_is_pending_current_or_ahead_is_no_conflict(files: str, rows: str) -> None:
+    plan(files, rows).require_no_conflict()
+
+
+versions = st.builds("{:03d}-{}".format, st.integers(0, 12) | st.integers(998, 1001), st.sampled_from("ab"))
+some_files = st.lists(versions, max_size=8, unique_by=number_of)
+some_rows = st.lists(versions | st.sampled_from(["initial", "1-a", "x-1"]), max_size=8, unique=True)
+
+
+@given(some_files, some_rows, st.booleans())
+def test_every_file_and_every_row_has_one_state(files: list[str], rows: list[str], allowed: bool) -> None:
+    history = [row(version) for version in rows]
+    found = make_plan([file(version) for version in files], history, allow_out_of_order=allowed)
+    assert sorted(entry.migration.version for entry in found.entries if entry.migration) == sorted(files)
+    assert sorted(entry.applied.version for entry in found.entries if entry.applied) == sorted(rows)
+    numbers = [-1 if number is None else number for number in (number_of(entry.version) for entry in found.entries)]
+    assert numbers == sorted(numbers)
+    highest = max([number for version in rows if (number := number_of(version)) is not None], default=-1)
+    for entry in found.entries:
+        assert entry.state == expected_state(entry, files, highest, allowed)
+        assert bool(entry.problem) == (entry in found.conflicts)
+    kinds = [entry.state for entry in found.entries]
+    assert (found.state == State.CONFLICT) == any(one in kinds for one in ("modified", "missing", "out_of_order"))
+    assert [one.number for one in found.pending] == sorted(one.number for one in found.pending)
+
+
+def expected_state(entry: Entry, files: list[str], highest: int, allowed: bool) -> str:
+    """By the words of the contract."""
+    if entry.migration and entry.applied:
+        same = entry.migration.version.partition("-")[2] == entry.applied.version.partition("-")[2]
+        return "applied" if same else "modified"
+    if entry.migration:
+        return "out_of_order" if highest > entry.migration.number and not allowed else "pending"
+    number = number_of(entry.version)
+    is_ahead = number is not None and all(number > (number_of(version) or 0) for version in files)
+    return "ahead" if is_ahead else "missing"
