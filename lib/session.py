@@ -26,7 +26,6 @@ CONNECT_BUDGET = 20.0
 _NOTICES_KEPT = 100
 # Without them a vanished server keeps a client waiting for ever. A URL may say otherwise.
 _DEFAULTS = {
-    "connect_timeout": "10",
     "keepalives_idle": "5",
     "keepalives_interval": "2",
     "keepalives_count": "3",
@@ -35,7 +34,7 @@ _DEFAULTS = {
 # libpq gives connection errors no SQLSTATE. These texts will not change by waiting; any other failure may.
 _FINAL = re.compile(
     r"authentication failed|no password supplied|does not exist|no pg_hba\.conf entry|does not support SSL|certificate|"
-    r"permission denied|unsupported startup parameter|[Nn]ame or service not known|nodename nor servname|"
+    r"permission denied|not permitted|unsupported startup parameter|[Nn]ame or service not known|nodename nor servname|"
     r"invalid|not currently accepting connections"
 )
 
@@ -52,15 +51,21 @@ class Answer:
     lost: bool = False
     """The connection broke before the whole answer was here."""
 
+    @property
+    def failure(self) -> ServerError:
+        """What went wrong, in the server's words or in ours."""
+        return self.error or ServerError(None, "the connection to the server was lost")
+
 
 class Session:
     """A connection in autocommit. Not for two threads. Close it, or use it as a context manager."""
 
-    def __init__(self, connection: psycopg.Connection, target: Target) -> None:
+    def __init__(self, connection: psycopg.Connection, target: Target, deadline: float | None = None) -> None:
         self.target = target
         self.notices: deque[str] = deque(maxlen=_NOTICES_KEPT)
         self.notice_count = 0
         self._connection = connection
+        self._deadline = deadline
         self._pgconn = connection.pgconn
         connection.add_notice_handler(self._notice)
 
@@ -139,9 +144,14 @@ class Session:
         return self._pgconn.get_result()
 
     def _wait(self, events: int) -> int:
+        left = None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
         with DefaultSelector() as selector:
             selector.register(self._pgconn.socket, events)
-            return sum(ready for _, ready in selector.select())
+            ready = sum(ready for _, ready in selector.select(left))
+        if not ready:
+            self._deadline = None  # once: what follows is the server's own ending of it
+            self._connection.cancel_safe(timeout=1.0)
+        return ready
 
     def _take(self, result: pq.abc.PGresult, answer: Answer, keep: bool) -> None:
         match result.status:
@@ -174,15 +184,20 @@ class Session:
             self._connection.close()
 
 
-def connect(target: Target, application_name: str, *, budget: float = CONNECT_BUDGET) -> Session:
-    """Open a session; tries again for `budget` seconds where waiting may help. Raises DatabaseUnavailable."""
-    deadline, pause = time.monotonic() + budget, 0.1
+def connect(
+    target: Target, application_name: str, *, budget: float = CONNECT_BUDGET, deadline: float | None = None
+) -> Session:
+    """Open a session; tries again for `budget` seconds where waiting may help. Raises DatabaseUnavailable.
+
+    A statement that still runs at `deadline` (monotonic seconds) is cancelled.
+    """
+    last, pause = time.monotonic() + budget, 0.1
     while True:
         try:
-            return Session(_connect(target, application_name), target)
+            return Session(_connect(target, application_name, budget), target, deadline)
         except psycopg.Error as error:
             failure = _connect_failure(target, str(error))
-        if _FINAL.search(failure.message) or time.monotonic() + pause > deadline:
+        if _FINAL.search(failure.message) or time.monotonic() + pause > last:
             raise failure
         time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
         pause = min(pause * 2, 3.0)
@@ -197,12 +212,16 @@ def literal(value: str | int | None) -> str:
 
 
 def identifier(name: str) -> str:
-    """A name as SQL text."""
-    return '"' + name.replace('"', '""') + '"'
+    """A name as SQL text, ASCII only like `literal`."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    if name.isascii():
+        return quoted
+    return "U&" + "".join(char if " " <= char <= "~" and char != "\\" else f"\\+{ord(char):06X}" for char in quoted)
 
 
-def _connect(target: Target, application_name: str) -> psycopg.Connection:
-    parameters: dict[str, Any] = {**_DEFAULTS, **target.parameters}
+def _connect(target: Target, application_name: str, budget: float) -> psycopg.Connection:
+    patience = str(min(10, max(2, int(budget))))
+    parameters: dict[str, Any] = {**_DEFAULTS, "connect_timeout": patience, **target.parameters}
     parameters |= {"client_encoding": "utf8", "application_name": application_name}
     return psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
 

@@ -1,213 +1,420 @@
 #!/usr/bin/env python3
 """The command line, and the build step of a deploy."""
 
-from __future__ import annotations
+from __future__ import annotations  # without it an older Python would not get as far as the message below
 
 import argparse
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lib import VERSION, migration, report, runner
-from lib.config import URL_VARIABLES, Config, migrations_directory, read_config, redact, with_env_files
-from lib.database import Database
-from lib.errors import Interrupted, OnwardError, WrongEnvironment
-from lib.plan import State
+try:
+    if sys.version_info < (3, 11):  # noqa: UP036 - `python3` is older than that on many machines
+        raise ImportError("it is too old")
+    from lib import VERSION, migration, report, runner
+    from lib.config import (
+        Config,
+        databases_named,
+        migrations_directory,
+        named_targets,
+        read_config,
+        redact,
+        with_env_files,
+    )
+    from lib.database import Database
+    from lib.errors import Interrupted, OnwardError, WrongEnvironment
+    from lib.plan import Plan, State
+except ImportError as missing:  # most often the system's Python instead of the project's
+    words = f"{' '.join(str(missing).split())} (Python {sys.version.split()[0]}, {sys.executable})"
+    remedy = "Use Python 3.11 or newer with what requirements.txt names: scripts/setup makes such a one in .venv."
+    print(f"❌ this Python cannot run it: {words}\nNext: {remedy}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"success": False, "error": {"code": "internal", "message": words, "nextStep": remedy}}))
+    sys.exit(2)
 
 _DESCRIPTION = """\
-Apply the pending migrations of migrations/, or look at them.
+Apply the pending migrations of migrations/ to a Postgres database, or look at
+them. Each file runs once, in the order of the numbers, in its own transaction.
 
-  (no command)        apply all that are pending, each in its own transaction
-  status [--check]    what is applied and what is pending; reads only
-  validate            check the files; with a database, their checksums too
+commands:
+  (none)              apply all files that are pending
+  status [--check]    show what is applied and what is pending; reads only
+  validate            check the files; where a database is named, their
+                      checksums too; reads only
   create "words"      write a new draft with the next number
-  baseline NNN        record the files up to NNN as applied, without running them
-  repair VERSION      accept a changed file: take its checksum into the history
+  baseline NNN        record the files up to NNN as applied without running
+                      them, in a database without history
+  repair VERSION      accept a changed or renamed file: take its checksum and
+                      name into the history without running it
 """
 _EPILOG = """\
 environment:
   MIGRATION_DATABASE_URL, POSTGRES_URL_NON_POOLING, DATABASE_URL_UNPOOLED,
   POSTGRES_URL, DATABASE_URL
-                                the database: the first that is set. All that
-                                are set must name one database, unless the
-                                first of them is. .env.local and .env are read
-                                where the environment names none.
-  MIGRATION_ENV                 the environment's name; else VERCEL_TARGET_ENV,
-                                VERCEL_ENV, development
-  MIGRATION_DIR                 the directory of the files (migrations)
-  MIGRATION_SCHEMA              the schema of the history, if not found by itself
-  MIGRATION_LOCK_TIMEOUT        wait for a lock on a table (1s)
-  MIGRATION_STATEMENT_TIMEOUT   longest statement (0: no limit)
-  MIGRATION_WAIT                wait for another run to finish (120s)
-  MIGRATION_ALLOW_OUT_OF_ORDER  1 is --allow-out-of-order
-  NO_COLOR                      no colour, on a terminal too
-  Durations look like 250ms, 5s, 2min.
+                      the database: the first that is set. All that are set
+                      must name one database, unless the first of them is set.
+                      Where none is, those of .env.local count, else of .env.
+  MIGRATION_ENV       the environment's name; else VERCEL_TARGET_ENV, else
+                      VERCEL_ENV, else development
+  MIGRATION_DIR       the directory of the files; as a relative path it begins
+                      at the project (default: migrations)
+  MIGRATION_SCHEMA    the schema of the history, where it is not found by itself
+  MIGRATION_LOCK_TIMEOUT
+                      longest wait for a lock on a table (default: 1s)
+  MIGRATION_STATEMENT_TIMEOUT
+                      longest statement (default: 0, no limit)
+  MIGRATION_WAIT      longest wait for another run to finish (default: 120s)
+  MIGRATION_ALLOW_OUT_OF_ORDER
+                      1 is --allow-out-of-order
+  CI, VERCEL_DEPLOYMENT_ID
+                      set by a platform: this is a deploy, so production may be
+                      changed without --production
+  NO_COLOR            no colour, on a terminal too
+  A duration is 250ms, 5s or 2min.
 
 exit codes:
-  0  done; the database is current, or ahead of these files
-  1  a migration failed and was rolled back
-  2  files or configuration are wrong; nothing was written
-  3  files and history contradict each other, or this is the wrong environment
-  4  a lock was busy
-  5  the database is unreachable or unsuitable
-  6  the outcome of a commit is unknown: look with `status`
-  7  a no-transaction migration is partly applied
-  8  status --check: migrations are pending
-  130, 143  interrupted
+  0         done; the database is current, or ahead of these files
+  1         a migration failed and was rolled back
+  2         files, configuration or command line are wrong; nothing was written
+  3         files and history disagree, or this is the wrong environment
+  4         a lock was busy
+  5         the database is unreachable or unsuitable
+  6         the outcome of a commit is unknown: look with `status`
+  7         a no-transaction migration is partly applied
+  8         status --check: migrations are pending
+  70        a fault of this program
+  130, 143  interrupted by SIGINT or SIGTERM
 
 examples:
   scripts/migrate.py create "add orders"
   POSTGRES_URL=postgresql://me:secret@localhost/app scripts/migrate.py
   scripts/migrate.py status --check --json
 """
+# Not the parser's defaults: a command's would undo what stands before it on the command line.
+_OPTIONS = {"json": False, "allow_out_of_order": False, "production": False}
 _COLOURS = {"❌": "31", "✅": "32", "⚠": "33"}
+# A shorter password stands in messages by chance, and without it they would be garbled.
+_SHORTEST_SECRET = 12
+
+
+class UsageError(OnwardError):
+    """The command line is wrong; nothing was read or written."""
+
+    exit_code, code = 2, "usage"
 
 
 class Output:
     """Where words and the JSON document go. A reader that has left does not stop a run."""
 
-    def __init__(self, *, as_json: bool, environ: Mapping[str, str]) -> None:
-        self._as_json = as_json
-        self._environ = environ
+    def __init__(self, environ: Mapping[str, str], *, as_json: bool) -> None:
+        self.environ = environ
+        self.as_json = as_json
 
     def say(self, text: str, *, error: bool = False) -> None:
         """Words for people: stdout, or stderr for errors and where stdout is for the document."""
-        stream = sys.stderr if error or self._as_json else sys.stdout
-        coloured = stream.isatty() and not self._environ.get("NO_COLOR")
-        _write(stream, "\n".join(map(_paint, text.splitlines())) if coloured else text)
+        stream = sys.stderr if error or self.as_json else sys.stdout
+        coloured = stream.isatty() and not self.environ.get("NO_COLOR")
+        _write(stream, ("\n".join(map(_paint, text.splitlines())) if coloured else text) + "\n")
+
+    def complain(self, error: OnwardError) -> None:
+        """An error for people, and on GitHub Actions for the pull request."""
+        self.say(self._redacted(report.error_text(error)), error=True)
+        if self.environ.get("GITHUB_ACTIONS") == "true":
+            self.say(self._redacted(report.annotation(error)), error=True)
 
     def document(self, document: Mapping[str, Any]) -> None:
         """The one JSON document, where it was asked for."""
-        if self._as_json:
-            _write(sys.stdout, json.dumps(document, indent=2, ensure_ascii=False))
+        if self.as_json:
+            _write(sys.stdout, json.dumps(document, indent=2) + "\n")
+
+    def failure(self, error: OnwardError) -> int:
+        """An error as words and as the document; returns its exit code."""
+        self.complain(error)
+        self.document(self._redacted(report.error_dict(error)))
+        return error.exit_code
+
+    def fault(self, error: Exception) -> int:
+        """An error of ours in one line: a traceback could show what nobody has looked through for secrets."""
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        for secret in _secrets(self.environ):
+            words = words.replace(secret, "***")
+        words = f"internal error{_place(error)}, please report it: {redact(words)}"
+        self.say(f"❌ {words}; what is committed stays, `status` shows it", error=True)
+        self.document({"success": False, "error": {"code": OnwardError.code, "message": words, "nextStep": ""}})
+        return OnwardError.exit_code
+
+    def _redacted(self, value: Any) -> Any:
+        """The net beneath: what a driver or a server says is redacted where it is taken over."""
+        if isinstance(value, dict):
+            return {name: self._redacted(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self._redacted(inner) for inner in value]
+        if not isinstance(value, str):
+            return value
+        for secret in _secrets(self.environ):
+            if len(secret) >= _SHORTEST_SECRET:
+                value = value.replace(secret, "***")
+        return redact(value)
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    output = Output(as_json=options.json, environ=environ)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    config: Config | None = None
+    output = Output(environ, as_json="--json" in arguments)
     try:
-        environ = with_env_files(environ)
-        if options.command == "create":
-            return _create(options, output, environ)
-        if options.command == "validate" and not _names_database(environ):
-            return _validate_files(output, environ)
-        config = read_config(environ)
-        if options.allow_out_of_order:
-            config = replace(config, allow_out_of_order=True)
-        return _COMMANDS[options.command](config, options, output)
+        options = _parser().parse_args(arguments, argparse.Namespace(**_OPTIONS))
+        output.environ = with_env_files(environ)
+        return _COMMANDS[options.command](options, output)
     except OnwardError as error:
-        _report(error, output, config, environ)
-        return error.exit_code
+        return output.failure(error)
     except Exception as error:
-        words = redact(f"{type(error).__name__}: {error}", config.target if config else None)
-        output.say(f"❌ Internal error, please report it: {words}", error=True)
-        return OnwardError.exit_code
+        return output.fault(error)
 
 
-def _run(config: Config, options: argparse.Namespace, output: Output) -> int:
-    _guard_production(config, options)
+def _run(options: argparse.Namespace, output: Output) -> int:
+    config = _config_to_write(options, output)
     run = runner.run(config, lambda event: output.say(report.event_text(config, event)))
     output.say(report.run_text(run))
     output.document(report.run_dict(run))
     return 0
 
 
-def _status(config: Config, options: argparse.Namespace, output: Output) -> int:
+def _status(options: argparse.Namespace, output: Output) -> int:
+    config = _config(options, output)
+    migrations = migration.load(config.directory)
     with Database(config) as database:
-        history, plan = runner.look(config, database, migration.load(config.directory))
+        history, plan = runner.look(config, database, migrations)
+    output.say(report.status_text(config, history, plan))
     output.document(report.status_dict(config, history, plan, full=True))
-    if not options.json:
-        output.say(report.status_text(config, history, plan))
     if options.check:
         return {State.CONFLICT: 3, State.PENDING: 8}.get(plan.state, 0)
     return 0
 
 
-def _validate(config: Config, _: argparse.Namespace, output: Output) -> int:
+def _validate(options: argparse.Namespace, output: Output) -> int:
+    if not databases_named(output.environ):
+        return _validate_offline(output)
+    config = _config(options, output)
     migrations = migration.load(config.directory)
     with Database(config) as database:
         plan = runner.look(config, database, migrations)[1]
-    for entry in plan.of(State.APPLIED, State.MODIFIED):
-        for refusal in entry.migration.refusals() if entry.migration else ():
-            output.say(f"⚠️  {refusal} (applied already, so it may stay)")
-    migration.refuse(one.migration for one in plan.of(State.PENDING, State.OUT_OF_ORDER) if one.migration)
-    plan.require_no_conflict()
-    output.say(f"✅ {len(migrations)} files are valid, and those applied are unchanged")
-    output.document(report.validation_dict(plan))
-    return 0
+    warnings = list(_warnings(plan))
+    for warning in warnings:
+        output.say(f"⚠️  {warning}")
+    document = report.validation_dict(plan) | {"warnings": warnings}
+    unapplied = [entry.migration for entry in plan.of(State.PENDING, State.OUT_OF_ORDER) if entry.migration]
+    errors = list(_raised(plan.require_no_conflict, lambda: migration.refuse(unapplied)))
+    if not errors:
+        output.say(f"✅ {_files(migrations)} valid, and those applied are unchanged")
+        output.document(document)
+        return 0
+    for error in errors:
+        output.complain(error)
+    problems = [
+        *document["problems"],
+        *(
+            {"version": one.version, "state": str(State.PENDING), "message": refusal}
+            for one in unapplied
+            for refusal in one.refusals()
+        ),
+    ]
+    output.document(document | report.error_dict(errors[0]) | {"problems": problems})
+    return errors[0].exit_code
 
 
-def _validate_files(output: Output, environ: Mapping[str, str]) -> int:
-    migrations = migration.load(migrations_directory(environ))
+def _validate_offline(output: Output) -> int:
+    migrations = migration.load(migrations_directory(output.environ))
     migration.refuse(migrations)
-    output.say(f"✅ {len(migrations)} files are valid (no database is named, so checksums were not compared)")
-    output.document({"success": True, "state": None, "problems": []})
+    output.say(f"✅ {_files(migrations)} valid (no database is named, so checksums were not compared)")
+    output.document({"success": True, "state": None, "problems": [], "warnings": []})
     return 0
 
 
-def _create(options: argparse.Namespace, output: Output, environ: Mapping[str, str]) -> int:
-    path = migration.create(migrations_directory(environ), options.description, date.today().isoformat())
+def _create(options: argparse.Namespace, output: Output) -> int:
+    directory = migrations_directory(output.environ)
+    path = migration.create(directory, " ".join(options.description), date.today().isoformat())
     output.say(f"✅ Created {path}: write its SQL, then take out the line `-- migrate: draft`")
-    output.document({"success": True, "file": str(path)})
+    output.document({"success": True, "version": path.stem, "file": str(path)})
     return 0
 
 
-def _baseline(config: Config, options: argparse.Namespace, output: Output) -> int:
-    _guard_production(config, options)
-    recorded = runner.baseline(config, options.number)
+def _baseline(options: argparse.Namespace, output: Output) -> int:
+    recorded = runner.baseline(_config_to_write(options, output), options.number)
     output.say("\n".join(f"✅ Recorded as applied: {one.version}" for one in recorded))
     output.document({"success": True, "recorded": [one.version for one in recorded]})
     return 0
 
 
-def _repair(config: Config, options: argparse.Namespace, output: Output) -> int:
-    _guard_production(config, options)
-    repaired = runner.repair(config, options.version)
-    output.say(f"✅ Repaired: the history has the checksum of {repaired.path} now; its SQL was not run")
-    output.document({"success": True, "version": repaired.version, "checksum": repaired.checksum})
+def _repair(options: argparse.Namespace, output: Output) -> int:
+    version = Path(options.version).name.removesuffix(".sql")
+    file, changed = runner.repair(_config_to_write(options, output), version)
+    if changed:
+        output.say(f"✅ Repaired: the history has name and checksum of {file.path} now; its SQL was not run")
+    else:
+        output.say(f"✅ Nothing to repair: {file.path} is as the history has it")
+    output.document({"success": True, "version": file.version, "checksum": file.checksum, "changed": changed})
     return 0
 
 
-_COMMANDS: dict[str | None, Callable[[Config, argparse.Namespace, Output], int]] = {
+_COMMANDS: dict[str | None, Callable[[argparse.Namespace, Output], int]] = {
     None: _run,
     "status": _status,
     "validate": _validate,
+    "create": _create,
     "baseline": _baseline,
     "repair": _repair,
 }
 
 
-def _guard_production(config: Config, options: argparse.Namespace) -> None:
+def _config(options: argparse.Namespace, output: Output) -> Config:
+    config = read_config(output.environ)
+    return replace(config, allow_out_of_order=config.allow_out_of_order or options.allow_out_of_order)
+
+
+def _config_to_write(options: argparse.Namespace, output: Output) -> Config:
+    """The Config of a command that writes. Raises WrongEnvironment where a person would change production."""
+    config = _config(options, output)
     if config.production and not config.deploying and not options.production:
         raise WrongEnvironment(
-            f"this would change production ({config.target}) from outside a deploy",
-            next_step="Deploy instead; or say --production if that is what you mean. Nothing was changed.",
+            f"this would change production from outside a deploy: {config.target}, "
+            f"environment {config.environment} (from {config.environment_source})",
+            next_step="Nothing was changed. Deploy instead; or say --production if that is what you mean.",
         )
+    return config
 
 
-def _report(error: OnwardError, output: Output, config: Config | None, environ: Mapping[str, str]) -> None:
-    target = config.target if config else None
-    output.say(redact(report.error_text(error), target), error=True)
-    if environ.get("GITHUB_ACTIONS") == "true":
-        output.say(redact(report.annotation(error), target), error=True)
-    output.document(json.loads(redact(json.dumps(report.error_dict(error)), target)))
+def _warnings(plan: Plan) -> Iterator[str]:
+    """What is odd about applied files, and yet no reason to refuse them."""
+    for entry in plan.of(State.APPLIED, State.MODIFIED):
+        for refusal in entry.migration.refusals() if entry.migration else ():
+            yield f"{refusal} (applied already, so it may stay)"
+        if entry.unverified:
+            yield (
+                f"{entry.version}: applied without a checksum, so nobody can say whether it has changed; "
+                f"`repair {entry.version}` takes the file as it is"
+            )
+    for entry in plan.of(State.AHEAD):
+        yield f"{entry.version}: applied, but newer than every file here: an older build, after a rollback?"
 
 
-def _names_database(environ: Mapping[str, str]) -> bool:
-    return any(environ.get(variable) for variable in URL_VARIABLES)
+def _raised(*checks: Callable[[], object]) -> Iterator[OnwardError]:
+    for check in checks:
+        try:
+            check()
+        except OnwardError as error:
+            yield error
+
+
+def _files(migrations: Sequence[migration.Migration]) -> str:
+    return "1 file is" if len(migrations) == 1 else f"{len(migrations)} files are"
+
+
+def _secrets(environ: Mapping[str, str]) -> list[str]:
+    """The passwords in the environment, longest first: those of URLs that nobody can read or asked for, too."""
+    found = {secret for target in named_targets(environ) for secret in target.secrets}
+    for value in environ.values():
+        found.update(re.findall("://[^:]*:(.*)@", value, re.DOTALL))
+    return sorted(found - {""}, key=len, reverse=True)
+
+
+def _place(error: Exception) -> str:
+    """Where it was raised."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f" at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+
+
+def _paint(line: str) -> str:
+    colour = _COLOURS.get(line[:1])
+    return f"\033[{colour}m{line}\033[0m" if colour else line
+
+
+def _write(stream: IO[str], text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:  # nobody reads any more, or the disk is full: from here on it is said to nobody
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, next_step=f"`{self.prog} --help` says what there is. Nothing was changed.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--json", action="store_true", help="one JSON document on stdout; words go to stderr")
+    common.add_argument("--allow-out-of-order", action="store_true", help="apply files that were merged late, too")
+    common.add_argument("--production", action="store_true", help="change production from outside a deploy")
+    parser = _Parser(
+        prog="scripts/migrate.py",
+        usage="scripts/migrate.py [options] [command]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=_formatter,
+        parents=[common],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"onward {VERSION}", help="show the version")
+    commands = parser.add_subparsers(
+        dest="command", metavar="command", prog="scripts/migrate.py", help=argparse.SUPPRESS
+    )
+    add = partial(commands.add_parser, formatter_class=_formatter, parents=[common], allow_abbrev=False)
+    status = add("status", description="Show what is applied and what is pending. Reads only.")
+    status.add_argument("--check", action="store_true", help="exit 8 if migrations are pending, 3 on a conflict")
+    add("validate", description="Check the files; where a database is named, their checksums too. Reads only.")
+    create = add("create", description="Write a new draft with the next number.")
+    create.add_argument("description", nargs="+", help='such as "add orders"')
+    baseline = add("baseline", description="Record files as applied without running them; only without history.")
+    baseline.add_argument("number", type=_number, metavar="NNN", help="the last number that counts as applied")
+    repair = add("repair", description="Take a changed or renamed file's checksum and name into the history.")
+    repair.add_argument("version", metavar="VERSION", help="such as 001-create-users-table")
+    return parser
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """The same on every terminal."""
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=22, width=80)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a file, such as 002")
+    return int(text)
+
+
+def _process() -> int:
+    """`main` as a process of its own, whatever its streams are, and whoever interrupts it."""
+    _mend_streams()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        return main(sys.argv[1:], os.environ)
+    except Interrupted as interrupted:  # while an error was being told
+        return interrupted.exit_code
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _write(stream, "")  # what argparse has printed
+
+
+def _mend_streams() -> None:
+    """Let a closed stream lead nowhere: else the connection gets its number. No character stops a run."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8", closefd=False))
+        getattr(sys, name).reconfigure(errors="replace")
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
@@ -220,46 +427,5 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
     )
 
 
-def _paint(line: str) -> str:
-    colour = _COLOURS.get(line[:1])
-    return f"\033[{colour}m{line}\033[0m" if colour else line
-
-
-def _write(stream: IO[str], text: str) -> None:
-    try:
-        print(text, file=stream, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--json", action="store_true", help="one JSON document on stdout; words go to stderr")
-    common.add_argument("--allow-out-of-order", action="store_true", help="apply files that were merged late, too")
-    common.add_argument("--production", action="store_true", help="change production from outside a deploy")
-    parser = argparse.ArgumentParser(
-        prog="scripts/migrate.py",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
-    )
-    parser.add_argument("--version", action="version", version=f"onward {VERSION}")
-    parser.set_defaults(json=False, allow_out_of_order=False, production=False, command=None)
-    commands = parser.add_subparsers(dest="command", metavar="command")
-    status = commands.add_parser("status", parents=[common], help="what is applied and what is pending")
-    status.add_argument("--check", action="store_true", help="exit 8 if migrations are pending, 3 on a conflict")
-    commands.add_parser("validate", parents=[common], help="check files, and checksums where a database is named")
-    create = commands.add_parser("create", parents=[common], help="write a new draft")
-    create.add_argument("description", help='such as "add orders"')
-    baseline = commands.add_parser("baseline", parents=[common], help="record files as applied without running them")
-    baseline.add_argument("number", type=int, metavar="NNN", help="the last number that counts as applied")
-    repair = commands.add_parser("repair", parents=[common], help="accept a changed file's checksum")
-    repair.add_argument("version", metavar="VERSION", help="such as 001-create-users-table")
-    return parser
-
-
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    sys.exit(main(sys.argv[1:], os.environ))
+    sys.exit(_process())

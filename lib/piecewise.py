@@ -1,0 +1,129 @@
+"""A no-transaction file: its statements one at a time in autocommit, and the concurrent index builds among them.
+
+Nothing can roll such a file back, so what is said of it when it fails must be exact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from lib.errors import PartlyApplied, ServerError
+from lib.failure import locate
+from lib.migration import Migration
+from lib.session import Session, literal
+from lib.sql import Statement, split
+
+_INDEX = """
+SELECT x.indisvalid, format('%I.%I', n.nspname, i.relname), EXISTS (
+    SELECT FROM pg_stat_progress_create_index p
+    -- Another role's row shows no index: it may be this one.
+    WHERE p.index_relid = i.oid OR (p.datname = current_database() AND p.index_relid IS NULL))
+FROM pg_index x
+JOIN pg_class i ON i.oid = x.indexrelid
+JOIN pg_namespace n ON n.oid = i.relnamespace
+WHERE i.relkind = 'i' AND x.indrelid = to_regclass({table}) AND i.relname = (parse_ident({name}))[1]::name
+"""
+
+_NAME = r'(?:"(?:[^"]|"")*"|[^\s"().]+)'
+_CREATE_INDEX = re.compile(
+    rf"CREATE (?:UNIQUE )?INDEX CONCURRENTLY (?:IF NOT EXISTS )?(?!ON )(?P<name>{_NAME}) "
+    rf"ON (?:ONLY )?(?P<table>{_NAME}(?: \. {_NAME})*)",
+    re.IGNORECASE,
+)
+
+
+class Piecewise:
+    """The statements of a no-transaction file, run one at a time; knows which are done."""
+
+    def __init__(self, migration: Migration, work: Session, still_locked: Callable[[], bool]) -> None:
+        self._migration = migration
+        self._work = work
+        self._still_locked = still_locked
+        self._done = 0
+        self._kept = 0
+        """Without those of a transaction of the file's own that is still open."""
+
+    @property
+    def state(self) -> str:
+        """What there is of the file when it ends before its end."""
+        some = "statement 1 is done and stays" if self._kept == 1 else f"statements 1 to {self._kept} are done and stay"
+        kept = some if self._kept else "no statement is done"
+        undone = ", the transaction that it began after that is rolled back" if self._done > self._kept else ""
+        return f"{kept}{undone}; the file is not recorded"
+
+    def run(self) -> None:
+        """Run them all. Raises PartlyApplied at the first that fails; the statements before it stay done."""
+        for statement in split(self._migration.text()):
+            self._require_lock(statement)
+            index = _concurrent_index(statement)
+            if index:
+                self._drop_invalid(*index, statement)
+            answer = self._work.send(statement.text, keep=False)
+            if answer.error or answer.lost:
+                raise self._stopped(answer.failure, statement, self._left_invalid(index))
+            if index:
+                self._require_valid(*index, statement)
+            self._done += 1
+            if not self._work.in_transaction:
+                self._kept = self._done
+        if self._work.in_transaction:
+            self._work.send("ROLLBACK")
+            raise self._stopped(ServerError("25001", "the file leaves a transaction open; it was rolled back"), None)
+        self._require_lock(None)
+
+    def _require_lock(self, statement: Statement | None) -> None:
+        if not self._still_locked():
+            raise self._stopped(ServerError(None, "the session that holds the run's lock is gone"), statement)
+
+    def _drop_invalid(self, table: str, name: str, statement: Statement) -> None:
+        """An index that a broken build left behind is in the way, and IF NOT EXISTS would pass it off as built."""
+        for valid, qualified, building in self._indexes(table, name, statement):
+            if valid == "f" and building == "f":
+                self._query(f"DROP INDEX CONCURRENTLY {qualified}", statement)
+                self._work.notices.append(f"dropped the invalid index {qualified}, which is built again")
+
+    def _require_valid(self, table: str, name: str, statement: Statement) -> None:
+        """IF NOT EXISTS is content with anything of that name."""
+        indexes = self._indexes(table, name, statement)
+        if any(valid == "t" for valid, _, _ in indexes):
+            return
+        message = f"there is no index {name} on {table}: something else has that name"
+        if indexes:
+            building = indexes[0][2] == "t"
+            why = "another session is building it" if building else "its build was broken off"
+            message = f"index {name} is there, but it is not valid: {why}"
+        raise self._stopped(ServerError(None, message), statement)
+
+    def _left_invalid(self, index: tuple[str, str] | None) -> str:
+        if index is None:
+            return ""
+        rows = self._work.send(_INDEX.format(table=literal(index[0]), name=literal(index[1]))).rows
+        left = [qualified for valid, qualified, building in rows if valid == "f" and building == "f"]
+        return f"; the invalid index {left[0]} is left behind, and a rerun builds it again" if left else ""
+
+    def _indexes(self, table: str, name: str, statement: Statement) -> list[tuple[str | None, ...]]:
+        return self._query(_INDEX.format(table=literal(table), name=literal(name)), statement)
+
+    def _query(self, sql: str, statement: Statement) -> list[tuple[str | None, ...]]:
+        answer = self._work.send(sql)
+        if answer.error or answer.lost:
+            raise self._stopped(replace(answer.failure, position=None), statement)  # a position in text of ours
+        return answer.rows
+
+    def _stopped(self, error: ServerError, statement: Statement | None, left: str = "") -> PartlyApplied:
+        base = statement.offset if statement else 0
+        failure = locate(self._migration, error, finished=self._done, base=base)
+        return PartlyApplied(
+            failure,
+            state=self.state + left,
+            next_step="Mend the file and run again. It starts at its first statement: all of them must be repeatable.",
+        )
+
+
+def _concurrent_index(statement: Statement) -> tuple[str, str] | None:
+    """The table and name of a CREATE INDEX CONCURRENTLY that names its index, as written."""
+    head = " ".join(statement.head)
+    found = _CREATE_INDEX.match(head)
+    return (".".join(re.findall(_NAME, found["table"])), found["name"]) if found else None

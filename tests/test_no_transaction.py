@@ -1,0 +1,337 @@
+"""Files that say `-- migrate: no-transaction`: statement by statement, beside a session that holds the lock."""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from lib.errors import FilesError, PartlyApplied
+from tests.conftest import Cli, Database, Server
+from tests.running import LOCK, Events, history, nothing_is_left_running, run, tables, until
+
+Write = Callable[[Mapping[str, str | bytes]], Path]
+HEAD = "-- migrate: no-transaction\n"
+HOLDER = (
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+def indexes(database: Database) -> list[tuple[Any, ...]]:
+    """The indexes of the user's tables: table, name, whether valid."""
+    return database.execute(
+        "SELECT indrelid::regclass::text, indexrelid::regclass::text, indisvalid FROM pg_index"
+        " JOIN pg_class c ON c.oid = indrelid WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
+        " AND relname <> 'schema_migrations' ORDER BY 1, 2"
+    )
+
+
+def node(database: Database, index: str) -> Any:
+    """What changes when an index is built again."""
+    return database.execute(f"SELECT '{index}'::regclass::oid")
+
+
+def fails(database: Database, directory: Path, events: Events | None = None, **environ: str) -> PartlyApplied:
+    with pytest.raises(PartlyApplied) as caught:
+        run(database, directory, events, **environ)
+    assert caught.value.exit_code == 7
+    assert "not recorded" in caught.value.state
+    return caught.value
+
+
+# Statement by statement.
+
+
+def test_an_index_is_built_concurrently_beside_other_statements(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    sql = "CREATE TABLE t (i int);\nCREATE INDEX CONCURRENTLY t_i ON t (i);\nINSERT INTO t VALUES (1);\n"
+    directory = migrations({"001-before.sql": "SELECT 1", "002-index.sql": HEAD + sql, "003-after.sql": "SELECT 1"})
+    assert run(database, directory).applied == ["001-before", "002-index", "003-after"]
+    assert indexes(database) == [("t", "t_i", True)]
+    assert database.execute("SELECT * FROM t") == [(1,)]
+    assert history(database) == ["001-before", "002-index", "003-after"]
+    query = "SELECT execution_time_ms >= 0, length(checksum), applied_by FROM schema_migrations WHERE id = 2"
+    assert database.execute(query) == [(True, 64, "cli")]
+    nothing_is_left_running(server, database)
+
+
+def test_a_failure_in_the_second_of_three_says_which_are_done_and_a_rerun_completes(
+    server: Server, database: Database, cli: Cli, migrations: Write
+) -> None:
+    sql = "CREATE TABLE IF NOT EXISTS a ();\nINSERT INTO b\n  VALUES (1 / {});\nCREATE TABLE c ();\n"
+    migrations({"001-parts.sql": HEAD + sql.format(0), "002-after.sql": "CREATE TABLE after ()"})
+    database.execute("CREATE TABLE b (i int)")
+    result = cli(url=database.url)
+    assert result.code == 7
+    for words in (
+        "001-parts.sql   statement 2 of 3, which begins on line 3",
+        "ERROR 22012",
+        "statement 1 is done and stays; the file is not recorded",
+        "Not applied: 001-parts, 002-after.",
+        "starts at its first statement",
+    ):
+        assert words in result.err
+    assert (tables(database), history(database)) == (["a", "b"], [])
+    nothing_is_left_running(server, database)
+
+    migrations({"001-parts.sql": HEAD + sql.format(1)})
+    assert cli(url=database.url).code == 0
+    assert (tables(database), history(database)) == (["a", "after", "b", "c"], ["001-parts", "002-after"])
+
+
+def test_an_error_is_placed_in_the_whole_file_and_not_in_the_statement(database: Database, migrations: Write) -> None:
+    sql = HEAD + "CREATE TABLE a (); -- 🐘\r\n\r\nCREATE TABLE b ();\r\n  SELECT '🐘', wrong FROM a;\r\n"
+    failure = fails(database, migrations({"001-parts.sql": sql})).failure
+    assert (failure.line, failure.column, failure.statement) == (5, 15, "statement 3 of 3")
+    assert tables(database) == ["a", "b"]
+
+
+def test_vacuum_and_its_like_work_on_the_whole_database(database: Database, migrations: Write) -> None:
+    reindex = f'REINDEX DATABASE "{database.name}"; REINDEX SCHEMA CONCURRENTLY public;'
+    sql = f"VACUUM FULL; {reindex} VACUUM ANALYZE t; CLUSTER;"
+    directory = migrations({"001-table.sql": "CREATE TABLE t (i int PRIMARY KEY)", "002-vacuum.sql": HEAD + sql})
+    query = "SELECT relfilenode FROM pg_class WHERE relname IN ('t', 't_pkey', 'schema_migrations') ORDER BY relname"
+    database.execute("CREATE TABLE unrelated ()")
+    with pytest.raises(FilesError):
+        run(database, migrations({"002-vacuum.sql": sql}))
+    migrations({"002-vacuum.sql": HEAD + "SELECT 1"})
+    run(database, directory)
+    before = database.execute(query)
+    migrations({"003-vacuum.sql": HEAD + sql})
+    run(database, directory)
+    assert not set(before) & set(database.execute(query)), "all of them were written anew"
+    assert history(database) == ["001-table", "002-vacuum", "003-vacuum"]
+
+
+def test_settings_of_such_a_file_hold_to_its_end_and_do_not_reach_the_next(
+    database: Database, migrations: Write
+) -> None:
+    look = "INSERT INTO seen VALUES (current_setting('work_mem'), current_setting('search_path'))"
+    directory = migrations(
+        {
+            "001-look.sql": f"CREATE TABLE seen (memory text, path text); {look}",
+            "002-sets.sql": f"{HEAD}SET work_mem = '77MB'; SET search_path = public, pg_temp; {look}",
+            "003-look.sql": look,
+            "004-look.sql": HEAD + look,
+        }
+    )
+    run(database, directory)
+    usual, changed, after, last = database.execute("SELECT * FROM seen")
+    assert changed == ("77MB", "public, pg_temp")
+    assert usual == after == last != changed
+    assert len(history(database)) == 4
+
+
+# A transaction of the file's own.
+
+
+def test_a_transaction_of_the_files_own_runs_as_it_is_written(database: Database, migrations: Write) -> None:
+    sql = """
+        CREATE TABLE t (i int);
+        INSERT INTO t VALUES (1);
+        BEGIN;
+        INSERT INTO t VALUES (2);
+        INSERT INTO t VALUES (3);
+        COMMIT;
+        START TRANSACTION;
+        INSERT INTO t VALUES (4);
+        ROLLBACK;
+    """
+    run(database, migrations({"001-own.sql": HEAD + sql}))
+    (one, first), (two, second), (three, third) = database.execute("SELECT i, xmin::text FROM t ORDER BY i")
+    assert (one, two, three) == (1, 2, 3)
+    assert first != second == third
+    assert history(database) == ["001-own"]
+
+
+def test_a_transaction_that_is_left_open_is_rolled_back_and_an_error(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    error = fails(database, migrations({"001-open.sql": HEAD + "CREATE TABLE a (); BEGIN; CREATE TABLE b ();"}))
+    assert "leaves a transaction open" in error.failure.server.message
+    assert error.state.startswith("statement 1 is done and stays, the transaction that it began after that is rolled")
+    nothing_is_left_running(server, database)
+    assert (tables(database), history(database)) == (["a"], [])
+
+
+def test_a_statement_that_fails_inside_of_one_takes_the_others_along_and_is_told_so(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    sql = "CREATE TABLE a (); CREATE TABLE b (); BEGIN; CREATE TABLE c (); SELECT 1 / 0; COMMIT;"
+    error = fails(database, migrations({"001-open.sql": HEAD + sql}))
+    assert error.state.startswith("statements 1 to 2 are done and stay, the transaction that it began after that is")
+    assert error.failure.statement.startswith("statement 5 of 6")
+    nothing_is_left_running(server, database)
+    assert (tables(database), history(database)) == (["a", "b"], [])
+
+
+# The session that holds the lock.
+
+
+def test_the_session_that_holds_the_lock_holds_nothing_else(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    look = f"""
+        CREATE TABLE holder AS SELECT state, backend_xmin, backend_xid, pid <> pg_backend_pid() AS other,
+            (SELECT jsonb_agg(DISTINCT locktype) FROM pg_locks l WHERE l.pid = a.pid) AS locks
+        FROM pg_stat_activity a WHERE pid = ({HOLDER})
+    """
+    run(database, migrations({"001-before.sql": "SELECT 1", "002-look.sql": HEAD + look}))
+    assert database.execute("TABLE holder") == [("idle in transaction", None, None, True, ["advisory", "virtualxid"])]
+    assert history(database) == ["001-before", "002-look"]
+    nothing_is_left_running(server, database)
+
+
+@pytest.mark.parametrize(("rest", "left"), [("CREATE TABLE b ();", ["a"]), ("", ["a"])], ids=["midway", "at the end"])
+def test_a_run_whose_lock_is_lost_stops_and_records_nothing(
+    server: Server, database: Database, migrations: Write, rest: str, left: list[str]
+) -> None:
+    kill = f"SELECT pg_terminate_backend(pid) FROM ({HOLDER}) holder;"
+    directory = migrations({"001-kills.sql": f"{HEAD}CREATE TABLE a (); {kill} {rest}", "002-next.sql": "SELECT 1"})
+    error = fails(database, directory)
+    assert "holds the run's lock is gone" in error.failure.server.message
+    assert error.state.startswith("statements 1 to 2 are done")
+    assert error.remaining == ["001-kills", "002-next"]
+    nothing_is_left_running(server, database)
+    assert (tables(database), history(database)) == (left, [])
+
+
+def test_another_run_does_not_start_meanwhile(server: Server, database: Database, migrations: Write) -> None:
+    look = f"CREATE TABLE free AS SELECT pg_try_advisory_xact_lock({LOCK}) AS free"
+    run(database, migrations({"001-look.sql": HEAD + look}))
+    assert database.execute("TABLE free") == [(False,)]
+    nothing_is_left_running(server, database)
+
+
+@pytest.mark.parametrize(
+    "sql", ["DELETE FROM schema_migrations", "DROP TABLE schema_migrations", "TRUNCATE schema_migrations"]
+)
+def test_such_a_file_that_destroys_the_history_is_not_called_rolled_back(
+    database: Database, migrations: Write, sql: str
+) -> None:
+    directory = migrations({"001-before.sql": "SELECT 1", "002-destroys.sql": f"{HEAD}CREATE TABLE a (); {sql};"})
+    error = fails(database, directory)
+    assert error.state.startswith("all of its statements are done and stay")
+    assert tables(database) == ["a"]
+    (table,) = database.execute("SELECT to_regclass('schema_migrations')")
+    assert table == (None,) or history(database) == []
+
+
+# Indexes that are not there as they should be.
+
+
+def test_an_invalid_index_that_a_broken_build_left_behind_is_built_again(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    sql = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"
+    directory = migrations({"001-table.sql": "CREATE TABLE t (i int); INSERT INTO t VALUES (1), (1)"})
+    run(database, directory)
+    migrations({"002-index.sql": HEAD + sql})
+    assert fails(database, directory).failure.server.sqlstate == "23505"
+    assert indexes(database) == [("t", "t_i", False)]
+
+    assert fails(database, directory).failure.server.sqlstate == "23505", "it was not passed off as there"
+    database.execute("DELETE FROM t WHERE ctid = '(0,1)'")
+    left = node(database, "t_i")
+    events = run(database, directory)
+    assert events.notices == ["dropped the invalid index public.t_i, which is built again"]
+    assert indexes(database) == [("t", "t_i", True)]
+    assert node(database, "t_i") != left
+    assert history(database) == ["001-table", "002-index"]
+    nothing_is_left_running(server, database)
+
+
+def test_a_valid_index_that_is_there_already_stays(database: Database, migrations: Write) -> None:
+    database.execute("CREATE TABLE t (i int); CREATE INDEX t_i ON t (i)")
+    before = node(database, "t_i")
+    run(database, migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"}))
+    assert node(database, "t_i") == before
+    assert history(database) == ["001-index"]
+
+
+@pytest.mark.parametrize(
+    ("table", "index", "sql"),
+    [
+        ("t", "t_i", 'create unique index concurrently "t_i" on only public.t (i)'),
+        ('"Odd . table"', '"odd ""index"', 'CREATE INDEX CONCURRENTLY "odd ""index" ON "Odd . table" (i)'),
+        ('app."ON x"', '"ON y"', 'CREATE INDEX CONCURRENTLY IF NOT EXISTS "ON y" ON app . "ON x" USING btree (i)'),
+        ("app.t", "mixed", "CREATE INDEX CONCURRENTLY /* ON a */ MiXed -- b\n ON app.T(i)"),
+        ('"größe"', '"größe_i"', "CREATE INDEX CONCURRENTLY größe_i ON größe(i)"),
+    ],
+    ids=["lower case", "quotes", "schema", "comments", "beyond ascii"],
+)
+def test_an_invalid_index_is_found_by_whatever_name_it_is_called(
+    database: Database, migrations: Write, table: str, index: str, sql: str
+) -> None:
+    schema = "app." if table.startswith("app") else ""
+    database.execute(f"CREATE SCHEMA app; CREATE TABLE {table} (i int); CREATE INDEX {index} ON {table} (i)")
+    database.execute(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{schema}{index}'::regclass")
+    before = node(database, schema + index.replace("'", "''"))
+    run(database, migrations({"001-index.sql": HEAD + sql}))
+    ((_, _, valid),) = indexes(database)
+    assert valid
+    assert node(database, schema + index) != before
+    assert history(database) == ["001-index"]
+
+
+@pytest.mark.parametrize("exists", ["", "IF NOT EXISTS "])
+def test_an_index_of_that_name_on_another_table_is_an_error_and_stays(
+    database: Database, migrations: Write, exists: str
+) -> None:
+    database.execute("CREATE TABLE t (i int); CREATE TABLE u (i int); CREATE INDEX name ON u (i)")
+    database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'name'::regclass")
+    fails(database, migrations({"001-index.sql": f"{HEAD}CREATE INDEX CONCURRENTLY {exists}name ON t (i)"}))
+    assert indexes(database) == [("u", "name", False)]
+    assert history(database) == []
+
+
+def test_an_index_of_a_partitioned_table_that_waits_for_its_partitions_stays(
+    database: Database, migrations: Write
+) -> None:
+    database.execute("CREATE TABLE t (i int) PARTITION BY RANGE (i); CREATE TABLE p PARTITION OF t DEFAULT")
+    database.execute("CREATE INDEX t_i ON ONLY t (i)")
+    error = fails(database, migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY t_i ON t (i)"}))
+    assert error.state.startswith("no statement is done")
+    assert indexes(database) == [("t", "t_i", False)]
+
+
+def test_an_index_that_another_session_is_just_building_is_left_alone(database: Database, migrations: Write) -> None:
+    database.execute("CREATE TABLE t (i int); INSERT INTO t VALUES (1)")
+    directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"})
+    with psycopg.connect(database.url) as writer:
+        writer.execute("UPDATE t SET i = 2")
+        builder = threading.Thread(target=database.execute, args=["CREATE INDEX CONCURRENTLY t_i ON t (i)"])
+        builder.start()
+        until(lambda: database.execute("SELECT 1 FROM pg_stat_progress_create_index WHERE index_relid <> 0"))
+        assert indexes(database) == [("t", "t_i", False)]
+        building = node(database, "t_i")
+        fails(database, directory, MIGRATION_LOCK_TIMEOUT="50ms")
+        assert node(database, "t_i") == building
+    builder.join()
+    assert indexes(database) == [("t", "t_i", True)]
+    assert node(database, "t_i") == building
+
+    run(database, directory)
+    assert node(database, "t_i") == building
+    assert history(database) == ["001-index"]
+
+
+def test_an_index_whose_invalid_leftover_cannot_be_dropped_is_an_error_of_the_file(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    database.execute("CREATE TABLE t (i int); CREATE INDEX t_i ON t (i)")
+    database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 't_i'::regclass")
+    directory = migrations({"001-index.sql": f"{HEAD}CREATE TABLE a (); CREATE INDEX CONCURRENTLY t_i ON t (i);"})
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE t IN SHARE MODE")
+        error = fails(database, directory, MIGRATION_LOCK_TIMEOUT="50ms")
+    assert error.failure.server.sqlstate == "55P03"
+    assert error.state.startswith("statement 1 is done and stays")
+    assert error.failure.line is None, "it is no position in the file"
+    nothing_is_left_running(server, database)
+    assert indexes(database) == [("t", "t_i", False)]
+    assert (tables(database), history(database)) == (["a", "t"], [])

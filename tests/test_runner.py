@@ -1,0 +1,671 @@
+"""Whole runs against a real Postgres: what is there afterwards, and what is not."""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from lib import runner
+from lib.database import Database as Session
+from lib.errors import FilesError, MigrationFailed
+from tests.conftest import ROOT, Cli, Database, Server
+from tests.running import (
+    LOCK,
+    Events,
+    config_of,
+    history,
+    login,
+    nothing_is_left_running,
+    role,
+    run,
+    tables,
+    until,
+    versions,
+)
+
+Write = Callable[[Mapping[str, str | bytes]], Path]
+OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
+SHAPE = """
+SELECT 'column', attname::text, format_type(atttypid, atttypmod) || ' ' || attnotnull::text,
+       pg_get_expr(adbin, adrelid)
+FROM pg_attribute LEFT JOIN pg_attrdef ON (adrelid, adnum) = (attrelid, attnum)
+WHERE attrelid = 'schema_migrations'::regclass AND attnum > 0
+UNION ALL
+SELECT 'constraint', conname, pg_get_constraintdef(oid), NULL
+FROM pg_constraint WHERE conrelid = 'schema_migrations'::regclass
+UNION ALL
+SELECT 'index', indexrelid::regclass::text, pg_get_indexdef(indexrelid), NULL
+FROM pg_index WHERE indrelid = 'schema_migrations'::regclass
+UNION ALL
+SELECT 'sequence', pg_get_serial_sequence('schema_migrations', 'id'), NULL, NULL
+ORDER BY 1, 2
+"""
+
+
+# A fresh database, and one that is current.
+
+
+def test_a_fresh_database_gets_every_file_and_a_full_record_of_each(database: Database, cli: Cli) -> None:
+    (before,) = database.execute("SELECT clock_timestamp(), system_identifier FROM pg_control_system()")
+    environ = {"MIGRATION_DIR": str(ROOT / "migrations"), "MIGRATION_ENV": "staging", "CI": "1", "GITHUB_SHA": "f00d"}
+    result = cli(url=database.url, env=environ)
+    assert (result.code, result.err) == (0, "")
+    assert [line for line in result.out.splitlines() if line.startswith("✅")] == [
+        *(f"✅ Applied: {version} ({database_ms(database, version)}ms)" for version in OURS),
+        "✅ 3 migrations applied successfully",
+    ]
+    rows = database.execute("SELECT * FROM schema_migrations ORDER BY id")
+    identity = f"{before[1]}/{database.name}"
+    for row, version in zip(rows, OURS, strict=True):
+        number, stem, name, applied_at, milliseconds, checksum, *audit = row
+        assert (number, stem) == (OURS.index(version) + 1, version)
+        assert name == version[4:].replace("-", " ").title()
+        assert before[0] < applied_at
+        assert milliseconds >= 0
+        assert checksum == hashlib.sha256((ROOT / "migrations" / f"{version}.sql").read_bytes()).hexdigest()
+        assert audit == ["staging", identity, "f00d", "build"]
+    assert tables(database) == ["sessions", "users"]
+    assert database.execute("SELECT reset_token_hash, reset_token_expires_at FROM users") == []
+
+
+def database_ms(database: Database, version: str) -> int:
+    ((milliseconds,),) = database.execute(
+        "SELECT execution_time_ms FROM schema_migrations WHERE version = %s", [version]
+    )
+    assert isinstance(milliseconds, int)
+    return milliseconds
+
+
+def test_the_first_file_makes_the_same_table_as_the_runner(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    run(database, migrations({"000-nothing.sql": "SELECT 1"}))
+    by_runner = database.execute(SHAPE)
+    other = server.create()
+    try:
+        other.execute((ROOT / "migrations" / "000-create-migration-table.sql").read_text())
+        assert other.execute(SHAPE) == by_runner
+        assert len(by_runner) == 10 + 2 + 2 + 1 + sum(row[0] == "constraint" for row in by_runner) - 2
+    finally:
+        server.drop(other)
+
+
+def test_the_first_file_can_be_run_by_hand_before_and_after_the_runner(database: Database) -> None:
+    by_hand = (ROOT / "migrations" / "000-create-migration-table.sql").read_text()
+    database.execute(by_hand)
+    assert run(database, ROOT / "migrations").applied == OURS
+    database.execute(by_hand)
+    assert history(database) == OURS
+
+
+def test_a_second_run_writes_nothing_and_takes_no_lock(migrated: Database) -> None:
+    before = migrated.execute("SELECT xmin::text, s.* FROM schema_migrations s ORDER BY id")
+    migrated.execute(f'ALTER DATABASE "{migrated.name}" SET default_transaction_read_only = on')
+    with psycopg.connect(migrated.url) as other:
+        other.execute("SET TRANSACTION READ WRITE")
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        other.execute("LOCK TABLE schema_migrations, users IN EXCLUSIVE MODE")
+        events = run(migrated, ROOT / "migrations", MIGRATION_WAIT="0")
+    assert [type(event) for event in events.all] == [runner.Started]
+    assert migrated.execute("SELECT xmin::text, s.* FROM schema_migrations s ORDER BY id") == before
+
+
+def test_a_role_that_may_only_read_can_look_at_a_current_database_and_run_nothing_on_it(
+    server: Server, migrated: Database, cli: Cli
+) -> None:
+    with login(server, migrated) as reader:
+        migrated.execute(f"GRANT SELECT ON schema_migrations TO {role(reader)}")
+        environ = {"MIGRATION_DIR": str(ROOT / "migrations")}
+        results = [cli(*words, url=reader.url, env=environ) for words in ((), ("status", "--check"), ("validate",))]
+        assert [result.code for result in results] == [0, 0, 0]
+        assert "Nothing to do" in results[0].out
+        assert history(migrated) == OURS
+
+
+# A file that fails.
+
+
+def test_a_file_that_fails_on_its_last_statement_leaves_nothing_behind(
+    database: Database, cli: Cli, migrations: Write
+) -> None:
+    good = "CREATE TABLE a (i int);\nCREATE TABLE b (i int);\nINSERT INTO a VALUES (1);\nCREATE INDEX ON b (i);\n"
+    directory = migrations(
+        {
+            "001-before.sql": "CREATE TABLE before (i int)",
+            "002-fails.sql": good + "INSERT INTO nowhere VALUES (1);",
+            "003-after.sql": "CREATE TABLE after (i int)",
+        }
+    )
+    result = cli(url=database.url)
+    assert result.code == 1
+    for words in (
+        "002-fails.sql:5:13   statement 5 of 5",
+        "ERROR 42P01",
+        "Applied in this run: 001-before.",
+        "Not applied: 002-fails, 003-after.",
+    ):
+        assert words in result.err
+    assert tables(database) == ["before"]
+    assert history(database) == ["001-before"]
+
+    migrations({"002-fails.sql": good})
+    assert cli(url=database.url).code == 0
+    assert tables(database) == ["a", "after", "b", "before"]
+    assert history(database) == ["001-before", "002-fails", "003-after"]
+    assert directory.is_dir()
+
+
+def test_a_deferred_constraint_that_fails_at_the_end_undoes_the_file(
+    server: Server, database: Database, cli: Cli, migrations: Write
+) -> None:
+    migrations(
+        {
+            "001-before.sql": "CREATE TABLE t (i int UNIQUE DEFERRABLE INITIALLY DEFERRED)",
+            "002-twice.sql": "CREATE TABLE kept (i int); INSERT INTO t VALUES (1), (1)",
+        }
+    )
+    result = cli(url=database.url)
+    assert result.code == 1
+    assert "23505" in result.err
+    assert "deferred constraints" in result.err
+    assert "Applied: 002" not in result.out
+    assert tables(database) == ["t"]
+    assert database.execute("SELECT * FROM t") == []
+    assert history(database) == ["001-before"]
+    nothing_is_left_running(server, database)
+
+
+def test_deferred_triggers_run_with_the_settings_of_their_file(database: Database, migrations: Write) -> None:
+    directory = migrations(
+        {
+            "001-trigger.sql": """
+                CREATE SCHEMA app;
+                SET search_path = app;
+                CREATE TABLE t (i int);
+                CREATE TABLE log (i int);
+                CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+                    $$ BEGIN INSERT INTO log VALUES (new.i); RETURN NULL; END $$;
+                CREATE CONSTRAINT TRIGGER note AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
+                    FOR EACH ROW EXECUTE FUNCTION note();
+                INSERT INTO t VALUES (7);
+            """
+        }
+    )
+    run(database, directory)
+    assert database.execute("SELECT * FROM app.log") == [(7,)]
+    assert history(database) == ["001-trigger"]
+
+
+def test_a_temporary_table_with_deferred_constraints_outstanding_is_no_obstacle(
+    database: Database, migrations: Write
+) -> None:
+    sql = "CREATE TEMP TABLE t (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO t VALUES (1), (1), (2);"
+    directory = migrations({"001-temp.sql": sql + "DELETE FROM t WHERE i = 1"})
+    run(database, directory)
+    assert history(database) == ["001-temp"]
+
+
+# A file that ends its transaction, or changes its session.
+
+WRAPPED = [
+    "CREATE TABLE a (); COMMIT",
+    "CREATE TABLE a (); ROLLBACK",
+    "BEGIN; CREATE TABLE a (); COMMIT",
+    "CREATE TABLE a (); COMMIT; BEGIN; CREATE TABLE b ()",
+    "CREATE TABLE a (); COMMIT AND CHAIN; CREATE TABLE b ()",
+    "START TRANSACTION; CREATE TABLE a (); END",
+    "CREATE TABLE a (); ABORT",
+    "CREATE TABLE a (); PREPARE TRANSACTION 'a'",
+]
+
+
+@pytest.mark.parametrize("sql", WRAPPED)
+def test_a_file_with_transaction_control_is_refused_before_any_file_runs(
+    database: Database, migrations: Write, sql: str
+) -> None:
+    directory = migrations({"001-fine.sql": "CREATE TABLE fine ()", "002-wrapped.sql": sql})
+    with pytest.raises(FilesError, match=r"002-wrapped\.sql:1: .* transaction .*take it out") as caught:
+        run(database, directory)
+    assert (caught.value.exit_code, caught.value.applied) == (2, [])
+    assert tables(database) == []
+    assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TABLE a (); DO $$ BEGIN CREATE TABLE b (); COMMIT; END $$",
+        "CREATE TABLE a (); DO $$ BEGIN CREATE TABLE b (); ROLLBACK; END $$",
+        "CREATE TABLE a (); CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END'; CALL p()",
+        "CREATE TABLE a (); DO $$ BEGIN EXECUTE 'COMMIT'; END $$",
+        "CREATE TABLE a (); SAVEPOINT s; CREATE TABLE b (); ROLLBACK TO s; SELECT 1 / 0",
+    ],
+)
+def test_a_block_or_procedure_that_ends_the_transaction_keeps_and_records_nothing(
+    server: Server, database: Database, migrations: Write, sql: str
+) -> None:
+    directory = migrations({"001-before.sql": "CREATE TABLE before ()", "002-commits.sql": sql})
+    with pytest.raises(MigrationFailed) as caught:
+        run(database, directory)
+    assert (caught.value.exit_code, versions(caught.value)) == (1, ["001-before"])
+    assert "nothing of this file is kept" in caught.value.state
+    assert tables(database) == ["before"]
+    assert database.execute("SELECT proname FROM pg_proc WHERE proname = 'p'") == []
+    assert history(database) == ["001-before"]
+    nothing_is_left_running(server, database)
+
+
+def test_savepoints_are_the_files_own_business(database: Database, migrations: Write) -> None:
+    sql = "SAVEPOINT a; CREATE TABLE undone (); ROLLBACK TO a; CREATE TABLE done (); RELEASE a; SAVEPOINT left_open"
+    run(database, migrations({"001-savepoints.sql": sql}))
+    assert tables(database) == ["done"]
+    assert history(database) == ["001-savepoints"]
+
+
+LEFTOVERS = [
+    "SELECT pg_catalog.set_config('search_path', '', false)",
+    "SET search_path = pg_catalog",
+    "SET ROLE pg_monitor",
+    "SET SESSION AUTHORIZATION pg_monitor",
+    "SET statement_timeout = 1",
+    "SET lock_timeout = 1",
+    "SET standard_conforming_strings = off",
+    "SET client_encoding = 'LATIN1'",
+    "SET TimeZone = 'Asia/Tokyo'",
+    "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+    "SET default_transaction_isolation = 'serializable'",
+    "SET session_replication_role = replica",
+    "SET my.own = 'setting'",
+    "SET LOCAL search_path = ''",
+    "CREATE TEMP TABLE schema_migrations (LIKE public.schema_migrations); CREATE TEMP SEQUENCE t",
+    "LISTEN channel",
+    'PREPARE a AS SELECT 1; PREPARE "B c" AS SELECT 2',
+    "DECLARE held CURSOR WITH HOLD FOR SELECT 1; DECLARE open CURSOR FOR SELECT 1",
+    "SELECT pg_advisory_lock(1), pg_advisory_lock_shared(2, 3)",
+    f"SELECT pg_advisory_lock({LOCK})",
+    "SELECT nextval('public.numbers')",
+    "LOCK TABLE public.schema_migrations IN ACCESS EXCLUSIVE MODE",
+]
+LOOK = """
+INSERT INTO public.seen SELECT jsonb_build_object(
+    'current_user', current_user, 'session_user', session_user, 'path', current_setting('search_path'),
+    'settings', (SELECT jsonb_object_agg(name, setting) FROM pg_settings WHERE source = 'session'),
+    'isolation', current_setting('transaction_isolation'), 'own', nullif(current_setting('my.own', true), ''),
+    'temporary', (SELECT jsonb_agg(relname) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
+    'listening', (SELECT jsonb_agg(c) FROM pg_listening_channels() c),
+    'prepared', (SELECT jsonb_agg(name) FROM pg_prepared_statements),
+    'cursors', (SELECT jsonb_agg(name) FROM pg_cursors),
+    'locks', (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()));
+DO $$ BEGIN
+    PERFORM currval('public.numbers');
+    RAISE 'the sequence is known';
+EXCEPTION WHEN object_not_in_prerequisite_state THEN NULL;
+END $$
+"""
+
+
+@pytest.mark.parametrize("sql", LEFTOVERS)
+def test_what_a_file_leaves_in_its_session_reaches_neither_its_row_nor_the_next_file(
+    server: Server, database: Database, migrations: Write, sql: str
+) -> None:
+    directory = migrations(
+        {
+            "000-look.sql": "CREATE SEQUENCE numbers; CREATE TABLE seen (session jsonb);" + LOOK,
+            "001-leaves.sql": sql,
+            "002-look.sql": LOOK,
+        }
+    )
+    run(database, directory)
+    (before,), (after,) = database.execute("SELECT session FROM seen")
+    assert after == before
+    assert history(database) == ["000-look", "001-leaves", "002-look"]
+    nothing_is_left_running(server, database)
+
+
+def test_a_schema_beyond_ascii_holds_the_history_whatever_encoding_a_file_leaves(
+    database: Database, migrations: Write
+) -> None:
+    database.execute('CREATE SCHEMA "größe\\ 📏"')
+    directory = migrations({"001-latin.sql": "SET client_encoding = 'LATIN1'", "002-next.sql": "CREATE TABLE t ()"})
+    run(database, directory, MIGRATION_SCHEMA="größe\\ 📏")
+    assert history(database, '"größe\\ 📏".schema_migrations') == ["001-latin", "002-next"]
+
+
+# A file that lays hands on the history.
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP TABLE schema_migrations",
+        "ALTER TABLE schema_migrations RENAME TO elsewhere",
+        "ALTER TABLE schema_migrations SET SCHEMA app",
+        "ALTER TABLE schema_migrations DROP COLUMN identity",
+        "TRUNCATE schema_migrations",
+        "TRUNCATE schema_migrations RESTART IDENTITY",
+        "DELETE FROM schema_migrations",
+        "DELETE FROM schema_migrations WHERE version = '001-before'",
+        "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
+    ],
+)
+def test_a_file_that_destroys_the_history_is_undone(database: Database, migrations: Write, sql: str) -> None:
+    directory = migrations(
+        {
+            "001-before.sql": "CREATE SCHEMA app; CREATE TABLE before ()",
+            "002-destroys.sql": f"CREATE TABLE a (); {sql}",
+            "003-after.sql": "CREATE TABLE after ()",
+        }
+    )
+    with pytest.raises(MigrationFailed) as caught:
+        run(database, directory)
+    assert caught.value.exit_code == 1
+    assert (versions(caught.value), caught.value.remaining) == (["001-before"], ["002-destroys", "003-after"])
+    assert "leave schema_migrations" in caught.value.next_step
+    assert tables(database) == ["before"]
+    assert history(database) == ["001-before"]
+
+
+def test_a_row_that_a_file_writes_into_the_history_counts(database: Database, migrations: Write) -> None:
+    record = "INSERT INTO schema_migrations (version, name) VALUES ('002-by-hand', 'By Hand')"
+    directory = migrations(
+        {
+            "001-records.sql": record,
+            "002-by-hand.sql": "CREATE TABLE by_hand ()",
+            "003-next.sql": "CREATE TABLE next ()",
+        }
+    )
+    assert run(database, directory).applied == ["001-records", "003-next"]
+    assert tables(database) == ["next"]
+    assert sorted(history(database)) == ["001-records", "002-by-hand", "003-next"]
+
+
+# What is sent, and what comes back.
+
+
+def test_sql_arrives_as_it_is_written(database: Database, migrations: Write) -> None:
+    said = [
+        "100%",
+        "%s %(name)s %% %b",
+        "$1 :name :'name' ?",
+        "{} {0} {name}",
+        "back\\slash \\n \\\\",
+        "🐘 é ∑ \u202e",
+        "two\r\nlines",
+        "tab\there",
+        "-- not a comment; /* nor this",
+        "it's",
+    ]
+    values = ", ".join("('" + words.replace("'", "''") + "')" for words in said)
+    sql = f"CREATE TABLE said (words text);\r\nINSERT INTO said VALUES {values}, ($$'$1' \\ %$$), (E'\\u00e9\\n');"
+    run(database, migrations({"001-said.sql": b"\xef\xbb\xbf" + sql.encode()}))
+    assert [words for (words,) in database.execute("SELECT words FROM said")] == [*said, "'$1' \\ %", "é\n"]
+    assert history(database) == ["001-said"]
+
+
+def test_at_most_the_last_hundred_notices_of_a_file_are_shown(database: Database, migrations: Write) -> None:
+    sql = "DO $$ BEGIN FOR i IN 1..250 LOOP RAISE NOTICE 'number %', i; END LOOP; END $$"
+    events = run(database, migrations({"001-talks.sql": sql, "002-warns.sql": "DO $$BEGIN RAISE WARNING '🐘'; END$$"}))
+    shown = [f"NOTICE: number {number}" for number in range(151, 251)]
+    assert events.notices == ["(150 earlier notices not shown)", *shown, "WARNING: 🐘"]
+    assert history(database) == ["001-talks", "002-warns"]
+
+
+def test_the_notices_of_a_failing_file_are_shown_too(database: Database, migrations: Write) -> None:
+    events = Events()
+    with pytest.raises(MigrationFailed):
+        run(database, migrations({"001-fails.sql": "DO $$BEGIN RAISE NOTICE 'so far'; END$$; SELECT 1 / 0"}), events)
+    assert events.notices == ["NOTICE: so far"]
+    assert history(database) == []
+
+
+MEASURE = """
+import resource, subprocess, sys
+result = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, result.returncode, flush=True)
+sys.stdout.buffer.write(result.stdout)
+"""
+FLOOR = "import psycopg, sys; print(psycopg.connect(sys.argv[1]).execute('SELECT 1').fetchone())"
+
+
+def peak(*command: str, **environ: str) -> tuple[int, str]:
+    """The most memory, in bytes, that a command needed, and its output; it must end well."""
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE, sys.executable, *command],
+        env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | environ,
+        encoding="utf-8",
+        capture_output=True,
+        check=True,
+    )
+    figures, _, output = result.stdout.partition("\n")
+    kilobytes, code = map(int, figures.split())
+    assert code == 0, output
+    return kilobytes * (1 if sys.platform == "darwin" else 1024), output
+
+
+def peak_of_run(database: Database, cli: Cli) -> tuple[int, str]:
+    directory = str(cli.directory / "migrations")
+    return peak(str(cli.script), POSTGRES_URL=database.url, MIGRATION_DIR=directory)
+
+
+def test_a_file_of_50_megabytes_needs_no_more_than_five_times_its_size(
+    database: Database, cli: Cli, migrations: Write
+) -> None:
+    row = "INSERT INTO t VALUES ({}, '" + "x" * 440 + "');\n"
+    count = 50 * 2**20 // len(row)
+    sql = "CREATE TABLE t (i int, words text);\n" + "".join(map(row.format, range(count)))
+    migrations({"001-large.sql": sql})
+    assert len(sql) > 50 * 2**20
+    used, output = peak_of_run(database, cli)
+    assert "Applied: 001-large" in output
+    assert used <= peak("-c", FLOOR, database.url)[0] + 5 * len(sql)
+    assert database.execute("SELECT count(*), max(i) FROM t") == [(count, count - 1)]
+    assert history(database) == ["001-large"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("DO $$BEGIN FOR i IN 1..1000000 LOOP RAISE NOTICE 'number %', i; END LOOP; END$$", 101),
+        ("SELECT i, repeat('x', 20) FROM generate_series(1, 2000000) i", 0),
+    ],
+    ids=["notices", "rows"],
+)
+def test_a_million_notices_or_rows_do_not_grow_memory(
+    database: Database, cli: Cli, migrations: Write, sql: str, said: int
+) -> None:
+    migrations({"001-quiet.sql": "SELECT 1"})
+    usual, _ = peak_of_run(database, cli)
+    migrations({"002-large.sql": sql})
+    used, output = peak_of_run(database, cli)
+    assert used <= usual + 4 * 2**20
+    assert sum(line.startswith("   002-large: ") for line in output.splitlines()) == said
+    assert history(database) == ["001-quiet", "002-large"]
+
+
+# A database that another runner looked after.
+
+SEED = """
+CREATE TABLE schema_migrations (
+    id SERIAL PRIMARY KEY,
+    version VARCHAR(255) UNIQUE NOT NULL,
+    name VARCHAR(255) NOT NULL,
+    applied_at TIMESTAMP DEFAULT NOW(),
+    execution_time_ms INTEGER,
+    checksum VARCHAR(64)
+)
+"""
+ADOPTED: dict[str, str | bytes] = {
+    "000-create-migration-table.sql": SEED,
+    "001-windows.sql": "CREATE TABLE windows (i int);\r\n-- edited on Windows\r\n",
+    "002-unverified.sql": "CREATE TABLE unverified (i int);\n",
+    "003-wrapped.sql": "BEGIN;\nCREATE TABLE wrapped (i int);\nCOMMIT;\n",
+}
+
+
+def adopt(database: Database) -> list[tuple[Any, ...]]:
+    """The database as a Node runner left it, in a time zone of its own; its rows."""
+    database.execute(f"ALTER DATABASE \"{database.name}\" SET timezone = 'Asia/Tokyo'")
+    for index, (name, sql) in enumerate(ADOPTED.items()):
+        assert isinstance(sql, str)
+        database.execute(sql)
+        checksum = None if "unverified" in name else hashlib.sha256(sql.encode()).hexdigest()
+        database.execute(
+            "INSERT INTO schema_migrations (version, name, applied_at, execution_time_ms, checksum)"
+            " VALUES (%s, %s, %s, 25, %s)",
+            [name.removesuffix(".sql"), f"Name {index}", f"2025-10-25 23:0{index}:17.5", checksum],
+        )
+    return database.execute("SELECT * FROM schema_migrations ORDER BY id")
+
+
+def columns(database: Database) -> list[str]:
+    query = (
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass AND attnum > 0 ORDER BY attnum"
+    )
+    return [name for (name,) in database.execute(query)]
+
+
+def test_the_history_of_an_older_runner_is_taken_over_and_nothing_runs_again(
+    database: Database, migrations: Write
+) -> None:
+    rows = adopt(database)
+    directory = migrations(ADOPTED)
+    assert run(database, directory, MIGRATION_ENV="production").applied == []
+    assert len(columns(database)) == 6, "nothing was pending, so nothing is changed"
+
+    migrations({"004-ours.sql": "CREATE TABLE ours (i int)"})
+    (before,) = database.execute("SELECT localtimestamp")
+    assert run(database, directory, MIGRATION_ENV="production").applied == ["004-ours"]
+    (after,) = database.execute("SELECT localtimestamp")
+    assert columns(database)[6:] == ["environment", "identity", "git_commit", "applied_by"]
+    *old, new = database.execute("SELECT * FROM schema_migrations ORDER BY id")
+    assert old == [(*row, None, None, None, None) for row in rows]
+    assert before[0] < new[3] < after[0], "in the server's time zone, as the column's other values"
+    assert (new[1], new[6], new[9]) == ("004-ours", "production", "cli")
+    assert tables(database) == ["ours", "unverified", "windows", "wrapped"]
+
+
+@pytest.mark.parametrize("endings", ["\n", "\r\n"])
+def test_an_older_runners_checksums_hold_whatever_line_endings_a_checkout_has(
+    database: Database, migrations: Write, endings: str
+) -> None:
+    adopt(database)
+    files = {name: str(sql).replace("\r\n", "\n").replace("\n", endings).encode() for name, sql in ADOPTED.items()}
+    assert run(database, migrations(files), MIGRATION_ENV="production").applied == []
+    assert len(history(database)) == 4
+
+
+def test_an_older_runners_times_are_read_in_the_servers_time_zone(
+    database: Database, cli: Cli, migrations: Write
+) -> None:
+    adopt(database)
+    migrations(ADOPTED)
+    result = cli("status", url=database.url)
+    assert result.code == 0
+    assert "✅ 003-wrapped                         (2025-10-25 14:03:17 UTC) - 25ms" in result.out
+    assert "not verified: 002-unverified" in result.out
+    with Session(config_of(database, cli.directory / "migrations")) as session:
+        times = [row.applied_at.isoformat() for row in session.read().rows if row.applied_at]
+    assert times == [f"2025-10-25T14:0{index}:17.500000+00:00" for index in range(4)]
+
+
+# Two at once, and one that is stopped.
+
+
+def test_two_runs_at_once_on_an_empty_database_apply_each_file_once(
+    server: Server, database: Database, cli: Cli, migrations: Write
+) -> None:
+    database.execute("CREATE TABLE effects (file int)")
+    files = {f"{number:03}-effect.sql": f"INSERT INTO effects VALUES ({number})" for number in range(8)}
+    migrations(files)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'onward%%'"
+    with ThreadPoolExecutor() as pool:
+        with psycopg.connect(database.url) as gate:
+            gate.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+            runs = [pool.submit(cli, url=database.url) for _ in range(2)]
+            until(lambda: server.admin.execute(waiting, [database.name]) == [(2,)])
+        results = [one.result() for one in runs]
+    assert [result.code for result in results] == [0, 0]
+    assert sum(result.out.count("✅ Applied: ") for result in results) == 8
+    assert database.execute("SELECT file FROM effects ORDER BY file") == [(number,) for number in range(8)]
+    assert history(database) == [name.removesuffix(".sql") for name in files]
+    nothing_is_left_running(server, database)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_rolls_back_and_says_what_is_applied_and_what_is_not(
+    server: Server, database: Database, cli: Cli, migrations: Write, number: signal.Signals, code: int
+) -> None:
+    files = {
+        "001-done.sql": "CREATE TABLE done ()",
+        "002-sleeps.sql": "CREATE TABLE sleeps (); SELECT pg_sleep(600)",
+        "003-never.sql": "CREATE TABLE never ()",
+    }
+    process = start(cli, database, migrations(files))
+    until(lambda: sleeping(server, database))
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == code
+    assert "✅ Applied: 001-done" in out
+    assert "Applied in this run: 001-done." in err
+    assert "Not applied: 002-sleeps, 003-never." in err
+    nothing_is_left_running(server, database)
+    assert tables(database) == ["done"]
+    assert history(database) == ["001-done"]
+
+
+def test_an_interrupted_no_transaction_file_says_which_statements_are_done(
+    server: Server, database: Database, cli: Cli, migrations: Write
+) -> None:
+    sql = (
+        "-- migrate: no-transaction\nCREATE TABLE a ();\nCREATE TABLE b ();\nSELECT pg_sleep(600);\nCREATE TABLE c ();"
+    )
+    process = start(cli, database, migrations({"001-sleeps.sql": sql}))
+    until(lambda: sleeping(server, database))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "of 001-sleeps, statements 1 to 2 are done and stay; the file is not recorded" in err
+    nothing_is_left_running(server, database)
+    assert tables(database) == ["a", "b"]
+    assert history(database) == []
+
+
+def start(cli: Cli, database: Database, directory: Path) -> subprocess.Popen[str]:
+    environ = {"PATH": os.environ["PATH"], "POSTGRES_URL": database.url, "MIGRATION_DIR": str(directory)}
+    return subprocess.Popen(
+        [sys.executable, str(cli.script)], env=environ, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def sleeping(server: Server, database: Database) -> list[tuple[Any, ...]]:
+    query = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND wait_event = 'PgSleep'"
+    return server.admin.execute(query, [database.name])
+
+
+# Examples of the documentation.
+
+
+@pytest.mark.parametrize(("suffix", "made"), [("_test", []), ("_live", ["usage_stats"])])
+def test_the_readmes_migration_that_acts_by_the_databases_name_does(
+    server: Server, database: Database, migrations: Write, suffix: str, made: list[str]
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = (
+        block for block in re.findall(r"```sql\n(.*?)```", readme, re.DOTALL) if "current_database()" in block
+    )
+    named = server.create(name=database.name + suffix)
+    try:
+        run(named, migrations({"001-example.sql": example}))
+        assert tables(named) == made
+        assert history(named) == ["001-example"]
+    finally:
+        server.drop(named)

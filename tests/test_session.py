@@ -1,0 +1,280 @@
+"""Connecting, with TLS and without; what is sent and what comes back; and that no password is in any of it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from lib.config import Target, parse_url
+from lib.errors import DatabaseUnavailable
+from lib.session import Session, connect, identifier, literal
+from scripts.embedded import Embedded, server_user
+from tests.conftest import Cli, Database, Server
+from tests.running import history, login, nothing_is_left_running, role, run, until
+
+Write = Callable[[Mapping[str, str | bytes]], Path]
+# 127.0.0.1, in a spelling that nobody can know for this machine's.
+ELSEWHERE = "0x7f000001"
+
+
+def target_of(database: Database) -> Target:
+    return parse_url("POSTGRES_URL", database.url, {})
+
+
+def session_of(database: Database) -> Session:
+    return connect(target_of(database), "onward test")
+
+
+def changed(database: Database, *, query: str = "", **parts: str) -> Database:
+    """The database by a URL in which user, password, host or port are others."""
+    url = urlsplit(database.url)
+    found = {"user": url.username, "password": url.password, "host": url.hostname, "port": url.port} | parts
+    netloc = f"{found['user']}:{found['password']}@{found['host']}:{found['port']}"
+    return Database(database.name, url._replace(netloc=netloc, query=query).geturl())
+
+
+# No session to be had.
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ("password", "canary-of-a-wrong-password", "password authentication failed"),
+        ("user", "nobody_of_that_name", "authentication failed"),
+    ],
+)
+def test_a_wrong_password_or_user_ends_the_run_at_once(
+    database: Database, cli: Cli, migrations: Write, part: str, value: str, says: str
+) -> None:
+    migrations({"001-one.sql": "CREATE TABLE one ()"})
+    result = cli(url=changed(database, **{part: value}).url)
+    assert result.code == 5
+    assert says in result.err
+    assert "Check user, password and database in the URL." in result.err
+    assert "canary" not in result.out + result.err
+    assert database.execute("SELECT to_regclass('one')") == [(None,)]
+
+
+def test_a_database_that_is_missing_ends_the_run_at_once(
+    server: Server, database: Database, cli: Cli, migrations: Write
+) -> None:
+    migrations({"001-one.sql": "CREATE TABLE one ()"})
+    result = cli(url=server.database("missing").url)
+    assert result.code == 5
+    assert 'database "missing" does not exist' in result.err
+    assert server.admin.execute("SELECT 1 FROM pg_database WHERE datname = 'missing'") == []
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port that is taken, and at which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def test_a_server_that_is_not_there_ends_the_run_when_the_budget_is_spent(
+    database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connect.__kwdefaults__ or {}, "budget", 0.3)
+    directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
+    with closed_port() as port, pytest.raises(DatabaseUnavailable, match="refused") as caught:
+        run(changed(database, port=str(port), password="canary-of-a-password"), directory)
+    assert caught.value.exit_code == 5
+    assert "Check that the server runs" in caught.value.next_step
+    assert "canary" not in str(caught.value) + caught.value.next_step
+    assert database.execute("SELECT to_regclass('one')") == [(None,)]
+
+
+def test_a_server_that_has_no_connection_to_spare_is_tried_again(server: Server, database: Database) -> None:
+    with login(server, database, "CONNECTION LIMIT 0") as crowded:
+        with pytest.raises(DatabaseUnavailable, match="too many connections"):
+            connect(target_of(crowded), "onward test", budget=0.3)
+        relief = threading.Timer(0.2, server.admin.execute, [f"ALTER ROLE {role(crowded)} CONNECTION LIMIT 1"])
+        relief.start()
+        with connect(target_of(crowded), "onward test") as session:
+            assert session.query("SELECT 1") == [("1",)]
+        relief.join()
+
+
+def test_a_refused_session_says_nothing_of_the_password(server: Server, database: Database) -> None:
+    with login(server, database) as closed:
+        server.admin.execute(f"ALTER ROLE {role(closed)} NOLOGIN")
+        with pytest.raises(DatabaseUnavailable) as caught:
+            session_of(closed)
+        error: BaseException | None = caught.value
+        while error:
+            assert "canary" not in f"{error!r} {error}"
+            error = error.__cause__
+        assert "canary" not in repr(target_of(closed))
+    assert "is not permitted to log in" in caught.value.message
+
+
+# TLS.
+
+
+def test_a_host_that_is_not_local_is_not_spoken_to_without_tls_unless_the_url_says_so(
+    server: Server, database: Database, cli: Cli, migrations: Write
+) -> None:
+    if urlsplit(server.url).hostname != "127.0.0.1" or server.admin.execute("SHOW ssl") != [("off",)]:
+        pytest.skip("this server has TLS, or is not at 127.0.0.1")
+    migrations({"001-one.sql": "CREATE TABLE one ()"})
+    result = cli(url=changed(database, host=ELSEWHERE).url)
+    assert result.code == 5
+    assert "does not support SSL" in result.err
+    assert "sslmode=disable" in result.err
+    assert database.execute("SELECT to_regclass('one')") == [(None,)]
+
+    assert cli(url=changed(database, host=ELSEWHERE, query="sslmode=disable").url).code == 0
+    assert history(database) == ["001-one"]
+
+
+@pytest.fixture(scope="module")
+def tls() -> Iterator[Database]:
+    """A database of a server that has TLS, as Debian's Postgres has, with a certificate that nobody has signed."""
+    installed = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "postgres").is_file()]
+    if not installed or not shutil.which("openssl"):
+        assert not os.environ.get("CI"), "CI must have openssl and Debian's Postgres"
+        pytest.skip("this needs openssl and Debian's Postgres")
+    parent = Path(tempfile.mkdtemp(prefix="onward-tls-"))
+    parent.chmod(0o755)
+    key, certificate = parent / "key", parent / "certificate"
+    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=db.example.com"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    key.chmod(0o600)
+    if user := server_user():
+        os.chown(key, user.pw_uid, user.pw_gid)
+    settings = ("ssl=on", f"ssl_key_file={key}", f"ssl_cert_file={certificate}", "fsync=off")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POSTGRES_BIN", str(installed[-1]))
+        try:
+            with Embedded(parent / "postgres", settings=settings) as server:
+                yield Database("postgres", server.url())
+        finally:
+            shutil.rmtree(parent)
+
+
+LOOK = "INSERT INTO seen SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+
+
+@pytest.mark.parametrize(
+    ("query", "encrypted"), [("", True), ("sslmode=disable", False), ("sslmode=verify-full&sslrootcert=system", None)]
+)
+def test_tls_is_used_where_the_host_is_not_local_and_as_the_url_says(
+    tls: Database, cli: Cli, migrations: Write, query: str, encrypted: bool | None
+) -> None:
+    tls.execute("DROP TABLE IF EXISTS seen, schema_migrations; CREATE TABLE seen (ssl boolean)")
+    migrations({"001-look.sql": LOOK, "002-look.sql": f"-- migrate: no-transaction\n{LOOK}"})
+    result = cli(url=changed(tls, host=ELSEWHERE, query=query).url)
+    if encrypted is None:
+        assert result.code == 5
+        assert "certificate" in result.err
+        assert tls.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+    else:
+        assert result.code == 0
+        assert tls.execute("TABLE seen") == [(encrypted,), (encrypted,)]
+
+
+# What is sent and what comes back.
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "SELECT 1",
+        "SET standard_conforming_strings = off",
+        "SET client_encoding = 'LATIN1'",
+        "SET client_encoding = 'SQL_ASCII'",
+        "SET backslash_quote = off",
+    ],
+)
+@pytest.mark.parametrize(
+    "value", ["", "it's", 'a "quote"', "\\", "\\'; DROP TABLE t; --", "größe 🐘\n\t\x01", "%s $1 {}"]
+)
+def test_values_and_names_are_read_alike_whatever_a_file_has_set(database: Database, setting: str, value: str) -> None:
+    name = value or "empty"
+    database.execute("CREATE SCHEMA names")
+    with session_of(database) as session:
+        session.query(setting)
+        query = f"SELECT encode(convert_to({literal(value)}, 'UTF8'), 'hex')"
+        assert session.query(query) == [(value.encode().hex(),)]
+        session.query(f"CREATE TABLE names.{identifier(name)} ()")
+    ((found,),) = database.execute("SELECT relname FROM pg_class WHERE relnamespace = 'names'::regnamespace")
+    assert found == name
+
+
+def test_numbers_and_nothing_are_literals_too(database: Database) -> None:
+    with session_of(database) as session:
+        assert session.query(f"SELECT {literal(-7)}, {literal(None)}") == [("-7", None)]
+
+
+def test_an_answer_has_rows_tags_and_the_error_after_them(database: Database) -> None:
+    with session_of(database) as session:
+        answer = session.send("CREATE TABLE t (i int); INSERT INTO t VALUES (1), (2) RETURNING i; ; SELECT 1 / 0")
+        assert (answer.rows, answer.tags, answer.finished, answer.lost) == (
+            [("1",), ("2",)],
+            ["CREATE TABLE", "INSERT 0 2"],
+            2,
+            False,
+        )
+        assert answer.error
+        assert (answer.error.sqlstate, answer.error.message) == ("22012", "division by zero")
+        assert not session.in_transaction
+        dropped = session.send("SELECT 'row' FROM generate_series(1, 1000); SELECT 2", keep=False)
+        assert (dropped.rows, dropped.tags, dropped.finished, dropped.error) == ([], [], 2, None)
+    assert database.execute("SELECT to_regclass('t')") == [(None,)]
+
+
+def test_an_errors_place_and_words_are_all_taken_over(database: Database) -> None:
+    database.execute("CREATE TABLE t (i int CONSTRAINT small CHECK (i < 9)); CREATE TABLE users (mail text)")
+    with session_of(database) as session:
+        placed = session.send("SELECT '🐘', mial FROM users").error
+        assert placed
+        assert (placed.sqlstate, placed.position) == ("42703", 13), "in characters"
+        assert placed.hint == 'Perhaps you meant to reference the column "users.mail".'
+        refused = session.send("DO $$BEGIN INSERT INTO t VALUES (9); END$$").error
+        assert refused
+        assert (refused.constraint, refused.detail, refused.position) == ("small", "Failing row contains (9).", None)
+        assert refused.context
+        assert refused.context.startswith("SQL statement")
+    assert database.execute("TABLE t") == []
+
+
+def test_a_session_that_the_server_ends_is_lost_and_says_so(server: Server, database: Database) -> None:
+    with session_of(database) as session:
+        session.query("BEGIN; CREATE TABLE t ()")
+        assert session.in_transaction
+        server.admin.execute("SELECT pg_terminate_backend(%s)", [session.pid])
+        answer = session.send("SELECT 1")
+        assert answer.lost
+        with pytest.raises(DatabaseUnavailable, match="lost"):
+            session.query("SELECT 1")
+    nothing_is_left_running(server, database)
+    assert database.execute("SELECT to_regclass('t')") == [(None,)]
+
+
+def test_an_interrupted_statement_is_cancelled_on_the_server(server: Server, database: Database) -> None:
+    with session_of(database) as session:
+        session.query("BEGIN; CREATE TABLE t ()")
+        query = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+
+        def interrupt() -> None:
+            until(lambda: server.admin.execute(query, [session.pid]))
+            os.kill(os.getpid(), signal.SIGINT)
+
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            session.send("SELECT pg_sleep(600)")
+        interrupter.join()
+        nothing_is_left_running(server, database)
+    assert database.execute("SELECT to_regclass('t')") == [(None,)]
