@@ -1,0 +1,243 @@
+"""The fixtures: one Postgres a run, a database of its own for each test, and the command line in a clean environment.
+
+The server is POSTGRES_TEST_URL's (a superuser's URL; the tests create and drop databases there), else an embedded one
+that pytest's first process starts and all xdist workers share; it ends with that process, `kill -9` included.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import psycopg
+import pytest
+
+from scripts.embedded import Embedded, EmbeddedError
+
+ROOT = Path(__file__).resolve().parent.parent
+# No fsync: nothing here outlives the run. No autovacuum: it would move the counters that some tests read.
+SETTINGS = (
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "autovacuum=off",
+    "max_connections=150",
+    "max_wal_size=256MB",
+)
+SHARED = pytest.StashKey[dict[str, str]]()
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of one test's own."""
+
+    name: str
+    url: str = field(repr=False)
+
+    def execute(self, sql: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+        """Run SQL in autocommit on a connection of its own; the rows of the last statement, none if it has no rows."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            cursor = connection.execute(sql.encode(), parameters)
+            while cursor.nextset():
+                pass
+            return cursor.fetchall() if cursor.description else []
+
+
+@dataclass(frozen=True)
+class Server:
+    """The run's Postgres; `create` and `drop` are for tests that need more databases than `database` gives them."""
+
+    url: str = field(repr=False)
+    run: str
+    worker: str
+    numbers: Iterator[int] = field(default_factory=count, repr=False)
+
+    @property
+    def admin(self) -> Database:
+        """The database of the server's own URL: for roles, statistics and other databases' sessions."""
+        return self.database(urlsplit(self.url).path.lstrip("/") or "postgres")
+
+    def database(self, name: str) -> Database:
+        """A database by its name, there or not."""
+        return Database(name, urlsplit(self.url)._replace(path=f"/{name}").geturl())
+
+    def create(self, *, template: str = "template0", name: str | None = None) -> Database:
+        """A new database: empty, or a clone of the template."""
+        database = self.database(name or f"{self.run}_{self.worker}_{next(self.numbers)}")
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            strategy = " STRATEGY file_copy" if connection.info.server_version >= 150000 else ""
+            connection.execute(f'CREATE DATABASE "{database.name}" TEMPLATE "{template}"{strategy}'.encode())
+        return database
+
+    def drop(self, database: Database) -> None:
+        """Drop a database and whatever still holds on to it."""
+        self.admin.execute(f'DROP DATABASE IF EXISTS "{database.name}" WITH (FORCE)')
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that has ended: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Cli:
+    """Runs `scripts/migrate.py` in a directory whose `migrations` it uses, with a clean environment."""
+
+    def __init__(self, project: Path, directory: Path) -> None:
+        self.script = project / "scripts" / "migrate.py"
+        self.directory = directory
+
+    def __call__(
+        self,
+        *arguments: str,
+        url: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        input: str | None = None,  # noqa: A002  (subprocess.run's own name for it)
+    ) -> Completed:
+        """Run it to its end; `url` stands for POSTGRES_URL in `env`. Fails if it prints the password of a URL."""
+        passed = {"MIGRATION_DIR": str(self.directory / "migrations")} | dict(env or {})
+        if url:
+            passed["POSTGRES_URL"] = url
+        result = subprocess.run(
+            [sys.executable, str(self.script), *arguments],
+            env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | passed,
+            cwd=cwd or self.directory,
+            input=input or "",
+            encoding="utf-8",
+            capture_output=True,
+            check=False,
+        )
+        for password in filter(None, map(_canary, passed.values())):
+            assert password not in result.stdout + result.stderr, "the command printed a password"
+        return Completed(result.returncode, result.stdout, result.stderr)
+
+
+def _canary(value: str) -> str | None:
+    """The password in a URL, if it is too long to be there by chance."""
+    with suppress(ValueError):
+        password = unquote(urlsplit(value).password or "")
+        return password if len(password) >= 12 else None
+    return None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker which server to use."""
+    node.workerinput.update(_shared(node.config))
+
+
+def _shared(config: pytest.Config) -> dict[str, str]:
+    """The server's URL and the prefix of this run's databases: the same in every process of the run."""
+    if hasattr(config, "workerinput"):
+        return {name: config.workerinput[name] for name in ("postgres_url", "postgres_run")}
+    if SHARED not in config.stash:
+        run = f"onward_{uuid.uuid4().hex[:8]}"
+        given = os.environ.get("POSTGRES_TEST_URL")
+        if given:
+            server = Server(given, run, "")
+            config.add_cleanup(lambda: server.drop(server.database(f"{run}_template")))
+        config.stash[SHARED] = {"postgres_url": given or _start_embedded(config), "postgres_run": run}
+    return config.stash[SHARED]
+
+
+def _start_embedded(config: pytest.Config) -> str:
+    memory = Path("/dev/shm")
+    place = memory if _roomy(memory) else Path(tempfile.gettempdir())
+    for lock in place.glob("onward-tests-*/lock"):
+        with suppress(EmbeddedError):  # what a killed run left behind; a live one is locked
+            Embedded(lock.parent).drop(patience=0)
+    server = Embedded(Path(tempfile.mkdtemp(prefix="onward-tests-", dir=place)), settings=SETTINGS)
+    config.add_cleanup(server.drop)
+    config.add_cleanup(server.stop)
+    try:
+        return server.start().url()
+    except EmbeddedError as error:
+        pytest.exit(f"no Postgres for the tests: {error}", 3)
+
+
+def _roomy(directory: Path) -> bool:
+    """Whether databases fit in there, and programs may be run from there: containers often have it small and noexec."""
+    if not directory.is_dir() or not os.access(directory, os.W_OK):
+        return False
+    return shutil.disk_usage(directory).free > 2 * 2**30 and not os.statvfs(directory).f_flag & os.ST_NOEXEC
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Server:
+    """The run's Postgres, shared by all workers: prefer `database`."""
+    shared = _shared(request.config)
+    worker: str = getattr(request.config, "workerinput", {}).get("workerid", "main")
+    return Server(shared["postgres_url"], shared["postgres_run"], worker)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a team copies into its repository: the developer's `.env` files are not in it."""
+    copy = tmp_path_factory.mktemp("project")
+    for folder in ("lib", "scripts", "migrations"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+@pytest.fixture(scope="session")
+def template(server: Server, project: Path) -> str:
+    """The name of a database that `scripts/migrate.py` has brought up to date with `migrations/`, once for the run."""
+    wanted = server.database(f"{server.run}_template")
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(hashtext(%s))", [wanted.name])
+        ready = "SELECT 1 FROM pg_database WHERE datname = %s AND NOT datallowconn"
+        if not connection.execute(ready, [wanted.name]).fetchall():
+            server.drop(wanted)
+            result = Cli(project, project)(url=server.create(name=wanted.name).url)
+            assert result.code == 0, result.out + result.err
+            server.admin.execute(f'ALTER DATABASE "{wanted.name}" ALLOW_CONNECTIONS false')
+    return wanted.name
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[Database]:
+    """A fresh, empty database."""
+    database = server.create()
+    yield database
+    server.drop(database)
+
+
+@pytest.fixture
+def migrated(server: Server, template: str) -> Iterator[Database]:
+    """A fresh database to which `migrations/` has been applied."""
+    database = server.create(template=template)
+    yield database
+    server.drop(database)
+
+
+@pytest.fixture
+def cli(project: Path, tmp_path: Path) -> Cli:
+    """`cli("status", url=database.url)` runs the command in `tmp_path`, where `migrations` writes its files."""
+    return Cli(project, tmp_path)
+
+
+@pytest.fixture
+def migrations(tmp_path: Path) -> Callable[[Mapping[str, str | bytes]], Path]:
+    """`migrations({"001-a.sql": "SELECT 1"})` writes files as they are into `tmp_path/migrations`, and returns that."""
+
+    def write(files: Mapping[str, str | bytes]) -> Path:
+        directory = tmp_path / "migrations"
+        directory.mkdir(exist_ok=True)
+        for name, content in files.items():
+            (directory / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        return directory
+
+    return write

@@ -1,0 +1,248 @@
+"""The sandbox and its setup, run as a user runs them in a copy of the project."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from scripts.embedded import Embedded
+from tests.conftest import ROOT, Completed, Database, Server
+from tests.test_embedded import rows, wait_until_gone
+
+BROKEN = "CREATE TABLE half_done (id int);\nSELECT no_such_function();\n"
+
+
+class Sandbox:
+    """`scripts/sandbox.py` of a project's copy, with the environment of a shell in which nothing is set."""
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start it and leave it running."""
+        process = subprocess.Popen(
+            [sys.executable, str(self.project / "scripts" / "sandbox.py"), *arguments],
+            env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **(env or {})},
+            cwd=self.project,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Completed:
+        """Run it to its end; both streams are in `out`."""
+        process = self.start(*arguments, env=env)
+        printed, _ = process.communicate()
+        return Completed(process.returncode, printed, "")
+
+    def write(self, name: str, sql: str) -> None:
+        """Put a migration into the project."""
+        (self.project / "migrations" / name).write_text(sql)
+
+    @property
+    def data(self) -> Path:
+        """Where its Postgres lives, which is in /var/tmp for a root whose folders are closed."""
+        return (self.project / ".sandbox" / "postgres").resolve()
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """What a running sandbox prints, up to a line with these words."""
+    assert process.stdout
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if words in line:
+            return printed
+    raise AssertionError(f"the sandbox ended:\n{printed}")
+
+
+def url_in(printed: str) -> str:
+    found = re.search(r"^URL: (postgresql://\S+)$", printed, re.MULTILINE)
+    assert found, printed
+    return found[1]
+
+
+@pytest.fixture
+def sandbox(project: Path, tmp_path: Path) -> Iterator[Sandbox]:
+    """A sandbox of this test's own, without data."""
+    sandbox = Sandbox(Path(shutil.copytree(project, tmp_path / "project")))
+    yield sandbox
+    for process in sandbox.started:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+    wait_until_gone(sandbox.data)
+    Embedded(sandbox.data).drop()
+
+
+def test_once_prints_the_status_and_leaves_with_0_and_without_a_process(sandbox: Sandbox) -> None:
+    result = sandbox.run("--once")
+    assert result.code == 0, result.out
+    assert "📊 Migration Status" in result.out
+    assert "Database: onward" in result.out
+    assert "Environment: development" in result.out
+    for version in ("000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"):
+        assert f"✅ {version}" in result.out
+    assert "postgresql://" not in result.out
+    wait_until_gone(sandbox.data)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_it_stays_until_it_is_told_to_stop_and_leaves_no_process(sandbox: Sandbox, stop: signal.Signals) -> None:
+    process = sandbox.start()
+    url = url_in(read_until(process, "Ctrl-C stops the sandbox."))
+    assert rows(url, "SELECT count(*) FROM schema_migrations") == [(3,)]
+    process.send_signal(stop)
+    printed, _ = process.communicate()
+    assert (process.returncode, "Traceback" in printed) == (0, False), printed
+    wait_until_gone(sandbox.data)
+    assert "database system is shut down" in (sandbox.data / "log").read_text()
+
+
+def test_killing_it_with_9_leaves_no_process_and_the_data_are_there_again(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    url = url_in(read_until(process, "Ctrl-C"))
+    rows(url, "CREATE TABLE kept AS SELECT 42 AS answer")
+    process.kill()
+    process.communicate()
+    wait_until_gone(sandbox.data)
+    assert url_in(read_until(sandbox.start(), "Ctrl-C")) == url
+    assert rows(url, "TABLE kept") == [(42,)]
+
+
+def test_reset_drops_the_data(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    rows(url_in(read_until(process, "Ctrl-C")), "CREATE TABLE kept ()")
+    refused = sandbox.run("--reset", "--once")
+    assert refused.code == 5
+    assert "is in use" in refused.out
+    process.terminate()
+    process.communicate()
+    process = sandbox.start("--reset")
+    url = url_in(read_until(process, "Ctrl-C"))
+    assert rows(url, "SELECT to_regclass('kept')::text, count(*) FROM schema_migrations") == [(None, 3)]
+
+
+def test_a_failing_migration_shows_its_error_and_once_leaves_with_its_exit_code(sandbox: Sandbox) -> None:
+    sandbox.write("003-broken.sql", BROKEN)
+    result = sandbox.run("--once")
+    assert result.code == 1
+    assert "003-broken.sql:2" in result.out
+    assert "no_such_function" in result.out
+    wait_until_gone(sandbox.data)
+
+
+def test_after_a_failing_migration_the_command_that_it_prints_completes_the_mended_file(sandbox: Sandbox) -> None:
+    sandbox.write("003-broken.sql", BROKEN)
+    process = sandbox.start()
+    printed = read_until(process, "Ctrl-C")
+    assert "The migration failed (exit code 1)" in printed
+    command = next(line for line in printed.splitlines() if line.startswith("  POSTGRES_URL="))
+    sandbox.write("003-broken.sql", BROKEN.replace("no_such_function", "now"))
+    again = subprocess.run(["/bin/sh", "-c", command], cwd=sandbox.project, capture_output=True, check=False)
+    assert again.returncode == 0, again.stderr
+    url = shlex.split(command)[0].removeprefix("POSTGRES_URL=")
+    assert rows(url, "SELECT to_regclass('half_done')::text, count(*) FROM schema_migrations") == [("half_done", 4)]
+
+
+def test_a_database_of_yours_is_used_and_its_password_is_not_shown(sandbox: Sandbox, database: Database) -> None:
+    process = sandbox.start("--url", database.url)
+    printed = read_until(process, "Ctrl-C")
+    assert url_in(printed) == re.sub(r":[^:@]*@", ":***@", database.url)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 0
+    assert database.execute("SELECT count(*) FROM schema_migrations") == [(3,)]
+    assert not (sandbox.project / ".sandbox").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:canary-s3cret@{place}/none",
+        "postgresql://me:canary-s3cret-with-@-and-/-and-?@{place}/none",
+        "postgresql://me@{place}/none?password=canary-s3cret&sslpassword=canary-s3cret",
+        "host=127.0.0.1 port=1 password=canary-s3cret",
+    ],
+)
+def test_the_password_of_a_url_that_does_not_work_is_not_shown(sandbox: Sandbox, server: Server, url: str) -> None:
+    process = sandbox.start("--url", url.format(place=urlsplit(server.url).netloc.rpartition("@")[2]))
+    printed = read_until(process, "Ctrl-C")
+    assert "The migration failed (exit code" in printed
+    assert "canary" not in printed
+
+
+def test_reset_of_a_database_of_yours_is_refused(sandbox: Sandbox) -> None:
+    result = sandbox.run("--reset", "--url", "postgresql://127.0.0.1:1/none")
+    assert result.code == 2
+    assert "argument --url: not allowed with argument --reset" in result.out
+
+
+def test_what_the_shell_and_env_files_have_set_for_other_databases_is_left_alone(sandbox: Sandbox) -> None:
+    elsewhere = "postgresql://nobody:nothing@127.0.0.1:1/production"
+    names = (
+        "MIGRATION_DATABASE_URL",
+        "POSTGRES_URL_NON_POOLING",
+        "DATABASE_URL_UNPOOLED",
+        "POSTGRES_URL",
+        "DATABASE_URL",
+    )
+    (sandbox.project / ".env.local").write_text(f'POSTGRES_URL="{elsewhere}"\nVERCEL="1"\nVERCEL_ENV="production"\n')
+    others = {
+        "VERCEL": "1",
+        "VERCEL_ENV": "production",
+        "MIGRATION_ENV": "production",
+        "CI": "1",
+        "PGSSLMODE": "require",
+    }
+    result = sandbox.run("--once", env=dict.fromkeys(names, elsewhere) | others)
+    assert result.code == 0, result.out
+    assert "Environment: development" in result.out
+
+
+def test_help_has_examples(sandbox: Sandbox) -> None:
+    result = sandbox.run("--help")
+    assert result.code == 0
+    assert "scripts/sandbox --reset" in result.out
+
+
+def setup(project: Path, tmp_path: Path, **environment: str) -> Completed:
+    """Run scripts/setup where PATH has a Python and no uv."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "dirname", "cat", "cksum", "rm", "sed", "head"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    (tools / "python3").symlink_to(sys.executable)
+    shutil.copy(ROOT / "requirements.txt", project)
+    shutil.copy(ROOT / "requirements-dev.txt", project)
+    command = [str(project / "scripts" / "setup")]
+    result = subprocess.run(
+        command, env={"PATH": str(tools), **environment}, capture_output=True, encoding="utf-8", check=False
+    )
+    return Completed(result.returncode, result.stdout, result.stderr)
+
+
+def test_setup_tells_what_to_install_where_python_cannot_make_an_environment(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "ensurepip.py").write_text("raise ImportError('as on a Debian without python3-venv')")
+    result = setup(sandbox.project, tmp_path, PYTHONPATH=str(tmp_path))
+    assert result.code == 1
+    assert "apt install python3-venv" in result.err
+    assert not (sandbox.project / ".venv").exists()
+
+
+def test_setup_tells_that_the_python_it_was_given_does_not_run(sandbox: Sandbox, tmp_path: Path) -> None:
+    result = setup(sandbox.project, tmp_path, PYTHON="/nowhere/python")
+    assert result.code == 1
+    assert "PYTHON is /nowhere/python, which is not a Python of version 3.11 or newer that runs" in result.err
