@@ -69,13 +69,14 @@ def run_dict(run: Run) -> dict[str, Any]:
         "success": True,
         "environment": run.environment,
         "database": run.database,
-        "applied": [_done_dict(done) for done in run.applied],
+        "applied": [done_dict(done) for done in run.applied],
         "remaining": list(run.remaining),
         "complete": not run.remaining,
     }
 
 
-def _done_dict(done: Done) -> dict[str, Any]:
+def done_dict(done: Done) -> dict[str, Any]:
+    """One applied migration."""
     return {"version": done.version, "name": done.name, "executionTimeMs": done.milliseconds}
 
 
@@ -99,7 +100,7 @@ def error_dict(error: OnwardError) -> dict[str, Any]:
         }
     document: dict[str, Any] = {"success": False, "error": found}
     if error.applied is not None:
-        document |= {"applied": [_done_dict(done) for done in error.applied], "remaining": list(error.remaining)}
+        document |= {"applied": [done_dict(done) for done in error.applied], "remaining": list(error.remaining)}
     return document
 
 

@@ -227,7 +227,7 @@ def _connect(target: Target, application_name: str, budget: float) -> psycopg.Co
 
 
 def _connect_failure(target: Target, message: str) -> DatabaseUnavailable:
-    reason = redact(" ".join(message.split()), target)
+    reason = " ".join(redact(message, target).split())
     return DatabaseUnavailable(f"no session with {target}: {reason}", next_step=_advice(reason))
 
 

@@ -398,6 +398,7 @@ def _number(text: str) -> int:
 def _process() -> int:
     """`main` as a process of its own, whatever its streams are, and whoever interrupts it."""
     _mend_streams()
+    os.environ.pop("PGTZ", None)  # libpq would read an older history's times in the user's zone, not the server's
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:

@@ -1593,3 +1593,20 @@ def test_version_is_one_line(cli: Cli, database: Database) -> None:
     result = cli("--version", url=database.url)
     assert (result.code, result.out, result.err) == (0, f"onward {VERSION}\n", "")
     assert contents(database) == ([], [])
+
+
+def test_times_of_an_older_history_are_the_servers_and_not_those_of_the_users_zone(
+    database: Database, cli: Cli, migrations: Write
+) -> None:
+    migrations({"001-old.sql": "SELECT 1"})
+    database.execute(f"ALTER DATABASE \"{database.name}\" SET timezone = 'America/New_York'")
+    database.execute(
+        "CREATE TABLE schema_migrations (id SERIAL PRIMARY KEY, version VARCHAR(255) UNIQUE NOT NULL,"
+        " name VARCHAR(255) NOT NULL, applied_at TIMESTAMP, execution_time_ms INTEGER, checksum VARCHAR(64))"
+    )
+    database.execute(
+        "INSERT INTO schema_migrations (version, name, applied_at) VALUES ('001-old', 'Old', '2025-07-01 08:00:00')"
+    )
+    result = cli("status", "--json", url=database.url, env={"PGTZ": "Asia/Tokyo"})
+    assert json.loads(result.out)["lastMigration"]["appliedAt"] == "2025-07-01T12:00:00.000Z"
+    assert database.execute("SELECT applied_at::text FROM schema_migrations") == [("2025-07-01 08:00:00",)]
