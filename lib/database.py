@@ -80,6 +80,14 @@ RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD TEMP;
 SELECT CASE WHEN pg_try_advisory_xact_lock({key}) THEN {proof} END;
 """
 
+_HOLDER = """
+SELECT a.pid, a.application_name, round(extract(epoch FROM clock_timestamp() - a.xact_start))
+FROM pg_locks l
+JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = a.datid
+    AND a.datname = current_database() AND l.classid::bigint << 32 | l.objid::bigint = {key}
+"""
+
 # What a session keeps whether its transaction is committed or not. Only what was prepared by SQL is deallocated: a
 # pooler keeps its other clients' prepared statements on the same connection.
 _LEFT_BEHIND = """
@@ -225,13 +233,20 @@ class Database:
         while not (proof := self._proof(answer)):
             if time.monotonic() > deadline:
                 self._rollback()
-                raise LockBusy(f"another run holds the lock on {self._target}", next_step="Run again when it is done.")
+                raise self._busy()
             time.sleep(random.uniform(*_POLL))  # noqa: S311 - jitter, not a secret
             answer = self._session.send("ROLLBACK;" + opening)
         if compare and tuple(map(int, answer.rows[1])) != self._fingerprint:  # type: ignore[arg-type]
             self._rollback()
             raise HistoryChanged
         return proof
+
+    def _busy(self) -> LockBusy:
+        holders = self._session.query(_HOLDER.format(key=_LOCK_KEY))
+        who = "; ".join(f"pid {pid}, {name or 'without a name'}, for {age} s" for pid, name, age in holders)
+        end = f"; or end it: SELECT pg_terminate_backend({holders[0][0]})" if holders else ""
+        message = f"another run holds the lock on {self._target}" + (f": {who}" if who else "")
+        return LockBusy(message, next_step=f"Run again when it is done{end}.")
 
     def _opening(self, *, holding: bool = False, compare: bool = True) -> str:
         proof = "'held'" if holding else "pg_current_xact_id()::text"

@@ -16,7 +16,7 @@ import pytest
 
 from lib import runner
 from lib.database import Database as Session
-from lib.errors import FilesError, MigrationFailed
+from lib.errors import FilesError, LockBusy, MigrationFailed
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.running import (
     LOCK,
@@ -669,3 +669,17 @@ def test_the_readmes_migration_that_acts_by_the_databases_name_does(
         assert history(named) == ["001-example"]
     finally:
         server.drop(named)
+
+
+def test_a_run_that_waits_in_vain_names_the_holder_of_the_lock_and_how_to_end_it(
+    database: Database, migrations: Write
+) -> None:
+    with psycopg.connect(database.url, application_name="onward 0.0.0 elsewhere") as holder:
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        with pytest.raises(LockBusy) as caught:
+            run(database, migrations({"001-one.sql": "CREATE TABLE one ()"}), MIGRATION_WAIT="0")
+        pid = holder.info.backend_pid
+        assert re.search(rf"pid {pid}, onward 0\.0\.0 elsewhere, for \d+ s$", caught.value.message)
+        assert caught.value.next_step.endswith(f"SELECT pg_terminate_backend({pid}).")
+    assert tables(database) == []
+    assert run(database, migrations({"001-one.sql": "CREATE TABLE one ()"})).applied == ["001-one"]
