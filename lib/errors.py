@@ -7,6 +7,7 @@ OnwardError
 ├── WrongEnvironment       3  this database is not this environment's to change
 ├── LockBusy               4  another run, or another session's lock, is in the way
 ├── DatabaseUnavailable    5  unreachable
+│   ├── PasswordRefused    5  the server does not accept the password
 │   └── DatabaseUnsuitable 5  reachable, but read-only, without privilege, without a schema
 ├── MigrationFailed        1  a migration failed and was rolled back
 │   └── PartlyApplied      7  a no-transaction migration failed midway
@@ -107,6 +108,10 @@ class DatabaseUnavailable(OnwardError):
     """No session could be had, or it was lost before anything was sent to be kept."""
 
     exit_code, http_status, code = 5, 503, "database_unavailable"
+
+
+class PasswordRefused(DatabaseUnavailable):
+    """The server does not accept the password: another one may be needed, after a rotation for instance."""
 
 
 class DatabaseUnsuitable(DatabaseUnavailable):

@@ -15,7 +15,7 @@ from lib.migration import DRAFT, Migration, load, refuse
 from lib.plan import Applied, Plan, make_plan
 
 # Before a deadline: time to say what happened, and the least that is worth beginning a file with.
-_MARGIN, _LEAST = 3.0, 1.0
+MARGIN, LEAST = 3.0, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def run(config: Config, emit: Emit, *, deadline: float | None = None) -> Run:
     """
     migrations = load(config.directory)
     applied: list[Done] = []
-    with Database(config, deadline=None if deadline is None else deadline - _MARGIN) as database:
+    with Database(config, deadline=None if deadline is None else deadline - MARGIN) as database:
         while True:
             history, plan = look(config, database, migrations)
             try:
@@ -83,10 +83,10 @@ def run(config: Config, emit: Emit, *, deadline: float | None = None) -> Run:
 def _apply(database: Database, plan: Plan, emit: Emit, applied: list[Done]) -> None:
     plan.require_no_conflict()
     refuse(plan.pending)
-    if plan.pending and database.seconds_left > _LEAST:
+    if plan.pending and database.seconds_left > LEAST:
         database.prepare()
     for migration, successor in zip_longest(plan.pending, plan.pending[1:]):
-        if database.seconds_left <= _LEAST:
+        if database.seconds_left <= LEAST:
             return
         milliseconds = database.apply(
             migration,
@@ -99,7 +99,7 @@ def _apply(database: Database, plan: Plan, emit: Emit, applied: list[Done]) -> N
 
 
 def _opens_next(database: Database, successor: Migration | None) -> bool:
-    return successor is not None and successor.transactional and database.seconds_left > _LEAST
+    return successor is not None and successor.transactional and database.seconds_left > LEAST
 
 
 def _remaining(plan: Plan, applied: list[Done]) -> tuple[str, ...]:

@@ -20,9 +20,10 @@ import psycopg
 from psycopg import pq
 
 from lib.config import Target, redact
-from lib.errors import DatabaseUnavailable, DatabaseUnsuitable, LockBusy, OnwardError, ServerError
+from lib.errors import DatabaseUnavailable, DatabaseUnsuitable, LockBusy, OnwardError, PasswordRefused, ServerError
 
 CONNECT_BUDGET = 20.0
+_GRACE = 2.0  # for a server to end what was cancelled at the deadline
 _NOTICES_KEPT = 100
 # Without them a vanished server keeps a client waiting for ever. A URL may say otherwise.
 _DEFAULTS = {
@@ -33,10 +34,12 @@ _DEFAULTS = {
 }
 # libpq gives connection errors no SQLSTATE. These texts will not change by waiting; any other failure may.
 _FINAL = re.compile(
-    r"authentication failed|no password supplied|does not exist|no pg_hba\.conf entry|does not support SSL|certificate|"
+    r"authentication failed|password|does not exist|no pg_hba\.conf entry|does not support SSL|certificate|"
     r"permission denied|not permitted|unsupported startup parameter|[Nn]ame or service not known|nodename nor servname|"
     r"invalid|not currently accepting connections"
 )
+
+_REFUSED = re.compile(r"authentication failed|password")  # in Postgres' words, and in those of RDS Proxy
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class Session:
         self.notice_count = 0
         self._connection = connection
         self._deadline = deadline
+        self._cancelled = False
         self._pgconn = connection.pgconn
         connection.add_notice_handler(self._notice)
 
@@ -106,6 +110,7 @@ class Session:
                 self._take(result, answer, keep)
         except psycopg.Error:
             answer.lost = True
+            self._connection.close()
         except BaseException:
             self._abandon()
             raise
@@ -149,7 +154,9 @@ class Session:
             selector.register(self._pgconn.socket, events)
             ready = sum(ready for _, ready in selector.select(left))
         if not ready:
-            self._deadline = None  # once: what follows is the server's own ending of it
+            if self._cancelled:
+                raise psycopg.OperationalError("the server did not answer the cancellation")
+            self._cancelled, self._deadline = True, time.monotonic() + _GRACE
             self._connection.cancel_safe(timeout=1.0)
         return ready
 
@@ -228,7 +235,8 @@ def _connect(target: Target, application_name: str, budget: float) -> psycopg.Co
 
 def _connect_failure(target: Target, message: str) -> DatabaseUnavailable:
     reason = " ".join(redact(message, target).split())
-    return DatabaseUnavailable(f"no session with {target}: {reason}", next_step=_advice(reason))
+    kind = PasswordRefused if _REFUSED.search(reason) else DatabaseUnavailable
+    return kind(f"no session with {target}: {reason}", next_step=_advice(reason))
 
 
 def _advice(reason: str) -> str:

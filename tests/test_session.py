@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -278,3 +279,26 @@ def test_an_interrupted_statement_is_cancelled_on_the_server(server: Server, dat
         interrupter.join()
         nothing_is_left_running(server, database)
     assert database.execute("SELECT to_regclass('t')") == [(None,)]
+
+
+# A deadline.
+
+
+def test_a_statement_is_cancelled_at_its_deadline_and_the_session_goes_on(database: Database) -> None:
+    with connect(target_of(database), "onward test", deadline=time.monotonic() + 0.2) as session:
+        answer = session.send("CREATE TABLE one (); SELECT pg_sleep(60)")
+        assert answer.error is not None
+        assert (answer.error.sqlstate, answer.lost) == ("57014", False)
+        assert session.query("SELECT to_regclass('one')") == [(None,)]
+
+
+def test_a_server_that_does_not_answer_the_cancellation_is_left(database: Database, server: Server) -> None:
+    with connect(target_of(database), "onward test", deadline=time.monotonic() + 0.2) as session:
+        backend = int(session.query("SELECT pg_backend_pid()")[0][0] or 0)
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            assert session.send("CREATE TABLE one ()").lost
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        assert session.send("SELECT 1").lost
+    nothing_is_left_running(server, database)

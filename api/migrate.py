@@ -1,0 +1,3 @@
+"""POST /api/migrate."""
+
+from lib.web import app

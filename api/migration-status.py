@@ -1,0 +1,3 @@
+"""GET /api/migration-status."""
+
+from lib.web import app
