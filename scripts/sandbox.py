@@ -1,4 +1,4 @@
-"""A Postgres on this machine with `migrations/` applied, to try things out: `scripts/sandbox --help`.
+"""A Postgres on this machine with `migrations/` applied, and both routes, to try things out: `scripts/sandbox --help`.
 
 Its data is in `.sandbox/` and stays between runs. Nothing here reaches another database but the one of `--url`.
 """
@@ -6,12 +6,16 @@ Its data is in `.sandbox/` and stays between runs. Nothing here reaches another 
 import argparse
 import os
 import re
+import secrets
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +26,10 @@ from lib.config import URL_VARIABLES  # noqa: E402
 from scripts.embedded import Embedded, EmbeddedError, reachable  # noqa: E402
 
 DATABASE = "onward"
-DESCRIPTION = "Start a Postgres on this machine, apply migrations/ to it, print the status, and stay until Ctrl-C."
+DESCRIPTION = """\
+Start a Postgres on this machine, apply migrations/ to it, print the status,
+serve both routes, and stay until Ctrl-C.
+"""
 EXAMPLES = """\
 examples:
   scripts/sandbox                 the same data as the last time, with new migrations applied
@@ -125,13 +132,61 @@ def _use(target: Target, once: bool, wait: Callable[[], object]) -> int:
         command = f"POSTGRES_URL={shlex.quote(target.shown)} {os.path.relpath(sys.executable)} {script}"
         print(f"The migration failed (exit code {code}). Mend the file and run, in another terminal:\n  {command}")
     try:
-        print("Ctrl-C stops the sandbox.", flush=True)
-        wait()
+        _serve(target, wait)
     except KeyboardInterrupt:
         print("\nStopped; the data is kept." if target.embedded else "")
         return 0
     print("sandbox: Postgres has ended", file=sys.stderr)
     return 5
+
+
+def _serve(target: Target, wait: Callable[[], object]) -> None:
+    secret = secrets.token_urlsafe(32)
+    with _serving(target, secret) as address:
+        print(f"\n  curl {address}/api/migration-status")
+        print(f"  curl -X POST -H 'Authorization: Bearer {secret}' {address}/api/migrate\n")
+        print("Ctrl-C stops the sandbox.", flush=True)
+        wait()
+
+
+@contextmanager
+def _serving(target: Target, secret: str) -> Iterator[str]:
+    """Serve both routes in a process that ends with this one, `kill -9` included; the address, which works at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        descriptor, port = listening.fileno(), listening.getsockname()[1]
+        server = subprocess.Popen(
+            [sys.executable, "-c", f"from scripts.sandbox import serve; serve({descriptor})"],
+            cwd=ROOT,
+            env=target.environment() | {"MIGRATION_SECRET": secret},
+            pass_fds=(descriptor,),
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        _end(server)
+
+
+def serve(descriptor: int) -> None:
+    """Be the server, until the other end of stdin, which the sandbox alone holds, is closed."""
+    import uvicorn  # noqa: PLC0415 - installed for development only
+
+    def leave() -> None:
+        sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=leave, daemon=True).start()
+    uvicorn.run("lib.web:app", fd=descriptor, log_level="warning", timeout_graceful_shutdown=1)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """Let go of its pipe, which ends it; a migration that it is in the middle of is not waited for."""
+    try:
+        server.communicate(timeout=3)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def _without_password(url: str) -> str:

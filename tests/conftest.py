@@ -187,7 +187,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what a team copies into its repository: the developer's `.env` files are not in it."""
     copy = tmp_path_factory.mktemp("project")
-    for folder in ("lib", "scripts", "migrations"):
+    for folder in ("api", "lib", "migrations", "public", "scripts"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
 

@@ -1,5 +1,7 @@
 """The sandbox and its setup, run as a user runs them in a copy of the project."""
 
+import http.client
+import json
 import os
 import re
 import shlex
@@ -9,12 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
 
 from scripts.embedded import Embedded
 from tests.conftest import ROOT, Completed, Database, Server
+from tests.running import history, until
 from tests.test_embedded import rows, wait_until_gone
 
 BROKEN = "CREATE TABLE half_done (id int);\nSELECT no_such_function();\n"
@@ -74,6 +78,55 @@ def url_in(printed: str) -> str:
     return found[1]
 
 
+class Request(NamedTuple):
+    """What a printed curl line asks for."""
+
+    method: str
+    port: int
+    path: str
+    headers: dict[str, str]
+
+    def send(self) -> tuple[int, Any]:
+        """The status code and the JSON of the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        connection.request(self.method, self.path, headers=self.headers)
+        answer = connection.getresponse()
+        found = answer.status, json.loads(answer.read())
+        connection.close()
+        return found
+
+    def refused(self) -> bool:
+        """Whether nobody listens there."""
+        try:
+            self.send()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+def requests_in(printed: str) -> tuple[Request, Request]:
+    """The status request and the POST."""
+    status, migrate = (curl(line) for line in printed.splitlines() if line.startswith("  curl "))
+    return status, migrate
+
+
+def curl(line: str) -> Request:
+    words = shlex.split(line)[1:]
+    method, headers = "GET", {}
+    while words[0].startswith("-"):
+        option, value = words.pop(0), words.pop(0)
+        if option == "-X":
+            method = value
+        else:
+            assert option == "-H"
+            headers[value.partition(": ")[0]] = value.partition(": ")[2]
+    [url] = words
+    assert urlsplit(url).hostname == "127.0.0.1"
+    return Request(method, urlsplit(url).port or 0, urlsplit(url).path, headers)
+
+
 @pytest.fixture
 def sandbox(project: Path, tmp_path: Path) -> Iterator[Sandbox]:
     """A sandbox of this test's own, without data."""
@@ -97,7 +150,40 @@ def test_once_prints_the_status_and_leaves_with_0_and_without_a_process(sandbox:
     for version in ("000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"):
         assert f"✅ {version}" in result.out
     assert "postgresql://" not in result.out
+    assert "curl" not in result.out
     wait_until_gone(sandbox.data)
+
+
+def test_the_requests_of_the_curl_lines_that_it_prints_work(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    printed = read_until(process, "Ctrl-C")
+    status, migrate = requests_in(printed)
+    code, document = status.send()
+    assert (code, document["state"], document["environment"]) == (200, "current", "development")
+    assert migrate._replace(headers={}).send()[0] == 401
+    sandbox.write("003-add-orders.sql", "CREATE TABLE orders ();\n")
+    code, document = migrate.send()
+    assert (code, [one["version"] for one in document["applied"]]) == (200, ["003-add-orders"])
+    assert rows(url_in(printed), "SELECT applied_by FROM schema_migrations WHERE name = 'Add Orders'") == [("api",)]
+
+
+def test_the_routes_end_with_the_sandbox_even_in_the_middle_of_a_migration(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    printed = read_until(process, "Ctrl-C")
+    status, migrate = requests_in(printed)
+    sandbox.write("003-slow.sql", "CREATE TABLE half_done ();\nSELECT pg_sleep(3600);\n")
+    connection = http.client.HTTPConnection("127.0.0.1", migrate.port)
+    connection.request("POST", migrate.path, headers=migrate.headers)
+    sleeping = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    until(lambda: rows(url_in(printed), sleeping))
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 0
+    assert status.refused()
+    connection.close()
+    (sandbox.project / "migrations" / "003-slow.sql").unlink()
+    again = read_until(sandbox.start(), "Ctrl-C")
+    assert rows(url_in(again), "SELECT to_regclass('half_done')::text, count(*) FROM schema_migrations") == [(None, 3)]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -114,11 +200,13 @@ def test_it_stays_until_it_is_told_to_stop_and_leaves_no_process(sandbox: Sandbo
 
 def test_killing_it_with_9_leaves_no_process_and_the_data_are_there_again(sandbox: Sandbox) -> None:
     process = sandbox.start()
-    url = url_in(read_until(process, "Ctrl-C"))
+    printed = read_until(process, "Ctrl-C")
+    url = url_in(printed)
     rows(url, "CREATE TABLE kept AS SELECT 42 AS answer")
     process.kill()
     process.communicate()
     wait_until_gone(sandbox.data)
+    until(requests_in(printed)[0].refused)
     assert url_in(read_until(sandbox.start(), "Ctrl-C")) == url
     assert rows(url, "TABLE kept") == [(42,)]
 
@@ -162,9 +250,11 @@ def test_a_database_of_yours_is_used_and_its_password_is_not_shown(sandbox: Sand
     process = sandbox.start("--url", database.url)
     printed = read_until(process, "Ctrl-C")
     assert url_in(printed) == re.sub(r":[^:@]*@", ":***@", database.url)
+    sandbox.write("003-add-orders.sql", "CREATE TABLE orders ();\n")
+    assert [request.send()[0] for request in requests_in(printed)] == [200, 200]
     process.send_signal(signal.SIGINT)
     assert process.wait() == 0
-    assert database.execute("SELECT count(*) FROM schema_migrations") == [(3,)]
+    assert history(database)[3:] == ["003-add-orders"]
     assert not (sandbox.project / ".sandbox").exists()
 
 
