@@ -1,0 +1,553 @@
+"""The Lambda handler in this process: every shape of event, and secrets that moto keeps; the databases are real."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import boto3
+import pytest
+from moto import mock_aws
+from moto.core import set_initial_no_auth_action_count
+
+from lib.aws import Handler, UnknownEvent
+from tests.conftest import Database, Server
+from tests.platform.lambda_runtime import SOURCES, function_url, http_api, load_balancer, rest_api
+from tests.running import history, login, nothing_is_left_running, role, tables
+
+Write = Callable[[Mapping[str, str | bytes]], Path]
+Event = dict[str, Any]
+Request = Callable[..., Event]
+
+SECRET = "s3cret-" * 6
+OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
+BEARER = {"authorization": f"Bearer {SECRET}"}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What Lambda tells a handler beside the event."""
+
+    seconds: float = 60.0
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self.seconds * 1000)
+
+
+@pytest.fixture(params=SOURCES.values(), ids=list(SOURCES))
+def request_by(request: pytest.FixtureRequest) -> Request:
+    """Makes the event of a request, for each thing that can send one."""
+    made: Request = request.param
+    return made
+
+
+def function(database: Database, **environ: str) -> Handler:
+    """A new instance of the function."""
+    return Handler({"MIGRATION_ENV": "test", "MIGRATION_SECRET": SECRET, "DATABASE_URL": database.url, **environ})
+
+
+def answer(handler: Handler, event: Event) -> tuple[int, Any]:
+    """Status and document of an HTTP answer, which must be JSON as text."""
+    response = handler(event, Context())
+    assert response["isBase64Encoded"] is False
+    return response["statusCode"], json.loads(response["body"])
+
+
+# HTTP events.
+
+
+def test_every_kind_of_http_event_gets_the_status_as_text(migrated: Database, request_by: Request) -> None:
+    status, document = answer(function(migrated), request_by("GET", "/api/migration-status"))
+    assert (status, document["state"], document["appliedMigrations"]) == (200, "current", 3)
+    assert document["database"] == migrated.name
+
+
+def test_every_kind_of_http_event_can_run_what_is_pending(database: Database, request_by: Request) -> None:
+    status, document = answer(function(database), request_by("POST", "/api/migrate", headers=BEARER))
+    assert (status, document["success"], document["complete"]) == (200, True, True)
+    assert [one["version"] for one in document["applied"]] == history(database) == OURS
+    assert database.execute("SELECT DISTINCT applied_by, environment FROM schema_migrations") == [("lambda", "test")]
+
+
+def test_no_kind_of_http_event_runs_anything_without_the_secret(database: Database, request_by: Request) -> None:
+    for headers in ({}, {"authorization": f"Bearer {SECRET}x"}, {"authorization": SECRET}):
+        status, document = answer(function(database), request_by("POST", "/api/migrate", headers=headers))
+        assert (status, document["error"]["code"]) == (401, "unauthorized")
+    assert tables(database) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/api", "/api/migrate/", "/api/Migrate", "/x/api/migrate", "/prod/prod/api/migrate", "//api/migrate"]
+)
+def test_no_other_path_leads_to_the_route(database: Database, request_by: Request, path: str) -> None:
+    handler = function(database)
+    response = handler(request_by("POST", path, headers=BEARER), Context())
+    assert response["statusCode"] == (405 if path == "/" else 404)
+    assert tables(database) == []
+
+
+@pytest.mark.parametrize("path", ["/api%2Fmigrate", "/%61pi/migrate"])
+def test_an_escaped_path_is_not_the_route(database: Database, request_by: Request, path: str) -> None:
+    status, _ = answer(function(database), request_by("POST", path, headers=BEARER))
+    assert status == 404
+    assert tables(database) == []
+
+
+def test_the_name_of_a_stage_is_no_part_of_the_path_elsewhere(migrated: Database) -> None:
+    for request_by in (function_url, load_balancer):
+        status, _ = answer(function(migrated), request_by("GET", "/prod/api/migration-status"))
+        assert status == 404
+
+
+def test_a_head_request_gets_no_body(migrated: Database, request_by: Request) -> None:
+    response = function(migrated)(request_by("HEAD", "/api/migration-status"), Context())
+    assert (response["statusCode"], response["body"]) == (200, "")
+
+
+def test_the_query_is_read_from_every_kind_of_event(database: Database) -> None:
+    for request_by in (function_url, http_api, rest_api, load_balancer):
+        event = request_by("GET", "/api/migration-status", query="require=current")
+        status, document = answer(function(database), event)
+        assert (status, document["state"]) == (503, "pending")
+
+
+def test_a_body_in_base64_is_read(database: Database, request_by: Request) -> None:
+    body = base64.b64encode(b'{"action": "status"}').decode()
+    event = request_by("POST", "/api/migrate", headers=BEARER | {"content-type": "application/json"}, body=body)
+    status, document = answer(function(database), event | {"isBase64Encoded": True})
+    assert (status, document["pendingMigrations"]) == (200, 3)
+    assert tables(database) == []
+
+
+@pytest.mark.parametrize("body", ["{}", "a", "e30", "e30=\n!", "\u00e9", 5, ["e30="]])
+def test_a_body_that_is_not_base64_is_a_bad_request(database: Database, request_by: Request, body: Any) -> None:
+    event = request_by("POST", "/api/migrate", headers=BEARER) | {"body": body, "isBase64Encoded": True}
+    status, document = answer(function(database), event)
+    assert (status, document["error"]["code"]) == (400, "invalid_request")
+    assert tables(database) == []
+
+
+BROKEN: dict[str, Event] = {
+    "an empty context": {"requestContext": {}},
+    "a context that is none": {"requestContext": None},
+    "a context that is a number": {"requestContext": 5},
+    "a context that is a word": load_balancer("GET", "/") | {"requestContext": "elb"},
+    "a method that is none": load_balancer("GET", "/") | {"httpMethod": None},
+    "a method that is a list": rest_api("GET", "/") | {"httpMethod": []},
+    "a path that is a number": load_balancer("GET", "/") | {"path": 5},
+    "a load balancer's without a path": {"requestContext": {"elb": {}}, "httpMethod": "GET"},
+    "a WebSocket's": {"requestContext": {"eventType": "CONNECT", "connectionId": "x"}},
+    "a destination's": {"version": "1.0", "requestContext": {"condition": "Success"}, "responsePayload": {}},
+    "version 2 without http": {"version": "2.0", "requestContext": {}, "headers": {}},
+    "headers that are none": function_url("GET", "/") | {"headers": None},
+    "a header that is a number": function_url("GET", "/", headers={"x": 5}),  # type: ignore[dict-item]
+    "a header that is no character": function_url("GET", "/", headers={"x": "\ud800"}),
+    "a host with two ports": load_balancer("GET", "/", headers={"host": "a:1:2"}),
+    "a host with an address": load_balancer("GET", "/", headers={"host": "[::1]:443"}),
+    "a port that is a word": load_balancer("GET", "/", headers={"x-forwarded-port": "http"}),
+}
+
+
+@pytest.mark.parametrize("event", BROKEN.values(), ids=list(BROKEN))
+def test_an_http_event_that_cannot_be_read_is_a_bad_request(event: Event, capsys: pytest.CaptureFixture[str]) -> None:
+    status, document = answer(Handler({"MIGRATION_ENV": "test"}), event)
+    assert (status, document["error"]["code"]) == (400, "invalid_request")
+    assert "Traceback" not in "".join(capsys.readouterr())
+
+
+def test_a_load_balancer_that_wants_lists_of_headers_gets_them_with_a_bad_request_too() -> None:
+    event = load_balancer("GET", "/", headers={"host": "a:1:2"}, several=True)
+    assert Handler({})(event, Context())["multiValueHeaders"]["Content-Type"] == ["application/json"]
+
+
+# Direct events, and those that are neither.
+
+
+def test_a_direct_event_returns_what_the_route_answers(server: Server, database: Database) -> None:
+    handler = function(database)
+    other = server.create()
+    assert handler({"action": "status"}, Context()) == _posted(handler, "status")
+    assert handler({"action": "validate"}, Context()) == _posted(handler, "validate")
+    direct, posted = handler({"action": "migrate"}, Context()), _posted(function(other), "migrate")
+    assert _without_times(direct) == _without_times(posted) | {"database": database.name}
+    assert history(database) == history(other) == OURS
+    assert database.execute("SELECT DISTINCT applied_by FROM schema_migrations") == [("lambda",)]
+    server.drop(other)
+
+
+def _posted(handler: Handler, action: str) -> Any:
+    headers = BEARER | {"content-type": "application/json"}
+    return answer(handler, function_url("POST", "/api/migrate", headers=headers, body=json.dumps({"action": action})))[
+        1
+    ]
+
+
+def _without_times(document: dict[str, Any]) -> dict[str, Any]:
+    return document | {"applied": [one | {"executionTimeMs": 0} for one in document["applied"]]}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"action": "migrate", "target": "postgresql://elsewhere/x"},
+        {"action": "migrate", "action ": "status"},
+        {"action": "Migrate"},
+        {"action": ""},
+        {"action": None},
+        {"action": ["migrate"]},
+        {"action": {"action": "migrate"}},
+    ],
+)
+def test_a_direct_event_with_anything_else_in_it_runs_nothing(database: Database, event: Event) -> None:
+    document = function(database)(event, Context())
+    assert (document["success"], document["error"]["code"]) == (False, "invalid_request")
+    assert "elsewhere" not in str(document)
+    assert tables(database) == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        None,
+        [],
+        [{"action": "migrate"}],
+        "migrate",
+        5,
+        {"Records": [{"body": SECRET, "eventSource": "aws:sqs"}]},
+        {"detail-type": "Scheduled Event", "detail": {"password": SECRET}},
+        {"Action": "migrate"},
+        {"key" * 100: SECRET},
+    ],
+)
+def test_an_event_that_is_neither_is_refused_with_the_names_of_its_keys(database: Database, event: Any) -> None:
+    with pytest.raises(UnknownEvent) as refused:
+        function(database)(event, Context())
+    assert SECRET not in str(refused.value)
+    assert len(str(refused.value)) < 200
+    assert all(key[:40] in str(refused.value) for key in event) if isinstance(event, dict) else True
+    assert tables(database) == []
+
+
+def test_http_events_still_work_after_direct_and_unknown_ones(migrated: Database) -> None:
+    handler = function(migrated)
+    for _ in range(3):
+        assert handler({"action": "status"}, Context())["success"] is True
+        with pytest.raises(UnknownEvent):
+            handler({}, Context())
+        assert answer(handler, function_url("GET", "/api/migration-status"))[0] == 200
+
+
+def test_with_too_little_time_left_nothing_is_begun(database: Database) -> None:
+    document = function(database)({"action": "migrate"}, Context(seconds=3.5))
+    assert (document["success"], document["complete"], document["applied"]) == (True, False, [])
+    assert document["remaining"] == OURS
+    assert tables(database) == []
+
+
+def test_a_statement_that_outlasts_the_function_is_cancelled_before_that(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    files = {"001-short.sql": "CREATE TABLE short ()", "002-long.sql": "CREATE TABLE long (); SELECT pg_sleep(100)"}
+    handler = function(database, MIGRATION_DIR=str(migrations(files)))
+    document = handler({"action": "migrate"}, Context(seconds=5.0))
+    assert document["success"] is False
+    assert (document["error"]["code"], document["error"]["sqlstate"]) == ("migration_failed", "57014")
+    assert tables(database) == ["short"]
+    assert history(database) == ["001-short"]
+    nothing_is_left_running(server, database)
+
+
+# Secrets.
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An account without anything in it, and a function's credentials."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    with mock_aws():
+        yield
+
+
+@pytest.fixture
+def plain(server: Server, database: Database) -> Iterator[Database]:
+    """The database as a role of its own sees it, which may create tables there; its password is a canary."""
+    with login(server, database) as limited:
+        database.execute(f"GRANT CREATE ON SCHEMA public TO {role(limited)}")
+        yield limited
+
+
+def referring(**environ: str) -> Handler:
+    """An instance whose variables are as given: no database but what they name."""
+    return Handler({"MIGRATION_ENV": "test", "MIGRATION_SECRET": SECRET, **environ})
+
+
+def store(name: str, value: str | Mapping[str, str]) -> str:
+    """Put a secret into Secrets Manager; returns its ARN."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return str(boto3.client("secretsmanager").create_secret(Name=name, SecretString=text)["ARN"])
+
+
+def credentials(database: Database) -> dict[str, str]:
+    """What an RDS-managed secret holds."""
+    parts = urlsplit(database.url)
+    return {"username": parts.username or "", "password": parts.password or ""}
+
+
+def address(database: Database) -> str:
+    """The database's URL without user and password."""
+    parts = urlsplit(database.url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def works(handler: Handler, database: Database) -> None:
+    """The function reaches the database: the status by HTTP, and a run."""
+    status, document = answer(handler, function_url("GET", "/api/migration-status"))
+    assert (status, document["database"]) == (200, database.name), document
+    assert handler({"action": "migrate"}, Context())["success"] is True
+    assert history(database) == OURS
+
+
+def reaches(handler: Handler) -> str:
+    """The error's code of a direct status; empty if there is none."""
+    return str(handler({"action": "status"}, Context()).get("error", {}).get("code", ""))
+
+
+def change_password(server: Server, database: Database, password: str) -> Database:
+    """As a rotation does it: the role's password, and what its URL is from now on."""
+    escaped = password.replace("'", "''")
+    server.admin.execute(f"ALTER ROLE {role(database)} PASSWORD '{escaped}'")
+    user, place = urlsplit(database.url).username, urlsplit(database.url).netloc.rpartition("@")[2]
+    netloc = f"{user}:{quote(password, safe='')}@{place}"
+    return Database(database.name, urlsplit(database.url)._replace(netloc=netloc).geturl())
+
+
+def test_a_url_may_be_a_secret_by_name_or_arn(aws: None, plain: Database) -> None:
+    arn = store("prod/app-url", plain.url)
+    works(referring(DATABASE_URL="secretsmanager:prod/app-url"), plain)
+    works(referring(POSTGRES_URL=f" secretsmanager:{arn}\n"), plain)
+
+
+def test_a_url_may_be_one_string_of_a_json_secret(aws: None, plain: Database) -> None:
+    store("app", {"other": "x", "url": plain.url})
+    works(referring(MIGRATION_DATABASE_URL="secretsmanager:app#url"), plain)
+
+
+def test_a_url_may_be_an_encrypted_parameter(aws: None, plain: Database) -> None:
+    boto3.client("ssm").put_parameter(Name="/app/url", Value=plain.url, Type="SecureString")
+    works(referring(DATABASE_URL="ssm:/app/url"), plain)
+
+
+@pytest.mark.parametrize("password", ["plain", "p@ss/w%rd?:#&= \"'{}", "%41", "pässwörd", "\\1\\g<0>"])
+def test_user_and_password_of_an_rds_secret_complete_a_url_without(
+    aws: None, server: Server, plain: Database, password: str
+) -> None:
+    changed = change_password(server, plain, password)
+    store("rds!db-4f1c", {"username": credentials(plain)["username"], "password": password})
+    works(referring(MIGRATION_DATABASE_URL="secretsmanager:rds!db-4f1c", DATABASE_URL=address(plain)), changed)
+    works(referring(DATABASE_URL="secretsmanager:rds!db-4f1c", POSTGRES_URL=address(plain)), changed)
+
+
+def test_the_address_may_name_a_user_who_is_not_the_secret_s(aws: None, plain: Database) -> None:
+    store("rds", credentials(plain))
+    url = address(plain).replace("://", "://somebody@")
+    works(referring(MIGRATION_DATABASE_URL="secretsmanager:rds", DATABASE_URL=url), plain)
+
+
+def test_a_url_with_a_password_of_its_own_is_no_address_for_a_secret(aws: None, plain: Database) -> None:
+    store("rds", credentials(plain))
+    handler = referring(
+        MIGRATION_DATABASE_URL="secretsmanager:rds",
+        POSTGRES_URL="postgresql://a:b@127.0.0.1:1/elsewhere",
+        DATABASE_URL=address(plain),
+    )
+    assert handler({"action": "migrate"}, Context())["success"] is True
+    assert history(plain) == OURS
+
+
+UNUSABLE: dict[str, tuple[str, str | Mapping[str, str] | None, str]] = {
+    "missing": ("secretsmanager:gone", None, "there is none of that name"),
+    "a missing parameter": ("ssm:/gone", None, "there is none of that name"),
+    "empty": ("secretsmanager:it", " ", "it is empty"),
+    "without that key": ("secretsmanager:it#url", {"canary": "canary"}, "it has no text under that key"),
+    "with an empty text there": ("secretsmanager:it#url", {"url": ""}, "it has no text under that key"),
+    "with a number there": ("secretsmanager:it#url", '{"url": 5, "x": "canary"}', "it has no text under that key"),
+    "a key of what is not JSON": ("secretsmanager:it#url", "canary{", "it has no text under that key"),
+    "JSON that is cut off": ("secretsmanager:it", '{"username": "canary"', "it is JSON without username and password"),
+    "JSON without a password": ("secretsmanager:it", {"username": "canary"}, "it is JSON without username and pass"),
+    "JSON with an empty one": ("secretsmanager:it", {"username": "canary", "password": ""}, "it is JSON without user"),
+    "credentials without an address": (
+        "secretsmanager:it",
+        {"username": "canary", "password": "canary"},
+        "it does not say where the database is",
+    ),
+    "no URL": ("secretsmanager:it", "canary", "is not a URL of a Postgres database"),
+    "another reference": ("secretsmanager:it", "secretsmanager:canary", "is not a URL of a Postgres database"),
+}
+
+
+@pytest.mark.parametrize(("reference", "value", "reason"), UNUSABLE.values(), ids=list(UNUSABLE))
+def test_what_cannot_be_used_is_told_by_variable_and_reference_and_never_shown(
+    aws: None,
+    capsys: pytest.CaptureFixture[str],
+    reference: str,
+    value: str | Mapping[str, str] | None,
+    reason: str,
+) -> None:
+    if value is not None:
+        store("it", value)
+    handler = referring(DATABASE_URL=reference)
+    document = handler({"action": "migrate"}, Context())
+    assert (document["success"], document["error"]["code"]) == (False, "not_configured")
+    said = capsys.readouterr().out
+    assert f"DATABASE_URL refers to {reference}, which cannot be used: " in said
+    assert reason in said
+    assert "canary" not in said + str(document)
+
+
+def test_a_secret_that_the_role_may_not_read_is_told_as_such(
+    aws: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("app", "postgresql://u:canary@localhost/x")
+    boto3.client("iam").create_user(UserName="function")
+    key = boto3.client("iam").create_access_key(UserName="function")["AccessKey"]
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the credentials that it began with
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    asked_for_permissions = set_initial_no_auth_action_count(0)
+
+    assert asked_for_permissions(reaches)(referring(DATABASE_URL="secretsmanager:app")) == "not_configured"
+    said = capsys.readouterr().out
+    assert "DATABASE_URL refers to secretsmanager:app, which cannot be used: this function's role may not" in said
+    assert "canary" not in said
+
+
+def test_a_deleted_secret_is_told_as_such(aws: None, capsys: pytest.CaptureFixture[str]) -> None:
+    store("app", "canary")
+    boto3.client("secretsmanager").delete_secret(SecretId="app")
+    assert reaches(referring(DATABASE_URL="secretsmanager:app")) == "not_configured"
+    assert "secretsmanager:app, which cannot be used: it is marked for deletion" in capsys.readouterr().out
+
+
+def test_without_credentials_the_answer_names_the_variable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    assert reaches(referring(DATABASE_URL="secretsmanager:app")) == "not_configured"
+    assert "DATABASE_URL refers to secretsmanager:app" in capsys.readouterr().out
+
+
+def test_a_warm_instance_does_not_ask_for_a_secret_again(aws: None, plain: Database) -> None:
+    store("app", plain.url)
+    handler = referring(DATABASE_URL="secretsmanager:app")
+    works(handler, plain)
+    boto3.client("secretsmanager").delete_secret(SecretId="app", ForceDeleteWithoutRecovery=True)
+    works(handler, plain)
+    assert reaches(referring(DATABASE_URL="secretsmanager:app")) == "not_configured"
+
+
+def test_a_warm_instance_asks_again_when_its_password_is_refused(aws: None, server: Server, plain: Database) -> None:
+    store("app", plain.url)
+    handler = referring(DATABASE_URL="secretsmanager:app")
+    works(handler, plain)
+    rotated = change_password(server, plain, "canary-after-rotation")
+    boto3.client("secretsmanager").put_secret_value(SecretId="app", SecretString=rotated.url)
+    works(handler, rotated)
+
+
+def test_a_rotation_that_is_under_way_stops_nobody(aws: None, server: Server, plain: Database) -> None:
+    secrets = boto3.client("secretsmanager")
+    old = credentials(plain)
+    store("rds", old)
+    environ = {"MIGRATION_DATABASE_URL": "secretsmanager:rds", "DATABASE_URL": address(plain)}
+    warm = referring(**environ)
+    works(warm, plain)
+
+    new = old | {"password": "canary-of-the-next-version"}
+    pending = secrets.put_secret_value(SecretId="rds", SecretString=json.dumps(new), VersionStages=["AWSPENDING"])
+    works(warm, plain)
+    works(referring(**environ), plain)
+
+    rotated = change_password(server, plain, new["password"])  # and AWSCURRENT is the old one still
+    works(warm, rotated)
+    works(referring(**environ), rotated)
+
+    versions = secrets.describe_secret(SecretId="rds")["VersionIdsToStages"]
+    (before,) = (version for version, stages in versions.items() if "AWSCURRENT" in stages)
+    secrets.update_secret_version_stage(
+        SecretId="rds", VersionStage="AWSCURRENT", MoveToVersionId=pending["VersionId"], RemoveFromVersionId=before
+    )
+    works(warm, rotated)
+    works(referring(**environ), rotated)
+
+
+def test_a_rotation_that_is_taken_back_stops_nobody(aws: None, server: Server, plain: Database) -> None:
+    old = credentials(plain)
+    store("rds", old)
+    new = old | {"password": "canary-of-the-next-version"}
+    boto3.client("secretsmanager").put_secret_value(
+        SecretId="rds", SecretString=json.dumps(new), VersionStages=["AWSPENDING"]
+    )
+    handler = referring(MIGRATION_DATABASE_URL="secretsmanager:rds", DATABASE_URL=address(plain))
+    rotated = change_password(server, plain, new["password"])
+    works(handler, rotated)
+    change_password(server, plain, old["password"])
+    works(handler, plain)
+
+
+def test_a_password_that_no_version_of_the_secret_has_is_a_refusal(
+    aws: None, server: Server, plain: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store("app", plain.url)
+    boto3.client("secretsmanager").put_secret_value(
+        SecretId="app", SecretString=plain.url.replace("canary-", "canary-pending-"), VersionStages=["AWSPENDING"]
+    )
+    change_password(server, plain, "another")
+    handler = referring(DATABASE_URL="secretsmanager:app")
+    assert reaches(handler) == "database_unavailable"
+    assert answer(handler, function_url("GET", "/api/migration-status"))[0] == 503
+    assert "canary" not in "".join(capsys.readouterr())
+
+
+def test_a_url_without_a_reference_is_tried_once(server: Server, plain: Database) -> None:
+    change_password(server, plain, "another")
+    assert reaches(function(plain)) == "database_unavailable"
+
+
+def test_the_bearer_secret_may_be_a_reference_too(aws: None, database: Database) -> None:
+    store("onward", {"current": SECRET, "previous": SECRET[::-1]})
+    handler = function(
+        database,
+        MIGRATION_SECRET="secretsmanager:onward#current",
+        MIGRATION_SECRET_PREVIOUS="secretsmanager:onward#previous",
+    )
+    for token, expected in ((SECRET, 200), (SECRET[::-1], 200), ("secretsmanager:onward#current", 401), ("", 401)):
+        status, _ = answer(handler, function_url("POST", "/api/migrate", headers={"authorization": f"Bearer {token}"}))
+        assert status == expected
+    assert history(database) == OURS
+
+
+def test_a_bearer_secret_that_is_missing_closes_its_route_alone(
+    aws: None, migrated: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = function(migrated, MIGRATION_SECRET="secretsmanager:gone")
+    status, document = answer(handler, function_url("POST", "/api/migrate", headers=BEARER))
+    assert (status, document["error"]["code"]) == (503, "not_configured")
+    assert "MIGRATION_SECRET refers to secretsmanager:gone" in capsys.readouterr().out
+    assert answer(handler, function_url("GET", "/api/migration-status"))[0] == 200
+
+
+def test_a_url_that_cannot_be_resolved_is_nobody_s_business_without_the_secret(aws: None) -> None:
+    handler = referring(DATABASE_URL="secretsmanager:gone")
+    status, _ = answer(handler, function_url("POST", "/api/migrate", headers={"authorization": "Bearer x"}))
+    assert status == 401

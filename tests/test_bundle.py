@@ -1,0 +1,274 @@
+"""The zip for Lambda: what is in it, what must not be, and that the same files make the same bytes."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from scripts.bundle import ARCHITECTURES, MAGIC, NEEDED, BundleError, Target, find_python
+from tests.conftest import ROOT, Completed
+from tests.platform import impossible
+
+Change = Callable[[dict[str, bytes]], object]
+
+# What a team's repository may hold beside what belongs into the function.
+STRAY = (
+    ".env",
+    "lib/.env",
+    "lib/notes.md",
+    "lib/tests/fixture.sql",
+    "lib/__pycache__/aws.cpython-27.pyc",
+    "migrations/README.md",
+    "migrations/.003-draft.sql.swp",
+    "public/secret.txt",
+    "pyproject.toml",
+    "tests/test_own.py",
+)
+# Run by the target's interpreter on an unpacked zip: exits non-zero if it would compile anything again.
+VALID = """
+import importlib.util, marshal, pathlib, sys
+for source in pathlib.Path(sys.argv[1]).rglob("*.py"):
+    bytecode = pathlib.Path(importlib.util.cache_from_source(source)).read_bytes()
+    assert bytecode[:4] == importlib.util.MAGIC_NUMBER, source
+    assert bytecode[4:8] == b"\\1\\0\\0\\0", source
+    assert bytecode[8:16] == importlib.util.source_hash(source.read_bytes()), source
+    assert marshal.loads(bytecode[16:]).co_filename == f"/var/task/{source.relative_to(sys.argv[1])}", source
+"""
+
+
+def bundle(project: Path, *arguments: str, **environ: str) -> Completed:
+    """Run scripts/bundle.py of a project to its end."""
+    command = [sys.executable, str(project / "scripts" / "bundle.py"), *arguments]
+    result = subprocess.run(command, env=os.environ | environ, capture_output=True, encoding="utf-8", check=False)
+    assert "Traceback" not in result.stderr
+    return Completed(result.returncode, result.stdout, result.stderr)
+
+
+def repository(place: Path) -> Path:
+    """A repository with ours in it, and a good deal else."""
+    for folder in ("api", "lib", "migrations", "public", "scripts"):
+        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.txt", place)
+    for name in STRAY:
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text("canary")
+    return place
+
+
+@pytest.fixture(scope="session", params=sorted(MAGIC))
+def minor(request: pytest.FixtureRequest) -> str:
+    """Each version of Python that we build for."""
+    wanted = str(request.param)
+    try:
+        find_python(Target(wanted, "x86_64"))
+    except BundleError as error:
+        impossible(str(error))
+    return wanted
+
+
+@pytest.fixture(scope="session")
+def zipped(minor: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zip for this machine's processor, made in a repository with all sorts of files."""
+    place = tmp_path_factory.mktemp("bundle")
+    output = place / "onward.zip"
+    result = bundle(repository(place / "repository"), "--python", minor, "--output", str(output))
+    assert (result.code, result.err) == (0, "")
+    return output
+
+
+def changed(zipped: Path, place: Path, change: Change) -> Path:
+    """A copy of a zip with some of its files changed."""
+    with zipfile.ZipFile(zipped) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    change(files)
+    with zipfile.ZipFile(place / "changed.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return place / "changed.zip"
+
+
+def test_the_same_files_make_the_same_bytes_wherever_and_whenever_it_is(
+    minor: str, zipped: Path, tmp_path: Path
+) -> None:
+    again = repository(tmp_path / "elsewhere" / "with a longer name")
+    for path in again.rglob("*.py"):
+        os.utime(path, (1, 1))
+        path.chmod(0o600)
+    (tmp_path / "temporary").mkdir()
+    output = tmp_path / "again.zip"
+    result = bundle(
+        again, "--python", minor, "--output", str(output), TMPDIR=str(tmp_path / "temporary"), PYTHONHASHSEED="7"
+    )
+    assert (result.code, result.err) == (0, "")
+    assert output.read_bytes() == zipped.read_bytes()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_it_holds_what_the_function_needs_and_nothing_that_lay_beside(zipped: Path) -> None:
+    with zipfile.ZipFile(zipped) as archive:
+        entries = archive.infolist()
+        assert not [entry.filename for entry in entries if archive.read(entry) == b"canary"]
+        text = archive.read("psycopg-3.3.9.dist-info/METADATA").decode()
+    names = [entry.filename for entry in entries]
+    assert names == sorted(names)
+    assert set(NEEDED) <= set(names)
+    assert {name for name in names if name.startswith("migrations/")} == {
+        f"migrations/{path.name}" for path in (ROOT / "migrations").glob("*.sql")
+    }
+    assert not [name for name in names if re.search(r"(^|/)(tests?|scripts|bin|\.[^/]*|pyproject\.toml)(/|$)", name)]
+    assert not [name for name in names if name.startswith(("boto", "pip", "pytest"))]
+    assert {(entry.date_time[0], entry.external_attr >> 16) for entry in entries} == {(1980, 0o100644)}
+    assert "Version: 3.3.9" in text
+    assert zipped.stat().st_size < 6_500_000
+
+
+def test_its_bytecode_is_valid_for_the_python_that_it_is_for(minor: str, zipped: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(zipped) as archive:
+        archive.extractall(tmp_path)
+    command = [find_python(Target(minor, "x86_64")), "-I", "-c", VALID, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_another_processor_gets_the_same_driver(minor: str, zipped: Path, tmp_path: Path) -> None:
+    (other,) = set(ARCHITECTURES) - {platform.machine()}
+    output = tmp_path / "other.zip"
+    result = bundle(ROOT, "--python", minor, "--arch", other, "--output", str(output))
+    assert (result.code, result.err) == (0, "")
+    packages = []
+    for path in (zipped, output):
+        with zipfile.ZipFile(path) as archive:
+            packages.append({name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name})
+    assert packages[0] == packages[1]
+    with zipfile.ZipFile(output) as archive:
+        extensions = [name for name in archive.namelist() if name.endswith(".so")]
+    assert extensions
+    assert all(other in name for name in extensions)
+    assert output.stat().st_size < 6_500_000
+
+
+def test_checking_it_says_what_is_in_it(zipped: Path) -> None:
+    result = bundle(ROOT, "--check", str(zipped))
+    assert (result.code, result.err) == (0, "")
+    for name in ("lib/aws.py", "migrations/000-create-migration-table.sql", "psycopg-3.3.9.dist-info", "sha256"):
+        assert name in result.out
+
+
+BYTECODE = "lib/__pycache__/aws.cpython-{}.pyc"
+FAULTS: dict[str, tuple[Change, str]] = {
+    "a test": (lambda files: files.update({"tests/test_x.py": b""}), "must not be in it: tests/test_x.py"),
+    "a test of ours": (lambda files: files.update({"lib/tests/x.py": b""}), "must not be in it: lib/tests/x.py"),
+    "a script": (lambda files: files.update({"scripts/x.py": b""}), "must not be in it: scripts/x.py"),
+    "an .env": (lambda files: files.update({".env": b""}), "must not be in it: .env"),
+    "an .env below": (lambda files: files.update({"lib/.env.local": b""}), "must not be in it: lib/.env.local"),
+    "a pyproject": (lambda files: files.update({"pyproject.toml": b""}), "must not be in it: pyproject.toml"),
+    "boto3": (lambda files: files.update({"boto3/x.json": b""}), "must not be in it: boto3/x.json"),
+    "a key": (lambda files: files.update({"lib/tls.pem": b""}), "must not be in it: lib/tls.pem"),
+    "no handler": (lambda files: files.pop("lib/aws.py"), "missing: lib/aws.py"),
+    "no package": (lambda files: files.pop("lib/__init__.py"), "missing: lib/__init__.py"),
+    "no typing_extensions": (lambda files: files.pop("typing_extensions.py"), "missing: typing_extensions.py"),
+    "no migrations": (
+        lambda files: [files.pop(name) for name in list(files) if name.startswith("migrations/")],
+        "no migrations",
+    ),
+    "another version": (
+        lambda files: [files.pop(name) for name in list(files) if name.startswith("starlette-")],
+        "missing: starlette 1.10.0",
+    ),
+    "no driver": (
+        lambda files: [files.pop(name) for name in list(files) if name.endswith(".so")],
+        "extension modules must be for one Python and processor",
+    ),
+    "two drivers": (
+        lambda files: files.update({"x/y.cpython-311-x86_64-linux-gnu.so": b""}),
+        "extension modules must be for one Python and processor",
+    ),
+    "a source without bytecode": (lambda files: files.update({"lib/new.py": b""}), "missing: lib/__pycache__/new."),
+    "bytecode of another version": (
+        lambda files: files.update({BYTECODE.format("311"): b""}),
+        f"must not be in it: {BYTECODE.format('311')}",
+    ),
+    "bytecode that goes by dates": (
+        lambda files: files.update({name: b"\xcb\r\r\n" + bytes(12) for name in files if "__pycache__/aws" in name}),
+        "that is valid whatever the date",
+    ),
+    "too much": (lambda files: files.update({"lib/data.bin": os.urandom(6_000_000)}), "bytes are more than"),
+}
+
+
+@pytest.mark.parametrize(("change", "problem"), FAULTS.values(), ids=list(FAULTS))
+def test_checking_finds_what_is_wrong(zipped: Path, tmp_path: Path, change: Change, problem: str) -> None:
+    result = bundle(ROOT, "--check", str(changed(zipped, tmp_path, change)))
+    assert result.code == 1
+    assert problem in result.err
+
+
+@pytest.mark.parametrize("lines", [["starlette>=1"], ["starlette"], ["-r other.txt"], ["git+https://x.invalid/y"]])
+def test_versions_that_are_not_exact_are_refused(tmp_path: Path, lines: Sequence[str]) -> None:
+    requirements = tmp_path / "loose.txt"
+    requirements.write_text("\n".join(["psycopg[binary]==3.3.9  # the driver", "", *lines]))
+    result = bundle(ROOT, "--requirements", str(requirements), "--output", str(tmp_path / "x.zip"))
+    assert result.code == 2
+    assert lines[0] in result.err
+    assert "psycopg" not in result.err
+    assert not (tmp_path / "x.zip").exists()
+
+
+def test_a_version_that_does_not_exist_makes_no_zip(minor: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong.txt").write_text("psycopg[binary]==0.0.1")
+    wrong = ("--requirements", str(tmp_path / "wrong.txt"), "--output", str(tmp_path / "x.zip"))
+    result = bundle(ROOT, "--python", minor, *wrong)
+    assert result.code == 2
+    assert "psycopg" in result.err
+    assert list(tmp_path.iterdir()) == [tmp_path / "wrong.txt"]
+
+
+def test_without_an_interpreter_of_that_version_there_is_no_zip(tmp_path: Path) -> None:
+    for other in (str(tmp_path / "none"), "false"):
+        result = bundle(ROOT, "--python", "3.12", "--output", str(tmp_path / "x.zip"), PYTHON312=other)
+        assert (result.code, list(tmp_path.iterdir())) == (2, [])
+        assert "no Python 3.12 runs here" in result.err
+        assert "PYTHON312" in result.err
+
+
+def test_migrations_that_no_run_would_accept_make_no_zip(minor: str, tmp_path: Path) -> None:
+    project = repository(tmp_path / "repository")
+    (project / "migrations" / "002-twice.sql").write_text("SELECT 1")
+    result = bundle(project, "--python", minor, "--output", str(tmp_path / "x.zip"))
+    assert result.code == 2
+    assert "002-twice.sql" in result.err
+    assert not (tmp_path / "x.zip").exists()
+
+
+def test_what_is_no_zip_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_text("no zip")
+    for name in ("x.zip", "gone.zip"):
+        assert bundle(ROOT, "--check", str(tmp_path / name)).code == 2
+
+
+def test_the_help_shows_how(tmp_path: Path) -> None:
+    result = bundle(ROOT, "--help")
+    assert result.code == 0
+    assert "scripts/bundle.py --python 3.12 --arch aarch64" in result.out
+
+
+# template.yaml
+
+
+def test_the_template_passes_cfn_lint_and_deploys_what_is_built_by_default() -> None:
+    linter = Path(sys.executable).with_name("cfn-lint")
+    command = [str(linter), "--format", "json", str(ROOT / "template.yaml")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, json.loads(result.stdout)) == (0, [])
+    template = (ROOT / "template.yaml").read_text()
+    assert f"CodeUri: dist/onward-{Target('3.13', 'x86_64')}.zip\n" in template
+    assert "Handler: lib.aws.handler\n" in template
+    assert "Runtime: python3.13\n" in template
