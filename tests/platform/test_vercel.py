@@ -1,0 +1,176 @@
+"""A real `vercel build` of a checkout with a real Postgres, and its functions on Vercel's own runtime."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from scripts.bundle import BundleError
+from tests.conftest import Database, Server
+from tests.platform import vercel
+from tests.platform.vercel import WAYS, Built, Send, Tools
+from tests.running import history, tables
+
+pytestmark = pytest.mark.timeout(600)  # the first run installs the CLI
+
+STATUS, MIGRATE = "/api/migration-status", "/api/migrate"
+FUNCTIONS = ["api/migrate", "api/migration-status"]
+OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
+SECRET = "s3cret-" * 6
+BEARER = {"authorization": f"Bearer {SECRET}"}
+ORDERS = "CREATE TABLE orders (id int);\n"
+BROKEN = f"{ORDERS}SELECT no_such_function();\n"
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    """The CLI and what it needs."""
+    try:
+        return vercel.install()
+    except (BundleError, OSError) as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout of this test's own, not built yet."""
+    return vercel.checkout(tmp_path / "checkout")
+
+
+@dataclass(frozen=True)
+class Deployed(Built):
+    """A build for all tests that only look at it, or run what came of it."""
+
+    recorded: list[list[str]]
+    """What it left in its database: version, environment and by whom."""
+
+
+@pytest.fixture(scope="session")
+def deployed(tools: Tools, server: Server, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Deployed:
+    """Made once a run."""
+
+    def make(place: Path) -> None:
+        database = server.create()
+        built = vercel.build(tools, vercel.checkout(place / "checkout"), database.url)
+        rows = database.execute("SELECT version, environment, applied_by FROM schema_migrations ORDER BY id")
+        server.drop(database)
+        (place / "result").write_text(json.dumps([built.code, built.log, rows]))
+
+    place = made_once("vercel", make)
+    code, log, rows = json.loads((place / "result").read_text())
+    return Deployed(code, log, place / "checkout", rows)
+
+
+Start = Callable[..., Send]
+
+
+@pytest.fixture(params=WAYS)
+def start(request: pytest.FixtureRequest, tools: Tools, deployed: Deployed, tmp_path: Path) -> Iterator[Start]:
+    """`start(function, database)` runs one, in each of the ways that there are."""
+    with ExitStack() as stack:
+
+        def starting(function: str, database: Database) -> Send:
+            environ = {"POSTGRES_URL": database.url, "MIGRATION_SECRET": SECRET}
+            task = tmp_path / function.rpartition("/")[2] / "task"
+            running = vercel.running(tools.python, deployed, function, task, request.param, **environ)
+            return stack.enter_context(running)
+
+        yield starting
+
+
+def test_the_build_migrates_the_database_and_makes_both_functions(deployed: Deployed) -> None:
+    assert deployed.code == 0, deployed.log
+    assert deployed.functions == FUNCTIONS
+    assert "Environment: production (from VERCEL_TARGET_ENV)" in deployed.log
+    assert deployed.recorded == [[version, "production", "build"] for version in OURS]
+
+
+def test_the_build_publishes_nothing_but_the_page(deployed: Deployed) -> None:
+    assert deployed.published == ["index.html"]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_is_made_of_what_it_needs_and_nothing_else(deployed: Deployed, function: str) -> None:
+    files = deployed.bundle(function)
+    ours = {name for name in files if not name.startswith("_vendor/")}
+    assert {f"migrations/{version}.sql" for version in OURS} | {"lib/web.py", f"{function}.py"} <= ours
+    assert {name.partition("/")[0] for name in ours} == {"api", "lib", "migrations", "vc__handler__python.py"}
+    assert sum(path.stat().st_size for path in files.values()) < 30_000_000
+
+
+def test_a_function_has_the_time_that_vercel_json_gives_it(deployed: Deployed) -> None:
+    settings = [deployed.settings(function) for function in FUNCTIONS]
+    assert [(one["runtime"], one["maxDuration"]) for one in settings] == [("python3.12", 60), ("python3.12", 15)]
+
+
+def test_the_status_route_says_that_the_database_is_current(start: Start, migrated: Database) -> None:
+    send = start("api/migration-status", migrated)
+    reply = send("GET", STATUS)
+    assert (reply.status, reply.document["state"], reply.document["environment"]) == (200, "current", "production")
+    assert [one["version"] for one in reply.document["migrations"]] == OURS == history(migrated)
+    assert reply.headers["cache-control"] == "no-store"
+    assert send("GET", f"{STATUS}?require=current").status == 200
+
+
+def test_the_status_route_answers_before_the_first_run_and_writes_nothing(start: Start, database: Database) -> None:
+    send = start("api/migration-status", database)
+    assert (send("GET", STATUS).document["state"], send("GET", f"{STATUS}?require=current").status) == ("pending", 503)
+    assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+
+
+def test_an_answer_to_head_has_no_body(start: Start, migrated: Database) -> None:
+    reply = start("api/migration-status", migrated)("HEAD", STATUS)
+    assert (reply.status, reply.headers["content-type"], reply.body) == (200, "application/json", b"")
+
+
+def test_the_emergency_route_wants_the_secret(start: Start, database: Database) -> None:
+    send = start("api/migrate", database)
+    replies = [send("POST", MIGRATE), send("POST", MIGRATE, {"authorization": "Bearer guessed"})]
+    assert [(one.status, one.document["error"]["code"]) for one in replies] == [(401, "unauthorized")] * 2
+    assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+
+
+def test_the_emergency_route_migrates(start: Start, database: Database) -> None:
+    send = start("api/migrate", database)
+    reply = send("POST", MIGRATE, BEARER)
+    assert (reply.status, [one["version"] for one in reply.document["applied"]]) == (200, OURS)
+    assert send("POST", MIGRATE, BEARER).document["applied"] == []
+    assert history(database) == OURS
+    assert database.execute("SELECT DISTINCT environment, applied_by FROM schema_migrations") == [("production", "api")]
+
+
+def test_other_paths_and_methods_are_refused_and_never_redirected(start: Start, database: Database) -> None:
+    migrate, status = (start(function, database) for function in FUNCTIONS)
+    paths = (f"{STATUS}/", f"{MIGRATE}/", f"/{STATUS}", "/api", "/api/other", "/api/migrate.py", "/lib/web.py")
+    assert {(path, send("GET", path).status) for send in (migrate, status) for path in paths} == {
+        (path, 404) for path in paths
+    }
+    assert (migrate("GET", MIGRATE).status, status("POST", STATUS).status) == (405, 405)
+    assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+
+
+def test_a_failing_migration_fails_the_build_and_its_log_shows_where(
+    tools: Tools, checkout: Path, database: Database
+) -> None:
+    (checkout / "migrations" / "003-broken.sql").write_text(BROKEN)
+    built = vercel.build(tools, checkout, database.url)
+    assert built.code != 0
+    assert "FAILED migrations/003-broken.sql:2:8" in built.log
+    assert "no_such_function() does not exist" in built.log
+    assert built.functions == []
+    assert (history(database), "orders" in tables(database)) == (OURS, False)
+
+
+def test_a_function_that_cannot_be_imported_fails_the_build_before_it_migrates(
+    tools: Tools, checkout: Path, database: Database
+) -> None:
+    (checkout / "api" / "orders.py").write_text("from lib.web import app\nfrom lib import no_such_module\n")
+    built = vercel.build(tools, checkout, database.url)
+    assert built.code != 0
+    assert "api/orders.py cannot be imported: ImportError: cannot import name 'no_such_module'" in built.log
+    assert "(api/orders.py:2)" in built.log
+    assert built.functions == []
+    assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
