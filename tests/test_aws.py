@@ -248,6 +248,18 @@ def test_with_too_little_time_left_nothing_is_begun(database: Database) -> None:
     assert tables(database) == []
 
 
+def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.aws._GATEWAY", 3.5)
+    for request_by in (http_api, rest_api, load_balancer):
+        status, document = answer(function(database), request_by("POST", "/api/migrate", headers=BEARER))
+        assert (status, document["complete"], document["remaining"]) == (202, False, OURS)
+    assert tables(database) == []
+    status, _ = answer(function(database), function_url("POST", "/api/migrate", headers=BEARER))
+    assert (status, history(database)) == (200, OURS)
+
+
 def test_a_statement_that_outlasts_the_function_is_cancelled_before_that(
     server: Server, database: Database, migrations: Write
 ) -> None:
