@@ -189,7 +189,7 @@ def _credentials(variable: str, reference: str, text: str) -> tuple[str, str]:
 
 def _with_user(url: str, user: str, password: str) -> str:
     written = f"://{quote(user, safe='')}:{quote(password, safe='')}@"
-    return re.sub("://(?:[^@/?]*@)?", lambda _: written, url, count=1)
+    return re.sub("://(?:[^@/?]*@)?", written, url, count=1)
 
 
 def _fetch(variable: str, reference: str, stage: str) -> str:

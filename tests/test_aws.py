@@ -360,7 +360,7 @@ def test_user_and_password_of_an_rds_secret_complete_a_url_without(
     aws: None, server: Server, plain: Database, password: str
 ) -> None:
     changed = change_password(server, plain, password)
-    store("rds!db-4f1c", {"username": credentials(plain)["username"], "password": password})
+    store("rds!db-4f1c", f"\n{json.dumps({'username': credentials(plain)['username'], 'password': password})}\n")
     works(referring(MIGRATION_DATABASE_URL="secretsmanager:rds!db-4f1c", DATABASE_URL=address(plain)), changed)
     works(referring(DATABASE_URL="secretsmanager:rds!db-4f1c", POSTGRES_URL=address(plain)), changed)
 

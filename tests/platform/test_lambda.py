@@ -1,6 +1,5 @@
 """The zip of `scripts/bundle.py` on the real runtime client, on each Python that Lambda has and we build for."""
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -12,14 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from scripts.bundle import MAGIC, BundleError, Target, find_python
 from tests.conftest import ROOT, Completed, Database, Server
-from tests.platform import impossible
 from tests.platform.lambda_runtime import NAME, SOURCES, Function, function_url, load_balancer
 from tests.running import history, nothing_is_left_running, tables, until
 
@@ -61,26 +61,20 @@ class Runtime:
 
 
 @pytest.fixture(scope="session", params=sorted(MAGIC))
-def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runtime:
-    """Made once a run, by whichever worker comes first."""
-    base = tmp_path_factory.getbasetemp()
-    place = (base.parent if hasattr(request.config, "workerinput") else base) / f"lambda-{request.param}"
-    place.mkdir(exist_ok=True)
-    with (place / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (place / "ready").exists():
-            _make(Target(request.param, platform.machine()), place)
-            (place / "ready").touch()
+def runtime(request: pytest.FixtureRequest, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Runtime:
+    """Each Python that Lambda has and we build for."""
+    target = Target(request.param, platform.machine())
+    place = made_once(f"lambda-{target.minor}", partial(_make, target))
     return Runtime(place / "python" / "bin" / "python", place / "bundle")
 
 
 def _make(target: Target, place: Path) -> None:
     if sys.platform != "linux":
-        impossible("what is built for Lambda runs on Linux only")
+        pytest.skip("what is built for Lambda runs on Linux only")
     try:
         python = find_python(target)
     except BundleError as error:
-        impossible(str(error))
+        pytest.skip(str(error))
     client = f"awslambdaric=={importlib.metadata.version('awslambdaric')}"
     environment = place / "python"
     _run(python, "-m", "venv", "--without-pip", str(environment))
@@ -264,10 +258,13 @@ def test_invoking_it_exits_as_the_command_line_would(runtime: Runtime, database:
 
 
 def test_invoking_it_shows_the_end_of_the_log_when_it_fails(runtime: Runtime, database: Database) -> None:
-    with runtime.function("postgresql://u:canary-in-the-url@127.0.0.1:1/x") as function:
+    wrong = urlsplit(database.url)
+    url = wrong._replace(netloc=f"{wrong.username}:canary-in-the-url@{wrong.hostname}:{wrong.port}").geturl()
+    with runtime.function(url) as function:
         result = invoke(function, "--action", "status")
     assert result.code == 5
     assert "database_unavailable" in result.err
+    assert "password authentication failed" in result.err
     assert "canary" not in result.out + result.err
 
 
