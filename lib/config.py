@@ -54,6 +54,7 @@ _LIBPQ_PARAMETERS = frozenset(
 _SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 _DURATION = re.compile(r"(?P<number>[0-9]{1,10})\s*(?P<unit>ms|s|min|h)|0")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_CLAIM_ADVICE = "Take the line that the refused run printed, or unset it."
 _LONGEST = (2**31 - 1) / 1000  # what Postgres takes for a limit
 
 
@@ -102,11 +103,17 @@ class Config:
     statement_timeout: float
     wait: float
     """How long to wait for another run to finish."""
+    retry: float
+    """How long to try again while a table is busy."""
     allow_out_of_order: bool
     git_commit: str | None
     applied_by: str
     deploying: bool
     """Whether a platform or CI runs this, and not a person."""
+    environments: tuple[str, ...]
+    """The only ones that may apply anything; empty means all."""
+    claim: str
+    """`environment@identity`: a database that this environment may take over."""
 
     @property
     def production(self) -> bool:
@@ -129,11 +136,21 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         lock_timeout=read_duration(environ, "MIGRATION_LOCK_TIMEOUT", "1s"),
         statement_timeout=read_duration(environ, "MIGRATION_STATEMENT_TIMEOUT", "0"),
         wait=read_duration(environ, "MIGRATION_WAIT", "120s"),
+        retry=read_duration(environ, "MIGRATION_RETRY", "60s"),
         allow_out_of_order=_flag(environ, "MIGRATION_ALLOW_OUT_OF_ORDER"),
         git_commit=next(filter(None, (_value(environ, variable) for variable in _COMMIT_VARIABLES)), None),
         applied_by=applied_by or ("build" if deploying else "cli"),
         deploying=deploying,
+        environments=read_environments(environ)[1],
+        claim=_claim(environ),
     )
+
+
+def read_environments(environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """This environment, and those that MIGRATION_ENVIRONMENTS lets apply anything (none: all). Raises ConfigError."""
+    names = (name.strip() for name in _value(environ, "MIGRATION_ENVIRONMENTS").split(","))
+    allowed = tuple(_environment_name("MIGRATION_ENVIRONMENTS", name) for name in names if name)
+    return _environment(environ)[0], allowed
 
 
 def migrations_directory(environ: Mapping[str, str]) -> Path:
@@ -245,9 +262,7 @@ def _environment(environ: Mapping[str, str]) -> tuple[str, str]:
     on_lambda = bool(_value(environ, "AWS_LAMBDA_FUNCTION_NAME")) and not on_vercel  # Vercel's functions are Lambda's
     for variable in _ENVIRONMENT_VARIABLES[:1] if on_lambda else _ENVIRONMENT_VARIABLES:
         if value := _value(environ, variable):
-            if not re.fullmatch(r"[\w.-]{1,63}", value, re.ASCII):
-                raise ConfigError(f"{variable} is {value!r}; a name is made of letters, digits, dots, _ and -")
-            return value.lower(), variable
+            return _environment_name(variable, value), variable
     if on_vercel:
         raise ConfigError(
             "VERCEL is set, but neither VERCEL_TARGET_ENV nor VERCEL_ENV: which environment is this?",
@@ -260,6 +275,20 @@ def _environment(environ: Mapping[str, str]) -> tuple[str, str]:
             next_step="Set it in the function's configuration, to production for example.",
         )
     return "development", "default"
+
+
+def _claim(environ: Mapping[str, str]) -> str:
+    claim = _value(environ, "MIGRATION_CLAIM")
+    environment, at, identity = claim.partition("@")
+    if claim and not (environment and identity):
+        raise ConfigError("MIGRATION_CLAIM must look like environment@identity", next_step=_CLAIM_ADVICE)
+    return environment.lower() + at + identity
+
+
+def _environment_name(variable: str, name: str) -> str:
+    if not re.fullmatch(r"[\w.-]{1,63}", name, re.ASCII):
+        raise ConfigError(f"{variable} is {name!r}; a name is made of letters, digits, dots, _ and -")
+    return name.lower()
 
 
 def _status_target(environ: Mapping[str, str], target: Target) -> Target:

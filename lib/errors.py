@@ -6,6 +6,7 @@ OnwardError
 ├── HistoryConflict        3  files and history disagree, or the table is not ours
 ├── WrongEnvironment       3  this database is not this environment's to change
 ├── LockBusy               4  another run, or another session's lock, is in the way
+│   └── TableBusy          4  a table is locked, or there was a deadlock: worth another try
 ├── DatabaseUnavailable    5  unreachable
 │   ├── PasswordRefused    5  the server does not accept the password
 │   └── DatabaseUnsuitable 5  reachable, but read-only, without privilege, without a schema
@@ -72,6 +73,8 @@ class OnwardError(Exception):
         self.applied: Sequence[Done] | None = None
         """What this run applied before the error, None where no run had begun."""
         self.remaining: Sequence[str] = ()
+        self.blockers: Sequence[str] = ()
+        """The sessions that were in the way. Their queries are for the terminal, never for HTTP or logs."""
 
 
 class ConfigError(OnwardError):
@@ -102,6 +105,10 @@ class LockBusy(OnwardError):
     """Somebody else holds the lock that is needed; what this transaction did is rolled back."""
 
     exit_code, http_status, code = 4, 409, "busy"
+
+
+class TableBusy(LockBusy):
+    """Other sessions hold a lock on a table, or there was a deadlock. The same may go well in a moment."""
 
 
 class DatabaseUnavailable(OnwardError):

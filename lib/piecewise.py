@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from lib.errors import PartlyApplied, ServerError
+from lib.errors import PartlyApplied, ServerError, TableBusy
 from lib.failure import locate
 from lib.migration import Migration
-from lib.session import Session, literal
+from lib.session import BUSY, Session, literal
 from lib.sql import Statement, split
 
 _INDEX = """
@@ -37,10 +37,20 @@ _CREATE_INDEX = re.compile(
 class Piecewise:
     """The statements of a no-transaction file, run one at a time; knows which are done."""
 
-    def __init__(self, migration: Migration, work: Session, still_locked: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        migration: Migration,
+        work: Session,
+        still_locked: Callable[[], bool],
+        again: Callable[[TableBusy], bool],
+    ) -> None:
+        """`again` says whether to try a statement again that met a busy table, and waits before it says so."""
+        self.patience: float | None = None
+        """The lock timeout, in seconds, of what runs CONCURRENTLY; None leaves the session's own."""
         self._migration = migration
         self._work = work
         self._still_locked = still_locked
+        self._again = again
         self._done = 0
         self._kept = 0
         """Without those of a transaction of the file's own that is still open."""
@@ -55,16 +65,12 @@ class Piecewise:
 
     def run(self) -> None:
         """Run them all. Raises PartlyApplied at the first that fails; the statements before it stay done."""
-        for statement in split(self._migration.text()):
-            self._require_lock(statement)
-            index = _concurrent_index(statement)
-            if index:
-                self._drop_invalid(*index, statement)
-            answer = self._work.send(statement.text, keep=False)
-            if answer.error or answer.lost:
-                raise self._stopped(answer.failure, statement, self._left_invalid(index))
-            if index:
-                self._require_valid(*index, statement)
+        text = self._migration.text()
+        for statement in split(text):
+            if self.patience is not None and "lock_timeout" not in text.lower() and _is_concurrent(statement):
+                self._patiently(statement, self.patience)
+            else:
+                self._run(statement)
             self._done += 1
             if not self._work.in_transaction:
                 self._kept = self._done
@@ -72,6 +78,34 @@ class Piecewise:
             self._work.send("ROLLBACK")
             raise self._stopped(ServerError("25001", "the file leaves a transaction open; it was rolled back"), None)
         self._require_lock(None)
+
+    def _patiently(self, statement: Statement, patience: float) -> None:
+        """What runs CONCURRENTLY keeps nobody waiting while it waits, and would have to begin anew."""
+        usual = self._query("SHOW lock_timeout", statement)[0][0]
+        self._query(f"SET lock_timeout = '{round(patience * 1000)}ms'", statement)
+        self._run(statement)
+        self._query(f"SET lock_timeout = {literal(usual)}", statement)
+
+    def _run(self, statement: Statement) -> None:
+        index = _concurrent_index(statement)
+        while True:
+            self._require_lock(statement)
+            if index:
+                self._drop_invalid(*index, statement)
+            answer = self._work.send(statement.text, keep=False)
+            if not (answer.error or answer.lost):
+                break
+            if not self._may_try_again(answer.failure):
+                raise self._stopped(answer.failure, statement, self._left_invalid(index))
+        if index:
+            self._require_valid(*index, statement)
+
+    def _may_try_again(self, error: ServerError) -> bool:
+        """Only this statement, and only outside a transaction of the file's own, of which it would be a part."""
+        if error.sqlstate not in BUSY or self._work.in_transaction:
+            return False
+        number = self._done + 1
+        return self._again(TableBusy(f"{self._migration.version}, statement {number}: {error.message}"))
 
     def _require_lock(self, statement: Statement | None) -> None:
         if not self._still_locked():
@@ -120,6 +154,10 @@ class Piecewise:
             state=self.state + left,
             next_step="Mend the file and run again. It starts at its first statement: all of them must be repeatable.",
         )
+
+
+def _is_concurrent(statement: Statement) -> bool:
+    return "CONCURRENTLY" in (token.upper() for token in statement.head)
 
 
 def _concurrent_index(statement: Statement) -> tuple[str, str] | None:

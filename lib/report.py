@@ -7,7 +7,7 @@ from lib.config import Config
 from lib.errors import Done, MigrationFailed, OnwardError, ServerError
 from lib.history import History
 from lib.plan import Entry, Plan, State
-from lib.runner import Event, Notice, Run, Started
+from lib.runner import Event, Notice, Retry, Run, Started
 
 _MARKS = {State.APPLIED: "✅", State.PENDING: "⏳", State.AHEAD: "⏩"}
 _TITLES = (
@@ -98,6 +98,8 @@ def error_dict(error: OnwardError) -> dict[str, Any]:
             "state": error.state,
             "message": failure.server.message,
         }
+    if error.blockers:
+        found["blockers"] = list(error.blockers)
     document: dict[str, Any] = {"success": False, "error": found}
     if error.applied is not None:
         document |= {"applied": [done_dict(done) for done in error.applied], "remaining": list(error.remaining)}
@@ -145,7 +147,9 @@ def event_text(config: Config, event: Event) -> str:
         case Started(history, plan):
             return _started_text(config, history, plan)
         case Notice(migration, text):
-            return f"   {migration.version}: {text}"
+            return f"   {migration.version}: {text}" if migration else f"⚠️  {text}"
+        case Retry(error, pause):
+            return "\n".join([f"⏳ {error.message}; once more in {pause:.1f} s", *_blocked_by(error)])
         case Done(version, _, milliseconds):
             return f"✅ Applied: {version} ({milliseconds}ms)"
 
@@ -173,11 +177,16 @@ def run_text(run: Run) -> str:
 def error_text(error: OnwardError) -> str:
     """An error for people: what, where, what state things are in, what to do next."""
     lines = _failure_lines(error) if isinstance(error, MigrationFailed) else [f"❌ {error.message}"]
+    lines += _blocked_by(error)
     if error.applied is not None:
         lines.append(f"Applied in this run: {', '.join(done.version for done in error.applied) or 'none'}.")
         if error.remaining:
             lines.append(f"Not applied: {', '.join(error.remaining)}.")
     return "\n".join([*lines, *([f"Next: {error.next_step}"] if error.next_step else [])])
+
+
+def _blocked_by(error: OnwardError) -> list[str]:
+    return [f"   Blocked by {blocker}" for blocker in error.blockers]
 
 
 def _failure_lines(error: MigrationFailed) -> list[str]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
+from typing import TypeVar
 
 from lib.config import Config
-from lib.database import Database, HistoryChanged
-from lib.errors import Done, FilesError, HistoryConflict, OnwardError
+from lib.database import Database, HistoryChanged, Job
+from lib.errors import Done, FilesError, HistoryConflict, OnwardError, TableBusy
 from lib.history import History
+from lib.isolation import require_environment
 from lib.migration import DRAFT, Migration, load, refuse
 from lib.plan import Applied, Plan, make_plan
+
+T = TypeVar("T")
 
 # Before a deadline: time to say what happened, and the least that is worth beginning a file with.
 MARGIN, LEAST = 3.0, 1.0
@@ -28,13 +35,21 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """The server said something while a file ran."""
+    """Something worth a line: what the server said while a file ran, or without a file, what takes long."""
 
-    migration: Migration
+    migration: Migration | None
     text: str
 
 
-Event = Started | Notice | Done
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A table is busy; what was done is rolled back, and is done again after a pause, in seconds."""
+
+    error: TableBusy
+    pause: float
+
+
+Event = Started | Notice | Retry | Done
 Emit = Callable[[Event], None]
 
 
@@ -65,50 +80,107 @@ def run(config: Config, emit: Emit, *, deadline: float | None = None) -> Run:
     nothing and takes no lock.
     """
     migrations = load(config.directory)
-    applied: list[Done] = []
-    with Database(config, deadline=None if deadline is None else deadline - MARGIN) as database:
+    within = None if deadline is None else deadline - MARGIN
+    with Database(config, deadline=within, say=lambda text: emit(Notice(None, text))) as database:
+        return _Runner(config, database, migrations, emit).run()
+
+
+class _Runner:
+    """One run, and what it has applied so far."""
+
+    def __init__(self, config: Config, database: Database, migrations: tuple[Migration, ...], emit: Emit) -> None:
+        self._config = config
+        self._database = database
+        self._migrations = migrations
+        self._emit = emit
+        self._applied: list[Done] = []
+
+    def run(self) -> Run:
         while True:
-            history, plan = look(config, database, migrations)
+            history, plan = self._persistently(lambda _: look(self._config, self._database, self._migrations))
             try:
-                emit(Started(history, plan))
-                _apply(database, plan, emit, applied)
+                self._emit(Started(history, plan))
+                self._prepare(history, plan)
+                self._apply(plan.pending)
             except HistoryChanged:
                 continue
             except OnwardError as error:
-                error.applied, error.remaining = applied, list(_remaining(plan, applied))
+                error.applied, error.remaining = self._applied, list(self._remaining(plan))
                 raise
-            return Run(config.environment, history.database, plan, tuple(applied), _remaining(plan, applied))
+            return Run(self._config.environment, history.database, plan, tuple(self._applied), self._remaining(plan))
 
+    def _prepare(self, history: History, plan: Plan) -> None:
+        if plan.pending and (warning := require_environment(self._config, history)):
+            self._emit(Notice(None, warning))
+        plan.require_no_conflict()
+        refuse(plan.pending)
+        if plan.pending and self._database.seconds_left > LEAST:
+            self._persistently(lambda _: self._database.prepare())
 
-def _apply(database: Database, plan: Plan, emit: Emit, applied: list[Done]) -> None:
-    plan.require_no_conflict()
-    refuse(plan.pending)
-    if plan.pending and database.seconds_left > LEAST:
-        database.prepare()
-    for migration, successor in zip_longest(plan.pending, plan.pending[1:]):
-        if database.seconds_left <= LEAST:
-            return
-        milliseconds = database.apply(
-            migration,
-            then_open=partial(_opens_next, database, successor),
-            notice=partial(_notice, emit, migration),
+    def _apply(self, pending: Sequence[Migration]) -> None:
+        for migration, successor in zip_longest(pending, pending[1:]):
+            if self._database.seconds_left <= LEAST:
+                return
+            self._apply_one(migration, successor)
+            self._emit(self._applied[-1])
+
+    def _apply_one(self, migration: Migration, successor: Migration | None) -> None:
+        job = partial(
+            Job, migration, partial(self._opens_next, successor), partial(self._notice, migration), self._note
         )
-        done = Done(migration.version, migration.name, milliseconds)
-        applied.append(done)
-        emit(done)
+        self._persistently(lambda again: self._database.apply(job(again)))
+
+    def _persistently(self, attempt: Callable[[Patience], T]) -> T:
+        """Try again while tables are busy."""
+        patience = Patience(self._config, self._emit, self._database.seconds_left - LEAST)
+        while True:
+            try:
+                return attempt(patience)
+            except TableBusy as busy:
+                if not patience(busy):
+                    raise
+
+    def _opens_next(self, successor: Migration | None) -> bool:
+        return successor is not None and successor.transactional and self._database.seconds_left > LEAST
+
+    def _notice(self, migration: Migration, text: str) -> None:
+        self._emit(Notice(migration, text))
+
+    def _note(self, done: Done) -> None:
+        if done not in self._applied:
+            self._applied.append(done)
+
+    def _remaining(self, plan: Plan) -> tuple[str, ...]:
+        applied = {done.version for done in self._applied}
+        return tuple(one.version for one in plan.pending if one.version not in applied)
 
 
-def _opens_next(database: Database, successor: Migration | None) -> bool:
-    return successor is not None and successor.transactional and database.seconds_left > LEAST
+class Patience:
+    """How long one thing is tried again while tables are busy: MIGRATION_RETRY from the first time on.
 
+    A pause is at least three times the lock timeout, so that those get through whom our wait in the queue kept
+    waiting, and grows.
+    """
 
-def _remaining(plan: Plan, applied: list[Done]) -> tuple[str, ...]:
-    done = {one.version for one in applied}
-    return tuple(one.version for one in plan.pending if one.version not in done)
+    def __init__(self, config: Config, emit: Emit, longest: float) -> None:
+        self._emit = emit
+        self._budget = min(config.retry, longest)
+        self._pause = 3 * (config.lock_timeout or 1.0)
+        self._until = math.inf
+        self._tries = 0
 
-
-def _notice(emit: Emit, migration: Migration, text: str) -> None:
-    emit(Notice(migration, text))
+    def __call__(self, busy: TableBusy) -> bool:
+        """Wait, and return True; or return False, since there is no time for that."""
+        now, pause = time.monotonic(), self._pause * random.uniform(1.0, 1.25)  # noqa: S311 - jitter, not a secret
+        self._until = min(self._until, now + self._budget)
+        self._tries += 1
+        if now + pause > self._until:
+            busy.message += f"; tried {self._tries} times" if self._tries > 1 else ""
+            return False
+        self._emit(Retry(busy, pause))
+        time.sleep(pause)
+        self._pause *= 1.5
+        return True
 
 
 def baseline(config: Config, number: int) -> tuple[Migration, ...]:
@@ -143,9 +215,11 @@ def repair(config: Config, version: str) -> tuple[Migration, bool]:
     migrations = load(config.directory)
     with Database(config) as database:
         while True:
-            file, row = _applied_file(look(config, database, migrations)[1], version)
+            history, plan = look(config, database, migrations)
+            file, row = _applied_file(plan, version)
             if (file.version, file.checksum) == (row.version, row.checksum):
                 return file, False
+            require_environment(config, history)
             try:
                 database.prepare()
                 database.repair(row, file)

@@ -7,10 +7,12 @@ query with parameters would, and CREATE INDEX CONCURRENTLY in another session wo
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from types import TracebackType
@@ -20,11 +22,20 @@ import psycopg
 from psycopg import pq
 
 from lib.config import Target, redact
-from lib.errors import DatabaseUnavailable, DatabaseUnsuitable, LockBusy, OnwardError, PasswordRefused, ServerError
+from lib.errors import (
+    DatabaseUnavailable,
+    DatabaseUnsuitable,
+    LockBusy,
+    OnwardError,
+    PasswordRefused,
+    ServerError,
+    TableBusy,
+)
 
 CONNECT_BUDGET = 20.0
 _GRACE = 2.0  # for a server to end what was cancelled at the deadline
 _NOTICES_KEPT = 100
+_SILENTLY = 0.3  # seconds of pause: a server that is back so soon is not worth a line
 # Without them a vanished server keeps a client waiting for ever. A URL may say otherwise.
 _DEFAULTS = {
     "keepalives_idle": "5",
@@ -40,6 +51,15 @@ _FINAL = re.compile(
 )
 
 _REFUSED = re.compile(r"authentication failed|password")  # in Postgres' words, and in those of RDS Proxy
+_AWAY = re.compile(
+    "08...|53300|57P0[123]"
+)  # a pooler without a server, no connection left, a server that goes or comes
+
+BUSY = ("55P03", "40P01")  # lock_timeout (and NOWAIT), deadlock
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(slots=True)
@@ -60,6 +80,14 @@ class Answer:
         return self.error or ServerError(None, "the connection to the server was lost")
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What to do each time that the server has been silent for an interval, in seconds."""
+
+    interval: float
+    look: Callable[[], None]
+
+
 class Session:
     """A connection in autocommit. Not for two threads. Close it, or use it as a context manager."""
 
@@ -67,8 +95,10 @@ class Session:
         self.target = target
         self.notices: deque[str] = deque(maxlen=_NOTICES_KEPT)
         self.notice_count = 0
+        self.deadline = deadline
+        """In monotonic seconds: what still runs then is cancelled."""
+        self.watch: Watch | None = None
         self._connection = connection
-        self._deadline = deadline
         self._cancelled = False
         self._pgconn = connection.pgconn
         connection.add_notice_handler(self._notice)
@@ -95,13 +125,13 @@ class Session:
         """Whether a transaction is open, failed or not."""
         return self._pgconn.transaction_status != pq.TransactionStatus.IDLE
 
-    def send(self, sql: bytes | str, *, keep: bool = True) -> Answer:
+    def send(self, sql: bytes | str, *, keep: bool = True, into: Answer | None = None) -> Answer:
         """Send one message and read its whole answer. A server's error comes back in it, it is not raised.
 
         Without `keep`, rows and tags are dropped as they arrive. Interrupted (by any exception of a signal
-        handler), it cancels on the server and closes the session.
+        handler), it cancels on the server and closes the session; `into` has what had arrived by then.
         """
-        answer = Answer()
+        answer = Answer() if into is None else into
         try:
             self._pgconn.send_query(sql.encode() if isinstance(sql, str) else sql)
             self._pgconn.set_single_row_mode()
@@ -130,11 +160,14 @@ class Session:
         if answer.lost or error is None:
             return DatabaseUnavailable("the connection to the database was lost", next_step="Run again.")
         message = redact(f"{error.message} (SQLSTATE {error.sqlstate})", self.target)
-        match error.sqlstate:
-            case "55P03" | "40P01" | "57014":
-                return LockBusy(f"the history is locked by another session: {message}", next_step="Run again later.")
-            case "42501":
-                return DatabaseUnsuitable(message, next_step="Grant the role what it lacks, or use the owner's URL.")
+        if error.sqlstate in BUSY:
+            return TableBusy(f"the history is locked by another session: {message}", next_step="Run again later.")
+        if error.sqlstate == "57014":
+            return LockBusy(f"the history is locked by another session: {message}", next_step="Run again later.")
+        if _AWAY.fullmatch(error.sqlstate or ""):
+            return DatabaseUnavailable(f"the database is away: {message}", next_step="Run again.")
+        if error.sqlstate == "42501":
+            return DatabaseUnsuitable(message, next_step="Grant the role what it lacks, or use the owner's URL.")
         return DatabaseUnsuitable(message, next_step=error.hint or "")
 
     def _flush(self) -> None:
@@ -149,16 +182,25 @@ class Session:
         return self._pgconn.get_result()
 
     def _wait(self, events: int) -> int:
-        left = None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
         with DefaultSelector() as selector:
             selector.register(self._pgconn.socket, events)
-            ready = sum(ready for _, ready in selector.select(left))
-        if not ready:
-            if self._cancelled:
-                raise psycopg.OperationalError("the server did not answer the cancellation")
-            self._cancelled, self._deadline = True, time.monotonic() + _GRACE
-            self._connection.cancel_safe(timeout=1.0)
-        return ready
+            while True:
+                left = math.inf if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
+                interval = self.watch.interval if self.watch else math.inf
+                longest = min(left, interval)
+                ready = sum(ready for _, ready in selector.select(None if longest == math.inf else longest))
+                if ready:
+                    return ready
+                if left <= interval:
+                    self._cancel_once()
+                elif self.watch:
+                    self.watch.look()
+
+    def _cancel_once(self) -> None:
+        if self._cancelled:
+            raise psycopg.OperationalError("the server did not answer the cancellation")
+        self._cancelled, self.deadline = True, time.monotonic() + _GRACE
+        self._connection.cancel_safe(timeout=1.0)
 
     def _take(self, result: pq.abc.PGresult, answer: Answer, keep: bool) -> None:
         match result.status:
@@ -192,11 +234,16 @@ class Session:
 
 
 def connect(
-    target: Target, application_name: str, *, budget: float = CONNECT_BUDGET, deadline: float | None = None
+    target: Target,
+    application_name: str,
+    *,
+    budget: float = CONNECT_BUDGET,
+    deadline: float | None = None,
+    say: Callable[[str], None] = silent,
 ) -> Session:
-    """Open a session; tries again for `budget` seconds where waiting may help. Raises DatabaseUnavailable.
+    """Open a session; tries again for `budget` seconds where waiting may help, and says so once.
 
-    A statement that still runs at `deadline` (monotonic seconds) is cancelled.
+    A statement that still runs at `deadline` (monotonic seconds) is cancelled. Raises DatabaseUnavailable.
     """
     last, pause = time.monotonic() + budget, 0.1
     while True:
@@ -206,6 +253,9 @@ def connect(
             failure = _connect_failure(target, str(error))
         if _FINAL.search(failure.message) or time.monotonic() + pause > last:
             raise failure
+        if pause > _SILENTLY:
+            say(f"{failure.message}; trying again for {round(last - time.monotonic())} s at most")
+            say = silent
         time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
         pause = min(pause * 2, 3.0)
 

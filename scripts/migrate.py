@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
@@ -29,6 +30,7 @@ try:
         migrations_directory,
         named_targets,
         read_config,
+        read_environments,
         redact,
         with_env_files,
     )
@@ -75,6 +77,12 @@ environment:
   MIGRATION_STATEMENT_TIMEOUT
                       longest statement (default: 0, no limit)
   MIGRATION_WAIT      longest wait for another run to finish (default: 120s)
+  MIGRATION_RETRY     how long to try again while a table is busy (default: 60s)
+  MIGRATION_ENVIRONMENTS
+                      such as production,development: in any other environment
+                      nothing is applied, and the exit code is 0
+  MIGRATION_CLAIM     environment@identity, as a refused run prints it: makes
+                      that database this environment's
   MIGRATION_ALLOW_OUT_OF_ORDER
                       1 is --allow-out-of-order
   CI, VERCEL_DEPLOYMENT_ID
@@ -103,6 +111,7 @@ examples:
 """
 # Not the parser's defaults: a command's would undo what stands before it on the command line.
 _OPTIONS = {"json": False, "allow_out_of_order": False, "production": False}
+_GLANCE = 5.0  # seconds, for a look that nothing depends on
 _COLOURS = {"❌": "31", "✅": "32", "⚠": "33"}
 # A shorter password stands in messages by chance, and without it they would be garbled.
 _SHORTEST_SECRET = 12
@@ -129,9 +138,9 @@ class Output:
 
     def complain(self, error: OnwardError) -> None:
         """An error for people, and on GitHub Actions for the pull request."""
-        self.say(self._redacted(report.error_text(error)), error=True)
+        self.say(self.redacted(report.error_text(error)), error=True)
         if self.environ.get("GITHUB_ACTIONS") == "true":
-            self.say(self._redacted(report.annotation(error)), error=True)
+            self.say(self.redacted(report.annotation(error)), error=True)
 
     def document(self, document: Mapping[str, Any]) -> None:
         """The one JSON document, where it was asked for."""
@@ -141,7 +150,7 @@ class Output:
     def failure(self, error: OnwardError) -> int:
         """An error as words and as the document; returns its exit code."""
         self.complain(error)
-        self.document(self._redacted(report.error_dict(error)))
+        self.document(self.redacted(report.error_dict(error)))
         return error.exit_code
 
     def fault(self, error: Exception) -> int:
@@ -154,12 +163,12 @@ class Output:
         self.document({"success": False, "error": {"code": OnwardError.code, "message": words, "nextStep": ""}})
         return OnwardError.exit_code
 
-    def _redacted(self, value: Any) -> Any:
+    def redacted(self, value: Any) -> Any:
         """The net beneath: what a driver or a server says is redacted where it is taken over."""
         if isinstance(value, dict):
-            return {name: self._redacted(inner) for name, inner in value.items()}
+            return {name: self.redacted(inner) for name, inner in value.items()}
         if isinstance(value, list):
-            return [self._redacted(inner) for inner in value]
+            return [self.redacted(inner) for inner in value]
         if not isinstance(value, str):
             return value
         for secret in _secrets(self.environ):
@@ -182,10 +191,28 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
+    here, environments = read_environments(output.environ)
+    if environments and here not in environments:
+        return _apply_nothing(options, output, here, environments)
     config = _config_to_write(options, output)
     run = runner.run(config, lambda event: output.say(report.event_text(config, event)))
     output.say(report.run_text(run))
     output.document(report.run_dict(run))
+    return 0
+
+
+def _apply_nothing(options: argparse.Namespace, output: Output, here: str, environments: Sequence[str]) -> int:
+    """Let the build of an environment pass that is not to touch the database, whatever state that is in."""
+    migrations = migration.load(migrations_directory(output.environ))
+    try:
+        config = _config(options, output)
+        with Database(config, budget=_GLANCE, deadline=time.monotonic() + _GLANCE) as database:
+            pending = str(len(runner.look(config, database, migrations)[1].pending))
+    except OnwardError as error:
+        pending = f"unknown ({error.message})"
+    reason = f"{here} is not among MIGRATION_ENVIRONMENTS={','.join(environments)}"
+    output.say(output.redacted(f"⏩ Applied nothing: {reason}. Pending: {pending}."))
+    output.document({"success": True, "environment": here, "applied": [], "skipped": reason, "pending": pending})
     return 0
 
 

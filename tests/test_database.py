@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from lib.database import Database as Session
+from lib.database import Job
 from lib.errors import DatabaseUnsuitable, HistoryConflict, LockBusy, MigrationFailed, PartlyApplied
 from lib.migration import load
 from tests.conftest import Database, Server
@@ -140,7 +141,7 @@ def test_columns_that_a_team_has_added_stay_as_they_are(database: Database, migr
         f"CREATE TABLE schema_migrations {OLD_SHAPE}; ALTER TABLE schema_migrations ADD note text DEFAULT '-'"
     )
     database.execute("INSERT INTO schema_migrations (version, name, note) VALUES ('001-one', 'One', 'by hand')")
-    run(database, migrations(TWO))
+    run(database, migrations(TWO), MIGRATION_ENV="development")
     assert database.execute("SELECT version, note, applied_by FROM schema_migrations ORDER BY id") == [
         ("001-one", "by hand", None),
         ("002-two", "-", "cli"),
@@ -301,7 +302,7 @@ def test_a_busy_table_stops_the_file_and_nothing_of_it_stays(
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE busy IN ACCESS SHARE MODE")
         with pytest.raises(LockBusy, match=r"001-alter.*55P03.*rolled back") as caught:
-            run(database, directory, MIGRATION_LOCK_TIMEOUT="50ms")
+            run(database, directory, MIGRATION_LOCK_TIMEOUT="50ms", MIGRATION_RETRY="0")
     assert caught.value.exit_code == 4
     assert (tables(database), history(database)) == (["busy"], [])
     nothing_is_left_running(server, database)
@@ -317,7 +318,7 @@ def apply_alone(database: Database, directory: Path) -> None:
     with Session(config_of(database, directory)) as session:
         session.read()
         session.prepare()
-        session.apply(load(directory)[0], then_open=lambda: False, notice=print)
+        session.apply(Job(load(directory)[0], lambda: False, print, print, lambda _: False))
 
 
 @pytest.mark.parametrize(

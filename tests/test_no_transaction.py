@@ -309,7 +309,7 @@ def test_an_index_that_another_session_is_just_building_is_left_alone(database: 
         until(lambda: database.execute("SELECT 1 FROM pg_stat_progress_create_index WHERE index_relid <> 0"))
         assert indexes(database) == [("t", "t_i", False)]
         building = node(database, "t_i")
-        fails(database, directory, MIGRATION_LOCK_TIMEOUT="50ms")
+        fails(database, directory, MIGRATION_LOCK_TIMEOUT="50ms", MIGRATION_RETRY="0")
         assert node(database, "t_i") == building
     builder.join()
     assert indexes(database) == [("t", "t_i", True)]
@@ -328,7 +328,7 @@ def test_an_index_whose_invalid_leftover_cannot_be_dropped_is_an_error_of_the_fi
     directory = migrations({"001-index.sql": f"{HEAD}CREATE TABLE a (); CREATE INDEX CONCURRENTLY t_i ON t (i);"})
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE t IN SHARE MODE")
-        error = fails(database, directory, MIGRATION_LOCK_TIMEOUT="50ms")
+        error = fails(database, directory, MIGRATION_LOCK_TIMEOUT="50ms", MIGRATION_RETRY="0")
     assert error.failure.server.sqlstate == "55P03"
     assert error.state.startswith("statement 1 is done and stays")
     assert error.failure.line is None, "it is no position in the file"
