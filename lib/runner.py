@@ -12,12 +12,13 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from lib.config import Config
-from lib.database import Database, HistoryChanged, Job
+from lib.database import Database, Job
 from lib.errors import Done, FilesError, HistoryConflict, OnwardError, TableBusy
 from lib.history import History
 from lib.isolation import require_environment
 from lib.migration import DRAFT, Migration, load, refuse
 from lib.plan import Applied, Plan, make_plan
+from lib.transactions import HistoryChanged
 
 T = TypeVar("T")
 

@@ -1,0 +1,307 @@
+"""Transactions that hold the run's lock: one after the other in one session, each on top of the history as planned.
+
+What ends one transaction travels with what opens the next: that is a round trip less for each file.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+
+from lib import VERSION
+from lib.blockers import Observer, holders
+from lib.config import Config, Target
+from lib.errors import DatabaseUnavailable, Interrupted, LockBusy, OnwardError, OutcomeUnknown, ServerError, TableBusy
+from lib.history import TABLE, History, read_history
+from lib.session import CONNECT_BUDGET, Answer, Session, Watch, connect, identifier
+
+_LOCK_KEY = 0x6F6E77617264  # "onward": one run at a time in a database, whatever its schemas
+_POLL = (0.05, 0.25)
+_OFTEN = 0.45  # of a lock timeout
+_WANTED = frozenset(("client_connection_check_interval", "idle_in_transaction_session_timeout"))
+_HURRY = 5.0  # seconds to find out what became of a COMMIT when somebody wants to stop the run
+
+_OPEN = """
+BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;
+RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD TEMP;
+{limits}
+SELECT CASE WHEN pg_try_advisory_xact_lock({key}) THEN {proof} END, pg_backend_pid();
+"""
+
+# What a session keeps whether its transaction is committed or not. Only what was prepared by SQL is deallocated: a
+# pooler keeps its other clients' prepared statements on the same connection.
+LEFT_BEHIND = """
+DO $onward$
+DECLARE
+    prepared text;
+BEGIN
+    PERFORM pg_advisory_unlock_all();
+    FOR prepared IN SELECT name FROM pg_prepared_statements WHERE from_sql LOOP
+        EXECUTE format('DEALLOCATE %I', prepared);
+    END LOOP;
+END $onward$;
+"""
+
+
+class HistoryChanged(Exception):
+    """Under the lock the history is not what the plan was made from: plan again."""
+
+
+class Transactions:
+    """The session of a run, what it knows of the database, and the transactions in it."""
+
+    def __init__(
+        self, config: Config, target: Target, *, budget: float, deadline: float | None, say: Callable[[str], None]
+    ) -> None:
+        self._config = config
+        self._target = target
+        self._deadline = deadline
+        self._budget = min(budget, max(self.seconds_left, 0))
+        self._say = say
+        self.session = self.connect()
+        self._observer = Observer(self._connect_quickly)
+        self._history: History | None = None
+        self._refused: set[str] = set()
+        self._fingerprint = (0, 0)
+        self._opened: Answer | None = None
+
+    def close(self) -> None:
+        """End all sessions; what is open in them is rolled back."""
+        self.session.close()
+        self._observer.close()
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; infinite without one."""
+        return math.inf if self._deadline is None else self._deadline - time.monotonic()
+
+    @property
+    def blockers(self) -> tuple[str, ...]:
+        """The sessions that were last seen in the way of this transaction."""
+        return self._observer.seen
+
+    @property
+    def count(self) -> int:
+        """How many rows the history has, as planned."""
+        return self._fingerprint[0]
+
+    def recorded(self, row: int) -> None:
+        """One row more, of this id, is what the next transaction is compared with."""
+        count, newest = self._fingerprint
+        self._fingerprint = count + 1, max(newest, row)
+
+    def read(self) -> History:
+        """The history and what goes with it, by one query. Reads only: creates nothing, locks nothing.
+
+        A pooler shows only now that there is no server behind it: so it connects again, within the budget. Raises
+        HistoryConflict for a table that is not ours, or several that are.
+        """
+        last = time.monotonic() + self._budget
+        while True:
+            try:
+                self._history = self._read()
+            except DatabaseUnavailable as error:
+                if type(error) is not DatabaseUnavailable or time.monotonic() > last:
+                    raise
+                _pause(*_POLL)
+                self.session.close()
+                self.session = self.connect()
+            else:
+                self._fingerprint = self._history.fingerprint
+                return self._history
+
+    def _read(self) -> History:
+        return read_history(self.session, schema=self._config.schema, limits=self.limits(optional=False))
+
+    def open(self, *, holding: bool = False, compare: bool = True, until: float | None = None) -> str:
+        """Begin a transaction that holds the run's lock, and return the proof of it.
+
+        The proof is the transaction's id, or for `holding`, a transaction that will stand idle, a mere word: one with
+        an id would hold back vacuum. Raises LockBusy, or HistoryChanged with nothing left open.
+        """
+        for name in sorted(_WANTED - self.known().limits - self._refused):
+            self._go_without(name, "it is fixed there")
+        answer, self._opened = self._begin(self._opened, holding=holding, compare=compare), None
+        until, waiting = until or time.monotonic() + self._config.wait, False
+        while not (proof := self._proof(answer)):
+            if time.monotonic() > until:
+                self.rollback()
+                raise self._busy()
+            if not waiting:
+                who = "; ".join(words for _, words in holders(self.session, _LOCK_KEY))
+                self._say(f"another run holds the lock ({who or 'unknown'}); waiting for it")
+                waiting = True
+            _pause(*_POLL)
+            self.session.send("ROLLBACK")
+            answer = self._begin(holding=holding, compare=compare)
+        if compare and tuple(map(int, answer.rows[1])) != self._fingerprint:  # type: ignore[arg-type]
+            self.rollback()
+            raise HistoryChanged
+        self.session.watch = self.watching(str(answer.rows[0][1]))
+        return proof
+
+    def _begin(self, answer: Answer | None = None, *, holding: bool, compare: bool) -> Answer:
+        """Send the opening; again without a limit that the server refuses."""
+        answer = answer or self.session.send(self._opening(holding=holding, compare=compare))
+        while answer.error and (refused := self._refused_limit(answer.error)):
+            self.rollback()
+            self._go_without(refused, answer.error.message)
+            answer = self.session.send(self._opening(holding=holding, compare=compare))
+        return answer
+
+    def _go_without(self, limit: str, why: str) -> None:
+        self._refused.add(limit)
+        self._say(
+            f"this server does not take {limit} from a session ({why}): if this process is killed or freezes, its "
+            "locks may stay for a while"
+        )
+
+    def _refused_limit(self, error: ServerError) -> str | None:
+        limits = self.known().limits - self._refused
+        return next((name for name in limits if f'"{name}"' in error.message), None)
+
+    def _busy(self) -> LockBusy:
+        found = holders(self.session, _LOCK_KEY)
+        who = "; ".join(words for _, words in found)
+        end = f"; or end it: SELECT pg_terminate_backend({found[0][0]})" if found else ""
+        message = f"another run holds the lock on {self._target}" + (f": {who}" if who else "")
+        return LockBusy(message, next_step=f"Run again when it is done{end}.")
+
+    def _opening(self, *, holding: bool = False, compare: bool = True) -> str:
+        proof = "'held'" if holding else "pg_current_xact_id()::text"
+        opening = _OPEN.format(limits=self.limits(holding=holding), key=_LOCK_KEY, proof=proof)
+        # In a statement of its own, so that its snapshot is younger than the lock.
+        compared = f"SELECT count(*), coalesce(max(id), 0) FROM {self.table};" if compare else ""
+        # A lock on the table would stand in the way of a file that works on the whole database: REINDEX, VACUUM FULL.
+        return opening + (f"SAVEPOINT onward; {compared} ROLLBACK TO onward;" if holding else compared)
+
+    def _proof(self, answer: Answer) -> str | None:
+        if answer.error or answer.lost:
+            self.rollback()
+            if answer.error and answer.error.sqlstate == "42P01":
+                raise HistoryChanged
+            raise self.session.complaint(answer)
+        return answer.rows[0][0]
+
+    def watching(self, pid: str) -> Watch | None:
+        """To see who keeps this session waiting; more often than a wait can time out."""
+        self._observer.seen = ()
+        timeout = self._config.lock_timeout
+        return Watch(timeout * _OFTEN, partial(self._observer.look, pid)) if timeout else None
+
+    def change(self, sql: str, landed: str | None, *, compare: bool = True) -> None:
+        """A whole transaction of ours, without a file."""
+        self.open(compare=compare)
+        answer = self.commit("the history", f"{sql};", landed)
+        if "COMMIT" not in answer.tags:
+            error = self.session.complaint(answer)
+            error.blockers = self.blockers if isinstance(error, TableBusy) else ()
+            raise error
+
+    def commit(
+        self,
+        what: str,
+        sql: str,
+        landed: str | None,
+        *,
+        note: Callable[[Answer], None] = lambda _: None,
+        open_next: bool = False,
+    ) -> Answer:
+        """Send the end of a transaction and COMMIT; where the answer is lost, find out whether that was done.
+
+        `landed` is what holds for a row of the history if it was; without it, the plan is made again. `note` gets the
+        answer at once, for a signal may come between the answer and the next step. `open_next` opens the next one in
+        the same message. Without COMMIT among the answer's tags it was not done. Raises OutcomeUnknown.
+        """
+        answer = Answer()
+        try:
+            self.session.send(f"{sql}COMMIT;" + (self._opening() if open_next else ""), into=answer)
+            if answer.lost and "COMMIT" not in answer.tags:
+                self._find_out(what, answer, landed, CONNECT_BUDGET)
+            note(answer)
+        except Interrupted:
+            if landed and "COMMIT" not in answer.tags:
+                self._find_out(what, answer, landed, _HURRY)
+            note(answer)
+            raise
+        if "COMMIT" not in answer.tags:
+            self.rollback()
+        if "BEGIN" in answer.tags:
+            self._opened = Answer(answer.rows[1:], error=answer.error, lost=answer.lost)
+        return answer
+
+    def _find_out(self, what: str, answer: Answer, landed: str | None, budget: float) -> None:
+        """Whether a COMMIT was done whose answer was lost: a look under the lock, by a new connection.
+
+        Without the lock absence would prove nothing: the COMMIT may still be on its way.
+        """
+        kept, self._deadline = self._deadline, time.monotonic() + max(1.0, min(budget, self.seconds_left))
+        self.session.close()
+        try:
+            self.session = self.connect()
+            self.open(compare=False, until=self._deadline)
+            rows = self.session.query(f"SELECT id FROM {self.table} WHERE {landed}") if landed else []
+            self.rollback()
+        except OnwardError as error:
+            raise OutcomeUnknown(
+                f"the connection was lost while {what} was being committed, and whether it is applied could not be "
+                f"found out: {error.message}",
+                next_step="Look with `status`; if it is still pending, run again.",
+            ) from None
+        self.session.deadline = self._deadline = kept
+        if landed is None:
+            raise HistoryChanged
+        if rows:
+            answer.rows, answer.tags, answer.error, answer.lost = rows, ["COMMIT"], None, False
+            self._say(f"the answer to the COMMIT of {what} was lost; confirmed after reconnecting")
+
+    def rollback(self) -> None:
+        """End the transaction, if one is open, and what a file left behind in the session."""
+        if self.session.in_transaction:
+            self.session.send(f"ROLLBACK; {LEFT_BEHIND}")
+
+    def limits(self, *, holding: bool = False, optional: bool = True) -> str:
+        """Settings that die with the transaction: through a pooler, others would reach the next client."""
+        config = self._config
+        wanted = {
+            "client_connection_check_interval": 2.0,
+            "idle_in_transaction_session_timeout": 0 if holding else 60.0,
+            **({"transaction_timeout": 0} if holding else {}),
+        }
+        known = self.known().limits - self._refused if optional else frozenset()
+        longest = min(config.statement_timeout or math.inf, self.seconds_left)
+        limits = {
+            "lock_timeout": config.lock_timeout,
+            "statement_timeout": 0 if longest == math.inf else max(longest, 0.001),
+        }
+        limits |= {name: seconds for name, seconds in wanted.items() if name in known}
+        return " ".join(f"SET LOCAL {name} = '{round(seconds * 1000)}ms';" for name, seconds in limits.items())
+
+    def connect(self) -> Session:
+        """Another session with the same database."""
+        budget = max(0.0, min(self._budget, self.seconds_left))
+        return connect(self._target, self._name, budget=budget, deadline=self._deadline, say=self._say)
+
+    def _connect_quickly(self) -> Session:
+        return connect(self._target, self._name, budget=0, deadline=self._deadline)
+
+    @property
+    def _name(self) -> str:
+        return f"onward {VERSION} {self._config.environment}"
+
+    def known(self) -> History:
+        """The history as it was last read."""
+        return self._history or self.read()
+
+    @property
+    def table(self) -> str:
+        """The history's table, qualified and quoted."""
+        return f"{identifier(self.known().schema or '')}.{TABLE}"
+
+
+def _pause(least: float, most: float) -> None:
+    """With jitter, so that those who wait do not come all at once."""
+    time.sleep(random.uniform(least, most))  # noqa: S311 - jitter, not a secret
