@@ -33,7 +33,7 @@ from lib.piecewise import Piecewise
 from lib.plan import Applied
 from lib.session import BUSY, CONNECT_BUDGET, Answer, Session, literal, silent
 from lib.sql import split
-from lib.transactions import LEFT_BEHIND, Transactions
+from lib.transactions import FORGET, Transactions
 
 _COLUMNS = """
     id SERIAL PRIMARY KEY,
@@ -75,9 +75,11 @@ END $onward$
 _CLEAN = f"""
 SET CONSTRAINTS ALL IMMEDIATE;
 RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
-{LEFT_BEHIND}
 DO $onward$
+DECLARE
+    prepared text;
 BEGIN
+    {FORGET}
     IF pg_current_xact_id_if_assigned()::text IS DISTINCT FROM {{xid}} THEN
         RAISE EXCEPTION USING ERRCODE = '2D000', MESSAGE = 'the file ended the transaction that it ran in';
     END IF;

@@ -148,7 +148,7 @@ class _Runner:
         self._emit(Notice(migration, text))
 
     def _note(self, done: Done) -> None:
-        if done not in self._applied:
+        if self._applied[-1:] != [done]:
             self._applied.append(done)
 
     def _remaining(self, plan: Plan) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
+from select import POLLIN, POLLOUT, poll
 from types import TracebackType
 from typing import Any, Self
 
@@ -51,6 +51,7 @@ _FINAL = re.compile(
 )
 
 _REFUSED = re.compile(r"authentication failed|password")  # in Postgres' words, and in those of RDS Proxy
+_SPECIAL = re.compile(r"[^ -~]|['\\]")
 _AWAY = re.compile(
     "08...|53300|57P0[123]"
 )  # a pooler without a server, no connection left, a server that goes or comes
@@ -101,6 +102,7 @@ class Session:
         self._connection = connection
         self._cancelled = False
         self._pgconn = connection.pgconn
+        self._poll = poll()
         connection.add_notice_handler(self._notice)
 
     def __enter__(self) -> Self:
@@ -172,29 +174,28 @@ class Session:
 
     def _flush(self) -> None:
         while self._pgconn.flush():
-            if self._wait(EVENT_READ | EVENT_WRITE) & EVENT_READ:
+            if self._wait(POLLIN | POLLOUT) & ~POLLOUT:
                 self._pgconn.consume_input()
 
     def _next_result(self) -> pq.abc.PGresult | None:
         while self._pgconn.is_busy():
-            self._wait(EVENT_READ)
+            self._wait(POLLIN)
             self._pgconn.consume_input()
         return self._pgconn.get_result()
 
     def _wait(self, events: int) -> int:
-        with DefaultSelector() as selector:
-            selector.register(self._pgconn.socket, events)
-            while True:
-                left = math.inf if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
-                interval = self.watch.interval if self.watch else math.inf
-                longest = min(left, interval)
-                ready = sum(ready for _, ready in selector.select(None if longest == math.inf else longest))
-                if ready:
-                    return ready
-                if left <= interval:
-                    self._cancel_once()
-                elif self.watch:
-                    self.watch.look()
+        self._poll.register(self._pgconn.socket, events)
+        while True:
+            left = math.inf if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
+            interval = self.watch.interval if self.watch else math.inf
+            longest = min(left, interval)
+            ready = self._poll.poll(None if longest == math.inf else math.ceil(longest * 1000))
+            if ready:
+                return ready[0][1]
+            if left <= interval:
+                self._cancel_once()
+            elif self.watch:
+                self.watch.look()
 
     def _cancel_once(self) -> None:
         if self._cancelled:
@@ -264,8 +265,7 @@ def literal(value: str | int | None) -> str:
     """A value as SQL text: ASCII only and read alike whatever a file has set (encodings, string syntax)."""
     if value is None or isinstance(value, int):
         return "NULL" if value is None else str(value)
-    escaped = "".join(char if " " <= char <= "~" and char not in "'\\" else _escape(char) for char in value)
-    return f"E'{escaped}'"
+    return f"E'{_SPECIAL.sub(_escape, value)}'"
 
 
 def identifier(name: str) -> str:
@@ -321,5 +321,6 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode(errors="replace")
 
 
-def _escape(char: str) -> str:
-    return f"\\U{ord(char):08X}" if ord(char) > 127 else f"\\x{ord(char):02X}"
+def _escape(special: re.Match[str]) -> str:
+    code = ord(special[0])
+    return f"\\U{code:08X}" if code > 127 else f"\\x{code:02X}"

@@ -33,17 +33,13 @@ SELECT CASE WHEN pg_try_advisory_xact_lock({key}) THEN {proof} END, pg_backend_p
 
 # What a session keeps whether its transaction is committed or not. Only what was prepared by SQL is deallocated: a
 # pooler keeps its other clients' prepared statements on the same connection.
-LEFT_BEHIND = """
-DO $onward$
-DECLARE
-    prepared text;
-BEGIN
+FORGET = """
     PERFORM pg_advisory_unlock_all();
     FOR prepared IN SELECT name FROM pg_prepared_statements WHERE from_sql LOOP
         EXECUTE format('DEALLOCATE %I', prepared);
     END LOOP;
-END $onward$;
 """
+_ROLLBACK = f"ROLLBACK; DO $onward$ DECLARE prepared text; BEGIN {FORGET} END $onward$"
 
 
 class HistoryChanged(Exception):
@@ -261,7 +257,7 @@ class Transactions:
     def rollback(self) -> None:
         """End the transaction, if one is open, and what a file left behind in the session."""
         if self.session.in_transaction:
-            self.session.send(f"ROLLBACK; {LEFT_BEHIND}")
+            self.session.send(_ROLLBACK)
 
     def limits(self, *, holding: bool = False, optional: bool = True) -> str:
         """Settings that die with the transaction: through a pooler, others would reach the next client."""
