@@ -18,7 +18,6 @@ from lib.errors import (
     DatabaseUnsuitable,
     Done,
     Failure,
-    FilesError,
     Interrupted,
     MigrationFailed,
     OnwardError,
@@ -32,8 +31,7 @@ from lib.migration import Migration
 from lib.piecewise import Piecewise
 from lib.plan import Applied
 from lib.session import BUSY, CONNECT_BUDGET, Answer, Session, literal, silent
-from lib.sql import split
-from lib.transactions import FORGET, Transactions
+from lib.transactions import FORGET, RESET, Transactions
 
 _COLUMNS = """
     id SERIAL PRIMARY KEY,
@@ -74,7 +72,7 @@ END $onward$
 # temporary table with some outstanding cannot be dropped.
 _CLEAN = f"""
 SET CONSTRAINTS ALL IMMEDIATE;
-RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
+{RESET}
 DO $onward$
 DECLARE
     prepared text;
@@ -199,7 +197,6 @@ class Database:
 
     def _apply_piecewise(self, job: Job) -> None:
         """A no-transaction file: its statements one at a time in another session, while this one holds the lock."""
-        self._refuse_settings(job.migration)
         self._tx.open(holding=True)
         started = time.perf_counter()
         with self._tx.connect() as work:
@@ -218,6 +215,7 @@ class Database:
                 raise
             finally:
                 _tell(work, job.notice)
+                self._tx.leave(work)
         self._record(job, _since(started), None)
 
     def _record(self, job: Job, milliseconds: int, proof: str | None) -> None:
@@ -240,17 +238,6 @@ class Database:
         """Whether the transaction that holds the lock lives. Literal SQL: it must not keep a snapshot."""
         answer = self._tx.session.send("SELECT 1")
         return not (answer.error or answer.lost)
-
-    def _refuse_settings(self, migration: Migration) -> None:
-        """Through a pooler, a SET outside a transaction would reach other clients."""
-        if self._tx.known().direct:
-            return
-        for statement in split(migration.text()):
-            if statement.keywords[:1] == ("SET",):
-                raise FilesError(
-                    f"{migration.path}:{statement.line}: SET would reach other clients of the pooler",
-                    next_step="Take it out, or set MIGRATION_DATABASE_URL to the direct URL. Nothing of this file ran.",
-                )
 
     def _failed(self, migration: Migration, answer: Answer, *, ended: bool) -> OnwardError:
         error = answer.failure

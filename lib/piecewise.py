@@ -6,10 +6,10 @@ Nothing can roll such a file back, so what is said of it when it fails must be e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from lib.errors import PartlyApplied, ServerError, TableBusy
+from lib.errors import FilesError, PartlyApplied, ServerError, TableBusy
 from lib.failure import locate
 from lib.migration import Migration
 from lib.session import BUSY, Session, literal
@@ -154,6 +154,35 @@ class Piecewise:
             state=self.state + left,
             next_step="Mend the file and run again. It starts at its first statement: all of them must be repeatable.",
         )
+
+
+def refuse_what_stays(migrations: Iterable[Migration]) -> None:
+    """Raise FilesError for what a session keeps outside a transaction: through a pooler, others would get it."""
+    found = [
+        f"{one.path}:{statement.line}: {statement.keywords[0]} would reach other clients of the pooler"
+        for one in migrations
+        if not one.transactional
+        for statement in split(one.text())
+        if _stays_in_session(statement)
+    ]
+    if found:
+        raise FilesError(
+            "\n  ".join(["these files need a direct connection:", *found]),
+            next_step="Nothing was changed. Take it out, or set MIGRATION_DATABASE_URL to the direct URL.",
+        )
+
+
+def _stays_in_session(statement: Statement) -> bool:
+    match statement.keywords:
+        case ("SET", "LOCAL" | "CONSTRAINTS", *_) | ("PREPARE", "TRANSACTION", *_):
+            return False
+        case ("SET" | "PREPARE" | "LISTEN" | "LOAD", *_):
+            return True
+        case ("CREATE", *rest):
+            return not {"TEMP", "TEMPORARY"}.isdisjoint(rest[:3])
+        case ("DECLARE", *_):
+            return "HOLD" in map(str.upper, statement.head)
+    return False
 
 
 def _is_concurrent(statement: Statement) -> bool:

@@ -17,6 +17,7 @@ from lib.errors import Done, FilesError, HistoryConflict, OnwardError, TableBusy
 from lib.history import History
 from lib.isolation import require_environment
 from lib.migration import DRAFT, Migration, load, refuse
+from lib.piecewise import refuse_what_stays
 from lib.plan import Applied, Plan, make_plan
 from lib.transactions import HistoryChanged
 
@@ -115,6 +116,8 @@ class _Runner:
             self._emit(Notice(None, warning))
         plan.require_no_conflict()
         refuse(plan.pending)
+        if not history.direct:
+            refuse_what_stays(plan.pending)
         if plan.pending and self._database.seconds_left > LEAST:
             self._persistently(lambda _: self._database.prepare())
 

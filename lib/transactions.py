@@ -16,7 +16,7 @@ from lib.blockers import Observer, holders
 from lib.config import Config, Target
 from lib.errors import DatabaseUnavailable, Interrupted, LockBusy, OnwardError, OutcomeUnknown, ServerError, TableBusy
 from lib.history import TABLE, History, read_history
-from lib.session import CONNECT_BUDGET, Answer, Session, Watch, connect, identifier
+from lib.session import CONNECT_BUDGET, Answer, Session, Watch, connect, identifier, literal
 
 _LOCK_KEY = 0x6F6E77617264  # "onward": one run at a time in a database, whatever its schemas
 _POLL = (0.05, 0.25)
@@ -27,19 +27,23 @@ _HURRY = 5.0  # seconds to find out what became of a COMMIT when somebody wants 
 _OPEN = """
 BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;
 RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD TEMP;
+SET LOCAL client_encoding = 'UTF8'; SET LOCAL application_name = {name}; -- which a pooler had SET, not the connection
 {limits}
 SELECT CASE WHEN pg_try_advisory_xact_lock({key}) THEN {proof} END, pg_backend_pid();
 """
 
 # What a session keeps whether its transaction is committed or not. Only what was prepared by SQL is deallocated: a
 # pooler keeps its other clients' prepared statements on the same connection.
+RESET = """
+RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
+"""
 FORGET = """
     PERFORM pg_advisory_unlock_all();
     FOR prepared IN SELECT name FROM pg_prepared_statements WHERE from_sql LOOP
         EXECUTE format('DEALLOCATE %I', prepared);
     END LOOP;
 """
-_ROLLBACK = f"ROLLBACK; DO $onward$ DECLARE prepared text; BEGIN {FORGET} END $onward$"
+_FORGET_ALL = f"DO $onward$ DECLARE prepared text; BEGIN {FORGET} END $onward$"
 
 
 class HistoryChanged(Exception):
@@ -130,8 +134,8 @@ class Transactions:
                 who = "; ".join(words for _, words in holders(self.session, _LOCK_KEY))
                 self._say(f"another run holds the lock ({who or 'unknown'}); waiting for it")
                 waiting = True
+            self.session.send("ROLLBACK")  # a pooler's connection that is waited in is one that the holder may need
             _pause(*_POLL)
-            self.session.send("ROLLBACK")
             answer = self._begin(holding=holding, compare=compare)
         if compare and tuple(map(int, answer.rows[1])) != self._fingerprint:  # type: ignore[arg-type]
             self.rollback()
@@ -168,7 +172,8 @@ class Transactions:
 
     def _opening(self, *, holding: bool = False, compare: bool = True) -> str:
         proof = "'held'" if holding else "pg_current_xact_id()::text"
-        opening = _OPEN.format(limits=self.limits(holding=holding), key=_LOCK_KEY, proof=proof)
+        limits = self.limits(holding=holding)
+        opening = _OPEN.format(name=literal(self._name), limits=limits, key=_LOCK_KEY, proof=proof)
         # In a statement of its own, so that its snapshot is younger than the lock.
         compared = f"SELECT count(*), coalesce(max(id), 0) FROM {self.table};" if compare else ""
         # A lock on the table would stand in the way of a file that works on the whole database: REINDEX, VACUUM FULL.
@@ -257,7 +262,13 @@ class Transactions:
     def rollback(self) -> None:
         """End the transaction, if one is open, and what a file left behind in the session."""
         if self.session.in_transaction:
-            self.session.send(_ROLLBACK)
+            self.session.send(f"ROLLBACK; {_FORGET_ALL}")
+
+    def leave(self, work: Session) -> None:
+        """Let a pooler's next client find nothing of a file that ran without a transaction."""
+        if not self.known().direct:
+            work.send("ROLLBACK")
+            work.send(RESET + _FORGET_ALL)
 
     def limits(self, *, holding: bool = False, optional: bool = True) -> str:
         """Settings that die with the transaction: through a pooler, others would reach the next client."""
