@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
-from lib.errors import OnwardError
+from lib.errors import Interrupted, OnwardError
 from lib.session import Session
 
 _SHOWN = 80  # characters of a query
@@ -33,7 +32,7 @@ _LITERAL = re.compile(r"'(?:[^'\\]|\\.|'')*'?|\$\w*\$.*", re.DOTALL)
 
 
 class Observer:
-    """A second session, opened when it is first needed, that looks at what the first one waits for. Never raises."""
+    """A second session, opened when it is first needed, that looks at what the first one waits for."""
 
     def __init__(self, connect: Callable[[], Session]) -> None:
         self._connect = connect
@@ -47,6 +46,8 @@ class Observer:
             self._session = self._session or self._connect()
             self._session.deadline = time.monotonic() + _PATIENCE
             rows = self._session.query(_BLOCKERS.format(pid=pid))
+        except Interrupted:
+            raise
         except OnwardError:
             self.close()
         else:
@@ -61,10 +62,8 @@ class Observer:
 
 def holders(session: Session, key: int) -> list[tuple[str, str]]:
     """The pids of the sessions that hold an advisory lock, each with a description; none if they cannot be seen."""
-    with suppress(OnwardError):
-        rows = session.query(_HOLDERS.format(key=key))
-        return [(str(pid), _session_in_words(pid, name, age)) for pid, name, age in rows]
-    return []
+    rows = session.send(_HOLDERS.format(key=key)).rows
+    return [(str(pid), _session_in_words(pid, name, age)) for pid, name, age in rows]
 
 
 def _in_words(pid: str | None, name: str | None, age: str | None, query: str | None) -> str:

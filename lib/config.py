@@ -79,8 +79,12 @@ class Target:
     @property
     def place(self) -> tuple[str, ...]:
         """What all URLs of one database share: its name, its hosts without a pooler's suffix, a pooler's tenant."""
-        tenant = self.parameters.get("user", "").partition(".")[2] if ".pooler." in self.host else ""
-        return (self.database, tenant, *map(unpooled, self.host.split(",")))
+        return (self.database, self.tenant, *map(unpooled, self.host.split(",")))
+
+    @property
+    def tenant(self) -> str:
+        """Whose database it is, where a pooler's host is many projects': Supabase has that in the user's name."""
+        return self.parameters.get("user", "").partition(".")[2] if ".pooler." in self.host else ""
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -150,6 +154,8 @@ def read_environments(environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]
     """This environment, and those that MIGRATION_ENVIRONMENTS lets apply anything (none: all). Raises ConfigError."""
     names = (name.strip() for name in _value(environ, "MIGRATION_ENVIRONMENTS").split(","))
     allowed = tuple(_environment_name("MIGRATION_ENVIRONMENTS", name) for name in names if name)
+    if _value(environ, "MIGRATION_ENVIRONMENTS") and not allowed:
+        raise ConfigError("MIGRATION_ENVIRONMENTS names no environment", next_step="Name some, or unset it: all may.")
     return _environment(environ)[0], allowed
 
 
@@ -262,6 +268,7 @@ def _environment(environ: Mapping[str, str]) -> tuple[str, str]:
     on_lambda = bool(_value(environ, "AWS_LAMBDA_FUNCTION_NAME")) and not on_vercel  # Vercel's functions are Lambda's
     for variable in _ENVIRONMENT_VARIABLES[:1] if on_lambda else _ENVIRONMENT_VARIABLES:
         if value := _value(environ, variable):
+            _require_no_disguise(environ, variable, value)
             return _environment_name(variable, value), variable
     if on_vercel:
         raise ConfigError(
@@ -275,6 +282,16 @@ def _environment(environ: Mapping[str, str]) -> tuple[str, str]:
             next_step="Set it in the function's configuration, to production for example.",
         )
     return "development", "default"
+
+
+def _require_no_disguise(environ: Mapping[str, str], variable: str, value: str) -> None:
+    """MIGRATION_ENV=production, set for all of a project's environments, would make production of every preview."""
+    platform = _value(environ, "VERCEL_ENV").lower()
+    if variable == "MIGRATION_ENV" and value.lower() == "production" and platform in ("preview", "development"):
+        raise ConfigError(
+            f"MIGRATION_ENV is production, but VERCEL_ENV is {platform}",
+            next_step="Set MIGRATION_ENV for the Production environment only, or not at all.",
+        )
 
 
 def _claim(environ: Mapping[str, str]) -> str:

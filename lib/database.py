@@ -226,7 +226,9 @@ class Database:
         answer = self._tx.commit(
             migration.version,
             f"{clean}{self._tx.limits()}{row}",
-            f"version = {literal(migration.version)} AND checksum = {literal(migration.checksum)}",
+            # Not only the row: another run may have written that since.
+            f"version = {literal(migration.version)} AND checksum = {literal(migration.checksum)}"
+            + (f" AND pg_xact_status({literal(proof)}) = 'committed'" if proof else ""),
             note=lambda answer: job.note(done) if "COMMIT" in answer.tags else None,
             open_next=job.opens_next(),
         )
@@ -265,7 +267,9 @@ class Database:
         error = answer.failure
         if error.sqlstate in BUSY and migration.transactional:
             return self._table_busy(migration, error)
-        if answer.lost:
+        if error.constraint and error.constraint.endswith("_pkey"):
+            where, next_step = f"after the file, when its row was written to {TABLE}", _SEQUENCE
+        elif answer.lost:
             where, next_step = "at its COMMIT, which was not done", _next_step(error)
         elif not answer.tags or any(tag.startswith("INSERT") for tag in answer.tags):
             where, next_step = "at its end, where deferred constraints are checked", _next_step(error)
@@ -291,6 +295,10 @@ class Database:
 
 _ROLLED_BACK = "rolled back: nothing of this file is kept or recorded"
 _ENDED = "the file ended its own transaction: part of what it did is kept; it is not recorded"
+_SEQUENCE = (
+    "Its ids have run behind its rows, as after a restore. Say SELECT setval(pg_get_serial_sequence("
+    f"'{TABLE}', 'id'), (SELECT max(id) FROM {TABLE})); and run again."
+)
 _LEAVE_ALONE = f"A migration must leave {TABLE} and its own transaction alone: mend the file and run again."
 
 

@@ -64,7 +64,8 @@ BEGIN
         'pid', pg_backend_pid(), 'system', system, 'standby', pg_is_in_recovery(),
         'read_only', current_setting('default_transaction_read_only')::boolean,
         'limits', (SELECT jsonb_agg(name) FROM pg_settings WHERE context = 'user' AND max_val <> '0' AND name IN (
-            'client_connection_check_interval', 'idle_in_transaction_session_timeout', 'transaction_timeout')),
+            'client_connection_check_interval', 'idle_in_transaction_session_timeout', 'transaction_timeout',
+            'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_user_timeout')),
         'home', home, 'home_exists', to_regnamespace(quote_ident(home)) IS NOT NULL,
         'may_create', coalesce(has_schema_privilege(to_regnamespace(quote_ident(home)), 'CREATE'), false),
         'tables', coalesce(tables, '[]'), 'chosen', chosen, 'history', coalesce(history, '[]'));
@@ -133,7 +134,7 @@ def _applied(row: dict[str, Any]) -> Applied:
 def _identity(facts: dict[str, Any], target: Target) -> str:
     """What tells this database from a copy of it: the cluster, its name, and on Neon the branch's endpoint."""
     host = unpooled(target.host)
-    parts = [facts["system"] or host, facts["database"]]
+    parts = [facts["system"] or ".".join(filter(None, (target.tenant, host))), facts["database"]]
     if host.startswith("ep-"):
         parts.append(host.partition(".")[0])
     return "/".join(parts)

@@ -15,7 +15,7 @@ from lib.config import Config
 from lib.database import Database, Job
 from lib.errors import Done, FilesError, HistoryConflict, OnwardError, TableBusy
 from lib.history import History
-from lib.isolation import require_environment
+from lib.isolation import owner, require_environment
 from lib.migration import DRAFT, Migration, load, refuse
 from lib.piecewise import refuse_what_stays
 from lib.plan import Applied, Plan, make_plan
@@ -69,9 +69,8 @@ class Run:
 def look(config: Config, database: Database, migrations: tuple[Migration, ...]) -> tuple[History, Plan]:
     """Read the history and compare. Reads only."""
     history = database.read()
-    plan = make_plan(
-        migrations, history.rows, allow_out_of_order=config.allow_out_of_order, production=config.production
-    )
+    production = config.production or owner(history) == "production"
+    plan = make_plan(migrations, history.rows, allow_out_of_order=config.allow_out_of_order, production=production)
     return history, plan
 
 
@@ -112,7 +111,8 @@ class _Runner:
             return Run(self._config.environment, history.database, plan, tuple(self._applied), self._remaining(plan))
 
     def _prepare(self, history: History, plan: Plan) -> None:
-        if plan.pending and (warning := require_environment(self._config, history)):
+        asks = plan.pending or self._config.production
+        if asks and (warning := require_environment(self._config, history)):
             self._emit(Notice(None, warning))
         plan.require_no_conflict()
         refuse(plan.pending)
@@ -203,6 +203,7 @@ def baseline(config: Config, number: int) -> tuple[Migration, ...]:
                     "a baseline is for one without",
                     next_step="Nothing was changed. `status` shows the history.",
                 )
+            require_environment(config, history)
             try:
                 database.prepare()
                 database.baseline(migrations)

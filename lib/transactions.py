@@ -246,6 +246,8 @@ class Transactions:
             self.open(compare=False, until=self._deadline)
             rows = self.session.query(f"SELECT id FROM {self.table} WHERE {landed}") if landed else []
             self.rollback()
+        except Interrupted:
+            raise
         except OnwardError as error:
             raise OutcomeUnknown(
                 f"the connection was lost while {what} was being committed, and whether it is applied could not be "
@@ -277,6 +279,10 @@ class Transactions:
             "client_connection_check_interval": 2.0,
             "idle_in_transaction_session_timeout": 0 if holding else 60.0,
             **({"transaction_timeout": 0} if holding else {}),
+            # The server's side of what the client's has too: for a client that vanished from the network.
+            "tcp_keepalives_idle": 5.0,
+            "tcp_keepalives_interval": 2.0,
+            "tcp_user_timeout": 15.0,
         }
         known = self.known().limits - self._refused if optional else frozenset()
         longest = min(config.statement_timeout or math.inf, self.seconds_left)

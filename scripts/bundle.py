@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Builds the zip for AWS Lambda, and says what is in one: `scripts/bundle.py --help`.
 
 It holds what requirements.txt pins, for Lambda's Python and processor whatever this machine's are, and our api/, lib/,

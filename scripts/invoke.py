@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Runs the deployed Lambda function and tells a pipeline how it went: `scripts/invoke.py --help`.
 
 `aws lambda invoke` exits 0 whatever the function says, and after a minute without an answer it calls a second time.

@@ -204,14 +204,20 @@ def _run(options: argparse.Namespace, output: Output) -> int:
 def _apply_nothing(options: argparse.Namespace, output: Output, here: str, environments: Sequence[str]) -> int:
     """Let the build of an environment pass that is not to touch the database, whatever state that is in."""
     migrations = migration.load(migrations_directory(output.environ))
+    pending: int | None = None
     try:
         config = _config(options, output)
         with Database(config, budget=_GLANCE, deadline=time.monotonic() + _GLANCE) as database:
-            pending = str(len(runner.look(config, database, migrations)[1].pending))
+            plan = runner.look(config, database, migrations)[1]
+        pending = len(plan.pending)
+        found = f"{pending} ({plan.state})" if plan.conflicts else str(pending)
+    except Interrupted:
+        raise
     except OnwardError as error:
-        pending = f"unknown ({error.message})"
+        found = f"unknown ({error.message})"
     reason = f"{here} is not among MIGRATION_ENVIRONMENTS={','.join(environments)}"
-    output.say(output.redacted(f"⏩ Applied nothing: {reason}. Pending: {pending}."))
+    mark = "⚠️ " if here == "production" else "⏩"
+    output.say(output.redacted(f"{mark} Applied nothing: {reason}. Pending: {found}."))
     output.document({"success": True, "environment": here, "applied": [], "skipped": reason, "pending": pending})
     return 0
 
@@ -351,7 +357,8 @@ def _secrets(environ: Mapping[str, str]) -> list[str]:
     found = {secret for target in named_targets(environ) for secret in target.secrets}
     for value in environ.values():
         found.update(re.findall("://[^:]*:(.*)@", value, re.DOTALL))
-    return sorted(found - {""}, key=len, reverse=True)
+    shown = {name for target in named_targets(environ) for name in (target.host, target.database)}
+    return sorted(found - shown - {""}, key=len, reverse=True)
 
 
 def _place(error: Exception) -> str:

@@ -24,6 +24,7 @@ from lib.config import (
     parse_url,
     read_config,
     read_duration,
+    read_environments,
     redact,
     unpooled,
     with_env_files,
@@ -640,3 +641,55 @@ def test_the_directory_begins_at_the_project_and_is_shown_from_where_one_stands(
     monkeypatch.chdir(tmp_path)
     assert migrations_directory({"MIGRATION_DIR": " "}) == ROOT / "migrations"
     assert migrations_directory({"MIGRATION_DIR": str(tmp_path / "x")}) == Path("x")
+
+
+def test_how_long_a_busy_table_is_tried_again_is_a_setting() -> None:
+    assert (config().retry, config(MIGRATION_RETRY="0").retry, config(MIGRATION_RETRY=" 2min ").retry) == (60, 0, 120)
+    with pytest.raises(ConfigError, match=r"^MIGRATION_RETRY is '60'; a duration looks like"):
+        config(MIGRATION_RETRY="60")
+
+
+# Whose database
+
+
+@pytest.mark.parametrize(
+    ("claim", "expected"),
+    [
+        ("", ""),
+        (" ", ""),
+        (" preview@123/app ", "preview@123/app"),
+        ("Preview@123/App", "preview@123/App"),
+        ("preview@123/a@b c/ep-cool-1", "preview@123/a@b c/ep-cool-1"),
+    ],
+)
+def test_a_claim_is_an_environment_and_an_identity(claim: str, expected: str) -> None:
+    assert config(MIGRATION_CLAIM=claim).claim == expected
+
+
+@pytest.mark.parametrize("claim", ["preview", "@", "preview@", " preview@ ", "@123/app", "kanarie7:123/app"])
+def test_a_claim_of_half_a_pair_is_refused_and_not_shown(claim: str) -> None:
+    with pytest.raises(ConfigError, match=r"^MIGRATION_CLAIM must look like environment@identity$") as caught:
+        config(MIGRATION_CLAIM=claim)
+    assert "kanarie7" not in everything(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environments", "expected"),
+    [
+        ("", ()),
+        (" ", ()),
+        ("production", ("production",)),
+        (" Production , qa-2 ", ("production", "qa-2")),
+        ("production,,development,", ("production", "development")),
+    ],
+)
+def test_environments_are_names_with_commas_between(environments: str, expected: tuple[str, ...]) -> None:
+    environ = {"MIGRATION_ENVIRONMENTS": environments, "VERCEL_ENV": "Preview"}
+    assert config(**environ).environments == expected
+    assert read_environments(environ) == ("preview", expected), "without any URL"
+
+
+@pytest.mark.parametrize("name", ["production development", "production;preview", "größe", "x" * 64])
+def test_environments_with_what_cannot_be_a_name_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^MIGRATION_ENVIRONMENTS is '.*'; a name is made of"):
+        config(MIGRATION_ENVIRONMENTS=f"production,{name}")

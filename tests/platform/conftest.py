@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from scripts.bundle import BundleError
+from tests.platform import vercel
+from tests.platform.vercel import Tools
+
 CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
@@ -39,3 +43,12 @@ def made_once(
         return place
 
     return directory
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    """The CLI and what it needs."""
+    try:
+        return vercel.install()
+    except (BundleError, OSError) as error:
+        pytest.skip(str(error))

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bundle import BundleError
 from tests.conftest import Database, Server
 from tests.platform import vercel
 from tests.platform.vercel import WAYS, Built, Send, Tools
-from tests.running import history, tables
+from tests.running import history, run, tables
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs the CLI
 
@@ -23,15 +22,7 @@ SECRET = "s3cret-" * 6
 BEARER = {"authorization": f"Bearer {SECRET}"}
 ORDERS = "CREATE TABLE orders (id int);\n"
 BROKEN = f"{ORDERS}SELECT no_such_function();\n"
-
-
-@pytest.fixture(scope="session")
-def tools() -> Tools:
-    """The CLI and what it needs."""
-    try:
-        return vercel.install()
-    except (BundleError, OSError) as error:
-        pytest.skip(str(error))
+PREVIEW = {"VERCEL_ENV": "preview", "VERCEL_TARGET_ENV": "preview"}
 
 
 @pytest.fixture
@@ -174,3 +165,51 @@ def test_a_function_that_cannot_be_imported_fails_the_build_before_it_migrates(
     assert "(api/orders.py:2)" in built.log
     assert built.functions == []
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+
+
+@pytest.fixture
+def production(checkout: Path, database: Database) -> Database:
+    """Production's database, which it has migrated; the checkout is of a branch that has one file more."""
+    run(database, checkout / "migrations", MIGRATION_ENV="production")
+    (checkout / "migrations" / "003-add-orders.sql").write_text(ORDERS)
+    return database
+
+
+def test_a_preview_that_was_handed_productions_url_fails_and_changes_nothing(
+    tools: Tools, checkout: Path, production: Database
+) -> None:
+    before = production.execute("SELECT xmin::text, * FROM schema_migrations ORDER BY id")
+    built = vercel.build(tools, checkout, production.url, **PREVIEW)
+    assert (built.code != 0, built.functions) == (True, [])
+    assert (
+        "this database was last migrated as production, and this run is preview (from VERCEL_TARGET_ENV)" in built.log
+    )
+    assert f"set MIGRATION_CLAIM=preview@{before[0][-3]}" in built.log
+    assert "exited with 3" in built.log
+    assert production.execute("SELECT xmin::text, * FROM schema_migrations ORDER BY id") == before
+    assert tables(production) == ["sessions", "users"]
+
+
+def test_a_preview_with_a_database_of_its_own_migrates_it(
+    tools: Tools, checkout: Path, production: Database, server: Server
+) -> None:
+    branch = server.create(template=production.name)
+    try:
+        built = vercel.build(tools, checkout, branch.url, **PREVIEW)
+        assert (built.code, built.functions) == (0, FUNCTIONS), built.log
+        assert "✅ Applied: 003-add-orders" in built.log
+        newest = "SELECT version, environment, applied_by FROM schema_migrations ORDER BY id DESC LIMIT 1"
+        assert branch.execute(newest) == [("003-add-orders", "preview", "build")]
+        assert ("orders" in tables(branch), "orders" in tables(production)) == (True, False)
+        assert history(production) == OURS
+    finally:
+        server.drop(branch)
+
+
+def test_a_preview_that_is_not_to_migrate_passes_and_says_what_it_left_out(
+    tools: Tools, checkout: Path, production: Database
+) -> None:
+    built = vercel.build(tools, checkout, production.url, **PREVIEW, MIGRATION_ENVIRONMENTS="production")
+    assert (built.code, built.functions) == (0, FUNCTIONS), built.log
+    assert "Applied nothing: preview is not among MIGRATION_ENVIRONMENTS=production. Pending: 1." in built.log
+    assert (history(production), tables(production)) == (OURS, ["sessions", "users"])

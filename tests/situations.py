@@ -1,0 +1,312 @@
+"""What a section of the documentation is for: what has gone wrong, or is set, or is there, when somebody reads it.
+
+A situation is made for a Place; when the section has been followed, it looks at what came of it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from threading import Thread
+from urllib.parse import urlsplit
+
+import psycopg
+
+from tests.conftest import Database
+from tests.documents import Place
+from tests.running import LOCK, history, tables, until
+
+Situation = Callable[[Place], AbstractContextManager[None]]
+ORDERS = (
+    "CREATE TABLE orders (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id BIGINT REFERENCES users (id));\n"
+)
+BIGNT = """\
+-- Description: Add orders
+CREATE TABLE orders (
+    id      BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    user_id BIGNT NOT NULL REFERENCES users (id)
+);
+"""
+TWO_INDEXES = """\
+-- migrate: no-transaction
+CREATE INDEX CONCURRENTLY IF NOT EXISTS users_created_at_idx ON users (created_at);
+
+CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS users_password_hash_key ON users (password_hash);
+"""
+SLEEP_AT_THE_ROW = """
+CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1000); RETURN NULL; END $$;
+CREATE TRIGGER sleep AFTER INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION sleep();
+"""
+USERS = "INSERT INTO users (email, password_hash) SELECT n || '@example.org', 'the same' FROM generate_series(1, {}) n"
+
+
+@contextmanager
+def ordinary(place: Place) -> Iterator[None]:
+    """A shell with the database's URL, and a database that is current."""
+    yield
+
+
+@contextmanager
+def before_there_is_a_database(place: Place) -> Iterator[None]:
+    place.environ = {}
+    repository(place)
+    yield
+
+
+@contextmanager
+def empty_database(place: Place) -> Iterator[None]:
+    place.start_from_nothing()
+    place.be_on_call()
+    yield
+    place.migrate()
+    assert history(place.database)[-1] == "002-add-reset-token-fields"
+
+
+@contextmanager
+def team(place: Place) -> Iterator[None]:
+    """A repository without us, and this one beside it."""
+    place.root.rename(place.root.parent / "onward")
+    place.root.mkdir()
+    yield
+    result = place.run(["scripts/check_functions.py"], {})
+    assert result.returncode == 0, result.stdout
+    place.migrate()
+
+
+@contextmanager
+def protected_preview(place: Place) -> Iterator[None]:
+    place.environ = {"PREVIEW": place.serve(), "BYPASS": "bypass"}
+    yield
+
+
+@contextmanager
+def docker(place: Place) -> Iterator[None]:
+    """The tests' server in the container's place, and a shell that was on call just now."""
+    place.start_from_nothing()
+    place.environ = {"MIGRATION_DATABASE_URL": place.server.url, "MIGRATION_ENV": "production"}
+    parts = urlsplit(place.database.url)
+    file = place.root / ".env.test"
+    shown = "test_user:test_password@localhost:5433/codescribe_test"
+    file.write_text(file.read_text().replace(shown, f"{parts.netloc}{parts.path}"))
+    place.names |= {"codescribe_test on localhost": f"{place.database.name} on {parts.hostname}"}
+    yield
+    assert history(place.database)[-1] == "002-add-reset-token-fields"
+
+
+@contextmanager
+def orders_pending(place: Place) -> Iterator[None]:
+    place.write("003-add-orders.sql", ORDERS)
+    yield
+
+
+@contextmanager
+def orders_pending_on_call(place: Place) -> Iterator[None]:
+    place.be_on_call()
+    place.write("003-add-orders.sql", ORDERS)
+    yield
+
+
+@contextmanager
+def older_code(place: Place) -> Iterator[None]:
+    place.write("003-add-orders.sql", ORDERS)
+    place.migrate()
+    (place.root / "migrations" / "003-add-orders.sql").unlink()
+    yield
+    assert (history(place.database)[-1], tables(place.database)[0]) == ("003-add-orders", "orders")
+
+
+@contextmanager
+def restored(place: Place) -> Iterator[None]:
+    """The database as it was before its newest migration, under its own name."""
+    backup = place.server.create(template=place.database.name)
+    place.write("003-add-orders.sql", ORDERS)
+    place.migrate()
+    place.server.drop(place.database)
+    place.server.admin.execute(f'ALTER DATABASE "{backup.name}" RENAME TO "{place.database.name}"')
+    yield
+    assert "orders" in tables(place.database)
+
+
+@contextmanager
+def syntax_error(place: Place) -> Iterator[None]:
+    place.write("003-add-orders.sql", BIGNT)
+    yield
+    assert history(place.database)[-1] == "002-add-reset-token-fields"
+    place.write("003-add-orders.sql", BIGNT.replace("BIGNT", "BIGINT"))
+    place.migrate()
+
+
+@contextmanager
+def merged_late(place: Place) -> Iterator[None]:
+    place.be_on_call()
+    place.write("004-add-carts.sql", "CREATE TABLE carts (id int)")
+    place.migrate()
+    place.write("003-add-orders.sql", ORDERS)
+    repository(place)
+    yield
+    place.migrate()
+    assert history(place.database)[-2:] == ["004-add-carts", "005-add-orders"]
+
+
+@contextmanager
+def preview_with_productions_url(place: Place) -> Iterator[None]:
+    place.start_from_nothing()
+    place.migrate()
+    place.be_on_call()
+    place.write("003-add-orders.sql", ORDERS)
+    place.build |= {"VERCEL_ENV": "preview", "VERCEL_TARGET_ENV": "preview"}
+    yield
+    assert "orders" not in tables(place.database)
+
+
+@contextmanager
+def another_run(place: Place) -> Iterator[None]:
+    place.write("003-add-orders.sql", ORDERS)
+    place.build["MIGRATION_WAIT"] = "300ms"
+    holder = psycopg.connect(place.database.url, application_name="onward 0.1.0 production")
+    with closing(holder):
+        holder.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+        place.names["4711"] = str(holder.info.backend_pid)
+        yield
+    place.migrate()
+    assert "orders" in tables(place.database)
+
+
+@contextmanager
+def busy_table(place: Place) -> Iterator[None]:
+    place.write("003-add-user-notes.sql", "ALTER TABLE users ADD COLUMN notes TEXT")
+    place.build |= {"MIGRATION_LOCK_TIMEOUT": "250ms", "MIGRATION_RETRY": "3s"}
+    with closing(psycopg.connect(place.database.url, application_name="nightly report")) as report:
+        report.execute("SELECT count(*) FROM users")
+        place.names["4711"] = str(report.info.backend_pid)
+        yield
+    place.migrate()
+    assert history(place.database)[-1] == "003-add-user-notes"
+
+
+@contextmanager
+def changed_password(place: Place) -> Iterator[None]:
+    place.be_on_call()
+    parts = urlsplit(place.database.url)
+    wrong = f"{parts.username}:not-that-password@{parts.netloc.rpartition('@')[2]}"
+    place.build["DATABASE_URL_UNPOOLED"] = parts._replace(netloc=wrong).geturl()
+    yield
+
+
+@contextmanager
+def lost_commit(place: Place) -> Iterator[None]:
+    """The database goes away while a run waits for the answer to its COMMIT, and is back after the build."""
+    place.be_on_call()
+    place.write("003-add-orders.sql", ORDERS)
+    place.database.execute(SLEEP_AT_THE_ROW)
+    admin, name = place.server.admin, place.database.name
+
+    def go_away() -> None:
+        asleep = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND wait_event = 'PgSleep'"
+        [(pid,)] = until(lambda: admin.execute(asleep, [name]))
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false; SELECT pg_terminate_backend({pid})')
+
+    def come_back() -> None:
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        place.database.execute("DROP FUNCTION sleep() CASCADE")
+
+    place.built = come_back
+    outage = Thread(target=go_away)
+    outage.start()
+    yield
+    outage.join()
+    place.migrate()
+    assert history(place.database)[-1] == "003-add-orders"
+
+
+@contextmanager
+def doubles_under_a_unique_index(place: Place) -> Iterator[None]:
+    place.database.execute(USERS.format(2))
+    place.write("003-index-users.sql", TWO_INDEXES)
+    yield
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_password_hash_key'::regclass"
+    assert (history(place.database)[-1], place.database.execute(valid)) == ("003-index-users", [(True,)])
+
+
+@contextmanager
+def many_users(place: Place) -> Iterator[None]:
+    place.database.execute(USERS.format(2500))
+    yield
+    batches = "SELECT count(DISTINCT xmin::text), count(*) FILTER (WHERE reset_token_expires_at IS NULL) FROM users"
+    assert place.database.execute(batches) == [(3, 0)]
+
+
+# What an application does to the table of docs/writing-migrations.md: release by release, from after one migration on
+# and until before another. Around each migration two of them are at work.
+RELEASES = (
+    ("003", "005", "note, total, street, city", "'a', 1, 's', 'c'", "note = 'b'"),
+    ("004", "008", "currency, note, total, street, city", "'EUR', 'a', 1, 's', 'c'", "note = 'c', currency = 'USD'"),
+    ("006", "011", "currency, comment, total, street, city", "'EUR', 'a', 1, 's', 'c'", "comment = 'd', total = 2"),
+    ("009", "014", "currency, comment, total_cents, street, city", "'EUR', 'a', 100, 's', 'c'", "total_cents = 300"),
+    ("012", "999", "currency, comment, total_cents", "'EUR', 'a', 100", "comment = 'e'"),
+)
+# What holds for all rows, whichever release wrote them.
+TRUTHS = (
+    ("005", "999", "SELECT bool_and(currency IS NOT NULL) FROM orders"),
+    ("007", "008", "SELECT bool_and(comment IS NOT DISTINCT FROM note) FROM orders"),
+    ("010", "011", "SELECT bool_and(total_cents IS NOT DISTINCT FROM total * 100) FROM orders"),
+    (
+        "013",
+        "014",
+        "SELECT bool_and(a.city IS NOT DISTINCT FROM o.city)"
+        " FROM orders o LEFT JOIN addresses a ON o.id = order_id WHERE o.city > ''",
+    ),
+)
+
+
+@contextmanager
+def releases_at_work(place: Place) -> Iterator[None]:
+    """Each release works on, from before a migration until the one that is its end."""
+    place.database.execute(USERS.format(1))
+    place.applied = lambda: work(place.database)
+    yield
+    invalid = "SELECT conname FROM pg_constraint WHERE NOT convalidated"
+    assert (history(place.database)[-1][:3], place.database.execute(invalid)) == ("018", [])
+
+
+def work(database: Database) -> None:
+    newest = history(database)[-1][:3]
+    for since, until_before, columns, values, change in RELEASES:
+        if since <= newest < until_before:
+            database.execute(f"INSERT INTO orders (user_id, code, {columns}) VALUES (1, gen_random_uuid(), {values})")
+            database.execute(f"UPDATE orders SET {change}")
+    for since, until_before, query in TRUTHS:
+        if since <= newest < until_before:
+            assert database.execute(query) == [(True,)], f"after {newest}: {query}"
+
+
+def repository(place: Place) -> None:
+    """Make the copy a git repository."""
+    result = place.run(["bash", "-c", "git init --quiet && git add ."], {})
+    assert result.returncode == 0, result.stdout
+
+
+SITUATIONS: dict[str, Situation] = {
+    "README.md#status-and-emergency-routes": orders_pending,
+    "docs/adopting.md#alone": team,
+    "docs/adopting.md#beside-a-client-with-its-own-build": team,
+    "docs/adopting.md#beside-a-nextjs-application": team,
+    "docs/environments.md#the-sandbox-with-docker": docker,
+    "docs/no-transaction.md#data-in-batches": many_users,
+    "docs/on-call.md#first": orders_pending_on_call,
+    "docs/on-call.md#exit-1-or-2": syntax_error,
+    "docs/on-call.md#exit-3-conflict": merged_late,
+    "docs/on-call.md#exit-3-wrong-environment": preview_with_productions_url,
+    "docs/on-call.md#exit-4-another-run": another_run,
+    "docs/on-call.md#exit-4-a-busy-table": busy_table,
+    "docs/on-call.md#exit-5-unreachable": changed_password,
+    "docs/on-call.md#exit-6-outcome-unknown": lost_commit,
+    "docs/on-call.md#exit-7-partly-applied": doubles_under_a_unique_index,
+    "docs/on-call.md#no-deploy-can-be-had": orders_pending_on_call,
+    "docs/previews.md#the-status-of-a-protected-preview": protected_preview,
+    "docs/production-lambda.md#3-the-bundle": before_there_is_a_database,
+    "docs/production-vercel.md#1-the-files": before_there_is_a_database,
+    "docs/production-vercel.md#4-a-database-with-tables-in-it": empty_database,
+    "docs/production-vercel.md#5-deploy": empty_database,
+    "docs/rolling-back.md#restoring-a-database": restored,
+    "docs/rolling-back.md#rolling-back-the-code": older_code,
+    "docs/writing-migrations.md#examples": releases_at_work,
+}
