@@ -267,7 +267,7 @@ class Database:
         error = answer.failure
         if error.sqlstate in BUSY and migration.transactional:
             return self._table_busy(migration, error)
-        if error.constraint and error.constraint.endswith("_pkey"):
+        if error.constraint == f"{TABLE}_pkey":
             where, next_step = f"after the file, when its row was written to {TABLE}", _SEQUENCE
         elif answer.lost:
             where, next_step = "at its COMMIT, which was not done", _next_step(error)
@@ -308,6 +308,11 @@ def _next_step(error: ServerError) -> str:
             return "Put `-- migrate: no-transaction` in the comment that opens the file, and run again."
         case "57014":
             return "The statement was cancelled, or took longer than MIGRATION_STATEMENT_TIMEOUT. Run again."
+        case "42P07" | "42701" | "42710" | "42723":
+            return (
+                "Something of that name is there already. If this very file made it, its row is missing from the "
+                f"history, {TABLE}: write it back. Else mend the file. Then run again."
+            )
         case None | "57P01" | "57P02" | "57P03":
             return "It is safe to run again."
     return "Mend the file and run again (or deploy again). Nothing needs repair."

@@ -115,7 +115,10 @@ class Piecewise:
         """An index that a broken build left behind is in the way, and IF NOT EXISTS would pass it off as built."""
         for valid, qualified, building in self._indexes(table, name, statement):
             if valid == "f" and building == "f":
-                self._query(f"DROP INDEX CONCURRENTLY {qualified}", statement)
+                answer = self._work.send(f"DROP INDEX CONCURRENTLY {qualified}")
+                if answer.error or answer.lost:
+                    left = f"; the invalid index {qualified} of an earlier build is still there"
+                    raise self._stopped(replace(answer.failure, position=None), statement, left)
                 self._work.notices.append(f"dropped the invalid index {qualified}, which is built again")
 
     def _require_valid(self, table: str, name: str, statement: Statement) -> None:

@@ -159,14 +159,14 @@ class Session:
     def complaint(self, answer: Answer) -> OnwardError:
         """An error in a statement of ours, as the user's: busy, unsuitable or unreachable."""
         error = answer.error
-        if answer.lost or error is None:
+        if error is None:
             return DatabaseUnavailable("the connection to the database was lost", next_step="Run again.")
         message = redact(f"{error.message} (SQLSTATE {error.sqlstate})", self.target)
         if error.sqlstate in BUSY:
             return TableBusy(f"the history is locked by another session: {message}", next_step="Run again later.")
         if error.sqlstate == "57014":
             return LockBusy(f"the history is locked by another session: {message}", next_step="Run again later.")
-        if _AWAY.fullmatch(error.sqlstate or ""):
+        if answer.lost or _AWAY.fullmatch(error.sqlstate or ""):
             return DatabaseUnavailable(f"the database is away: {message}", next_step="Run again.")
         if error.sqlstate == "42501":
             return DatabaseUnsuitable(message, next_step="Grant the role what it lacks, or use the owner's URL.")

@@ -99,13 +99,16 @@ class Transactions:
         A pooler shows only now that there is no server behind it: so it connects again, within the budget. Raises
         HistoryConflict for a table that is not ours, or several that are.
         """
-        last = time.monotonic() + self._budget
+        last, said = time.monotonic() + self._budget, False
         while True:
             try:
                 self._history = self._read()
             except DatabaseUnavailable as error:
                 if type(error) is not DatabaseUnavailable or time.monotonic() > last:
                     raise
+                if not said:
+                    self._say(f"{error.message}; trying again for {round(self._budget)} s at most")
+                    said = True
                 _pause(*_POLL)
                 self.session.close()
                 self.session = self.connect()
@@ -240,6 +243,17 @@ class Transactions:
         Without the lock absence would prove nothing: the COMMIT may still be on its way.
         """
         kept, self._deadline = self._deadline, time.monotonic() + max(1.0, min(budget, self.seconds_left))
+        while (rows := self._look_again(what, landed)) is None:
+            _pause(*_POLL)
+        self.session.deadline = self._deadline = kept
+        if landed is None:
+            raise HistoryChanged
+        if rows:
+            answer.rows, answer.tags, answer.error, answer.lost = rows, ["COMMIT"], None, False
+            self._say(f"the answer to the COMMIT of {what} was lost; confirmed after reconnecting")
+
+    def _look_again(self, what: str, landed: str | None) -> list[tuple[str | None, ...]] | None:
+        """What has landed; None if this connection is lost too, and there is time for another."""
         self.session.close()
         try:
             self.session = self.connect()
@@ -249,17 +263,14 @@ class Transactions:
         except Interrupted:
             raise
         except OnwardError as error:
+            if isinstance(error, DatabaseUnavailable) and self.seconds_left > 0:
+                return None
             raise OutcomeUnknown(
                 f"the connection was lost while {what} was being committed, and whether it is applied could not be "
                 f"found out: {error.message}",
                 next_step="Look with `status`; if it is still pending, run again.",
             ) from None
-        self.session.deadline = self._deadline = kept
-        if landed is None:
-            raise HistoryChanged
-        if rows:
-            answer.rows, answer.tags, answer.error, answer.lost = rows, ["COMMIT"], None, False
-            self._say(f"the answer to the COMMIT of {what} was lost; confirmed after reconnecting")
+        return rows
 
     def rollback(self) -> None:
         """End the transaction, if one is open, and what a file left behind in the session."""

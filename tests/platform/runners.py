@@ -1,0 +1,81 @@
+"""Many runs of `scripts/migrate.py` at once, each in a process of its own that costs a fork, not a start of Python."""
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from scripts import migrate
+
+# The server that forks has imported all this, and has no thread and no connection.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload([__name__])
+
+
+class Runner:
+    """One run of the command. `code` and `output` wait for its end."""
+
+    def __init__(self, url: str, directory: Path, log: Path, barrier: Barrier | None = None, **environ: str) -> None:
+        """Start it; with a barrier, it waits there just before it connects."""
+        environ = {"POSTGRES_URL": url, "MIGRATION_DIR": str(directory), **environ}
+        self.log = log
+        log.touch()  # it may be killed before it has written
+        self._process = _processes.Process(target=_run, args=(environ, log, barrier), daemon=True)
+        self._process.start()
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    @property
+    def code(self) -> int:
+        """The exit code; negative if a signal ended it."""
+        self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+    @property
+    def output(self) -> str:
+        self._process.join()
+        return self.log.read_text()
+
+    @property
+    def applied(self) -> list[str]:
+        """What it says it has applied."""
+        return [line.split()[2] for line in self.output.splitlines() if line.startswith("✅ Applied:")]
+
+    def signal(self, number: int) -> None:
+        if self._process.pid and self.running:
+            os.kill(self._process.pid, number)
+
+
+def barrier(parties: int) -> Barrier:
+    return _processes.Barrier(parties)
+
+
+def _run(environ: dict[str, str], log: Path, barrier: Barrier | None) -> None:
+    with log.open("wb") as output:
+        for number in (1, 2):
+            os.dup2(output.fileno(), number)
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(log.parent)
+    sys.argv = ["scripts/migrate.py"]
+    if barrier:
+        _meet(barrier)
+    sys.exit(migrate._process())
+
+
+def _meet(barrier: Barrier) -> None:
+    connect = psycopg.connect
+
+    def together(*arguments: Any, **parameters: Any) -> Any:
+        psycopg.connect = connect
+        barrier.wait()
+        return connect(*arguments, **parameters)
+
+    psycopg.connect = together

@@ -1,0 +1,322 @@
+"""Many runs at once, direct and through a pooler: each file has its effect exactly once, and nothing is left behind."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from lib import VERSION
+from lib.errors import FilesError, MigrationFailed, OnwardError, PartlyApplied
+from tests.conftest import Database, Server
+from tests.platform.pooler import Pooler
+from tests.platform.runners import Runner, barrier
+from tests.proxy import Hold, Message, Proxy
+from tests.running import history, run, tables, until
+
+Write = Callable[[Mapping[str, str | bytes]], Path]
+Through = Callable[[Database], Database]
+
+RUNNERS = 12
+ROUNDS = int(os.environ.get("ONWARD_ROUNDS", "20"))
+HEAD = "-- migrate: no-transaction\n"
+# Nothing here fails when it is done twice, but what it leaves shows it.
+EFFECT = "UPDATE counter SET n = n + 1; INSERT INTO effects (file) VALUES ('{}');"
+TABLES = "CREATE TABLE counter (n int); INSERT INTO counter VALUES (0); CREATE TABLE effects (id serial, file text);"
+INDEX = "CREATE INDEX CONCURRENTLY IF NOT EXISTS effects_file ON effects (file);"
+
+
+def files(*versions: str) -> dict[str, str]:
+    """Files of which each has its effect; an index is built in those that are called so."""
+    effects = {version: EFFECT.format(version) for version in versions}
+    texts = {version: HEAD + effect + INDEX if "index" in version else effect for version, effect in effects.items()}
+    return {"000-tables.sql": TABLES} | {f"{version}.sql": text for version, text in texts.items()}
+
+
+def effects(database: Database) -> list[str]:
+    """Which files have had their effect, in that order; the first makes the tables."""
+    rows = database.execute("SELECT file FROM effects ORDER BY id")
+    assert database.execute("SELECT n FROM counter") == [(len(rows),)]
+    return ["000-tables", *(file for (file,) in rows)]
+
+
+def proxy_to(server: Server) -> Proxy:
+    parts = urlsplit(server.url)
+    return Proxy(parts.hostname or "", parts.port or 5432)
+
+
+def locks(database: Database) -> list[tuple[Any, ...]]:
+    """The sessions that hold an advisory lock in the database."""
+    return database.execute(
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+
+
+@pytest.fixture(scope="module", params=[None, 2, 4, 20], ids=["direct", "pool of 2", "pool of 4", "pool of 20"])
+def through(request: pytest.FixtureRequest, server: Server) -> Iterator[Through]:
+    """How a run reaches a database."""
+    if request.param is None:
+        yield lambda database: database
+        return
+    with Pooler(server.url, pool=request.param) as pooler:
+        yield lambda database: Database(database.name, pooler.url(database.url))
+
+
+@pytest.fixture
+def pool(request: pytest.FixtureRequest, server: Server) -> Iterator[Pooler]:
+    """A pooler with as many server sessions as the test's parameter says."""
+    with Pooler(server.url, pool=request.param) as pooler:
+        yield pooler
+
+
+# Twelve runs.
+
+
+@pytest.mark.timeout(60 + 10 * ROUNDS)
+def test_twelve_runs_at_once_on_an_empty_database(
+    server: Server, through: Through, migrations: Write, tmp_path: Path
+) -> None:
+    directory = migrations(files("001-data", "002-data", "003-index", "004-data", "005-data"))
+    wanted = sorted(path.stem for path in directory.iterdir())
+    for _ in range(ROUNDS):
+        database, start = server.create(), barrier(RUNNERS)
+        logs = [tmp_path / f"log{number}" for number in range(RUNNERS)]
+        runners = [Runner(through(database).url, directory, log, start) for log in logs]
+        assert [runner.code for runner in runners] == [0] * RUNNERS, [runner.output for runner in runners]
+        assert sorted(chain.from_iterable(runner.applied for runner in runners)) == wanted
+        assert history(database) == effects(database) == wanted
+        assert database.execute("SELECT indisvalid FROM pg_index WHERE indrelid = 'effects'::regclass") == [(True,)]
+        assert locks(database) == []
+        server.drop(database)
+
+
+# Builds of different branches.
+
+# Before a file without a transaction the lock is free for a moment; before another it goes on in one message.
+COMMON = ("001-index", "002-data")
+# The branches' own files, and what the message to the loser must name.
+BRANCHES = {
+    "one number twice": (("003-a", "005-index"), ("003-index-b", "004-b"), ("003-a", "003-index-b")),
+    "a lower number late": (("005-a", "006-index"), ("004-index-b",), ("004-index-b",)),
+}
+
+
+class Build:
+    """A run with the files of its branch; it stops before one of its queries, counted from 1, until it is released."""
+
+    def __init__(self, proxy: Proxy, directory: Path, branch: Sequence[str], stop: float) -> None:
+        self.proxy, self.stop, self.hold = proxy, stop, Hold()
+        self.versions = ["000-tables", *COMMON, *branch]
+        self.tries = 0
+        self._directory, self._queries = directory, count(1)
+        directory.mkdir()
+        for name, text in files(*COMMON, *branch).items():
+            (directory / name).write_text(text)
+        proxy.when("", self._arrived, times=math.inf)
+
+    def start(self, database: Database) -> None:
+        self.runner = Runner(self.proxy.url(database.url), self._directory, self._directory / "log")
+
+    @property
+    def stands(self) -> bool:
+        return self.hold.reached.is_set() or not self.runner.running
+
+    async def _arrived(self, message: Message) -> None:
+        self.tries += b"pg_try_advisory_xact_lock" in message.data
+        stops = message.data.startswith(b"Q") and next(self._queries) == self.stop
+        await (self.hold if stops else Message.pass_on)(message)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("first", ["A", "B"])
+@pytest.mark.parametrize("branches", BRANCHES.values(), ids=BRANCHES)
+def test_of_two_builds_at_once_that_disagree_one_is_applied_and_one_refused(
+    server: Server, tmp_path: Path, branches: Sequence[Sequence[str]], first: str
+) -> None:
+    """The first is stopped before each of its queries in turn, while the second goes on as far as it can."""
+    (mine, its, named), outcomes = branches, set()
+    if first == "B":
+        mine, its = its, mine
+    for stop in count(1):
+        database = server.create()
+        with proxy_to(server) as proxy, proxy_to(server) as another:
+            one = Build(proxy, tmp_path / f"{stop}-first", mine, stop)
+            other = Build(another, tmp_path / f"{stop}-second", its, math.inf)
+            one.start(database)
+            until(lambda: one.stands)  # noqa: B023
+            locked = bool(locks(database))
+            other.start(database)
+            until(lambda: other.stands or (locked and other.tries >= 2))  # noqa: B023
+            one.hold.release()
+            winner, loser = sorted((one, other), key=lambda build: build.runner.code)
+        assert (winner.runner.code, loser.runner.code) == (0, 3), [winner.runner.output, loser.runner.output]
+        assert history(database) == effects(database) == winner.versions
+        _, _, conflict = loser.runner.output.partition("disagree:")
+        assert all(version in conflict for version in named)
+        assert locks(database) == []
+        server.drop(database)
+        outcomes.add((locked, winner is one))
+        if not one.hold.reached.is_set():
+            break
+    assert outcomes == {(True, True), (False, False), (False, True)}, "the lock was held, and it was free"
+
+
+# What another client of the same pool finds afterwards.
+
+STATE = """
+SELECT pg_backend_pid(), current_user, session_user,
+    -- PgBouncer leaves one client's application_name to the next that has none; plpgsql has settings once it is loaded.
+    (SELECT jsonb_object_agg(name, setting) FROM pg_settings WHERE name !~ '^(application_name$|plpgsql)'),
+    (SELECT array_agg(relname) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
+    (SELECT array_agg(name) FROM pg_prepared_statements),
+    (SELECT array_agg(channel) FROM pg_listening_channels() channel),
+    (SELECT array_agg(name) FROM pg_cursors WHERE is_holdable),
+    (SELECT array_agg(objid) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())
+"""
+SEEN = {
+    "SET": "SET work_mem = '77MB'",
+    "SET ROLE": "SET ROLE pg_monitor",
+    "SET SESSION AUTHORIZATION": "SET SESSION AUTHORIZATION pg_monitor",
+    "CREATE TEMP TABLE": "CREATE TEMP TABLE scratch (i int)",
+    "PREPARE": "PREPARE prepared AS SELECT 1",
+    "LISTEN": "LISTEN channel",
+    "DECLARE CURSOR": "DECLARE held CURSOR WITH HOLD FOR SELECT 1",
+}
+"""What a session keeps, and what shows that."""
+UNSEEN = {
+    "set_config": "SELECT set_config('search_path', '', false)",
+    "pg_advisory_lock": "SELECT pg_advisory_lock(1), pg_advisory_lock_shared(2)",
+    **{f"EXECUTE {name}": f"DO $$ BEGIN EXECUTE $x${statement}$x$; END $$" for name, statement in SEEN.items()},
+}
+DEFERRED = "CREATE TABLE twice (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO twice VALUES (1), (1);"
+
+
+def sessions(pooler: Pooler, database: Database, number: int) -> list[Any]:
+    """The state of each of the pool's sessions with the server, as another client finds it."""
+    states = []
+    with ExitStack() as stack:
+        for _ in range(number):
+            url = pooler.url(database.url)
+            client = stack.enter_context(psycopg.connect(url, autocommit=True, prepare_threshold=None))
+            stack.enter_context(client.transaction())
+            states += client.execute(STATE).fetchall()
+    return sorted(states)
+
+
+def run_through(pooler: Pooler, database: Database, directory: Path) -> type[OnwardError] | None:
+    """The class of the error that ended the run."""
+    try:
+        run(Database(database.name, pooler.url(database.url)), directory)
+    except OnwardError as error:
+        return type(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("file", "ending"),
+    [("{}", None), ("{}; SELECT 1 / 0", MigrationFailed), (DEFERRED + "{}", MigrationFailed)],
+    ids=["applied", "failed", "failed at its end"],
+)
+@pytest.mark.parametrize("statement", (SEEN | UNSEEN).values(), ids=SEEN | UNSEEN)
+@pytest.mark.parametrize("pool", [1], indirect=True)
+def test_a_file_leaves_nothing_in_a_pools_session(
+    pool: Pooler, database: Database, migrations: Write, statement: str, file: str, ending: type[OnwardError] | None
+) -> None:
+    before = sessions(pool, database, 1)
+    directory = migrations({"001-leaves.sql": file.format(statement)})
+    assert run_through(pool, database, directory) is ending
+    assert sessions(pool, database, 1) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "ending"), [("{}", None), ("{}; SELECT 1 / 0", PartlyApplied)], ids=["applied", "failed"]
+)
+@pytest.mark.parametrize("statement", UNSEEN.values(), ids=UNSEEN)
+@pytest.mark.parametrize("pool", [2], indirect=True)
+def test_a_file_without_a_transaction_leaves_nothing_in_a_pools_sessions(
+    pool: Pooler, database: Database, migrations: Write, statement: str, file: str, ending: type[OnwardError] | None
+) -> None:
+    before = sessions(pool, database, 2)
+    directory = migrations({"001-leaves.sql": HEAD + file.format(statement)})
+    assert run_through(pool, database, directory) is ending
+    # The session that held the lock is a new one where the run has left in the middle of its transaction.
+    assert [state[1:] for state in sessions(pool, database, 2)] == [state[1:] for state in before]
+
+
+@pytest.mark.parametrize("statement", SEEN.values(), ids=SEEN)
+@pytest.mark.parametrize("pool", [2], indirect=True)
+def test_a_file_without_a_transaction_that_would_leave_something_is_refused_through_a_pooler(
+    pool: Pooler, database: Database, migrations: Write, statement: str
+) -> None:
+    run(database, migrations({"001-one.sql": "SELECT 1"}))
+    before = sessions(pool, database, 2)
+    directory = migrations({"002-two.sql": "SELECT 2", "003-leaves.sql": f"{HEAD}CREATE TABLE kept (); {statement}"})
+    assert run_through(pool, database, directory) is FilesError
+    assert sessions(pool, database, 2) == before
+    assert (history(database), tables(database)) == (["001-one"], [])
+
+
+@pytest.mark.parametrize("pool", [1], indirect=True)
+def test_a_run_with_nothing_to_do_changes_nothing_in_a_pools_session(
+    pool: Pooler, database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-one.sql": "SELECT 1"})
+    run(database, directory)
+    before = sessions(pool, database, 1)
+    assert run_through(pool, database, directory) is None
+    assert sessions(pool, database, 1) == before
+
+
+def test_what_a_pooler_itself_has_set_is_reset_by_a_run_that_applies(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    """Only its own connect_query could set it again, and that comes with a new session: settings belong to the role."""
+    directory = migrations({"001-one.sql": "SELECT 1"})
+    with Pooler(server.url, pool=1, connect_query="SET work_mem = '55MB'") as pool:
+        pooled = Database(database.name, pool.url(database.url))
+        assert pooled.execute("SHOW work_mem") == [("55MB",)]
+        run(pooled, directory)
+        assert pooled.execute("SHOW work_mem") == database.execute("SHOW work_mem") != [("55MB",)]
+
+
+# What a pooler does not pass on.
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True)
+def test_a_file_is_read_as_utf8_through_a_pooler_whatever_the_database_is_written_in(
+    server: Server, pool: Pooler, migrations: Write
+) -> None:
+    database = server.database(f"{server.run}_{server.worker}_latin1")
+    server.admin.execute(
+        f"CREATE DATABASE \"{database.name}\" TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    words = "INSERT INTO words VALUES ('é')"
+    names = {"000-words.sql": "CREATE TABLE words (word text)", "001-word.sql": words, "002-word.sql": HEAD + words}
+    try:
+        run(Database(database.name, pool.url(database.url)), migrations(names))
+        assert database.execute("SELECT word, length(word) FROM words") == [("é", 1), ("é", 1)]
+    finally:
+        server.drop(database)
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True)
+def test_who_holds_the_lock_is_named_through_a_pooler(
+    pool: Pooler, database: Database, migrations: Write, tmp_path: Path
+) -> None:
+    directory = migrations({"001-waits.sql": "SELECT pg_advisory_xact_lock(1)"})
+    with psycopg.connect(database.url) as holder:
+        holder.execute("SELECT pg_advisory_xact_lock(1)")
+        running = Runner(pool.url(database.url), directory, tmp_path / "running", MIGRATION_LOCK_TIMEOUT="0")
+        until(lambda: len(locks(database)) == 2)
+        refused = Runner(pool.url(database.url), directory, tmp_path / "refused", MIGRATION_WAIT="0")
+        assert refused.code == 4
+        assert f"onward {VERSION} development" in refused.output
+    assert running.code == 0
+    assert history(database) == ["001-waits"]

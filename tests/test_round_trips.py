@@ -1,0 +1,75 @@
+"""How often a run waits for the server: over a network, that is what it costs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from tests.conftest import Cli, Database, Server
+from tests.proxy import Proxy
+from tests.running import history, run
+
+Write = Callable[[Mapping[str, str | bytes]], Path]
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    parts = urlsplit(server.url)
+    with Proxy(parts.hostname or "127.0.0.1", parts.port or 5432) as proxy:
+        yield proxy
+
+
+def files(count: int) -> dict[str, str]:
+    return {f"{number:03}-t{number}.sql": f"CREATE TABLE t{number} (); SELECT 1" for number in range(count)}
+
+
+def cost(proxy: Proxy, database: Database, directory: Path) -> int:
+    """The round trips of one run."""
+    before = proxy.round_trips
+    run(Database(database.name, proxy.url(database.url)), directory)
+    return proxy.round_trips - before
+
+
+def test_the_proxy_counts_what_it_passes_on(proxy: Proxy, database: Database) -> None:
+    with psycopg.connect(proxy.url(database.url), autocommit=True, prepare_threshold=None) as connection:
+        assert proxy.round_trips == 0
+        for _ in range(7):
+            connection.execute("SELECT 1")
+        with connection.transaction():
+            connection.execute("SELECT generate_series(1, 1000)")
+    assert (proxy.round_trips, len(proxy.connections)) == (10, 1)
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["empty database", "with a history"])
+def test_a_file_costs_two_round_trips(server: Server, proxy: Proxy, migrations: Write, made: bool) -> None:
+    databases = {count: server.create() for count in (1, 2, 3, 8, 9)}
+    if made:
+        for database in databases.values():
+            run(database, migrations(files(1)))
+    costs = {}
+    for count, database in databases.items():
+        costs[count] = cost(proxy, database, migrations(files(count + made)))
+        assert len(history(database)) == count + made
+        server.drop(database)
+    # The history is read, the table made where there is none (two), the first transaction opened.
+    assert costs == {count: 2 * count + (2 if made else 4) for count in costs}
+    assert len(proxy.connections) == len(costs)
+
+
+def test_nothing_pending_costs_one_query(proxy: Proxy, database: Database, migrations: Write) -> None:
+    directory = migrations(files(5))
+    run(database, directory)
+    assert cost(proxy, database, directory) == 1
+    assert len(proxy.connections) == 1
+
+
+def test_status_costs_one_query(proxy: Proxy, database: Database, cli: Cli, migrations: Write) -> None:
+    migrations(files(5))
+    for pending in (True, False):
+        before = proxy.round_trips
+        assert cli("status", "--check", url=proxy.url(database.url)).code == (8 if pending else 0)
+        assert proxy.round_trips - before == 1
+        run(database, cli.directory / "migrations")
+    assert len(proxy.connections) == 2
