@@ -224,11 +224,11 @@ class Transactions:
         try:
             self.session.send(f"{sql}COMMIT;" + (self._opening() if open_next else ""), into=answer)
             if answer.lost and "COMMIT" not in answer.tags:
-                self._find_out(what, answer, landed, CONNECT_BUDGET)
+                self._find_out(what, answer, landed, CONNECT_BUDGET, self._config.wait)
             note(answer)
         except Interrupted:
             if landed and "COMMIT" not in answer.tags:
-                self._find_out(what, answer, landed, _HURRY)
+                self._find_out(what, answer, landed, _HURRY, 0.0)
             note(answer)
             raise
         if "COMMIT" not in answer.tags:
@@ -237,13 +237,15 @@ class Transactions:
             self._opened = Answer(answer.rows[1:], error=answer.error, lost=answer.lost)
         return answer
 
-    def _find_out(self, what: str, answer: Answer, landed: str | None, budget: float) -> None:
+    def _find_out(self, what: str, answer: Answer, landed: str | None, away: float, wait: float) -> None:
         """Whether a COMMIT was done whose answer was lost: a look under the lock, by a new connection.
 
-        Without the lock absence would prove nothing: the COMMIT may still be on its way.
+        Without the lock absence would prove nothing: the COMMIT may still be on its way. The database may stay `away`
+        for so many seconds, and another run hold the lock for `wait` seconds more.
         """
-        kept, self._deadline = self._deadline, time.monotonic() + max(1.0, min(budget, self.seconds_left))
-        while (rows := self._look_again(what, landed)) is None:
+        now = time.monotonic()
+        kept, self._deadline = self._deadline, now + max(1.0, min(away + wait, self.seconds_left))
+        while (rows := self._look_again(what, landed, now + away)) is None:
             _pause(*_POLL)
         self.session.deadline = self._deadline = kept
         if landed is None:
@@ -252,8 +254,8 @@ class Transactions:
             answer.rows, answer.tags, answer.error, answer.lost = rows, ["COMMIT"], None, False
             self._say(f"the answer to the COMMIT of {what} was lost; confirmed after reconnecting")
 
-    def _look_again(self, what: str, landed: str | None) -> list[tuple[str | None, ...]] | None:
-        """What has landed; None if this connection is lost too, and there is time for another."""
+    def _look_again(self, what: str, landed: str | None, away: float) -> list[tuple[str | None, ...]] | None:
+        """What has landed; None if this connection is lost too, and it is not yet `away` (monotonic seconds)."""
         self.session.close()
         try:
             self.session = self.connect()
@@ -263,7 +265,7 @@ class Transactions:
         except Interrupted:
             raise
         except OnwardError as error:
-            if isinstance(error, DatabaseUnavailable) and self.seconds_left > 0:
+            if isinstance(error, DatabaseUnavailable) and time.monotonic() < away and self.seconds_left > 0:
                 return None
             raise OutcomeUnknown(
                 f"the connection was lost while {what} was being committed, and whether it is applied could not be "
