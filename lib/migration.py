@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISLNK, S_ISREG
 
 from lib import sql
 from lib.errors import FilesError
@@ -129,7 +129,7 @@ def create(directory: Path, description: str, date: str) -> Path:
 
 def _sql_files(directory: Path) -> list[Path]:
     try:
-        found = sorted(filter(_is_sql, directory.iterdir()))
+        found = sorted(filter(_is_sql, directory.iterdir()), key=str)
         problem = "no .sql file in it"
     except OSError as error:
         found, problem = [], f"no migrations can be read: {_reason(error)}"
@@ -167,10 +167,13 @@ def _read(path: Path, directory: Path) -> Migration:
 
 def _content(path: Path, directory: Path) -> bytes:
     try:
-        if not S_ISREG(path.stat().st_mode):  # Path.is_file would say the same of a link that leads nowhere
+        mode = path.lstat().st_mode
+        if S_ISLNK(mode):
+            mode = path.stat().st_mode
+            if not path.resolve().is_relative_to(directory.resolve()):
+                raise ValueError("a link that leads out of the directory; put the file itself here")
+        if not S_ISREG(mode):  # Path.is_file would say the same of a link that leads nowhere
             raise ValueError("not a regular file")
-        if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
-            raise ValueError("a link that leads out of the directory; put the file itself here")
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot be read: {_reason(error)}") from None

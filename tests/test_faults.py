@@ -363,7 +363,7 @@ def test_a_busy_table_is_tried_again_from_the_start_and_readers_get_through_mean
     stage.database.execute("CREATE TABLE busy (i int)")
     stage.files(second="ALTER TABLE busy ADD j int;")
     with holding(stage.database, "SELECT 'canary' FROM busy") as reader:
-        running = stage.start(MIGRATION_LOCK_TIMEOUT="100ms")
+        running = stage.start(MIGRATION_LOCK_TIMEOUT="400ms")
         stage.wait(WAITS_FOR_A_LOCK)
         until(lambda: not stage.sessions(WAITS_FOR_A_LOCK))
         assert stage.database.execute("SELECT * FROM busy") == []
@@ -384,7 +384,7 @@ def test_a_table_that_stays_busy_ends_the_run_and_names_who_is_in_the_way(stage:
     stage.database.execute("CREATE TABLE busy (i int)")
     stage.files(second="ALTER TABLE busy ADD j int;")
     with holding(stage.database, "SELECT 'canary' FROM busy") as reader:
-        running = stage.start(MIGRATION_LOCK_TIMEOUT="50ms", MIGRATION_RETRY="1s")
+        running = stage.start(MIGRATION_LOCK_TIMEOUT="250ms", MIGRATION_RETRY="3s")
         outcome = stage.finish(running)
         pid = reader.info.backend_pid
     assert (outcome.code, outcome.applied, outcome.remaining) == ("busy", [ONE], [TWO, THREE])
