@@ -262,6 +262,8 @@ class Proxy:
         await self._stop.wait()
         server.close()
         await self._cut()
+        while self._live:
+            await asyncio.sleep(0.001)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = _Stream(reader, writer)

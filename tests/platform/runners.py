@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+from contextlib import suppress
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,9 @@ class Runner:
         return [line.split()[2] for line in self.output.splitlines() if line.startswith("✅ Applied:")]
 
     def signal(self, number: int) -> None:
-        if self._process.pid and self.running:
-            os.kill(self._process.pid, number)
+        if self.running and self._process.pid:
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(self._process.pid, number)
 
 
 def barrier(parties: int) -> Barrier:
