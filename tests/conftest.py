@@ -134,6 +134,12 @@ def _canary(value: str) -> str | None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """More processes than processors: most of the tests wait, for a server or for a process of their own."""
+    return 2 * (os.cpu_count() or 1)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker which server to use."""
     node.workerinput.update(_shared(node.config))
