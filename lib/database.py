@@ -201,6 +201,7 @@ class Database:
         started = time.perf_counter()
         with self._tx.connect() as work:
             pieces = Piecewise(job.migration, work, self._still_locked, lambda busy: job.again(self._blocked(busy)))
+            pieces.lock_timeout = self._config.lock_timeout
             if self._tx.known().direct:
                 work.query(self._tx.limits().replace("SET LOCAL", "SET"))
                 work.watch = self._tx.watching(str(work.pid))

@@ -12,18 +12,33 @@ from dataclasses import replace
 from lib.errors import FilesError, PartlyApplied, ServerError, TableBusy
 from lib.failure import locate
 from lib.migration import Migration
-from lib.session import BUSY, Session, literal
+from lib.session import BUSY, Answer, Session, literal
 from lib.sql import Statement, split
 
 _INDEX = """
 SELECT x.indisvalid, format('%I.%I', n.nspname, i.relname), EXISTS (
     SELECT FROM pg_stat_progress_create_index p
     -- Another role's row shows no index: it may be this one.
-    WHERE p.index_relid = i.oid OR (p.datname = current_database() AND p.index_relid IS NULL))
+    WHERE p.index_relid = i.oid OR (p.datname = current_database() AND p.index_relid IS NULL)), i.oid
 FROM pg_index x
 JOIN pg_class i ON i.oid = x.indexrelid
 JOIN pg_namespace n ON n.oid = i.relnamespace
 WHERE i.relkind = 'i' AND x.indrelid = to_regclass({table}) AND i.relname = (parse_ident({name}))[1]::name
+"""
+
+# In one message, and of this very index: were this run cut off while it is on its way, the next one may have built a
+# valid index of that name before it arrives. DROP INDEX CONCURRENTLY could not be held to that.
+_DROP = """
+DO $onward$
+BEGIN
+    PERFORM set_config('lock_timeout', '{timeout}ms', true);
+    IF EXISTS (SELECT FROM pg_index WHERE indexrelid = {oid} AND NOT indisvalid) THEN
+        DROP INDEX {qualified};
+        IF EXISTS (SELECT FROM pg_index WHERE indexrelid = {oid}) THEN
+            RAISE EXCEPTION 'index % is not what it was a moment ago', {name};
+        END IF;
+    END IF;
+END $onward$
 """
 
 _NAME = r'(?:"(?:[^"]|"")*"|[^\s"().]+)'
@@ -32,6 +47,9 @@ _CREATE_INDEX = re.compile(
     rf"ON (?:ONLY )?(?P<table>{_NAME}(?: \. {_NAME})*)",
     re.IGNORECASE,
 )
+
+_MEND = "Mend the file"
+_FROM_THE_START = "It starts at its first statement: all of them must be repeatable."
 
 
 class Piecewise:
@@ -45,6 +63,8 @@ class Piecewise:
         again: Callable[[TableBusy], bool],
     ) -> None:
         """`again` says whether to try a statement again that met a busy table, and waits before it says so."""
+        self.lock_timeout = 0.0
+        """The longest wait, in seconds, for the lock that dropping an invalid index takes."""
         self.patience: float | None = None
         """The lock timeout, in seconds, of what runs CONCURRENTLY; None leaves the session's own."""
         self._migration = migration
@@ -90,13 +110,14 @@ class Piecewise:
         index = _concurrent_index(statement)
         while True:
             self._require_lock(statement)
-            if index:
-                self._drop_invalid(*index, statement)
-            answer = self._work.send(statement.text, keep=False)
+            undropped = self._drop_invalid(*index, statement) if index else None
+            answer = undropped or self._work.send(statement.text, keep=False)
             if not (answer.error or answer.lost):
                 break
             if not self._may_try_again(answer.failure):
-                raise self._stopped(answer.failure, statement, self._left_invalid(index))
+                # Of a text of ours, a position would be one in the file.
+                failure = replace(answer.failure, position=None) if undropped else answer.failure
+                raise self._stopped(failure, statement, self._left_invalid(index))
         if index:
             self._require_valid(*index, statement)
 
@@ -111,20 +132,24 @@ class Piecewise:
         if not self._still_locked():
             raise self._stopped(ServerError(None, "the session that holds the run's lock is gone"), statement)
 
-    def _drop_invalid(self, table: str, name: str, statement: Statement) -> None:
-        """An index that a broken build left behind is in the way, and IF NOT EXISTS would pass it off as built."""
-        for valid, qualified, building in self._indexes(table, name, statement):
+    def _drop_invalid(self, table: str, name: str, statement: Statement) -> Answer | None:
+        """An index that a broken build left behind is in the way, and IF NOT EXISTS would pass it off as built.
+
+        The server's answer where it cannot be dropped.
+        """
+        for valid, qualified, building, oid in self._indexes(table, name, statement):
             if valid == "f" and building == "f":
-                answer = self._work.send(f"DROP INDEX CONCURRENTLY {qualified}")
+                timeout, shown = round(self.lock_timeout * 1000), literal(qualified)
+                answer = self._work.send(_DROP.format(timeout=timeout, oid=oid, qualified=qualified, name=shown))
                 if answer.error or answer.lost:
-                    left = f"; the invalid index {qualified} of an earlier build is still there"
-                    raise self._stopped(replace(answer.failure, position=None), statement, left)
+                    return answer
                 self._work.notices.append(f"dropped the invalid index {qualified}, which is built again")
+        return None
 
     def _require_valid(self, table: str, name: str, statement: Statement) -> None:
         """IF NOT EXISTS is content with anything of that name."""
         indexes = self._indexes(table, name, statement)
-        if any(valid == "t" for valid, _, _ in indexes):
+        if any(valid == "t" for valid, *_ in indexes):
             return
         message = f"there is no index {name} on {table}: something else has that name"
         if indexes:
@@ -137,7 +162,7 @@ class Piecewise:
         if index is None:
             return ""
         rows = self._work.send(_INDEX.format(table=literal(index[0]), name=literal(index[1]))).rows
-        left = [qualified for valid, qualified, building in rows if valid == "f" and building == "f"]
+        left = [qualified for valid, qualified, building, _ in rows if valid == "f" and building == "f"]
         return f"; the invalid index {left[0]} is left behind, and a rerun builds it again" if left else ""
 
     def _indexes(self, table: str, name: str, statement: Statement) -> list[tuple[str | None, ...]]:
@@ -152,11 +177,8 @@ class Piecewise:
     def _stopped(self, error: ServerError, statement: Statement | None, left: str = "") -> PartlyApplied:
         base = statement.offset if statement else 0
         failure = locate(self._migration, error, finished=self._done, base=base)
-        return PartlyApplied(
-            failure,
-            state=self.state + left,
-            next_step="Mend the file and run again. It starts at its first statement: all of them must be repeatable.",
-        )
+        mend = "The pooler had no second connection for it: give it one more" if error.sqlstate == "08P01" else _MEND
+        return PartlyApplied(failure, state=self.state + left, next_step=f"{mend} and run again. {_FROM_THE_START}")
 
 
 def refuse_what_stays(migrations: Iterable[Migration]) -> None:

@@ -107,6 +107,8 @@ class _Runner:
                 continue
             except OnwardError as error:
                 error.applied, error.remaining = self._applied, list(self._remaining(plan))
+                if self._applied:  # the plan was made again, and is another one
+                    error.next_step = error.next_step.replace("Nothing was changed", "Nothing more was changed")
                 raise
             return Run(self._config.environment, history.database, plan, tuple(self._applied), self._remaining(plan))
 
