@@ -97,16 +97,18 @@ class _Runner:
         self._applied: list[Done] = []
 
     def run(self) -> Run:
+        plan: Plan | None = None
         while True:
-            history, plan = self._persistently(lambda _: look(self._config, self._database, self._migrations))
             try:
+                history, plan = self._persistently(lambda _: look(self._config, self._database, self._migrations))
                 self._emit(Started(history, plan))
                 self._prepare(history, plan)
                 self._apply(plan.pending)
             except HistoryChanged:
                 continue
             except OnwardError as error:
-                error.applied, error.remaining = self._applied, list(self._remaining(plan))
+                if plan:
+                    error.applied, error.remaining = self._applied, list(self._remaining(plan))
                 if self._applied:  # the plan was made again, and is another one
                     error.next_step = error.next_step.replace("Nothing was changed", "Nothing more was changed")
                 raise

@@ -211,7 +211,7 @@ class Bench:
         (fewer, before), (some, last) = seen[-2:]
         slow = set()
         for name in (tool.name for tool in PEERS if tool.name in last and tool.name in before):
-            expected = last[name] + (last[name] - before[name]) / (some - fewer) * (count - some)
+            expected = forecast(count, (fewer, before[name]), (some, last[name]))
             if expected > self._options.limit:
                 slow.add(name)
                 self.figures.append(Figure("files", case, name, problem=f"left out: about {expected:.0f} s a run"))
@@ -311,6 +311,11 @@ def _count(text: str) -> int:
 
 def _numbers(text: str) -> list[int]:
     return sorted({int(number) for number in text.split(",")})
+
+
+def forecast(count: int, fewer: tuple[int, float], some: tuple[int, float]) -> float:
+    """How long `count` files will take, going by what fewer took: files and seconds. More never take less."""
+    return some[1] + max(0, some[1] - fewer[1]) / (some[0] - fewer[0]) * (count - some[0])
 
 
 def _files(count: int) -> str:

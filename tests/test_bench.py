@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from scripts.bench import forecast
 from tests.conftest import ROOT, Completed, Server
 from tests.running import until
 
 TINY = ("--rounds", "1", "--files", "1", "--latency", "0", "--growth", "1,2", "--megabytes", "1")
 DBMATE = "node_modules/@dbmate/linux-x64/bin/dbmate"
 NODE_PG_MIGRATE = "node_modules/.bin/node-pg-migrate"
-# Runs dbmate's files, which are SQL but for comments, and takes longer the more there are.
-SLOW = """
-import os, pathlib, sys, time, psycopg
-files = sorted(pathlib.Path(sys.argv[3]).iterdir())
+# Runs dbmate's files, which are SQL but for comments.
+SIMPLE = """
+import os, pathlib, sys, psycopg
 with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
-    for file in files:
+    for file in sorted(pathlib.Path(sys.argv[3]).iterdir()):
         connection.execute(file.read_bytes())
-        time.sleep(0.2)
 """
 
 
@@ -112,13 +111,18 @@ def test_a_peer_that_fails_or_does_nothing_has_no_figure(project: Path, server: 
 
 
 def test_a_peer_that_would_take_too_long_is_left_out(project: Path, server: Server, tmp_path: Path) -> None:
-    sizes = ("--rounds", "1", "--files", "1,2,9", "--latency", "0", "--limit", "1")
-    slow = peers(tmp_path, {DBMATE: f"#!{sys.executable}\n{SLOW}"})
-    result = bench(project, server, "files", *sizes, "--json", *slow)
+    sizes = ("--rounds", "1", "--files", "1,2,3", "--latency", "0", "--limit", "0.001")  # no process is as fast
+    simple = peers(tmp_path, {DBMATE: f"#!{sys.executable}\n{SIMPLE}"})
+    result = bench(project, server, "files", *sizes, "--json", *simple)
     assert result.code == 0, result.err
     figures = [figure for figure in json.loads(result.out)["figures"] if figure["tool"] == "dbmate"]
     assert [figure["problem"].partition(":")[0] for figure in figures] == ["", "", "left out"]
     assert [bool(figure["seconds"]) for figure in figures] == [True, True, False]
+
+
+def test_what_more_files_will_take_goes_by_what_fewer_took() -> None:
+    assert forecast(99, (1, 0.5), (9, 4.5)) == 49.5
+    assert forecast(99, (1, 0.5), (9, 0.4)) == 0.4
 
 
 def test_a_failure_of_ours_is_the_exit_code(server: Server, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from lib import runner
 from lib.database import Database as Session
-from lib.errors import FilesError, LockBusy, MigrationFailed
+from lib.errors import Done, FilesError, HistoryConflict, LockBusy, MigrationFailed
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.running import (
     LOCK,
@@ -683,3 +683,17 @@ def test_a_run_that_waits_in_vain_names_the_holder_of_the_lock_and_how_to_end_it
         assert caught.value.next_step.endswith(f"SELECT pg_terminate_backend({pid}).")
     assert tables(database) == []
     assert run(database, migrations({"001-one.sql": "CREATE TABLE one ()"})).applied == ["001-one"]
+
+
+def test_what_was_applied_is_told_when_the_history_cannot_be_read_again(database: Database, migrations: Write) -> None:
+    directory = migrations({"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "-- migrate: no-transaction\nSELECT 1"})
+
+    def spoil(event: runner.Event) -> None:
+        if isinstance(event, Done):
+            database.execute("INSERT INTO schema_migrations (version, name) VALUES ('009-other', 'Other')")
+            database.execute("ALTER TABLE schema_migrations RENAME COLUMN checksum TO other")
+
+    with pytest.raises(HistoryConflict, match="its columns are others") as caught:
+        runner.run(config_of(database, directory), spoil)
+    assert (versions(caught.value), caught.value.remaining) == (["001-a"], ["002-b"])
+    assert (tables(database), history(database)) == (["a"], ["001-a", "009-other"])
