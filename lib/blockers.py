@@ -28,7 +28,7 @@ JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = a.datid
     AND a.datname = current_database() AND l.classid::bigint << 32 | l.objid::bigint = {key}
 """
-_LITERAL = re.compile(r"'(?:[^'\\]|\\.|'')*'?|\$\w*\$.*", re.DOTALL)
+_LITERAL = r"(?s)'(?:[^'\\]|\\.|'')*'?|\$\w*\$.*"
 
 
 class Observer:
@@ -70,7 +70,7 @@ def _in_words(pid: str | None, name: str | None, age: str | None, query: str | N
     if pid == "0":
         return "a prepared transaction (see pg_prepared_xacts)"
     # A literal may be a row's, or a password.
-    shown = " ".join(_LITERAL.sub("'…'", query or "").split())
+    shown = " ".join(re.sub(_LITERAL, "'…'", query or "").split())
     cut = shown[:_SHOWN] + "…" if len(shown) > _SHOWN else shown
     return f"{_session_in_words(pid, name, age)}: {cut}"
 

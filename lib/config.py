@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from lib.errors import ConfigError
@@ -26,11 +27,10 @@ _ENVIRONMENT_VARIABLES = ("MIGRATION_ENV", "VERCEL_TARGET_ENV", "VERCEL_ENV")
 _COMMIT_VARIABLES = ("VERCEL_GIT_COMMIT_SHA", "GITHUB_SHA", "CI_COMMIT_SHA", "CODEBUILD_RESOLVED_SOURCE_VERSION")
 _DEPLOY_VARIABLES = ("VERCEL_DEPLOYMENT_ID", "AWS_LAMBDA_FUNCTION_NAME")
 _ENV_FILES = (".env.local", ".env")
-_SETTING = re.compile(r"MIGRATION_(?!DATABASE_URL$)\w+|VERCEL|VERCEL_ENV|VERCEL_TARGET_ENV")
-_ASSIGNMENT = re.compile(
-    r"""^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([^\s"'#][^\n]*?)?)"""
-    r"""[ \t]*(?:(?<=[\s="'])#[^\n]*)?$""",
-    re.MULTILINE,
+_SETTING = r"MIGRATION_(?!DATABASE_URL$)\w+|VERCEL|VERCEL_ENV|VERCEL_TARGET_ENV"
+_ASSIGNMENT = (
+    r"""(?m)^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([^\s"'#][^\n]*?)?)"""
+    r"""[ \t]*(?:(?<=[\s="'])#[^\n]*)?$"""
 )
 # Like libpq's own, but with one @ at most. Else a password with an unencoded @, / or ? would be taken for a host or a
 # database, and shown.
@@ -93,8 +93,7 @@ class Target:
         return tuple(sorted(found - {"", self.host, self.database}, key=len, reverse=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """Everything that the environment decides. Times are in seconds; a timeout of 0 is none."""
 
     target: Target
@@ -191,7 +190,7 @@ def with_env_files(environ: Mapping[str, str], folder: Path = ROOT) -> dict[str,
     for name in _ENV_FILES:
         urls = () if databases_named(merged) else URL_VARIABLES
         for variable, value in _env_file(folder / name).items():
-            if not _value(merged, variable) and (variable in urls or _SETTING.fullmatch(variable)):
+            if not _value(merged, variable) and (variable in urls or re.fullmatch(_SETTING, variable)):
                 merged[variable] = value
     return merged
 
@@ -377,5 +376,5 @@ def _env_file(path: Path) -> dict[str, str]:
         raise ConfigError(f"{path.name} cannot be read as UTF-8 text", next_step="Mend it, or move it away.") from None
     return {
         name: re.sub(r'\\(["$\\])', r"\1", double) or single or bare
-        for name, double, single, bare in _ASSIGNMENT.findall(text)
+        for name, double, single, bare in re.findall(_ASSIGNMENT, text)
     }

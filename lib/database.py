@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from lib.config import Config, Target
 from lib.errors import (
@@ -76,12 +75,15 @@ SET CONSTRAINTS ALL IMMEDIATE;
 DO $onward$
 DECLARE
     prepared text;
+    running text;
+    remaining bigint;
 BEGIN
     {FORGET}
-    IF pg_current_xact_id_if_assigned()::text IS DISTINCT FROM {{xid}} THEN
+    SELECT pg_current_xact_id_if_assigned()::text, count(*) INTO running, remaining FROM {{table}};
+    IF running IS DISTINCT FROM {{xid}} THEN
         RAISE EXCEPTION USING ERRCODE = '2D000', MESSAGE = 'the file ended the transaction that it ran in';
     END IF;
-    IF (SELECT count(*) FROM {{table}}) < {{count}} THEN
+    IF remaining < {{count}} THEN
         RAISE EXCEPTION 'the file deleted rows of the history';
     END IF;
 END $onward$;
@@ -94,8 +96,7 @@ VALUES {values} RETURNING id;
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One migration to apply, and what to ask and whom to tell meanwhile."""
 
     migration: Migration

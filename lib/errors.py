@@ -19,11 +19,10 @@ OnwardError
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ServerError:
+class ServerError(NamedTuple):
     """What Postgres said. `message` and `detail` may carry row data: for the terminal, never for HTTP or logs."""
 
     sqlstate: str | None
@@ -36,8 +35,7 @@ class ServerError:
     """1-based, in characters of the text that was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Where and why a migration failed. `line` and `column` are 1-based; None where the server gave no position."""
 
     version: str
@@ -50,8 +48,7 @@ class Failure:
     """The failing statement in words, such as "statement 3 of 5, which begins on line 12"."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """A migration that is applied and recorded: COMMIT has answered."""
 
     version: str

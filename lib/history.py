@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from lib.config import Target, unpooled
 from lib.errors import HistoryConflict
@@ -30,7 +30,7 @@ DECLARE
     tables jsonb;
     ours jsonb;
     chosen text;
-    history jsonb;
+    history json;
     system text;
     document refcursor := 'onward_document';
 BEGIN
@@ -53,13 +53,13 @@ BEGIN
     SELECT jsonb_agg(one) INTO ours FROM jsonb_array_elements(tables) one WHERE (one ->> 'ours')::boolean;
     IF jsonb_array_length(ours) = 1 OR ours -> 0 ->> 'place' IS NOT NULL THEN
         chosen := ours -> 0 ->> 'schema';
-        EXECUTE format('SELECT jsonb_agg(to_jsonb(h) || jsonb_build_object(''applied_at'','
-            ' extract(epoch FROM h.applied_at::timestamptz)) ORDER BY h.id) FROM %I.{table} h', chosen) INTO history;
+        EXECUTE format('SELECT json_agg(h) FROM (SELECT *, extract(epoch FROM applied_at::timestamptz) AS onward_epoch'
+            ' FROM %I.{table} ORDER BY id) h', chosen) INTO history;
     END IF;
     IF has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') THEN
         EXECUTE 'SELECT system_identifier FROM pg_catalog.pg_control_system()' INTO system;
     END IF;
-    OPEN document FOR SELECT jsonb_build_object(
+    OPEN document FOR SELECT json_build_object(
         'database', current_database(), 'version', current_setting('server_version'), 'role', current_user,
         'pid', pg_backend_pid(), 'system', system, 'standby', pg_is_in_recovery(),
         'read_only', current_setting('default_transaction_read_only')::boolean,
@@ -75,8 +75,7 @@ COMMIT
 """
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(NamedTuple):
     """What a database says of itself and of what was applied to it."""
 
     rows: tuple[Applied, ...]
@@ -125,10 +124,10 @@ def read_history(session: Session, *, schema: str | None, limits: str) -> Histor
 
 
 def _applied(row: dict[str, Any]) -> Applied:
-    values: dict[str, Any] = {name: row.get(name) for name in Applied.__dataclass_fields__}
-    if row["applied_at"] is not None:
-        values["applied_at"] = datetime.fromtimestamp(row["applied_at"], UTC)
-    return Applied(**values)
+    epoch = row["onward_epoch"]
+    row["applied_at"] = None if epoch is None else datetime.fromtimestamp(epoch, UTC)
+    values: Iterator[Any] = map(row.get, Applied._fields)
+    return Applied(*values)
 
 
 def _identity(facts: dict[str, Any], target: Target) -> str:

@@ -3,13 +3,13 @@
 Pure but for reading and creating files. Everything that can be known without a database is refused here, all at once.
 """
 
+import os
 import re
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from stat import S_ISLNK, S_ISREG
 
 from lib import sql
 from lib.errors import FilesError
@@ -23,7 +23,7 @@ _DIRECTIVES = {f"-- migrate: {word}": word for word in (NO_TRANSACTION, DRAFT)}
 # A line of a comment that means to be a directive: `migrate:` with anything behind it, and a directive's word in other
 # clothes. `-- Migration: 003-add-orders` and `-- Migrate: all users` are prose, as are directives inside a sentence.
 _WORD = r"(?:no[\W_]*trans\w*|draft\b)"
-_NEAR_MISS = re.compile(
+_NEAR_MISS = (
     rf"[\s*/-]*(?:migrate\s*:.*|(?i:migrate\s*:\s*{_WORD}.*|(?:migrat\w*[\W_]*{_WORD}|no[\W_]*trans\w*)[\W_]*))"
 )
 
@@ -90,13 +90,14 @@ def description_of(version: str) -> str:
 def load(directory: Path) -> tuple[Migration, ...]:
     """All migrations of a directory by number. Raises FilesError that names every problem at once."""
     migrations, problems = [], []
-    paths = _sql_files(directory)
-    for path in paths:
+    files = _sql_files(directory)
+    for file in files:
+        path = directory / file.name
         try:
-            migrations.append(_read(path, directory))
+            migrations.append(_read(file, path))
         except ValueError as error:
             problems.append(f"{path}: {error}")
-    problems += _doubles(paths)
+    problems += _doubles(directory, [file.name for file in files])
     _require_none(problems, "the migration files cannot be used", "Nothing was sent to a database.")
     return tuple(sorted(migrations, key=lambda migration: migration.number))
 
@@ -117,7 +118,7 @@ def create(directory: Path, description: str, date: str) -> Path:
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        taken = [number_of(path.name) for path in directory.iterdir() if _is_sql(path)]
+        taken = [number_of(path.name) for path in directory.iterdir() if _is_sql(path.name)]
         number = f"{max((one for one in taken if one is not None), default=-1) + 1:03d}"
         path = directory / f"{number}-{'-'.join(words)}.sql"
         with path.open("x", encoding="utf-8", newline="\n") as file:
@@ -127,9 +128,10 @@ def create(directory: Path, description: str, date: str) -> Path:
     return path
 
 
-def _sql_files(directory: Path) -> list[Path]:
+def _sql_files(directory: Path) -> list[os.DirEntry[str]]:
     try:
-        found = sorted(filter(_is_sql, directory.iterdir()), key=str)
+        with os.scandir(directory) as entries:
+            found = sorted((entry for entry in entries if _is_sql(entry.name)), key=lambda entry: entry.name)
         problem = "no .sql file in it"
     except OSError as error:
         found, problem = [], f"no migrations can be read: {_reason(error)}"
@@ -141,38 +143,37 @@ def _sql_files(directory: Path) -> list[Path]:
     return found
 
 
-def _is_sql(path: Path) -> bool:
-    return path.name.lower().endswith(".sql")
+def _is_sql(name: str) -> bool:
+    return name.lower().endswith(".sql")
 
 
-def _doubles(paths: Sequence[Path]) -> Iterator[str]:
-    holders: dict[int, Path] = {}
-    for path in paths:
-        number = number_of(path.name)
-        if number is not None and holders.setdefault(number, path) != path:
-            yield f"{path}: number {number} is taken by {holders[number].name}; give one of them a free one"
+def _doubles(directory: Path, names: Sequence[str]) -> Iterator[str]:
+    holders: dict[int, str] = {}
+    for name in names:
+        number = number_of(name)
+        if number is not None and holders.setdefault(number, name) != name:
+            yield f"{directory / name}: number {number} is taken by {holders[number]}; give one of them a free one"
 
 
-def _read(path: Path, directory: Path) -> Migration:
+def _read(file: os.DirEntry[str], path: Path) -> Migration:
     """Raises ValueError that says what is wrong with this one file."""
-    if not _FILE_NAME.fullmatch(path.name):
+    if not _FILE_NAME.fullmatch(file.name):
         raise ValueError(
             "the name must be NNN-kebab-case.sql: three digits or more, then lower-case words joined by hyphens"
         )
-    content = _content(path, directory)
+    content = _content(file, path)
     _require_text(content)
-    directives = frozenset(_directives(content))
-    return Migration(int(path.name.partition("-")[0]), path.stem, path, content, _digest(_unix(content)), directives)
+    version, directives = file.name.removesuffix(".sql"), frozenset(_directives(content))
+    return Migration(int(version.partition("-")[0]), version, path, content, _digest(_unix(content)), directives)
 
 
-def _content(path: Path, directory: Path) -> bytes:
+def _content(file: os.DirEntry[str], path: Path) -> bytes:
     try:
-        mode = path.lstat().st_mode
-        if S_ISLNK(mode):
-            mode = path.stat().st_mode
-            if not path.resolve().is_relative_to(directory.resolve()):
+        if file.is_symlink():
+            file.stat()  # fails where the link leads nowhere
+            if not path.resolve().is_relative_to(path.parent.resolve()):
                 raise ValueError("a link that leads out of the directory; put the file itself here")
-        if not S_ISREG(mode):  # Path.is_file would say the same of a link that leads nowhere
+        if not file.is_file():
             raise ValueError("not a regular file")
         return path.read_bytes()
     except OSError as error:
@@ -208,7 +209,7 @@ def _directives(content: bytes) -> Iterator[str]:
         if comment in _DIRECTIVES:
             yield _DIRECTIVES[comment]
         else:
-            unknown += [f"`{line.strip()}`" for line in comment.splitlines() if _NEAR_MISS.fullmatch(line)]
+            unknown += [f"`{line.strip()}`" for line in comment.splitlines() if re.fullmatch(_NEAR_MISS, line)]
     if unknown:
         known = " and ".join(f"`{directive}`" for directive in _DIRECTIVES)
         raise ValueError(f"unknown directive {', '.join(unknown)}; there are {known}, each on a line of its own")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from lib.errors import FilesError, PartlyApplied, ServerError, TableBusy
 from lib.failure import locate
@@ -42,10 +41,9 @@ END $onward$
 """
 
 _NAME = r'(?:"(?:[^"]|"")*"|[^\s"().]+)'
-_CREATE_INDEX = re.compile(
-    rf"CREATE (?:UNIQUE )?INDEX CONCURRENTLY (?:IF NOT EXISTS )?(?!ON )(?P<name>{_NAME}) "
-    rf"ON (?:ONLY )?(?P<table>{_NAME}(?: \. {_NAME})*)",
-    re.IGNORECASE,
+_CREATE_INDEX = (
+    rf"(?i)CREATE (?:UNIQUE )?INDEX CONCURRENTLY (?:IF NOT EXISTS )?(?!ON )(?P<name>{_NAME}) "
+    rf"ON (?:ONLY )?(?P<table>{_NAME}(?: \. {_NAME})*)"
 )
 
 _MEND = "Mend the file"
@@ -116,7 +114,7 @@ class Piecewise:
                 break
             if not self._may_try_again(answer.failure):
                 # Of a text of ours, a position would be one in the file.
-                failure = replace(answer.failure, position=None) if undropped else answer.failure
+                failure = answer.failure._replace(position=None) if undropped else answer.failure
                 raise self._stopped(failure, statement, self._left_invalid(index))
         if index:
             self._require_valid(*index, statement)
@@ -171,7 +169,7 @@ class Piecewise:
     def _query(self, sql: str, statement: Statement) -> list[tuple[str | None, ...]]:
         answer = self._work.send(sql)
         if answer.error or answer.lost:
-            raise self._stopped(replace(answer.failure, position=None), statement)  # a position in text of ours
+            raise self._stopped(answer.failure._replace(position=None), statement)  # a position in text of ours
         return answer.rows
 
     def _stopped(self, error: ServerError, statement: Statement | None, left: str = "") -> PartlyApplied:
@@ -217,5 +215,5 @@ def _is_concurrent(statement: Statement) -> bool:
 def _concurrent_index(statement: Statement) -> tuple[str, str] | None:
     """The table and name of a CREATE INDEX CONCURRENTLY that names its index, as written."""
     head = " ".join(statement.head)
-    found = _CREATE_INDEX.match(head)
+    found = re.match(_CREATE_INDEX, head)
     return (".".join(re.findall(_NAME, found["table"])), found["name"]) if found else None

@@ -5,9 +5,9 @@ Sets are compared, never a high-water mark: a file that was merged late is seen,
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from lib.errors import HistoryConflict
 from lib.migration import Migration, description_of, number_of
@@ -26,8 +26,7 @@ class State(StrEnum):
     CONFLICT = "conflict"
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(NamedTuple):
     """A row of the history. Audit columns are None where an older runner wrote the row; times are UTC."""
 
     id: int
@@ -42,8 +41,7 @@ class Applied:
     applied_by: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A file, a row, or both of one number, and what that makes it. `problem` is a sentence with its remedy."""
 
     state: State
@@ -73,8 +71,7 @@ class Entry:
         return one
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Every file and every row, by number."""
 
     entries: tuple[Entry, ...]
@@ -136,8 +133,7 @@ def make_plan(
 _NO_NUMBER = -1
 
 
-@dataclass(frozen=True, slots=True)
-class _Comparison:
+class _Comparison(NamedTuple):
     newest_file: int
     newest_row: int
     allow_out_of_order: bool

@@ -6,10 +6,9 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from lib.config import Config
 from lib.database import Database, Job
@@ -27,24 +26,21 @@ T = TypeVar("T")
 MARGIN, LEAST = 3.0, 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """A plan stands: what is about to happen, and where."""
 
     history: History
     plan: Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(NamedTuple):
     """Something worth a line: what the server said while a file ran, or without a file, what takes long."""
 
     migration: Migration | None
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(NamedTuple):
     """A table is busy; what was done is rolled back, and is done again after a pause, in seconds."""
 
     error: TableBusy
@@ -55,8 +51,7 @@ Event = Started | Notice | Retry | Done
 Emit = Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """What a run did. `plan` is the one that it ended with."""
 
     environment: str

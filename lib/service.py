@@ -7,15 +7,15 @@ the redacted words of our own errors and of unknown exceptions, and of a failed 
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from lib import report, runner
 from lib.config import URL_VARIABLES, Config, named_targets, read_config, read_duration, redact
@@ -52,13 +52,12 @@ Resolve = Callable[[Mapping[str, str], Sequence[str]], Iterable[Mapping[str, str
 Entry = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A status code and a document: what HTTP sends and a direct event returns."""
 
     status: int
     document: dict[str, Any]
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class Refused(Exception):
@@ -133,7 +132,7 @@ class Service:
 
     def answer(self, work: Callable[[Entry], Answer], action: str | None = None) -> Answer:
         """What comes of some work, which may add to the log's entry. Never raises."""
-        entry: Entry = {"requestId": uuid.uuid4().hex, "action": action}
+        entry: Entry = {"requestId": secrets.token_hex(16), "action": action}
         started = time.monotonic()
         try:
             answer = work(entry)
@@ -149,7 +148,7 @@ class Service:
             entry["where"] = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
         entry["durationMs"] = round((time.monotonic() - started) * 1000)
         _log(entry | _outcome(answer))
-        return replace(answer, headers={**answer.headers, "X-Request-Id": entry["requestId"]})
+        return answer._replace(headers={**answer.headers, "X-Request-Id": entry["requestId"]})
 
     def _connected(self, applied_by: str, work: Callable[[Config], Answer]) -> Answer:
         failure: OnwardError = ConfigError("no environment was resolved")
@@ -180,7 +179,7 @@ def _look(config: Config, **connecting: Any) -> tuple[History, Plan]:
 
 
 def _public_status(config: Config) -> Answer:
-    config = replace(config, statement_timeout=_STATEMENT)
+    config = config._replace(statement_timeout=_STATEMENT)
     deadline = time.monotonic() + _READ
     try:
         found = _look(config, target=config.status_target, budget=_CONNECT, deadline=deadline)
@@ -201,7 +200,7 @@ def _validate(config: Config) -> Answer:
 
 
 def _migrate(config: Config, deadline: float) -> Answer:
-    run = runner.run(replace(config, wait=0.0), lambda _: None, deadline=deadline)
+    run = runner.run(config._replace(wait=0.0), lambda _: None, deadline=deadline)
     return Answer(202 if run.remaining else 200, report.run_dict(run))
 
 

@@ -13,10 +13,9 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from select import POLLIN, POLLOUT, poll
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import psycopg
 from psycopg import pq
@@ -44,17 +43,15 @@ _DEFAULTS = {
     "tcp_user_timeout": "15000",
 }
 # libpq gives connection errors no SQLSTATE. These texts will not change by waiting; any other failure may.
-_FINAL = re.compile(
+_FINAL = (
     r"authentication failed|password|does not exist|no pg_hba\.conf entry|does not support SSL|certificate|"
     r"permission denied|not permitted|unsupported startup parameter|[Nn]ame or service not known|nodename nor servname|"
     r"invalid|not currently accepting connections"
 )
 
-_REFUSED = re.compile(r"authentication failed|password")  # in Postgres' words, and in those of RDS Proxy
+_REFUSED = r"authentication failed|password"  # in Postgres' words, and in those of RDS Proxy
 _SPECIAL = re.compile(r"[^ -~]|['\\]")
-_AWAY = re.compile(
-    "08...|53300|57P0[123]"
-)  # a pooler without a server, no connection left, a server that goes or comes
+_AWAY = "08...|53300|57P0[123]"  # a pooler without a server, no connection left, a server that goes or comes
 
 BUSY = ("55P03", "40P01")  # lock_timeout (and NOWAIT), deadlock
 
@@ -63,17 +60,17 @@ def silent(_: str) -> None:
     """Say nothing."""
 
 
-@dataclass(slots=True)
 class Answer:
     """What came back for one message."""
 
-    rows: list[tuple[str | None, ...]] = field(default_factory=list)
-    tags: list[str] = field(default_factory=list)
-    finished: int = 0
-    """How many statements ended well."""
-    error: ServerError | None = None
-    lost: bool = False
-    """The connection broke before the whole answer was here."""
+    def __init__(self) -> None:
+        self.rows: list[tuple[str | None, ...]] = []
+        self.tags: list[str] = []
+        self.finished = 0
+        """How many statements ended well."""
+        self.error: ServerError | None = None
+        self.lost = False
+        """The connection broke before the whole answer was here."""
 
     @property
     def failure(self) -> ServerError:
@@ -81,8 +78,7 @@ class Answer:
         return self.error or ServerError(None, "the connection to the server was lost")
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(NamedTuple):
     """What to do each time that the server has been silent for an interval, in seconds."""
 
     interval: float
@@ -166,7 +162,7 @@ class Session:
             return TableBusy(f"the history is locked by another session: {message}", next_step="Run again later.")
         if error.sqlstate == "57014":
             return LockBusy(f"the history is locked by another session: {message}", next_step="Run again later.")
-        if answer.lost or _AWAY.fullmatch(error.sqlstate or ""):
+        if answer.lost or re.fullmatch(_AWAY, error.sqlstate or ""):
             return DatabaseUnavailable(f"the database is away: {message}", next_step="Run again.")
         if error.sqlstate == "42501":
             return DatabaseUnsuitable(message, next_step="Grant the role what it lacks, or use the owner's URL.")
@@ -252,7 +248,7 @@ def connect(
             return Session(_connect(target, application_name, budget), target, deadline)
         except psycopg.Error as error:
             failure = _connect_failure(target, str(error))
-        if _FINAL.search(failure.message) or time.monotonic() + pause > last:
+        if re.search(_FINAL, failure.message) or time.monotonic() + pause > last:
             raise failure
         if pause > _SILENTLY:
             say(f"{failure.message}; trying again for {round(last - time.monotonic())} s at most")
@@ -285,7 +281,7 @@ def _connect(target: Target, application_name: str, budget: float) -> psycopg.Co
 
 def _connect_failure(target: Target, message: str) -> DatabaseUnavailable:
     reason = " ".join(redact(message, target).split())
-    kind = PasswordRefused if _REFUSED.search(reason) else DatabaseUnavailable
+    kind = PasswordRefused if re.search(_REFUSED, reason) else DatabaseUnavailable
     return kind(f"no session with {target}: {reason}", next_step=_advice(reason))
 
 

@@ -39,7 +39,7 @@ RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; DISCA
 """
 FORGET = """
     PERFORM pg_advisory_unlock_all();
-    FOR prepared IN SELECT name FROM pg_prepared_statements WHERE from_sql LOOP
+    FOREACH prepared IN ARRAY ARRAY(SELECT name FROM pg_prepared_statements WHERE from_sql) LOOP
         EXECUTE format('DEALLOCATE %I', prepared);
     END LOOP;
 """
@@ -129,7 +129,7 @@ class Transactions:
             self._go_without(name, "it is fixed there")
         answer, self._opened = self._begin(self._opened, holding=holding, compare=compare), None
         until, waiting = until or time.monotonic() + self._config.wait, False
-        while not (proof := self._proof(answer)):
+        while not (lock := self._lock(answer, compare=compare)):
             if time.monotonic() > until:
                 self.rollback()
                 raise self._busy()
@@ -140,10 +140,11 @@ class Transactions:
             self.session.send("ROLLBACK")  # a pooler's connection that is waited in is one that the holder may need
             _pause(*_POLL)
             answer = self._begin(holding=holding, compare=compare)
-        if compare and tuple(map(int, answer.rows[1])) != self._fingerprint:  # type: ignore[arg-type]
+        if compare and tuple(map(int, answer.rows[-1])) != self._fingerprint:  # type: ignore[arg-type]
             self.rollback()
             raise HistoryChanged
-        self.session.watch = self.watching(str(answer.rows[0][1]))
+        proof, pid = lock
+        self.session.watch = self.watching(pid)
         return proof
 
     def _begin(self, answer: Answer | None = None, *, holding: bool, compare: bool) -> Answer:
@@ -182,13 +183,15 @@ class Transactions:
         # A lock on the table would stand in the way of a file that works on the whole database: REINDEX, VACUUM FULL.
         return opening + (f"SAVEPOINT onward; {compared} ROLLBACK TO onward;" if holding else compared)
 
-    def _proof(self, answer: Answer) -> str | None:
+    def _lock(self, answer: Answer, *, compare: bool) -> tuple[str, str] | None:
+        """The proof of a lock and the pid that has it; None where another session has it."""
         if answer.error or answer.lost:
             self.rollback()
             if answer.error and answer.error.sqlstate == "42P01":
                 raise HistoryChanged
             raise self.session.complaint(answer)
-        return answer.rows[0][0]
+        proof, pid = answer.rows[-2 if compare else -1]  # behind those of a COMMIT that travelled with it
+        return (proof, str(pid)) if proof else None
 
     def watching(self, pid: str) -> Watch | None:
         """To see who keeps this session waiting; more often than a wait can time out."""
@@ -234,7 +237,7 @@ class Transactions:
         if "COMMIT" not in answer.tags:
             self.rollback()
         if "BEGIN" in answer.tags:
-            self._opened = Answer(answer.rows[1:], error=answer.error, lost=answer.lost)
+            self._opened = answer
         return answer
 
     def _find_out(self, what: str, answer: Answer, landed: str | None, away: float, wait: float) -> None:

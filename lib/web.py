@@ -11,7 +11,6 @@ import hmac
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from anyio import from_thread
@@ -40,7 +39,7 @@ def create_app(service: Service) -> Starlette:
             answer = await run_in_threadpool(service.public_status)
         wanted = request.query_params.get("require") == "current"
         if wanted and answer.document.get("state") in (State.PENDING, State.CONFLICT):
-            answer = replace(answer, status=503)
+            answer = answer._replace(status=503)
         return _response(request, answer)
 
     def migrate(request: Request) -> Response:

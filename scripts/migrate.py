@@ -3,7 +3,7 @@
 
 from __future__ import annotations  # without it an older Python would not get as far as the message below
 
-import argparse
+import gc
 import json
 import os
 import re
@@ -11,19 +11,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import date
-from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import IO, Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+gc.disable()  # looking for garbage among what is imported takes 5 % of the time of a run with nothing to do
 
 try:
     if sys.version_info < (3, 11):  # noqa: UP036 - `python3` is older than that on many machines
         raise ImportError("it is too old")
-    from lib import VERSION, migration, report, runner
+    from lib import migration, report, runner
     from lib.config import (
         Config,
         databases_named,
@@ -45,82 +44,13 @@ except ImportError as missing:  # most often the system's Python instead of the 
         print(json.dumps({"success": False, "error": {"code": "internal", "message": words, "nextStep": remedy}}))
     sys.exit(2)
 
-_DESCRIPTION = """\
-Apply the pending migrations of migrations/ to a Postgres database, or look at
-them. Each file runs once, in the order of the numbers, in its own transaction.
+gc.freeze()
+gc.enable()
 
-commands:
-  (none)              apply all files that are pending
-  status [--check]    show what is applied and what is pending; reads only
-  validate            check the files; where a database is named, their
-                      checksums too; reads only
-  create "words"      write a new draft with the next number
-  baseline NNN        record the files up to NNN as applied without running
-                      them, in a database without history
-  repair VERSION      accept a changed or renamed file: take its checksum and
-                      name into the history without running it
-"""
-_EPILOG = """\
-environment:
-  MIGRATION_DATABASE_URL, POSTGRES_URL_NON_POOLING, DATABASE_URL_UNPOOLED,
-  POSTGRES_URL, DATABASE_URL
-                      the database: the first that is set. All that are set
-                      must name one database, unless the first of them is set.
-                      Where none is, those of .env.local count, else of .env.
-  MIGRATION_ENV       the environment's name; else VERCEL_TARGET_ENV, else
-                      VERCEL_ENV, else development
-  MIGRATION_DIR       the directory of the files; as a relative path it begins
-                      at the project (default: migrations)
-  MIGRATION_SCHEMA    the schema of the history, where it is not found by itself
-  MIGRATION_LOCK_TIMEOUT
-                      longest wait for a lock on a table (default: 1s)
-  MIGRATION_STATEMENT_TIMEOUT
-                      longest statement (default: 0, no limit)
-  MIGRATION_WAIT      longest wait for another run to finish (default: 120s)
-  MIGRATION_RETRY     how long to try again while a table is busy (default: 60s)
-  MIGRATION_ENVIRONMENTS
-                      such as production,development: in any other environment
-                      nothing is applied, and the exit code is 0
-  MIGRATION_CLAIM     environment@identity, as a refused run prints it: makes
-                      that database this environment's
-  MIGRATION_ALLOW_OUT_OF_ORDER
-                      1 is --allow-out-of-order
-  CI, VERCEL_DEPLOYMENT_ID
-                      set by a platform: this is a deploy, so production may be
-                      changed without --production
-  NO_COLOR            no colour, on a terminal too
-  A duration is 250ms, 5s or 2min.
-
-exit codes:
-  0         done; the database is current, or ahead of these files
-  1         a migration failed and was rolled back
-  2         files, configuration or command line are wrong; nothing was written
-  3         files and history disagree, or this is the wrong environment
-  4         a lock was busy
-  5         the database is unreachable or unsuitable
-  6         the outcome of a commit is unknown: look with `status`
-  7         a no-transaction migration is partly applied
-  8         status --check: migrations are pending
-  70        a fault of this program
-  130, 143  interrupted by SIGINT or SIGTERM
-
-examples:
-  scripts/migrate.py create "add orders"
-  POSTGRES_URL=postgresql://me:secret@localhost/app scripts/migrate.py
-  scripts/migrate.py status --check --json
-"""
-# Not the parser's defaults: a command's would undo what stands before it on the command line.
-_OPTIONS = {"json": False, "allow_out_of_order": False, "production": False}
 _GLANCE = 5.0  # seconds, for a look that nothing depends on
 _COLOURS = {"❌": "31", "✅": "32", "⚠": "33"}
 # A shorter password stands in messages by chance, and without it they would be garbled.
 _SHORTEST_SECRET = 12
-
-
-class UsageError(OnwardError):
-    """The command line is wrong; nothing was read or written."""
-
-    exit_code, code = 2, "usage"
 
 
 class Output:
@@ -181,7 +111,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run one command and return its exit code."""
     output = Output(environ, as_json="--json" in arguments)
     try:
-        options = _parser().parse_args(arguments, argparse.Namespace(**_OPTIONS))
+        options = _options(arguments)
         output.environ = with_env_files(environ)
         return _COMMANDS[options.command](options, output)
     except OnwardError as error:
@@ -190,7 +120,17 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return output.fault(error)
 
 
-def _run(options: argparse.Namespace, output: Output) -> int:
+def _options(arguments: Sequence[str]) -> SimpleNamespace:
+    # Not the parser's defaults: a command's would undo what stands before it on the command line.
+    options = SimpleNamespace(command=None, json=False, allow_out_of_order=False, production=False)
+    if arguments:
+        from scripts.arguments import parser  # noqa: PLC0415 - a build has none, and does not wait for argparse
+
+        parser().parse_args(arguments, options)
+    return options
+
+
+def _run(options: SimpleNamespace, output: Output) -> int:
     here, environments = read_environments(output.environ)
     if environments and here not in environments:
         return _apply_nothing(options, output, here, environments)
@@ -201,7 +141,7 @@ def _run(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _apply_nothing(options: argparse.Namespace, output: Output, here: str, environments: Sequence[str]) -> int:
+def _apply_nothing(options: SimpleNamespace, output: Output, here: str, environments: Sequence[str]) -> int:
     """Let the build of an environment pass that is not to touch the database, whatever state that is in."""
     migrations = migration.load(migrations_directory(output.environ))
     pending: int | None = None
@@ -222,7 +162,7 @@ def _apply_nothing(options: argparse.Namespace, output: Output, here: str, envir
     return 0
 
 
-def _status(options: argparse.Namespace, output: Output) -> int:
+def _status(options: SimpleNamespace, output: Output) -> int:
     config = _config(options, output)
     migrations = migration.load(config.directory)
     with Database(config) as database:
@@ -234,7 +174,7 @@ def _status(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _validate(options: argparse.Namespace, output: Output) -> int:
+def _validate(options: SimpleNamespace, output: Output) -> int:
     if not databases_named(output.environ):
         return _validate_offline(output)
     config = _config(options, output)
@@ -273,7 +213,7 @@ def _validate_offline(output: Output) -> int:
     return 0
 
 
-def _create(options: argparse.Namespace, output: Output) -> int:
+def _create(options: SimpleNamespace, output: Output) -> int:
     directory = migrations_directory(output.environ)
     path = migration.create(directory, " ".join(options.description), date.today().isoformat())
     output.say(f"✅ Created {path}: write its SQL, then take out the line `-- migrate: draft`")
@@ -281,14 +221,14 @@ def _create(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _baseline(options: argparse.Namespace, output: Output) -> int:
+def _baseline(options: SimpleNamespace, output: Output) -> int:
     recorded = runner.baseline(_config_to_write(options, output), options.number)
     output.say("\n".join(f"✅ Recorded as applied: {one.version}" for one in recorded))
     output.document({"success": True, "recorded": [one.version for one in recorded]})
     return 0
 
 
-def _repair(options: argparse.Namespace, output: Output) -> int:
+def _repair(options: SimpleNamespace, output: Output) -> int:
     version = Path(options.version).name.removesuffix(".sql")
     file, changed = runner.repair(_config_to_write(options, output), version)
     if changed:
@@ -299,7 +239,7 @@ def _repair(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-_COMMANDS: dict[str | None, Callable[[argparse.Namespace, Output], int]] = {
+_COMMANDS: dict[str | None, Callable[[SimpleNamespace, Output], int]] = {
     None: _run,
     "status": _status,
     "validate": _validate,
@@ -309,12 +249,12 @@ _COMMANDS: dict[str | None, Callable[[argparse.Namespace, Output], int]] = {
 }
 
 
-def _config(options: argparse.Namespace, output: Output) -> Config:
+def _config(options: SimpleNamespace, output: Output) -> Config:
     config = read_config(output.environ)
-    return replace(config, allow_out_of_order=config.allow_out_of_order or options.allow_out_of_order)
+    return config._replace(allow_out_of_order=config.allow_out_of_order or options.allow_out_of_order)
 
 
-def _config_to_write(options: argparse.Namespace, output: Output) -> Config:
+def _config_to_write(options: SimpleNamespace, output: Output) -> Config:
     """The Config of a command that writes. Raises WrongEnvironment where a person would change production."""
     config = _config(options, output)
     if config.production and not config.deploying and not options.production:
@@ -380,53 +320,6 @@ def _write(stream: IO[str], text: str) -> None:
         stream.flush()
     except OSError:  # nobody reads any more, or the disk is full: from here on it is said to nobody
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, next_step=f"`{self.prog} --help` says what there is. Nothing was changed.")
-
-
-def _parser() -> argparse.ArgumentParser:
-    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--json", action="store_true", help="one JSON document on stdout; words go to stderr")
-    common.add_argument("--allow-out-of-order", action="store_true", help="apply files that were merged late, too")
-    common.add_argument("--production", action="store_true", help="change production from outside a deploy")
-    parser = _Parser(
-        prog="scripts/migrate.py",
-        usage="scripts/migrate.py [options] [command]",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=_formatter,
-        parents=[common],
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"onward {VERSION}", help="show the version")
-    commands = parser.add_subparsers(
-        dest="command", metavar="command", prog="scripts/migrate.py", help=argparse.SUPPRESS
-    )
-    add = partial(commands.add_parser, formatter_class=_formatter, parents=[common], allow_abbrev=False)
-    status = add("status", description="Show what is applied and what is pending. Reads only.")
-    status.add_argument("--check", action="store_true", help="exit 8 if migrations are pending, 3 on a conflict")
-    add("validate", description="Check the files; where a database is named, their checksums too. Reads only.")
-    create = add("create", description="Write a new draft with the next number.")
-    create.add_argument("description", nargs="+", help='such as "add orders"')
-    baseline = add("baseline", description="Record files as applied without running them; only without history.")
-    baseline.add_argument("number", type=_number, metavar="NNN", help="the last number that counts as applied")
-    repair = add("repair", description="Take a changed or renamed file's checksum and name into the history.")
-    repair.add_argument("version", metavar="VERSION", help="such as 001-create-users-table")
-    return parser
-
-
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    """The same on every terminal."""
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=22, width=80)
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a file, such as 002")
-    return int(text)
 
 
 def _process() -> int:

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -302,7 +301,7 @@ def test_a_failure_shows_place_excerpt_words_of_the_server_state_and_next_step()
 
 
 def test_a_failure_without_a_position_names_the_file_and_the_statement() -> None:
-    failure = replace(failed().failure, line=None, column=None, excerpt="", statement="")
+    failure = failed().failure._replace(line=None, column=None, excerpt="", statement="")
     error = PartlyApplied(failure, state="rolled back", next_step="Mend the file.")
     error.applied = []
     assert report.error_text(error) == (
