@@ -62,7 +62,7 @@ class Transactions:
         self._budget = min(budget, max(self.seconds_left, 0))
         self._say = say
         self.session = self.connect()
-        self._observer = Observer(self._connect_quickly)
+        self._observer = Observer(partial(self.connect, 0.0))
         self._history: History | None = None
         self._refused: set[str] = set()
         self._fingerprint = (0, 0)
@@ -261,7 +261,7 @@ class Transactions:
         """What has landed; None if this connection is lost too, and it is not yet `away` (monotonic seconds)."""
         self.session.close()
         try:
-            self.session = self.connect()
+            self.session = self.connect(away - time.monotonic())
             self.open(compare=False, until=self._deadline)
             rows = self.session.query(f"SELECT id FROM {self.table} WHERE {landed}") if landed else []
             self.rollback()
@@ -309,13 +309,10 @@ class Transactions:
         limits |= {name: seconds for name, seconds in wanted.items() if name in known}
         return " ".join(f"SET LOCAL {name} = '{round(seconds * 1000)}ms';" for name, seconds in limits.items())
 
-    def connect(self) -> Session:
-        """Another session with the same database."""
-        budget = max(0.0, min(self._budget, self.seconds_left))
+    def connect(self, longest: float = math.inf) -> Session:
+        """Another session with the same database, tried for so many seconds at most."""
+        budget = max(0.0, min(self._budget, self.seconds_left, longest))
         return connect(self._target, self._name, budget=budget, deadline=self._deadline, say=self._say)
-
-    def _connect_quickly(self) -> Session:
-        return connect(self._target, self._name, budget=0, deadline=self._deadline)
 
     @property
     def _name(self) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from lib.config import Target, parse_url
+from lib.database import Database as Connected
 from lib.errors import DatabaseUnavailable
 from lib.session import Session, connect, identifier, literal
 from scripts.embedded import Embedded, server_user
@@ -86,7 +87,7 @@ def closed_port() -> Iterator[int]:
 def test_a_server_that_is_not_there_ends_the_run_when_the_budget_is_spent(
     database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(connect.__kwdefaults__ or {}, "budget", 0.3)
+    monkeypatch.setitem(Connected.__init__.__kwdefaults__ or {}, "budget", 0.3)
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
     with closed_port() as port, pytest.raises(DatabaseUnavailable, match="refused") as caught:
         run(changed(database, port=str(port), password="canary-of-a-password"), directory)
