@@ -74,13 +74,14 @@ def minor(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def zipped(minor: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def zipped(minor: str, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """A zip for this machine's processor, made in a repository with all sorts of files."""
-    place = tmp_path_factory.mktemp("bundle")
-    output = place / "onward.zip"
-    result = bundle(repository(place / "repository"), "--python", minor, "--output", str(output))
-    assert (result.code, result.err) == (0, "")
-    return output
+
+    def make(place: Path) -> None:
+        result = bundle(repository(place / "repository"), "--python", minor, "--output", str(place / "onward.zip"))
+        assert (result.code, result.err) == (0, "")
+
+    return made_once(f"bundle-{minor}", make) / "onward.zip"
 
 
 def changed(zipped: Path, place: Path, change: Change) -> Path:
