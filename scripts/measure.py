@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -158,6 +159,10 @@ def database(url: str) -> Iterator[str]:
     try:
         query(url, f"CREATE DATABASE {name} TEMPLATE template0")
         yield urlsplit(url)._replace(path=f"/{name}").geturl()
+    except BaseException as error:
+        # A connection that was interrupted while it was being made lives on in there, and DROP would wait for it.
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         query(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+from psycopg.pq import PGconn, PollingStatus
+
 from scripts.bench import forecast
+from scripts.measure import database
 from tests.conftest import ROOT, Completed, Server
 from tests.running import until
 
@@ -118,6 +123,21 @@ def test_a_peer_that_would_take_too_long_is_left_out(project: Path, server: Serv
     figures = [figure for figure in json.loads(result.out)["figures"] if figure["tool"] == "dbmate"]
     assert [figure["problem"].partition(":")[0] for figure in figures] == ["", "", "left out"]
     assert [bool(figure["seconds"]) for figure in figures] == [True, True, False]
+
+
+def test_a_connection_that_is_interrupted_while_it_is_made_does_not_hold_up_the_clean_up(server: Server) -> None:
+    def interrupted() -> None:
+        connection = PGconn.connect_start(f"{server.url}?sslmode=disable".encode())
+        while connection.connect_poll() != PollingStatus.READING:
+            pass
+        select.select([connection.socket], [], [])  # the server asks who it is, and waits
+        raise KeyboardInterrupt
+
+    limited = urlsplit(server.url)._replace(query="options=-c%20statement_timeout%3D10s").geturl()
+    with pytest.raises(KeyboardInterrupt), database(limited) as made:
+        interrupted()
+    name = urlsplit(made).path[1:]
+    assert server.admin.execute("SELECT FROM pg_database WHERE datname = %s", [name]) == []
 
 
 def test_what_more_files_will_take_goes_by_what_fewer_took() -> None:
