@@ -271,7 +271,8 @@ def test_a_client_that_vanishes_from_the_network_does_not_keep_the_lock(
     if answered:
         stage.open()
     stage.settled(ONE)
-    running.kill()
+    running.process.kill()  # unless it has found out itself, and ended
+    running.process.wait()
     stage.completes()
 
 
