@@ -17,7 +17,7 @@ import pytest
 
 from lib.config import Target, parse_url
 from lib.database import Database as Connected
-from lib.errors import DatabaseUnavailable
+from lib.errors import DatabaseUnavailable, DatabaseUnsuitable, LockBusy, OnwardError, TableBusy
 from lib.session import Session, connect, identifier, literal
 from scripts.embedded import Embedded, server_user
 from tests.conftest import Cli, Database, Server
@@ -249,6 +249,25 @@ def test_an_errors_place_and_words_are_all_taken_over(database: Database) -> Non
         assert refused.context
         assert refused.context.startswith("SQL statement")
     assert database.execute("TABLE t") == []
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "kind"),
+    [
+        *((sqlstate, DatabaseUnavailable) for sqlstate in ("08006", "08P01", "53300", "57P01", "57P02", "57P03")),
+        *((sqlstate, DatabaseUnsuitable) for sqlstate in ("42501", "25006", "57P05")),
+        *((sqlstate, TableBusy) for sqlstate in ("55P03", "40P01")),
+        ("57014", LockBusy),
+    ],
+)
+def test_an_error_in_a_query_of_ours_is_told_by_its_kind(
+    database: Database, sqlstate: str, kind: type[OnwardError]
+) -> None:
+    with session_of(database) as session:
+        with pytest.raises(kind, match=f"canary.*{sqlstate}") as caught:
+            session.query(f"DO $$BEGIN RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = 'canary'; END$$")
+        assert type(caught.value) is kind
+        assert session.query("SELECT 1") == [("1",)]
 
 
 def test_a_session_that_the_server_ends_is_lost_and_says_so(server: Server, database: Database) -> None:
