@@ -1610,3 +1610,16 @@ def test_times_of_an_older_history_are_the_servers_and_not_those_of_the_users_zo
     result = cli("status", "--json", url=database.url, env={"PGTZ": "Asia/Tokyo"})
     assert json.loads(result.out)["lastMigration"]["appliedAt"] == "2025-07-01T12:00:00.000Z"
     assert database.execute("SELECT applied_at::text FROM schema_migrations") == [("2025-07-01 08:00:00",)]
+
+
+@pytest.mark.parametrize("entry", ["api/migrate.py", "api/migration-status.py", "lib/aws.py", "scripts/migrate.py"])
+def test_what_a_process_begins_with_turns_the_collector_on_again_and_waits_for_no_parser(
+    project: Path, entry: str
+) -> None:
+    look = f"import gc, runpy, sys; runpy.run_path({str(project / entry)!r}); print(gc.isenabled(), *sys.modules)"
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(project), "MIGRATION_ENV": "test"}
+    command = [sys.executable, "-c", look]
+    enabled, *modules = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout.split()
+    assert enabled == "True"
+    assert "psycopg" in modules
+    assert "argparse" not in modules
