@@ -26,73 +26,44 @@ from lib.errors import (
 )
 from lib.failure import locate
 from lib.history import TABLE, History
+from lib.history_table import (
+    LOOK_AT_TRIGGERS,
+    NOT_STORED,
+    OTHER_TABLE,
+    ROWS_CHANGED,
+    TRANSACTION_ENDED,
+    Row,
+    addition,
+    creation,
+    insertion,
+    same_table,
+    typed_insertion,
+    update,
+    verification,
+)
 from lib.migration import Migration
 from lib.piecewise import Piecewise
 from lib.plan import Applied
-from lib.session import BUSY, CONNECT_BUDGET, Answer, Session, literal, silent
+from lib.session import BUSY, CONNECT_BUDGET, PIN_PATH, Answer, Session, literal, silent
 from lib.transactions import FORGET, RESET, Transactions
-
-_COLUMNS = """
-    id SERIAL PRIMARY KEY,
-    version VARCHAR(255) UNIQUE NOT NULL,
-    name VARCHAR(255) NOT NULL,
-    applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-    execution_time_ms INTEGER,
-    checksum VARCHAR(64),
-    environment TEXT,
-    identity TEXT,
-    git_commit TEXT,
-    applied_by TEXT
-"""
-
-_CREATE = """
-CREATE TABLE IF NOT EXISTS {table} ({columns});
-DO $onward$
-DECLARE
-    table_name CONSTANT text := format('%I.{name}', {schema});
-    relation record;
-    grantee text;
-BEGIN
-    -- Some hosts hand every new table to their public roles by default; such a role could delete the history.
-    FOR relation IN SELECT oid, oid::regclass AS name, relkind, relowner, relacl FROM pg_class
-        WHERE oid IN (table_name::regclass, pg_get_serial_sequence(table_name, 'id')::regclass)
-    LOOP
-        FOR grantee IN SELECT DISTINCT CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
-            FROM aclexplode(relation.relacl) acl WHERE acl.grantee <> relation.relowner
-        LOOP
-            EXECUTE format('REVOKE ALL ON %s %s FROM %s',
-                CASE relation.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, relation.name, grantee);
-        END LOOP;
-    END LOOP;
-END $onward$
-"""
 
 # Deferred constraints come first, while the file's settings hold, for which their triggers were written; and a
 # temporary table with some outstanding cannot be dropped.
 _CLEAN = f"""
 SET CONSTRAINTS ALL IMMEDIATE;
 {RESET}
+{PIN_PATH}
 DO $onward$
 DECLARE
     prepared text;
-    running text;
-    remaining bigint;
 BEGIN
     {FORGET}
-    SELECT pg_current_xact_id_if_assigned()::text, count(*) INTO running, remaining FROM {{table}};
-    IF running IS DISTINCT FROM {{xid}} THEN
-        RAISE EXCEPTION USING ERRCODE = '2D000', MESSAGE = 'the file ended the transaction that it ran in';
+    IF pg_current_xact_id_if_assigned()::text IS DISTINCT FROM {{xid}} THEN
+        RAISE EXCEPTION USING ERRCODE = '{TRANSACTION_ENDED}',
+            MESSAGE = 'the file ended the transaction that it ran in';
     END IF;
-    IF remaining < {{count}} THEN
-        RAISE EXCEPTION 'the file deleted rows of the history';
-    END IF;
+    {{same_table}}
 END $onward$;
-"""
-
-_INSERT = """
-INSERT INTO {table}
-    (version, name, applied_at, execution_time_ms, checksum, environment, identity, git_commit, applied_by)
-VALUES {values} RETURNING id;
 """
 
 
@@ -153,13 +124,13 @@ class Database:
         history = self._tx.known()
         if history.obstacle:
             raise DatabaseUnsuitable(history.obstacle, next_step="Nothing was changed.")
-        if not history.exists:
-            schema = literal(history.schema)
-            sql = _CREATE.format(table=self._tx.table, columns=_COLUMNS, schema=schema, name=TABLE)
-            self._tx.change(sql, None, compare=False)
+        if history.table_id is None:
+            answer = self._tx.change(lambda: creation(history), None, compare=False)
+            oid, owner = (int(value or 0) for value in answer.rows[-1])
+            self._tx.learned(table_id=(oid, owner))
         elif history.missing_columns:
-            added = ", ".join(f"ADD COLUMN IF NOT EXISTS {column} TEXT" for column in history.missing_columns)
-            self._tx.change(f"ALTER TABLE {self._tx.table} {added}", None)
+            self._tx.change(lambda: addition(history), None)
+            self._tx.learned(missing_columns=())
 
     def apply(self, job: Job) -> None:
         """Apply one file and record it.
@@ -174,14 +145,19 @@ class Database:
     def baseline(self, migrations: Sequence[Migration]) -> None:
         """Record files as applied without running them, in one transaction."""
         last = literal(migrations[-1].version)
-        self._tx.change(self._insert([self._row(migration, None) for migration in migrations]), f"version = {last}")
+        rows = [self._row(migration, None) for migration in migrations]
+        self._tx.change(lambda: self._insertion(rows), f"version = {last}")
 
     def repair(self, row: Applied, migration: Migration) -> None:
         """Make a file's name and checksum those of its row."""
-        version, name, checksum = map(literal, (migration.version, migration.name, migration.checksum))
-        values = f"version = {version}, name = {name}, checksum = {checksum}"
-        landed = f"id = {row.id} AND version = {version} AND checksum = {checksum}"
-        self._tx.change(f"UPDATE {self._tx.table} SET {values} WHERE id = {row.id}", landed)
+        version, checksum = migration.version, migration.checksum
+        self._tx.change(
+            lambda: (
+                update(self._tx.known(), row.id, version, migration.name, checksum)
+                + verification(self._tx.known(), self._tx.fingerprint, [(version, checksum)], replaced=row.id)
+            ),
+            f"id = {row.id} AND version = {literal(version)} AND checksum = {literal(checksum)}",
+        )
 
     def _apply_whole(self, job: Job) -> None:
         """A file in one transaction: alone in its message, between one that opens it and one that ends it."""
@@ -197,7 +173,11 @@ class Database:
         self._record(job, milliseconds, proof)
 
     def _apply_piecewise(self, job: Job) -> None:
-        """A no-transaction file: its statements one at a time in another session, while this one holds the lock."""
+        """A no-transaction file: its statements one at a time in another session, while this one holds the lock.
+
+        Nothing of it can be undone, so that its row can be written is tried before.
+        """
+        self._try_to_record(job.migration)
         self._tx.open(holding=True)
         started = time.perf_counter()
         with self._tx.connect() as work:
@@ -223,11 +203,9 @@ class Database:
     def _record(self, job: Job, milliseconds: int, proof: str | None) -> None:
         """Clean the session, write the row, COMMIT; and open the next transaction in the same message."""
         migration, done = job.migration, Done(job.migration.version, job.migration.name, milliseconds)
-        clean = _CLEAN.format(xid=literal(proof), table=self._tx.table, count=self._tx.count)
-        row = self._insert([self._row(migration, milliseconds)])
         answer = self._tx.commit(
             migration.version,
-            f"{clean}{self._tx.limits()}{row}",
+            self._recording(migration, milliseconds, proof),
             # Not only the row: another run may have written that since.
             f"version = {literal(migration.version)} AND checksum = {literal(migration.checksum)}"
             + (f" AND pg_xact_status({literal(proof)}) = 'committed'" if proof else ""),
@@ -235,8 +213,25 @@ class Database:
             open_next=job.opens_next(),
         )
         if "COMMIT" not in answer.tags:
-            raise self._not_recorded(migration, answer)
-        self._tx.recorded(int(answer.rows[0][0] or 0))
+            raise self._not_recorded(migration, answer, milliseconds)
+        self._tx.recorded(*(int(value or 0) for value in answer.rows[0]))
+
+    def _try_to_record(self, migration: Migration) -> None:
+        """Write the row and take it back. Raises what hinders that, with nothing done."""
+        proof = self._tx.open()
+        answer = self._tx.session.send(self._recording(migration, 0, proof))
+        self._tx.rollback()
+        if answer.error or answer.lost:
+            raise self._not_recorded(migration, answer, 0, trial=True)
+
+    def _recording(self, migration: Migration, milliseconds: int, proof: str | None) -> str:
+        clean = _CLEAN.format(xid=literal(proof), same_table=same_table(self._tx.known()))
+        return f"{clean}{self._tx.limits()}{self._insertion([self._row(migration, milliseconds)])}"
+
+    def _insertion(self, rows: Sequence[Row]) -> str:
+        history = self._tx.known()
+        written = [(row.version, row.checksum) for row in rows]
+        return insertion(history, rows) + verification(history, self._tx.fingerprint, written)
 
     def _still_locked(self) -> bool:
         """Whether the transaction that holds the lock lives. Literal SQL: it must not keep a snapshot."""
@@ -264,37 +259,32 @@ class Database:
         error.blockers = self._tx.blockers
         return error
 
-    def _not_recorded(self, migration: Migration, answer: Answer) -> OnwardError:
+    def _not_recorded(
+        self, migration: Migration, answer: Answer, milliseconds: int, *, trial: bool = False
+    ) -> OnwardError:
         """The file ran; what came after it failed: deferred constraints, the look at its transaction, or its row."""
         error = answer.failure
-        if error.sqlstate in BUSY and migration.transactional:
+        if error.sqlstate in BUSY and (migration.transactional or trial):
             return self._table_busy(migration, error)
-        if error.constraint == f"{TABLE}_pkey":
-            where, next_step = f"after the file, when its row was written to {TABLE}", _SEQUENCE
-        elif answer.lost:
-            where, next_step = "at its COMMIT, which was not done", _next_step(error)
-        elif not answer.tags or any(tag.startswith("INSERT") for tag in answer.tags):
-            where, next_step = "at its end, where deferred constraints are checked", _next_step(error)
-        else:
-            where, next_step = f"after the file, when its row was written to {TABLE}", _LEAVE_ALONE
+        where, next_step = _what_came_after(answer)
         failure = Failure(migration.version, str(migration.path), error, statement=where)
+        if trial:
+            return MigrationFailed(failure, state=_NOT_RUN, next_step=next_step)
         if not migration.transactional:
-            state = "all of its statements are done and stay; the file is not recorded"
+            row = typed_insertion(self._tx.known(), [self._row(migration, milliseconds)])
+            state = f"all of its statements are done and stay; the file is not recorded. This records it:\n  {row};\n"
             return PartlyApplied(failure, state=state, next_step=next_step)
-        if error.sqlstate == "2D000":
+        if error.sqlstate == TRANSACTION_ENDED:
             return PartlyApplied(failure, state=_ENDED, next_step=next_step)
         return MigrationFailed(failure, state=_ROLLED_BACK, next_step=next_step)
 
-    def _insert(self, rows: Sequence[str]) -> str:
-        return _INSERT.format(table=self._tx.table, values=", ".join(rows))
-
-    def _row(self, migration: Migration, milliseconds: int | None) -> str:
+    def _row(self, migration: Migration, milliseconds: int | None) -> Row:
         config, identity = self._config, self._tx.known().identity
-        before = (literal(migration.version), literal(migration.name), "clock_timestamp()", literal(milliseconds))
         audit = (migration.checksum, config.environment, identity, config.git_commit, config.applied_by)
-        return f"({', '.join((*before, *map(literal, audit)))})"
+        return Row(migration.version, migration.name, milliseconds, *audit)
 
 
+_NOT_RUN = "nothing of this file was run or recorded: its row was tried first"
 _ROLLED_BACK = "rolled back: nothing of this file is kept or recorded"
 _ENDED = "the file ended its own transaction: part of what it did is kept; it is not recorded"
 _SEQUENCE = (
@@ -302,22 +292,53 @@ _SEQUENCE = (
     f"'{TABLE}', 'id'), (SELECT max(id) FROM {TABLE})); and run again."
 )
 _LEAVE_ALONE = f"A migration must leave {TABLE} and its own transaction alone: mend the file and run again."
+_ADVICE_ON_ITS_ROW = {
+    NOT_STORED: LOOK_AT_TRIGGERS,
+    TRANSACTION_ENDED: _LEAVE_ALONE,
+    **dict.fromkeys(
+        (OTHER_TABLE, ROWS_CHANGED),
+        f"{_LEAVE_ALONE} If another session changed the history meanwhile, find out which one first.",
+    ),
+}
+
+_SAFE_TO_RUN = "It is safe to run again."
+_NO_TRANSACTION = "Put `-- migrate: no-transaction` in the comment that opens the file, and run again."
+_THERE_ALREADY = (
+    "Something of that name is there already. If all of this file was done by other means, record it without running "
+    "it: scripts/migrate.py baseline NNN, with its number. Else mend the file. Then run again."
+)
+_ADVICE = {
+    **dict.fromkeys(("25001", "2D000"), _NO_TRANSACTION),
+    **dict.fromkeys(("42P07", "42701", "42710", "42723"), _THERE_ALREADY),
+    **dict.fromkeys(("57P01", "57P02", "57P03"), _SAFE_TO_RUN),
+    "42501": "Grant the role what it lacks, or use the owner's URL. Then run again.",
+    "53100": "The server's disk is full. The file is not at fault: free some space and run again.",
+    "53200": "The server lacks memory. The file is not at fault: give it more and run again.",
+    "53300": "The server has no connection left. The file is not at fault: end some, or raise its limit; run again.",
+    "55P04": "A new value of an enum can be used once it is committed: use it in the next file. "
+    f"Or, if this file only fails for that: {_NO_TRANSACTION[0].lower()}{_NO_TRANSACTION[1:]}",
+    "57014": "The statement was cancelled, or took longer than MIGRATION_STATEMENT_TIMEOUT. Run again.",
+}
+
+
+def _what_came_after(answer: Answer) -> tuple[str, str]:
+    """Which step behind the file failed, and what to do about it."""
+    error = answer.failure
+    at_its_row = f"after the file, when its row was written to {TABLE}"
+    known = {f"{TABLE}_pkey": _SEQUENCE, f"{TABLE}_version_key": _LEAVE_ALONE}.get(error.constraint or "")
+    if advice := known or _ADVICE_ON_ITS_ROW.get(error.sqlstate or ""):
+        return at_its_row, advice
+    if answer.lost:
+        return "at its COMMIT, which was not done", _next_step(error)
+    if not answer.tags or any(tag.startswith("INSERT") for tag in answer.tags):
+        return "at its end, where deferred constraints are checked", _next_step(error)
+    return at_its_row, _LEAVE_ALONE
 
 
 def _next_step(error: ServerError) -> str:
-    match error.sqlstate:
-        case "25001":
-            return "Put `-- migrate: no-transaction` in the comment that opens the file, and run again."
-        case "57014":
-            return "The statement was cancelled, or took longer than MIGRATION_STATEMENT_TIMEOUT. Run again."
-        case "42P07" | "42701" | "42710" | "42723":
-            return (
-                "Something of that name is there already. If this very file made it, its row is missing from the "
-                f"history, {TABLE}: write it back. Else mend the file. Then run again."
-            )
-        case None | "57P01" | "57P02" | "57P03":
-            return "It is safe to run again."
-    return "Mend the file and run again (or deploy again). Nothing needs repair."
+    if error.sqlstate is None:
+        return _SAFE_TO_RUN
+    return _ADVICE.get(error.sqlstate, "Mend the file and run again (or deploy again). Nothing needs repair.")
 
 
 def _tell(session: Session, notice: Callable[[str], None]) -> None:

@@ -4,12 +4,15 @@ OnwardError
 ├── ConfigError            2  an environment variable or the URL is wrong
 ├── FilesError             2  the migration files are wrong
 ├── HistoryConflict        3  files and history disagree, or the table is not ours
+│   ├── NotEmpty           3  the database has tables and no history
+│   └── UntrustedHistory   3  the history belongs to a role that must not decide what runs
 ├── WrongEnvironment       3  this database is not this environment's to change
 ├── LockBusy               4  another run, or another session's lock, is in the way
 │   └── TableBusy          4  a table is locked, or there was a deadlock: worth another try
 ├── DatabaseUnavailable    5  unreachable
 │   ├── PasswordRefused    5  the server does not accept the password
 │   └── DatabaseUnsuitable 5  reachable, but read-only, without privilege, without a schema
+│       └── HistoryHidden  5  row security hides rows of the history
 ├── MigrationFailed        1  a migration failed and was rolled back
 │   └── PartlyApplied      7  a no-transaction migration failed midway
 ├── OutcomeUnknown         6  COMMIT was sent and its answer never came
@@ -92,6 +95,18 @@ class HistoryConflict(OnwardError):
     exit_code, http_status, code = 3, 409, "history_conflict"
 
 
+class NotEmpty(HistoryConflict):
+    """The database has tables but no history, so which files its schema has already is unknown; nothing was written."""
+
+    code = "not_empty"
+
+
+class UntrustedHistory(HistoryConflict):
+    """The history's owner is a role that could not otherwise decide what this role runs; nothing was written."""
+
+    code = "untrusted_history"
+
+
 class WrongEnvironment(OnwardError):
     """This environment may not change this database; nothing was written."""
 
@@ -120,6 +135,12 @@ class PasswordRefused(DatabaseUnavailable):
 
 class DatabaseUnsuitable(DatabaseUnavailable):
     """The database answers but this role cannot migrate it."""
+
+
+class HistoryHidden(DatabaseUnsuitable):
+    """Row security hides rows of the history from this role, and an unseen row would be run again."""
+
+    code = "history_hidden"
 
 
 class MigrationFailed(OnwardError):

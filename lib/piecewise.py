@@ -14,6 +14,11 @@ from lib.migration import Migration
 from lib.session import BUSY, Answer, Session, literal
 from lib.sql import Statement, split
 
+# The name is the file's, so it is looked up on the path that the file has set.
+_TABLE = """
+SELECT pg_catalog.set_config('onward.table', COALESCE(
+    CAST(CAST(pg_catalog.to_regclass({table}) AS pg_catalog.oid) AS pg_catalog.text), '0'), true);
+"""
 _INDEX = """
 SELECT x.indisvalid, format('%I.%I', n.nspname, i.relname), EXISTS (
     SELECT FROM pg_stat_progress_create_index p
@@ -22,23 +27,27 @@ SELECT x.indisvalid, format('%I.%I', n.nspname, i.relname), EXISTS (
 FROM pg_index x
 JOIN pg_class i ON i.oid = x.indexrelid
 JOIN pg_namespace n ON n.oid = i.relnamespace
-WHERE i.relkind = 'i' AND x.indrelid = to_regclass({table}) AND i.relname = (parse_ident({name}))[1]::name
+WHERE i.relkind = 'i' AND x.indrelid = current_setting('onward.table')::oid
+    AND i.relname = (parse_ident({name}))[1]::name
 """
 
 # In one message, and of this very index: were this run cut off while it is on its way, the next one may have built a
-# valid index of that name before it arrives. DROP INDEX CONCURRENTLY could not be held to that.
+# valid index of that name before it arrives. DROP INDEX CONCURRENTLY could not be held to that. The usual path, since
+# a team's own event trigger may see the index go.
 _DROP = """
+SET LOCAL lock_timeout = '{timeout}ms';
 DO $onward$
 BEGIN
-    PERFORM set_config('lock_timeout', '{timeout}ms', true);
-    IF EXISTS (SELECT FROM pg_index WHERE indexrelid = {oid} AND NOT indisvalid) THEN
+    IF EXISTS (SELECT FROM pg_catalog.pg_index WHERE indexrelid OPERATOR(pg_catalog.=) {oid} AND NOT indisvalid) THEN
         DROP INDEX {qualified};
-        IF EXISTS (SELECT FROM pg_index WHERE indexrelid = {oid}) THEN
+        IF EXISTS (SELECT FROM pg_catalog.pg_index WHERE indexrelid OPERATOR(pg_catalog.=) {oid}) THEN
             RAISE EXCEPTION 'index % is not what it was a moment ago', {name};
         END IF;
     END IF;
 END $onward$
 """
+
+_PREPARED = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
 
 _NAME = r'(?:"(?:[^"]|"")*"|[^\s"().]+)'
 _CREATE_INDEX = (
@@ -84,6 +93,7 @@ class Piecewise:
     def run(self) -> None:
         """Run them all. Raises PartlyApplied at the first that fails; the statements before it stay done."""
         text = self._migration.text()
+        prepared = self._prepared(text)
         for statement in split(text):
             if self.patience is not None and "lock_timeout" not in text.lower() and _is_concurrent(statement):
                 self._patiently(statement, self.patience)
@@ -95,17 +105,25 @@ class Piecewise:
         if self._work.in_transaction:
             self._work.send("ROLLBACK")
             raise self._stopped(ServerError("25001", "the file leaves a transaction open; it was rolled back"), None)
+        if left := self._prepared(text) - prepared:
+            raise self._stopped(ServerError(None, f"the file leaves {_prepared_in_words(left)}"), None)
         self._require_lock(None)
+
+    def _prepared(self, text: str) -> set[str]:
+        """The prepared transactions that a file may have made: what they did is neither there nor gone."""
+        rows = self._work.read(_PREPARED).rows if "prepare" in text.lower() else []
+        return {gid for (gid,) in rows if gid and gid in text}
 
     def _patiently(self, statement: Statement, patience: float) -> None:
         """What runs CONCURRENTLY keeps nobody waiting while it waits, and would have to begin anew."""
-        usual = self._query("SHOW lock_timeout", statement)[0][0]
-        self._query(f"SET lock_timeout = '{round(patience * 1000)}ms'", statement)
+        usual = self._rows(self._work.send("SHOW lock_timeout"), statement)[0][0]
+        self._rows(self._work.send(f"SET lock_timeout = '{round(patience * 1000)}ms'"), statement)
         self._run(statement)
-        self._query(f"SET lock_timeout = {literal(usual)}", statement)
+        self._rows(self._work.send(f"SET lock_timeout = {literal(usual)}"), statement)
 
     def _run(self, statement: Statement) -> None:
-        index = _concurrent_index(statement)
+        # In a transaction of the file's own the server refuses to build it.
+        index = None if self._work.in_transaction else _concurrent_index(statement)
         while True:
             self._require_lock(statement)
             undropped = self._drop_invalid(*index, statement) if index else None
@@ -159,15 +177,17 @@ class Piecewise:
     def _left_invalid(self, index: tuple[str, str] | None) -> str:
         if index is None:
             return ""
-        rows = self._work.send(_INDEX.format(table=literal(index[0]), name=literal(index[1]))).rows
+        rows = self._look(*index).rows[1:]
         left = [qualified for valid, qualified, building, _ in rows if valid == "f" and building == "f"]
         return f"; the invalid index {left[0]} is left behind, and a rerun builds it again" if left else ""
 
     def _indexes(self, table: str, name: str, statement: Statement) -> list[tuple[str | None, ...]]:
-        return self._query(_INDEX.format(table=literal(table), name=literal(name)), statement)
+        return self._rows(self._look(table, name), statement)[1:]
 
-    def _query(self, sql: str, statement: Statement) -> list[tuple[str | None, ...]]:
-        answer = self._work.send(sql)
+    def _look(self, table: str, name: str) -> Answer:
+        return self._work.read(_INDEX.format(name=literal(name)), usual=_TABLE.format(table=literal(table)))
+
+    def _rows(self, answer: Answer, statement: Statement) -> list[tuple[str | None, ...]]:
         if answer.error or answer.lost:
             raise self._stopped(answer.failure._replace(position=None), statement)  # a position in text of ours
         return answer.rows
@@ -206,6 +226,11 @@ def _stays_in_session(statement: Statement) -> bool:
         case ("DECLARE", *_):
             return "HOLD" in map(str.upper, statement.head)
     return False
+
+
+def _prepared_in_words(names: set[str]) -> str:
+    ends = "; ".join(f"COMMIT PREPARED {literal(name)}" for name in sorted(names))
+    return f"prepared transactions that are neither committed nor rolled back: end them ({ends}, or ROLLBACK PREPARED)"
 
 
 def _is_concurrent(statement: Statement) -> bool:

@@ -31,7 +31,7 @@ def status_dict(config: Config, history: History, plan: Plan, *, full: bool = Fa
         "pendingMigrations": len(plan.of(State.PENDING, State.OUT_OF_ORDER)),
         "lastMigration": last and {"version": last.version, "name": last.name, "appliedAt": iso(last.applied_at)},
         "migrations": [_entry_dict(entry, full=full) for entry in plan.entries],
-    }
+    } | ({"trusted": history.trusted, "owner": history.owner} if full else {})
 
 
 def _entry_dict(entry: Entry, *, full: bool) -> dict[str, Any]:
@@ -118,7 +118,12 @@ def status_text(config: Config, history: History, plan: Plan) -> str:
             lines += ["", f"{title}: None"]
     if plan.conflicts:
         lines += ["", "Conflicts:", *(f"{entry.state}: {entry.problem}" for entry in plan.conflicts)]
-    if warnings := _warnings(plan):
+    warnings = _warnings(plan)
+    if not history.trusted:
+        warnings.append(
+            f"⚠️  {history.table} belongs to {history.owner}, whom {history.role} does not trust: it is only shown"
+        )
+    if warnings:
         lines += ["", *warnings]
     return "\n".join(lines)
 

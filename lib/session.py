@@ -55,6 +55,14 @@ _AWAY = "08...|53300|57P0[123]"  # a pooler without a server, no connection left
 
 BUSY = ("55P03", "40P01")  # lock_timeout (and NOWAIT), deadlock
 
+# Every statement of ours runs between these two. On a search path of the role's, whoever may create in one of its
+# schemas could put a function, an operator or a type in front of a built-in one, and would be called as this role
+# (CVE-2018-1058). Row security would hide rows without a word; off, the server raises an error instead.
+PIN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off;"
+USUAL_PATH = "SET LOCAL search_path TO DEFAULT; SET LOCAL row_security TO DEFAULT;"
+_SAVEPOINT = "SAVEPOINT onward_query", "ROLLBACK TO SAVEPOINT onward_query; RELEASE SAVEPOINT onward_query"
+_TRANSACTION = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY", "COMMIT"
+
 
 def silent(_: str) -> None:
     """Say nothing."""
@@ -145,12 +153,24 @@ class Session:
         answer.lost = answer.lost or self._pgconn.status == pq.ConnStatus.BAD
         return answer
 
-    def query(self, sql: str) -> list[tuple[str | None, ...]]:
-        """Send text of ours and return its rows. Raises what `complaint` makes of an error."""
-        answer = self.send(sql)
+    def query(self, sql: str, *, usual: str = "") -> list[tuple[str | None, ...]]:
+        """`read`, and return its rows. Raises what `complaint` makes of an error."""
+        answer = self.read(sql, usual=usual)
         if answer.error or answer.lost:
             raise self.complaint(answer)
         return answer.rows
+
+    def read(self, sql: str, *, usual: str = "") -> Answer:
+        """Send a query of ours, which finds its names in pg_catalog alone; `usual` comes first, on the usual path.
+
+        In a transaction, it leaves path and settings of that as they were.
+        """
+        nested = self.in_transaction
+        before, after = _SAVEPOINT if nested else _TRANSACTION
+        answer = self.send(f"{before}; {usual} {PIN_PATH} {sql}; {after}")
+        if self.in_transaction and not nested:
+            self.send("ROLLBACK")
+        return answer
 
     def complaint(self, answer: Answer) -> OnwardError:
         """An error in a statement of ours, as the user's: busy, unsuitable or unreachable."""

@@ -10,13 +10,33 @@ import random
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from lib import VERSION
 from lib.blockers import Observer, holders
 from lib.config import Config, Target
-from lib.errors import DatabaseUnavailable, Interrupted, LockBusy, OnwardError, OutcomeUnknown, ServerError, TableBusy
-from lib.history import TABLE, History, read_history
-from lib.session import CONNECT_BUDGET, Answer, Session, Watch, connect, identifier, literal
+from lib.errors import (
+    DatabaseUnavailable,
+    HistoryConflict,
+    Interrupted,
+    LockBusy,
+    OnwardError,
+    OutcomeUnknown,
+    ServerError,
+    TableBusy,
+)
+from lib.history import History, read_history
+from lib.history_table import (
+    LOOK_AT_TRIGGERS,
+    NOT_STORED,
+    OTHER_TABLE,
+    ROWS_CHANGED,
+    Fingerprint,
+    comparison,
+    same_table,
+    stored_where,
+)
+from lib.session import CONNECT_BUDGET, PIN_PATH, USUAL_PATH, Answer, Session, Watch, connect, literal
 
 _LOCK_KEY = 0x6F6E77617264  # "onward": one run at a time in a database, whatever its schemas
 _POLL = (0.05, 0.25)
@@ -29,6 +49,7 @@ BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;
 RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD TEMP;
 SET LOCAL client_encoding = 'UTF8'; SET LOCAL application_name = {name}; -- which a pooler had SET, not the connection
 {limits}
+{pin}
 SELECT CASE WHEN pg_try_advisory_xact_lock({key}) THEN {proof} END, pg_backend_pid();
 """
 
@@ -43,7 +64,7 @@ FORGET = """
         EXECUTE format('DEALLOCATE %I', prepared);
     END LOOP;
 """
-_FORGET_ALL = f"DO $onward$ DECLARE prepared text; BEGIN {FORGET} END $onward$"
+_FORGET_ALL = f"BEGIN; {PIN_PATH} DO $onward$ DECLARE prepared text; BEGIN {FORGET} END $onward$; COMMIT"
 
 
 class HistoryChanged(Exception):
@@ -65,7 +86,7 @@ class Transactions:
         self._observer = Observer(partial(self.connect, 0.0))
         self._history: History | None = None
         self._refused: set[str] = set()
-        self._fingerprint = (0, 0)
+        self._fingerprint = Fingerprint(0, 0)
         self._opened: Answer | None = None
 
     def close(self) -> None:
@@ -84,14 +105,17 @@ class Transactions:
         return self._observer.seen
 
     @property
-    def count(self) -> int:
-        """How many rows the history has, as planned."""
-        return self._fingerprint[0]
+    def fingerprint(self) -> Fingerprint:
+        """What the history is at the beginning of this transaction."""
+        return self._fingerprint
 
-    def recorded(self, row: int) -> None:
-        """One row more, of this id, is what the next transaction is compared with."""
-        count, newest = self._fingerprint
-        self._fingerprint = count + 1, max(newest, row)
+    def recorded(self, row: int, digest: int) -> None:
+        """One row more, of this id and digest, is what the next transaction is compared with."""
+        self._fingerprint = self._fingerprint.plus(row, digest)
+
+    def learned(self, **changed: Any) -> None:
+        """What this run itself has changed about the table since it was read."""
+        self._history = self.known()._replace(**changed)
 
     def read(self) -> History:
         """The history and what goes with it, by one query. Reads only: creates nothing, locks nothing.
@@ -113,7 +137,7 @@ class Transactions:
                 self.session.close()
                 self.session = self.connect()
             else:
-                self._fingerprint = self._history.fingerprint
+                self._fingerprint = Fingerprint(*self._history.fingerprint)
                 return self._history
 
     def _read(self) -> History:
@@ -140,9 +164,12 @@ class Transactions:
             self.session.send("ROLLBACK")  # a pooler's connection that is waited in is one that the holder may need
             _pause(*_POLL)
             answer = self._begin(holding=holding, compare=compare)
-        if compare and tuple(map(int, answer.rows[-1])) != self._fingerprint:  # type: ignore[arg-type]
-            self.rollback()
-            raise HistoryChanged
+        if compare:
+            found = Fingerprint(*(int(value or 0) for value in answer.rows[-1]))
+            if not self._fingerprint.matches(found):
+                self.rollback()
+                raise HistoryChanged
+            self._fingerprint = found
         proof, pid = lock
         self.session.watch = self.watching(pid)
         return proof
@@ -177,17 +204,18 @@ class Transactions:
     def _opening(self, *, holding: bool = False, compare: bool = True) -> str:
         proof = "'held'" if holding else "pg_current_xact_id()::text"
         limits = self.limits(holding=holding)
-        opening = _OPEN.format(name=literal(self._name), limits=limits, key=_LOCK_KEY, proof=proof)
-        # In a statement of its own, so that its snapshot is younger than the lock.
-        compared = f"SELECT count(*), coalesce(max(id), 0) FROM {self.table};" if compare else ""
+        name = literal(self._name)
+        opening = _OPEN.format(name=name, limits=limits, pin=PIN_PATH, key=_LOCK_KEY, proof=proof)
+        compared = comparison(self.known()) if compare else ""
         # A lock on the table would stand in the way of a file that works on the whole database: REINDEX, VACUUM FULL.
-        return opening + (f"SAVEPOINT onward; {compared} ROLLBACK TO onward;" if holding else compared)
+        compared = f"SAVEPOINT onward; {compared} ROLLBACK TO onward;" if holding else compared
+        return opening + compared + USUAL_PATH
 
     def _lock(self, answer: Answer, *, compare: bool) -> tuple[str, str] | None:
         """The proof of a lock and the pid that has it; None where another session has it."""
         if answer.error or answer.lost:
             self.rollback()
-            if answer.error and answer.error.sqlstate == "42P01":
+            if answer.error and answer.error.sqlstate in ("42P01", "42703", OTHER_TABLE):  # no such table, or column
                 raise HistoryChanged
             raise self.session.complaint(answer)
         proof, pid = answer.rows[-2 if compare else -1]  # behind those of a COMMIT that travelled with it
@@ -199,14 +227,20 @@ class Transactions:
         timeout = self._config.lock_timeout
         return Watch(timeout * _OFTEN, partial(self._observer.look, pid)) if timeout else None
 
-    def change(self, sql: str, landed: str | None, *, compare: bool = True) -> None:
-        """A whole transaction of ours, without a file."""
+    def change(self, sql: Callable[[], str], landed: str | None, *, compare: bool = True) -> Answer:
+        """A whole transaction of ours, without a file; `sql` is asked for when the history is compared."""
         self.open(compare=compare)
-        answer = self.commit("the history", f"{sql};", landed)
+        answer = self.commit("the history", sql(), landed)
         if "COMMIT" not in answer.tags:
+            sqlstate = answer.failure.sqlstate
+            if sqlstate in ("42P07", OTHER_TABLE):
+                raise HistoryChanged
+            if sqlstate in (NOT_STORED, ROWS_CHANGED):
+                raise HistoryConflict(f"{answer.failure.message}; rolled back", next_step=LOOK_AT_TRIGGERS)
             error = self.session.complaint(answer)
             error.blockers = self.blockers if isinstance(error, TableBusy) else ()
             raise error
+        return answer
 
     def commit(
         self,
@@ -263,7 +297,7 @@ class Transactions:
         try:
             self.session = self.connect(away - time.monotonic())
             self.open(compare=False, until=self._deadline)
-            rows = self.session.query(f"SELECT id FROM {self.table} WHERE {landed}") if landed else []
+            rows = self.session.query(self._stored(landed)) if landed else []
             self.rollback()
         except Interrupted:
             raise
@@ -276,6 +310,11 @@ class Transactions:
                 next_step="Look with `status`; if it is still pending, run again.",
             ) from None
         return rows
+
+    def _stored(self, condition: str) -> str:
+        """The rows of the history for which a condition holds, if it is still the same table."""
+        history = self.known()
+        return f"DO $onward$ BEGIN {same_table(history)} END $onward$; {stored_where(history, condition)}"
 
     def rollback(self) -> None:
         """End the transaction, if one is open, and what a file left behind in the session."""
@@ -321,11 +360,6 @@ class Transactions:
     def known(self) -> History:
         """The history as it was last read."""
         return self._history or self.read()
-
-    @property
-    def table(self) -> str:
-        """The history's table, qualified and quoted."""
-        return f"{identifier(self.known().schema or '')}.{TABLE}"
 
 
 def _pause(least: float, most: float) -> None:
