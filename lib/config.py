@@ -109,6 +109,8 @@ class Config(NamedTuple):
     retry: float
     """How long to try again while a table is busy."""
     allow_out_of_order: bool
+    allow_nonempty: bool
+    """Whether all files may run on a database that has tables and no history."""
     git_commit: str | None
     applied_by: str
     deploying: bool
@@ -141,6 +143,7 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         wait=read_duration(environ, "MIGRATION_WAIT", "120s"),
         retry=read_duration(environ, "MIGRATION_RETRY", "60s"),
         allow_out_of_order=_flag(environ, "MIGRATION_ALLOW_OUT_OF_ORDER"),
+        allow_nonempty=_flag(environ, "MIGRATION_ALLOW_NONEMPTY"),
         git_commit=next(filter(None, (_value(environ, variable) for variable in _COMMIT_VARIABLES)), None),
         applied_by=applied_by or ("build" if deploying else "cli"),
         deploying=deploying,

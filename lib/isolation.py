@@ -4,9 +4,11 @@ A database's identity goes with its rows, but a copy has another one; so the his
 is somebody else's, and the copy is free.
 """
 
+from collections.abc import Iterator
+
 from lib.config import Config
-from lib.errors import WrongEnvironment
-from lib.history import History
+from lib.errors import NotEmpty, WrongEnvironment
+from lib.history import TOOLS, History
 
 
 def require_environment(config: Config, history: History) -> str:
@@ -20,7 +22,7 @@ def require_environment(config: Config, history: History) -> str:
     last = owner(history)
     if last == here or (last is None and _is_free(config, history)):
         return ""
-    whose = f"was last migrated as {last}" if last else "has a history that does not say which environment's it is"
+    whose = f"was last migrated as {last}" if last else _unmarked(history)
     if config.claim == f"{here}@{identity}":
         return f"this database {whose}; MIGRATION_CLAIM makes it that of {here}"
     if last and config.production:
@@ -42,7 +44,33 @@ def _is_free(config: Config, history: History) -> bool:
     others = [row.identity for row in history.rows if row.environment and row.identity]
     copied = any(_kind(other) == _kind(history.identity) for other in others)
     named = config.production or config.environment_source == "MIGRATION_ENV"
-    return not history.rows or copied or named
+    return not (history.rows or history.occupants) or copied or named
+
+
+def _unmarked(history: History) -> str:
+    if history.rows:
+        return "has a history that does not say which environment's it is"
+    return f"has no history, but {history.occupants[0]} in it, and does not say which environment's it is"
+
+
+def require_empty(config: Config, history: History) -> None:
+    """Raise NotEmpty for a database that has tables and no history, unless the configuration allows that."""
+    if history.rows or not history.occupants or config.allow_nonempty:
+        return
+    shown = ", ".join(history.occupants[:5]) + (", …" if len(history.occupants) > 5 else "")
+    raise NotEmpty(
+        f"{config.target} has no migration history, but tables: {shown}",
+        next_step="Nothing was changed. " + "".join(f"\n  - {way}" for way in _ways_in(history)),
+    )
+
+
+def _ways_in(history: History) -> Iterator[str]:
+    names = (name.replace('"', "") for name in history.occupants)
+    tool = next((found for name in names if (found := TOOLS.get(name) or TOOLS.get(name.partition(".")[2]))), None)
+    if tool:
+        yield f"{tool} has a history here: record what it has applied with `baseline`, as below"
+    yield "if files up to NNN made these tables: scripts/migrate.py baseline NNN"
+    yield "if all files are to run beside them: scripts/migrate.py --allow-nonempty, or MIGRATION_ALLOW_NONEMPTY=1"
 
 
 def _kind(identity: str) -> tuple[bool, bool]:

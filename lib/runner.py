@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import zip_longest
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lib.config import Config
 from lib.database import Database, Job
 from lib.errors import Done, FilesError, HistoryConflict, OnwardError, TableBusy
 from lib.history import History
-from lib.isolation import owner, require_environment
-from lib.migration import DRAFT, Migration, load, refuse
+from lib.isolation import owner, require_empty, require_environment
+from lib.migration import Migration, load, refuse
 from lib.piecewise import refuse_what_stays
 from lib.plan import Applied, Plan, make_plan
 from lib.transactions import HistoryChanged
@@ -69,6 +69,26 @@ def look(config: Config, database: Database, migrations: tuple[Migration, ...]) 
     return history, plan
 
 
+def look_at(config: Config, **connecting: Any) -> tuple[History, Plan]:
+    """`look`, by a connection of its own. Reads only."""
+    migrations = load(config.directory)
+    with Database(config, **connecting) as database:
+        return look(config, database, migrations)
+
+
+def require_runnable(config: Config, history: History, plan: Plan) -> str:
+    """Raise what forbids a run of this plan here; return a warning, mostly empty."""
+    history.require_trust()
+    warning = require_environment(config, history) if plan.pending or config.production else ""
+    plan.require_no_conflict()
+    if plan.pending:
+        require_empty(config, history)
+    refuse(plan.pending)
+    if not history.direct:
+        refuse_what_stays(plan.pending)
+    return warning
+
+
 def run(config: Config, emit: Emit, *, deadline: float | None = None) -> Run:
     """Apply all pending files, each once and in order; with a deadline (monotonic seconds), those that fit before it.
 
@@ -110,15 +130,20 @@ class _Runner:
             return Run(self._config.environment, history.database, plan, tuple(self._applied), self._remaining(plan))
 
     def _prepare(self, history: History, plan: Plan) -> None:
-        asks = plan.pending or self._config.production
-        if asks and (warning := require_environment(self._config, history)):
+        self._require_progress(plan)
+        if warning := require_runnable(self._config, history, plan):
             self._emit(Notice(None, warning))
-        plan.require_no_conflict()
-        refuse(plan.pending)
-        if not history.direct:
-            refuse_what_stays(plan.pending)
         if plan.pending and self._database.seconds_left > LEAST:
             self._persistently(lambda _: self._database.prepare())
+
+    def _require_progress(self, plan: Plan) -> None:
+        """Raise HistoryConflict if a row that this run has written is gone: its file must not run again."""
+        applied = {done.version for done in self._applied}
+        if gone := [one.version for one in plan.pending if one.version in applied]:
+            raise HistoryConflict(
+                f"applied by this run, but not in the history any more: {', '.join(gone)}",
+                next_step="Another session deletes rows of the history. Stop it and write them back, then run again.",
+            )
 
     def _apply(self, pending: Sequence[Migration]) -> None:
         for migration, successor in zip_longest(pending, pending[1:]):
@@ -187,28 +212,29 @@ class Patience:
 
 
 def baseline(config: Config, number: int) -> tuple[Migration, ...]:
-    """Record the files up to `number` as applied without running them. Raises HistoryConflict on any history."""
-    migrations = tuple(one for one in load(config.directory) if one.number <= number)
-    if not migrations or migrations[-1].number != number:
+    """Record the files up to `number` that are not recorded, without running them, and return these.
+
+    Raises FilesError for files that could not run, and HistoryConflict where files and history disagree.
+    """
+    migrations = load(config.directory)
+    if number not in (one.number for one in migrations):
         raise FilesError(f"{config.directory}: no file has the number {number}", next_step="Nothing was changed.")
-    if drafts := [str(one.path) for one in migrations if DRAFT in one.directives]:
-        raise FilesError(f"still drafts: {', '.join(drafts)}", next_step="Nothing was changed. Finish or remove them.")
     with Database(config) as database:
         while True:
-            history = database.read()
-            if history.rows:
-                raise HistoryConflict(
-                    f"this database has a history already, up to {history.rows[-1].version}; "
-                    "a baseline is for one without",
-                    next_step="Nothing was changed. `status` shows the history.",
-                )
+            history, plan = look(config._replace(allow_out_of_order=True), database, migrations)
+            history.require_trust()
+            plan.require_no_conflict()
+            recorded = tuple(one for one in plan.pending if one.number <= number)
+            refuse(recorded)
+            if not recorded:
+                return ()
             require_environment(config, history)
             try:
                 database.prepare()
-                database.baseline(migrations)
+                database.baseline(recorded)
             except HistoryChanged:
                 continue
-            return migrations
+            return recorded
 
 
 def repair(config: Config, version: str) -> tuple[Migration, bool]:
@@ -221,6 +247,7 @@ def repair(config: Config, version: str) -> tuple[Migration, bool]:
         while True:
             history, plan = look(config, database, migrations)
             file, row = _applied_file(plan, version)
+            history.require_trust()
             if (file.version, file.checksum) == (row.version, row.checksum):
                 return file, False
             require_environment(config, history)

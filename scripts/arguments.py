@@ -18,7 +18,7 @@ commands:
                       checksums too; reads only
   create "words"      write a new draft with the next number
   baseline NNN        record the files up to NNN as applied without running
-                      them, in a database without history
+                      them
   repair VERSION      accept a changed or renamed file: take its checksum and
                       name into the history without running it
 """
@@ -47,6 +47,8 @@ environment:
                       that database this environment's
   MIGRATION_ALLOW_OUT_OF_ORDER
                       1 is --allow-out-of-order
+  MIGRATION_ALLOW_NONEMPTY
+                      1 is --allow-nonempty
   CI, VERCEL_DEPLOYMENT_ID
                       set by a platform: this is a deploy, so production may be
                       changed without --production
@@ -89,6 +91,9 @@ def parser() -> argparse.ArgumentParser:
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--json", action="store_true", help="one JSON document on stdout; words go to stderr")
     common.add_argument("--allow-out-of-order", action="store_true", help="apply files that were merged late, too")
+    common.add_argument(
+        "--allow-nonempty", action="store_true", help="run all files in a database with tables and no history"
+    )
     common.add_argument("--production", action="store_true", help="change production from outside a deploy")
     found = _Parser(
         prog="scripts/migrate.py",
@@ -106,10 +111,13 @@ def parser() -> argparse.ArgumentParser:
     add = partial(commands.add_parser, formatter_class=_formatter, parents=[common], allow_abbrev=False)
     status = add("status", description="Show what is applied and what is pending. Reads only.")
     status.add_argument("--check", action="store_true", help="exit 8 if migrations are pending, 3 on a conflict")
+    status.add_argument(
+        "--upgrade-check", action="store_true", help="say what a run of this version would refuse here, and why"
+    )
     add("validate", description="Check the files; where a database is named, their checksums too. Reads only.")
     create = add("create", description="Write a new draft with the next number.")
     create.add_argument("description", nargs="+", help='such as "add orders"')
-    baseline = add("baseline", description="Record files as applied without running them; only without history.")
+    baseline = add("baseline", description="Record files as applied without running them.")
     baseline.add_argument("number", type=_number, metavar="NNN", help="the last number that counts as applied")
     repair = add("repair", description="Take a changed or renamed file's checksum and name into the history.")
     repair.add_argument("version", metavar="VERSION", help="such as 001-create-users-table")

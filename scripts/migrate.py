@@ -122,7 +122,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _options(arguments: Sequence[str]) -> SimpleNamespace:
     # Not the parser's defaults: a command's would undo what stands before it on the command line.
-    options = SimpleNamespace(command=None, json=False, allow_out_of_order=False, production=False)
+    options = SimpleNamespace(
+        command=None, json=False, allow_out_of_order=False, allow_nonempty=False, production=False, upgrade_check=False
+    )
     if arguments:
         from scripts.arguments import parser  # noqa: PLC0415 - a build has none, and does not wait for argparse
 
@@ -163,15 +165,39 @@ def _apply_nothing(options: SimpleNamespace, output: Output, here: str, environm
 
 
 def _status(options: SimpleNamespace, output: Output) -> int:
+    if options.upgrade_check:
+        return _upgrade_check(options, output)
     config = _config(options, output)
-    migrations = migration.load(config.directory)
-    with Database(config) as database:
-        history, plan = runner.look(config, database, migrations)
+    history, plan = runner.look_at(config)
     output.say(report.status_text(config, history, plan))
     output.document(report.status_dict(config, history, plan, full=True))
     if options.check:
         return {State.CONFLICT: 3, State.PENDING: 8}.get(plan.state, 0)
     return 0
+
+
+def _upgrade_check(options: SimpleNamespace, output: Output) -> int:
+    """What a run of this version would refuse here, before one does. Reads only."""
+    problems = list(_raised(lambda: _would_run(options, output), lambda: _require_good_secrets(output.environ)))
+    for problem in problems:
+        output.complain(problem)
+    if not problems:
+        output.say("✅ A run of this version would refuse nothing here")
+    found = [report.error_dict(problem)["error"] for problem in problems]
+    output.document(output.redacted({"success": not problems, "problems": found}))
+    return problems[0].exit_code if problems else 0
+
+
+def _would_run(options: SimpleNamespace, output: Output) -> None:
+    config = _config(options, output)
+    runner.require_runnable(config, *runner.look_at(config))
+
+
+def _require_good_secrets(environ: Mapping[str, str]) -> None:
+    if environ.get("MIGRATION_SECRET"):
+        from lib.service import Service  # noqa: PLC0415 - a build does not wait for it
+
+        Service(environ).secrets()
 
 
 def _validate(options: SimpleNamespace, output: Output) -> int:
@@ -223,7 +249,8 @@ def _create(options: SimpleNamespace, output: Output) -> int:
 
 def _baseline(options: SimpleNamespace, output: Output) -> int:
     recorded = runner.baseline(_config_to_write(options, output), options.number)
-    output.say("\n".join(f"✅ Recorded as applied: {one.version}" for one in recorded))
+    nothing = f"✅ Nothing to record: all files up to {options.number:03} are recorded"
+    output.say("\n".join(f"✅ Recorded as applied: {one.version}" for one in recorded) or nothing)
     output.document({"success": True, "recorded": [one.version for one in recorded]})
     return 0
 
@@ -251,7 +278,10 @@ _COMMANDS: dict[str | None, Callable[[SimpleNamespace, Output], int]] = {
 
 def _config(options: SimpleNamespace, output: Output) -> Config:
     config = read_config(output.environ)
-    return config._replace(allow_out_of_order=config.allow_out_of_order or options.allow_out_of_order)
+    return config._replace(
+        allow_out_of_order=config.allow_out_of_order or options.allow_out_of_order,
+        allow_nonempty=config.allow_nonempty or options.allow_nonempty,
+    )
 
 
 def _config_to_write(options: SimpleNamespace, output: Output) -> Config:
