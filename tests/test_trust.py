@@ -1,0 +1,645 @@
+"""Other roles' code, rows and tables: none of them decides what runs, whoever planted it and wherever.
+
+Each test ends by looking at the database.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from lib import runner
+from lib.errors import (
+    Done,
+    FilesError,
+    HistoryConflict,
+    HistoryHidden,
+    MigrationFailed,
+    PartlyApplied,
+    UntrustedHistory,
+)
+from lib.service import Service
+from scripts.migrate import main
+from tests.conftest import Database, Server
+from tests.hostile import Wire, listening, plant, safely
+from tests.proxy import Message, Proxy, cut_after
+from tests.running import LOCK, SETTLED, config_of, login, role, run, tables
+
+Write = Callable[[Mapping[str, str | bytes]], Path]
+Capture = pytest.CaptureFixture[str]
+
+# No file here calls or names anything that could be shadowed: files run on the usual path.
+FILES = {
+    "001-items.sql": "CREATE TABLE items (i int);\n",
+    "002-more.sql": "INSERT INTO items VALUES (1);\n",
+    "003-index.sql": "-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS items_i ON items (i);\n",
+}
+UNIQUE = "-- migrate: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS items_u ON items (i);\n"
+OLD_SHAPE = """(
+    id SERIAL PRIMARY KEY, version VARCHAR(255) UNIQUE NOT NULL, name VARCHAR(255) NOT NULL,
+    applied_at TIMESTAMP, execution_time_ms INTEGER, checksum VARCHAR(64))"""
+
+
+@dataclass
+class Story:
+    """All that Onward can be asked to do, done to a database in turn; what it printed is in `said`."""
+
+    server: Server
+    database: Database
+    wire: Wire
+    proxy: Proxy
+    write: Write
+    capture: Capture
+
+    def command(self, *words: str, code: int = 0, **environ: str) -> str:
+        """One command by its exit code; what it printed."""
+        found = main(words, self.environ(**environ))
+        out, err = self.capture.readouterr()
+        assert found == code, out + err
+        return out + err
+
+    def environ(self, **environ: str) -> dict[str, str]:
+        directory = self.write({})
+        given = {"MIGRATION_DIR": str(directory), "MIGRATION_ENV": "development", "MIGRATION_ALLOW_NONEMPTY": "1"}
+        return {**given, "POSTGRES_URL": self.proxy.url(self.database.url), **environ}
+
+    def tell(self) -> None:
+        for part in (self.first_run, self.routes, self.repair_and_baseline, self.held_up, self.broken, self.taken_over):
+            part()
+            assert self.wire.called == [], part.__name__
+
+    def first_run(self) -> None:
+        self.write(FILES)
+        self.command("status", "--check", code=8)
+        assert self.command().count("✅ Applied") == 3
+        self.command("status", "--check")
+        self.command("validate")
+        self.command()
+
+    def routes(self) -> None:
+        service = Service(self.environ())
+        assert service.public_status().status == 200
+        for action in ("status", "validate", "migrate"):
+            assert service.act(action, applied_by="api").status == 200, action
+        self.capture.readouterr()
+
+    def repair_and_baseline(self) -> None:
+        self.write({"001-items.sql": "CREATE TABLE items (i int); -- a comment\n", "004-known.sql": "SELECT 1;\n"})
+        self.command("repair", "001-items")
+        self.command("baseline", "4")
+
+    def held_up(self) -> None:
+        """By another run, and by a session that has the table."""
+        self.write({"005-busy.sql": "ALTER TABLE items ADD COLUMN j int;\n"})
+        with closing(psycopg.connect(safely(self.database).url)) as other:
+            other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+            self.command(code=4, MIGRATION_WAIT="300ms")
+            other.rollback()
+            other.execute("LOCK TABLE public.items IN ACCESS SHARE MODE")
+            said = self.command(code=4, MIGRATION_LOCK_TIMEOUT="300ms", MIGRATION_RETRY="0")
+            assert "Blocked by" in said
+        self.command()
+
+    def broken(self) -> None:
+        """A unique index that cannot be built, then can; an answer to a COMMIT that is lost."""
+        self.write({"006-double.sql": "INSERT INTO items VALUES (1);\n", "007-unique.sql": UNIQUE})
+        assert "is left behind" in self.command(code=7)
+        safely(self.database).execute("TRUNCATE public.items")
+        assert "dropped the invalid index" in self.command()
+        self.write({"008-lost.sql": "INSERT INTO items VALUES (2);\n"})
+        rule = self.proxy.when("RETURNING id", cut_after)
+        self.proxy.rules.insert(0, self.proxy.rules.pop())
+        assert "confirmed after reconnecting" in self.command()
+        assert rule.hits == 1
+
+    def taken_over(self) -> None:
+        """A history as an older runner left it."""
+        columns = "environment, DROP COLUMN identity, DROP COLUMN git_commit, DROP COLUMN applied_by"
+        safely(self.database).execute(f"ALTER TABLE public.schema_migrations DROP COLUMN {columns}")
+        self.write({"009-taken-over.sql": "INSERT INTO items VALUES (3);\n"})
+        self.command()
+        rows = safely(self.database).execute("SELECT version, environment FROM public.schema_migrations ORDER BY id")
+        assert [version[:3] for version, _ in rows] == [f"{number:03}" for number in range(1, 10)]
+        assert rows[-1][1] == "development"
+
+
+async def another_pid(message: Message) -> None:
+    """As a pooler does: the client is told another number than the server's."""
+    data = message.data
+    if data[:1] == b"K":
+        data = data[:5] + (1).to_bytes(4, "big") + data[9:]
+    await replace(message, data=data).pass_on()
+
+
+@pytest.fixture
+def attacker(server: Server, database: Database) -> Iterator[Database]:
+    """The database as a role sees it that may log in, and make things in `public`."""
+    with login(server, database) as attacker:
+        database.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {role(attacker)}")
+        yield attacker
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("behind", [True, False], ids=["behind pg_catalog", "in front of pg_catalog"])
+def test_nothing_that_another_role_planted_is_ever_called(
+    server: Server, database: Database, attacker: Database, migrations: Write, capsys: Capture, behind: bool
+) -> None:
+    with listening(server) as (wire, proxy):
+        calm = server.create()
+        Story(server, calm, wire, proxy, migrations, capsys).tell()
+        for path in (migrations({})).iterdir():
+            path.unlink()
+        server.drop(calm)
+        assert plant(database, wire.sent, owner=role(attacker)) > 3000
+    if not behind:
+        database.execute(f'ALTER DATABASE "{database.name}" SET search_path = public, pg_catalog')
+    with listening(server) as (wire, proxy):
+        Story(server, database, wire, proxy, migrations, capsys).tell()
+        assert wire.called == []
+    assert safely(database).execute("SELECT count(*) FROM public.items") == [(2,)]
+
+
+# Whose table it is
+
+
+def history_of(owner: Database, schema: str = "public", *rows: str) -> str:
+    """SQL by which a role makes a table of our shape, with these versions in it."""
+    made = f"CREATE TABLE {schema}.schema_migrations {OLD_SHAPE};"
+    inserted = (f"INSERT INTO {schema}.schema_migrations (version, name) VALUES ('{row}', 'X');" for row in rows)
+    return f"SET ROLE {role(owner)}; {made} {' '.join(inserted)} RESET ROLE"
+
+
+def versions(database: Database, schema: str = "public") -> list[str]:
+    rows = safely(database).execute(f"SELECT version FROM {schema}.schema_migrations ORDER BY id")
+    return [version for (version,) in rows]
+
+
+ONE = {"001-one.sql": "CREATE TABLE one (i int)"}
+TWO = {**ONE, "002-two.sql": "CREATE TABLE two (i int)"}
+
+
+def test_a_history_that_another_role_planted_where_ours_would_be_is_refused_and_untouched(
+    database: Database, attacker: Database, migrations: Write
+) -> None:
+    database.execute(history_of(attacker, "public", "001-one"))
+    before = database.execute("SELECT xmin, * FROM schema_migrations")
+    for ask in (partial(run, database), lambda directory: runner.look_at(config_of(database, directory))):
+        with pytest.raises(UntrustedHistory) as caught:
+            ask(migrations(ONE))
+        assert (caught.value.exit_code, caught.value.http_status, caught.value.code) == (3, 409, "untrusted_history")
+        assert "ALTER TABLE" in caught.value.next_step
+        assert (
+            f"GRANT {role(attacker)} TO" in caught.value.next_step.replace('""', '"')
+            or "GRANT" in caught.value.next_step
+        )
+    assert (tables(database), database.execute("SELECT xmin, * FROM schema_migrations")) == ([], before)
+
+
+def test_a_history_that_another_role_planted_elsewhere_is_ignored(
+    database: Database, attacker: Database, migrations: Write
+) -> None:
+    database.execute(f"CREATE SCHEMA low AUTHORIZATION {role(attacker)}")
+    database.execute(history_of(attacker, "low", "001-one"))
+    assert run(database, migrations(ONE)).applied == ["001-one"]
+    assert (versions(database), versions(database, "low")) == (["001-one"], ["001-one"])
+    assert tables(database) == ["one"]
+
+
+@pytest.mark.parametrize("remedy", [0, 1])
+def test_each_of_the_two_remedies_makes_the_history_trusted(
+    server: Server, database: Database, attacker: Database, migrations: Write, remedy: int
+) -> None:
+    """With a plain role that owns nothing: a superuser's grants would do as well."""
+    with login(server, database) as owner:
+        database.execute(f"GRANT CREATE ON SCHEMA public TO {role(owner)}")
+        database.execute(history_of(attacker, "public", "001-one"))
+        database.execute("ALTER TABLE schema_migrations ADD environment text, ADD identity text, ADD git_commit text")
+        database.execute("ALTER TABLE schema_migrations ADD applied_by text")
+        with pytest.raises(UntrustedHistory) as caught:
+            run(owner, migrations(TWO))
+        database.execute(caught.value.next_step.splitlines()[1 + remedy])
+        assert run(owner, migrations(TWO)).applied == ["002-two"]
+    # The database is dropped with the role.
+
+
+def test_code_of_an_untrusted_table_is_not_run_by_a_look(
+    server: Server, database: Database, attacker: Database, migrations: Write
+) -> None:
+    """A policy, an index and a check, each of which calls a function; a column that is printed by one."""
+    low, mark = role(attacker), "RAISE EXCEPTION 'hostile code was called'"
+    hostile = (
+        f"CREATE FUNCTION public.hostile(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN {mark}; END $$"
+    )
+    calm = "CREATE FUNCTION public.hostile(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true'"
+    with login(server, database) as reader:
+        database.execute(history_of(attacker, "public", "001-one"))
+        database.execute(f"SET ROLE {low}; GRANT SELECT ON schema_migrations TO PUBLIC")
+        assert trusted(reader, migrations(ONE)) is False
+        for planted in (
+            "CREATE INDEX planted ON schema_migrations ((hostile(1)))",
+            "ALTER TABLE schema_migrations ADD CONSTRAINT planted CHECK (hostile(1))",
+            "CREATE STATISTICS planted ON (hostile(1)), id FROM schema_migrations",
+        ):
+            database.execute(f"SET ROLE {low}; {calm}; {planted}; {hostile.replace('CREATE', 'CREATE OR REPLACE')}")
+            with pytest.raises(UntrustedHistory):
+                trusted(reader, migrations(ONE))
+            drop = (
+                "ALTER TABLE schema_migrations DROP CONSTRAINT" if "CHECK" in planted else f"DROP {planted.split()[1]}"
+            )
+            database.execute(f"{drop} planted; DROP FUNCTION public.hostile(int)")
+        assert trusted(reader, migrations(ONE)) is False
+
+
+def trusted(database: Database, directory: Path) -> bool:
+    """What the status says."""
+    return runner.look_at(config_of(database, directory))[0].trusted
+
+
+def test_a_reader_sees_the_only_history_there_is_and_is_told_whose_it_is(
+    server: Server, database: Database, attacker: Database, migrations: Write, capsys: Capture
+) -> None:
+    directory = migrations(ONE)
+    assert run(attacker, directory).applied == ["001-one"]
+    with login(server, database) as reader:
+        database.execute(f"GRANT SELECT ON schema_migrations TO {role(reader)}")
+        environ = {"POSTGRES_URL": reader.url, "MIGRATION_DIR": str(directory)}
+        assert main(["status", "--check"], environ) == 0
+        owner = role(attacker).strip('"')
+        assert f"belongs to {owner}" in capsys.readouterr().out
+        assert main(["status", "--json"], environ) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["trusted"], document["owner"], document["appliedMigrations"]) == (False, owner, 1)
+        migrations(TWO)
+        assert main([], environ | {"MIGRATION_ENV": "development"}) == 3
+        assert tables(database) == ["one"]
+
+
+def test_a_table_that_is_planted_between_reading_and_making_it_is_not_taken_for_ours(
+    server: Server, database: Database, attacker: Database, migrations: Write
+) -> None:
+    with listening(server) as (_, proxy):
+        plant = history_of(attacker, "public", "001-one")
+        before(proxy, "CREATE TABLE", lambda: database.execute(plant))
+        with pytest.raises(UntrustedHistory):
+            run(Database(database.name, proxy.url(database.url)), migrations(ONE))
+    assert (tables(database), versions(database)) == ([], ["001-one"])
+
+
+@pytest.mark.parametrize("when", ["BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;", "CREATE TABLE two"])
+def test_a_history_that_its_schemas_owner_replaces_during_a_run_is_not_written_to(
+    server: Server, database: Database, attacker: Database, migrations: Write, when: str
+) -> None:
+    """Before the second file, by dropping it; during that, by renaming the schema, which no lock of ours prevents."""
+    low, directory = role(attacker), migrations(ONE)
+    database.execute(f"CREATE SCHEMA low AUTHORIZATION {low}; CREATE TABLE public.spoils (who text)")
+    database.execute(f"GRANT INSERT ON public.spoils TO {low}")
+    run(database, directory, MIGRATION_SCHEMA="low")
+    migrations(TWO)
+    gone = (
+        "DROP TABLE low.schema_migrations" if "BEGIN" in when else "ALTER SCHEMA low RENAME TO old; CREATE SCHEMA low"
+    )
+    replant = (
+        f"SET ROLE {low}; {gone}; CREATE TABLE low.schema_migrations {OLD_SHAPE};"
+        "INSERT INTO low.schema_migrations (version, name) VALUES ('001-one', 'X');"
+        "CREATE FUNCTION low.spy() RETURNS trigger LANGUAGE plpgsql AS $$"
+        " BEGIN INSERT INTO public.spoils VALUES (current_user); RETURN NEW; END $$;"
+        "CREATE TRIGGER spy BEFORE INSERT ON low.schema_migrations FOR EACH ROW EXECUTE FUNCTION low.spy()"
+    )
+    if "BEGIN" not in when:
+        database.execute(f'GRANT CREATE ON DATABASE "{database.name}" TO {low}')
+    with listening(server) as (_, proxy):
+        before(proxy, when, lambda: database.execute(replant))
+        with pytest.raises((UntrustedHistory, MigrationFailed)):
+            run(Database(database.name, proxy.url(database.url)), directory, MIGRATION_SCHEMA="low")
+    assert database.execute("SELECT * FROM spoils") == []
+    assert (tables(database), versions(database, "low")) == (["one", "spoils"], ["001-one"])
+
+
+def before(proxy: Proxy, pattern: str, work: Callable[[], object]) -> None:
+    """Do something just before a message that has this in it arrives."""
+
+    async def action(message: Message) -> None:
+        await asyncio.to_thread(work)
+        await message.pass_on()
+
+    proxy.when(pattern, action)
+    proxy.rules.insert(0, proxy.rules.pop())
+
+
+@pytest.mark.parametrize(
+    ("grant", "is_trusted"),
+    [
+        ("GRANT {owner} TO {runner}", True),
+        ("ALTER DATABASE {database} OWNER TO {owner}", True),
+        ("ALTER ROLE {owner} SUPERUSER", True),
+        ("ALTER ROLE {runner} SUPERUSER", False),
+        ("ALTER ROLE {runner} CREATEROLE", False),
+        ("GRANT {runner} TO {owner}", False),
+        ("GRANT ALL ON schema_migrations, schema_migrations_id_seq TO {runner}", False),
+    ],
+)
+def test_whom_a_role_trusts(
+    server: Server, database: Database, attacker: Database, migrations: Write, grant: str, is_trusted: bool
+) -> None:
+    with login(server, database) as plain:
+        database.execute(history_of(attacker, "public", "001-one"))
+        names = {"owner": role(attacker), "runner": role(plain), "database": f'"{database.name}"'}
+        database.execute(f"GRANT SELECT ON schema_migrations TO {role(plain)}; {grant.format(**names)}")
+        if is_trusted:
+            assert trusted(plain, migrations(ONE))
+        elif "ALL" in grant or "{runner} SUPERUSER" in grant:
+            with pytest.raises(UntrustedHistory):
+                trusted(plain, migrations(ONE))
+        else:
+            assert not trusted(plain, migrations(ONE))
+        database.execute(f'ALTER DATABASE "{database.name}" OWNER TO postgres')
+    # The database is dropped with the role.
+
+
+@pytest.mark.parametrize(
+    ("options", "is_trusted"),
+    [
+        ("INHERIT FALSE, SET FALSE, ADMIN TRUE", False),  # as CREATE ROLE leaves it
+        ("INHERIT TRUE, SET FALSE", True),
+        ("INHERIT FALSE, SET TRUE", True),
+    ],
+)
+def test_a_grant_counts_by_what_it_lets_the_role_do(
+    server: Server, database: Database, attacker: Database, migrations: Write, options: str, is_trusted: bool
+) -> None:
+    """Before PostgreSQL 16 each of them lets it SET ROLE."""
+    old = int(server.admin.execute("SHOW server_version_num")[0][0]) < 160000
+    with login(server, database) as plain:
+        database.execute(history_of(attacker, "public", "001-one"))
+        database.execute(f"GRANT SELECT ON schema_migrations TO {role(plain)}")
+        database.execute(f"GRANT {role(attacker)} TO {role(plain)} WITH {'ADMIN OPTION' if old else options}")
+        assert trusted(plain, migrations(ONE)) is (is_trusted or old)
+
+
+# Rows that are not stored, and rows that are not seen
+
+
+HEADS = pytest.mark.parametrize("head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+
+
+@HEADS
+@pytest.mark.parametrize(
+    "keep_out",
+    [
+        "CREATE TRIGGER keep_out BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION nothing()",
+        "CREATE TRIGGER keep_out AFTER INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION remove()",
+        "CREATE CONSTRAINT TRIGGER keep_out AFTER INSERT ON schema_migrations DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION remove()",
+        "CREATE TRIGGER keep_out BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION rename()",
+        "CREATE RULE keep_out AS ON INSERT TO schema_migrations DO INSTEAD NOTHING",
+        "CREATE RULE keep_out AS ON INSERT TO schema_migrations DO ALSO DELETE FROM schema_migrations"
+        " WHERE version = NEW.version",
+    ],
+    ids=["returns null", "deletes", "deletes at commit", "renames", "rule instead", "rule also"],
+)
+def test_a_file_whose_row_is_not_stored_is_not_applied(
+    database: Database, migrations: Write, head: str, keep_out: str
+) -> None:
+    directory = migrations(ONE)
+    run(database, directory)
+    for name, body in {
+        "nothing": "RETURN NULL",
+        "remove": "DELETE FROM schema_migrations WHERE version = NEW.version; RETURN NULL",
+        "rename": "NEW.version := NEW.version || '-x'; RETURN NEW",
+    }.items():
+        database.execute(f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; END $$")
+    database.execute(keep_out)
+    migrations({"002-two.sql": f"{head}CREATE TABLE two ();", "003-three.sql": "CREATE TABLE three ()"})
+    with pytest.raises(MigrationFailed) as caught:
+        run(database, directory)
+    assert (caught.value.exit_code, caught.value.applied) == (1, [])
+    assert "schema_migrations" in caught.value.next_step
+    assert (tables(database), versions(database)) == (["one"], ["001-one"])
+    database.execute(
+        "DROP RULE keep_out ON schema_migrations"
+        if "RULE" in keep_out
+        else "DROP TRIGGER keep_out ON schema_migrations"
+    )
+    assert run(database, directory).applied == ["002-two", "003-three"]
+
+
+def test_a_row_that_cannot_be_written_at_the_end_is_given_to_be_typed(database: Database, migrations: Write) -> None:
+    directory = migrations(ONE)
+    run(database, directory)
+    spoil = (
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;\n"
+        "CREATE TRIGGER keep_out BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION nothing();\n"
+    )
+    migrations({"002-two.sql": f"-- migrate: no-transaction\nCREATE TABLE two ();\n{spoil}"})
+    with pytest.raises(PartlyApplied) as caught:
+        run(database, directory)
+    assert caught.value.exit_code == 7
+    [insert] = [line.strip() for line in caught.value.state.splitlines() if line.strip().startswith("INSERT INTO")]
+    database.execute(f"DROP TRIGGER keep_out ON schema_migrations; {insert}")
+    assert run(database, directory).applied == []
+    assert (tables(database), versions(database)) == (["one", "two"], ["001-one", "002-two"])
+
+
+def test_a_version_is_never_applied_twice_in_one_run(database: Database, migrations: Write) -> None:
+    directory = migrations({**ONE, "002-two.sql": "-- migrate: no-transaction\nCREATE TABLE two ();"})
+
+    def forget(event: runner.Event) -> None:
+        if isinstance(event, Done):
+            database.execute("DELETE FROM schema_migrations WHERE version = '001-one'; DROP TABLE one")
+
+    with pytest.raises(HistoryConflict, match="not in the history any more: 001-one") as caught:
+        runner.run(config_of(database, directory), forget)
+    assert [done.version for done in caught.value.applied or ()] == ["001-one"]
+    assert (tables(database), versions(database)) == ([], [])
+
+
+@pytest.mark.parametrize("command", [(), ("status",), ("validate",), ("baseline", "1"), ("repair", "001-one")])
+@pytest.mark.parametrize("policy", ["", "CREATE POLICY all_rows ON schema_migrations USING (true)"])
+def test_rows_that_row_security_hides_are_an_error_for_every_command(
+    server: Server, database: Database, migrations: Write, capsys: Capture, command: tuple[str, ...], policy: str
+) -> None:
+    directory = migrations(ONE)
+    run(database, directory)
+    migrations(TWO)
+    with login(server, database) as reader:
+        rights = f"GRANT SELECT, INSERT, UPDATE ON schema_migrations TO {role(reader)}"
+        database.execute(f"ALTER TABLE schema_migrations ENABLE ROW LEVEL SECURITY; {rights}; {policy}")
+        environ = {"POSTGRES_URL": reader.url, "MIGRATION_DIR": str(directory), **SETTLED}
+        assert main(command, environ) == 5
+        assert "BYPASSRLS" in capsys.readouterr().err
+        assert (tables(database), versions(database)) == (["one"], ["001-one"])
+        answer = Service(environ).public_status()
+        assert (answer.status, answer.document["error"]["code"]) == (503, "history_hidden")
+
+
+def test_forced_row_security_hides_rows_from_the_owner_too_and_the_remedy_lifts_it(
+    database: Database, attacker: Database, migrations: Write
+) -> None:
+    directory = migrations(ONE)
+    run(attacker, directory)
+    database.execute("ALTER TABLE schema_migrations ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    migrations({"001-one.sql": "CREATE TABLE one (i int)", "002-two.sql": "CREATE TABLE two (i int)"})
+    with pytest.raises(HistoryHidden) as caught:
+        run(attacker, directory)
+    assert tables(database) == ["one"]
+    database.execute(caught.value.next_step.splitlines()[-1])
+    assert run(attacker, directory).applied == ["002-two"]
+
+
+# A database that has tables and no history
+
+
+PRISMA = "CREATE TABLE _prisma_migrations (id text)"
+FULL = "CREATE TABLE users (id int); INSERT INTO users VALUES (1)"
+
+
+@pytest.mark.parametrize("there", [FULL, PRISMA, f"CREATE SCHEMA app; SET search_path = app; {PRISMA}"])
+@pytest.mark.parametrize("words", [(), ("--allow-nonempty",), ("baseline", "1")])
+def test_a_preview_build_changes_nothing_on_a_database_with_tables(
+    database: Database, migrations: Write, capsys: Capture, there: str, words: tuple[str, ...]
+) -> None:
+    database.execute(there)
+    before = tables(database)
+    environ = {"MIGRATION_DIR": str(migrations(ONE)), "POSTGRES_URL": database.url}
+    build = {"CI": "1", "VERCEL": "1", "VERCEL_ENV": "preview", "VERCEL_DEPLOYMENT_ID": "d"}
+    assert main(words, environ | build) == 3
+    assert "Nothing was changed" in capsys.readouterr().err
+    assert tables(database) == before
+    assert safely(database).execute("SELECT pg_catalog.to_regclass('public.schema_migrations')") == [(None,)]
+
+
+@pytest.mark.parametrize("environment", [{"MIGRATION_ENV": "staging"}, {"VERCEL_ENV": "production"}])
+@pytest.mark.parametrize("there", [FULL, PRISMA])
+def test_the_first_run_on_a_database_with_tables_stops_and_names_the_ways(
+    database: Database, migrations: Write, capsys: Capture, there: str, environment: dict[str, str]
+) -> None:
+    database.execute(there)
+    before = tables(database)
+    environ = {"MIGRATION_DIR": str(migrations(ONE)), "POSTGRES_URL": database.url, "CI": "1", **environment}
+    assert main([], environ) == 3
+    said = capsys.readouterr().err
+    assert ("baseline NNN" in said, "--allow-nonempty" in said) == (True, True)
+    assert ("Prisma Migrate" in said) is (there == PRISMA)
+    assert main(["--json"], environ) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "not_empty"
+    assert tables(database) == before
+    assert main(["--allow-nonempty"], environ) == 0
+    assert versions(database) == ["001-one"]
+
+
+def test_baseline_records_what_is_not_recorded_on_any_history_without_a_conflict(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations({"000-zero.sql": "CREATE TABLE zero ()"})
+    run(database, directory)
+    migrations({**TWO, "003-three.sql": "CREATE TABLE three ()"})
+    recorded = runner.baseline(config_of(database, directory), 2)
+    assert [one.version for one in recorded] == ["001-one", "002-two"]
+    assert runner.baseline(config_of(database, directory), 2) == ()
+    assert run(database, directory).applied == ["003-three"]
+    assert tables(database) == ["three", "zero"]
+    migrations({"000-zero.sql": "CREATE TABLE changed ()", "004-four.sql": "CREATE TABLE four ()"})
+    with pytest.raises(HistoryConflict, match="changed after it was applied"):
+        runner.baseline(config_of(database, directory), 4)
+    assert versions(database) == ["000-zero", "001-one", "002-two", "003-three"]
+
+
+def test_baseline_refuses_what_could_not_run(database: Database, migrations: Write) -> None:
+    directory = migrations({"001-dump.sql": "\\restrict abc\nCREATE TABLE one ();"})
+    with pytest.raises(FilesError, match="psql"):
+        runner.baseline(config_of(database, directory), 1)
+    assert safely(database).execute("SELECT pg_catalog.to_regclass('public.schema_migrations')") == [(None,)]
+
+
+# Which path counts
+
+
+def test_a_path_that_came_with_the_connection_is_taken_at_its_word(database: Database, migrations: Write) -> None:
+    database.execute("CREATE SCHEMA b; CREATE SCHEMA c")
+    directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
+    for tenant in ("b", "c"):
+        there = Database(database.name, f"{database.url}?options=-csearch_path%3D{tenant}")
+        assert run(there, directory).applied == ["001-one"]
+        assert run(there, directory).applied == []
+        assert versions(database, tenant) == ["001-one"]
+    assert tables(database) == ["b.one", "c.one"]
+
+
+# Before an upgrade
+
+
+def test_the_upgrade_check_says_what_a_run_would_refuse_and_changes_nothing(
+    server: Server, database: Database, attacker: Database, migrations: Write, capsys: Capture
+) -> None:
+    directory = migrations(ONE)
+    environ = {"MIGRATION_DIR": str(directory), "POSTGRES_URL": database.url, "MIGRATION_ENV": "staging"}
+
+    def check(code: int, **more: str) -> list[str]:
+        assert main(["status", "--upgrade-check", "--json"], environ | more) == code
+        document = json.loads(capsys.readouterr().out)
+        assert document["success"] is (code == 0)
+        return [problem["code"] for problem in document["problems"]]
+
+    assert check(0) == []
+    assert check(2, MIGRATION_SECRET="short") == ["not_configured"]
+    database.execute(FULL)
+    assert check(3) == ["not_empty"]
+    assert check(3, MIGRATION_SECRET="short") == ["not_empty", "not_configured"]
+    database.execute(history_of(attacker, "public", "001-one"))
+    assert check(3) == ["untrusted_history"]
+    database.execute("ALTER TABLE schema_migrations OWNER TO CURRENT_USER")
+    assert check(0) == []
+    assert (tables(database), versions(database)) == (["users"], ["001-one"])
+
+
+# What to do next, done
+
+
+def test_advice_that_names_the_directive_is_right(database: Database, migrations: Write) -> None:
+    directory = migrations({"001-loop.sql": "CREATE TABLE one (i int);\nDO $$ BEGIN COMMIT; END $$;\n"})
+    with pytest.raises(MigrationFailed) as caught:
+        run(database, directory)
+    assert (caught.value.failure.server.sqlstate, tables(database)) == ("2D000", [])
+    [directive] = re.findall("`(-- migrate: .*)`", caught.value.next_step)
+    migrations({"001-loop.sql": f"{directive}\nCREATE TABLE one (i int);\nDO $$ BEGIN COMMIT; END $$;\n"})
+    assert run(database, directory).applied == ["001-loop"]
+    assert tables(database) == ["one"]
+
+
+@pytest.mark.parametrize("way", ["the next file", "the directive"])
+def test_a_new_value_of_an_enum_is_used_as_the_advice_says(database: Database, migrations: Write, way: str) -> None:
+    add, use = "ALTER TYPE mood ADD VALUE 'new';\n", "INSERT INTO one VALUES ('new');\n"
+    directory = migrations({"001-mood.sql": "CREATE TYPE mood AS ENUM ('old'); CREATE TABLE one (m mood)"})
+    run(database, directory)
+    migrations({"002-new.sql": add + use})
+    with pytest.raises(MigrationFailed) as caught:
+        run(database, directory)
+    assert caught.value.failure.server.sqlstate == "55P04"
+    assert "in the next file" in caught.value.next_step
+    assert "-- migrate: no-transaction" in caught.value.next_step
+    migrations(
+        {"002-new.sql": add, "003-use.sql": use}
+        if way == "the next file"
+        else {"002-new.sql": f"-- migrate: no-transaction\n{add}{use}"}
+    )
+    run(database, directory)
+    assert database.execute("SELECT m::text FROM one") == [("new",)]
+
+
+def test_a_table_that_is_there_already_is_recorded_as_the_advice_says(
+    database: Database, migrations: Write, capsys: Capture
+) -> None:
+    database.execute("CREATE TABLE one (i int)")
+    environ = {"POSTGRES_URL": database.url, "MIGRATION_DIR": str(migrations(TWO)), **SETTLED}
+    assert main([], environ) == 1
+    assert "scripts/migrate.py baseline NNN" in capsys.readouterr().err
+    assert main(["baseline", "1"], environ) == 0
+    assert main([], environ) == 0
+    assert (tables(database), versions(database)) == (["one", "two"], ["001-one", "002-two"])
