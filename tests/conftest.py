@@ -31,6 +31,7 @@ SETTINGS = (
     "full_page_writes=off",
     "autovacuum=off",
     "max_connections=150",
+    "max_prepared_transactions=5",
     "max_wal_size=256MB",
 )
 SHARED = pytest.StashKey[dict[str, str]]()

@@ -27,7 +27,7 @@ from lib.web import create_app
 from scripts.embedded import Embedded
 from tests.conftest import SETTINGS, Cli, Database, Server
 from tests.proxy import Proxy
-from tests.running import history, nothing_is_left_running, tables, until
+from tests.running import SETTLED, history, nothing_is_left_running, tables, until
 
 R = TypeVar("R")
 Capture = pytest.CaptureFixture[str]
@@ -177,7 +177,7 @@ class Stage:
 
     def environ(self, url: str | None = None, **environ: str) -> dict[str, str]:
         """What a run is told; by another URL than the database's own, if one is given."""
-        files = {"MIGRATION_DIR": str(self.directory), "MIGRATION_ENV": "development"}
+        files = {"MIGRATION_DIR": str(self.directory), **SETTLED}
         return files | {"POSTGRES_URL": url or self.database.url} | environ
 
     def start(self, url: str | None = None, **environ: str) -> Any:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lib.config import ROOT
 from lib.errors import FilesError
 from lib.migration import BOM, DRAFT, NO_TRANSACTION, Migration, create, load, number_of, refuse
 
@@ -418,3 +419,13 @@ def test_a_file_that_cannot_be_created_is_an_error_for_the_user(tmp_path: Path) 
         create(tmp_path, "x" * 300, "2025-10-25")
     with pytest.raises(FilesError, match="cannot create a migration"):
         create(fill(tmp_path, {"file": ""}) / "file", "x", "2025-10-25")
+
+
+def test_the_bytes_of_the_files_that_are_shipped_never_change() -> None:
+    """One changed word would be `modified` on every database that has them."""
+    shipped = {path.name[:3]: sha256(path.read_bytes()).hexdigest() for path in (ROOT / "migrations").glob("*.sql")}
+    assert shipped == {
+        "000": "18eb93b6bcd09ea33b24abffc2fb19063c8fc0865701a6bb5142c406a31c920b",
+        "001": "23e2f472b92561317ddafaa68e3bdc28cd965d6146ad5c1a00eeab0dd5eb37b4",
+        "002": "6caabc61f058a9232d03f86f51d76c7a63271d1e346afd505936c09d59a1a92d",
+    }

@@ -10,7 +10,7 @@ import pytest
 
 from lib.errors import FilesError, PartlyApplied
 from tests.conftest import Cli, Database, Server
-from tests.running import LOCK, Events, history, nothing_is_left_running, run, tables, until
+from tests.running import LOCK, SETTLED, Events, history, nothing_is_left_running, run, tables, until
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 HEAD = "-- migrate: no-transaction\n"
@@ -54,7 +54,9 @@ def test_an_index_is_built_concurrently_beside_other_statements(
     assert indexes(database) == [("t", "t_i", True)]
     assert database.execute("SELECT * FROM t") == [(1,)]
     assert history(database) == ["001-before", "002-index", "003-after"]
-    query = "SELECT execution_time_ms >= 0, length(checksum), applied_by FROM schema_migrations WHERE id = 2"
+    query = (
+        "SELECT execution_time_ms >= 0, length(checksum), applied_by FROM schema_migrations WHERE version = '002-index'"
+    )
     assert database.execute(query) == [(True, 64, "cli")]
     nothing_is_left_running(server, database)
 
@@ -65,7 +67,7 @@ def test_a_failure_in_the_second_of_three_says_which_are_done_and_a_rerun_comple
     sql = "CREATE TABLE IF NOT EXISTS a ();\nINSERT INTO b\n  VALUES (1 / {});\nCREATE TABLE c ();\n"
     migrations({"001-parts.sql": HEAD + sql.format(0), "002-after.sql": "CREATE TABLE after ()"})
     database.execute("CREATE TABLE b (i int)")
-    result = cli(url=database.url)
+    result = cli(url=database.url, env=SETTLED)
     assert result.code == 7
     for words in (
         "001-parts.sql   statement 2 of 3, which begins on line 3",
@@ -79,7 +81,7 @@ def test_a_failure_in_the_second_of_three_says_which_are_done_and_a_rerun_comple
     nothing_is_left_running(server, database)
 
     migrations({"001-parts.sql": HEAD + sql.format(1)})
-    assert cli(url=database.url).code == 0
+    assert cli(url=database.url, env=SETTLED).code == 0
     assert (tables(database), history(database)) == (["a", "after", "b", "c"], ["001-parts", "002-after"])
 
 
@@ -335,3 +337,16 @@ def test_an_index_whose_invalid_leftover_cannot_be_dropped_is_an_error_of_the_fi
     nothing_is_left_running(server, database)
     assert indexes(database) == [("t", "t_i", False)]
     assert (tables(database), history(database)) == (["a", "t"], [])
+
+
+def test_a_prepared_transaction_that_is_left_open_is_not_called_applied(database: Database, migrations: Write) -> None:
+    text = "BEGIN;\nCREATE TABLE two ();\nPREPARE TRANSACTION 'left-open';\n"
+    directory = migrations({"001-prepares.sql": HEAD + text})
+    with pytest.raises(PartlyApplied, match="001-prepares failed") as caught:
+        run(database, directory)
+    assert "COMMIT PREPARED E'left-open'" in caught.value.failure.server.message
+    assert (tables(database), history(database)) == ([], [])
+    database.execute("ROLLBACK PREPARED 'left-open'")
+    migrations({"001-prepares.sql": f"{HEAD}{text}COMMIT PREPARED 'left-open';\n"})
+    assert run(database, directory).applied == ["001-prepares"]
+    assert tables(database) == ["two"]

@@ -45,7 +45,22 @@ ROWS = tuple(map(row, VERSIONS, TIMES, (25, 46, 27)))
 
 
 def history(*rows: Applied, version: str = "16.4 (Debian 16.4-1.pgdg120+1)") -> History:
-    return History(rows, "public", True, (), "neondb", version, "712/neondb", "", True, frozenset())
+    return History(
+        rows=rows,
+        schema="public",
+        table_id=(16384, 10),
+        owner="app",
+        trusted=True,
+        occupants=(),
+        missing_columns=(),
+        database="neondb",
+        version=version,
+        identity="712/neondb",
+        role="app",
+        obstacle="",
+        direct=True,
+        limits=frozenset(),
+    )
 
 
 def plan(files: tuple[str, ...] = VERSIONS, rows: tuple[Applied, ...] = ROWS) -> Plan:

@@ -16,10 +16,11 @@ import pytest
 
 from lib import runner
 from lib.database import Database as Session
-from lib.errors import Done, FilesError, HistoryConflict, LockBusy, MigrationFailed
+from lib.errors import Done, FilesError, HistoryConflict, LockBusy, MigrationFailed, PartlyApplied
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.running import (
     LOCK,
+    SETTLED,
     Events,
     config_of,
     history,
@@ -145,7 +146,7 @@ def test_a_file_that_fails_on_its_last_statement_leaves_nothing_behind(
             "003-after.sql": "CREATE TABLE after (i int)",
         }
     )
-    result = cli(url=database.url)
+    result = cli(url=database.url, env=SETTLED)
     assert result.code == 1
     for words in (
         "002-fails.sql:5:13   statement 5 of 5",
@@ -158,7 +159,7 @@ def test_a_file_that_fails_on_its_last_statement_leaves_nothing_behind(
     assert history(database) == ["001-before"]
 
     migrations({"002-fails.sql": good})
-    assert cli(url=database.url).code == 0
+    assert cli(url=database.url, env=SETTLED).code == 0
     assert tables(database) == ["a", "after", "b", "before"]
     assert history(database) == ["001-before", "002-fails", "003-after"]
     assert directory.is_dir()
@@ -173,7 +174,7 @@ def test_a_deferred_constraint_that_fails_at_the_end_undoes_the_file(
             "002-twice.sql": "CREATE TABLE kept (i int); INSERT INTO t VALUES (1), (1)",
         }
     )
-    result = cli(url=database.url)
+    result = cli(url=database.url, env=SETTLED)
     assert result.code == 1
     assert "23505" in result.err
     assert "deferred constraints" in result.err
@@ -374,18 +375,38 @@ def test_a_file_that_destroys_the_history_is_undone(database: Database, migratio
     assert history(database) == ["001-before"]
 
 
-def test_a_row_that_a_file_writes_into_the_history_counts(database: Database, migrations: Write) -> None:
-    record = "INSERT INTO schema_migrations (version, name) VALUES ('002-by-hand', 'By Hand')"
-    directory = migrations(
-        {
-            "001-records.sql": record,
-            "002-by-hand.sql": "CREATE TABLE by_hand ()",
-            "003-next.sql": "CREATE TABLE next ()",
-        }
-    )
-    assert run(database, directory).applied == ["001-records", "003-next"]
-    assert tables(database) == ["next"]
-    assert sorted(history(database)) == ["001-records", "002-by-hand", "003-next"]
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO schema_migrations (version, name) VALUES ('003-next', 'Next')",
+        "INSERT INTO schema_migrations (version, name) VALUES ('002-writes', 'Writes')",
+        "UPDATE schema_migrations SET checksum = 'f'",
+        "UPDATE schema_migrations SET environment = 'production'",
+        "DELETE FROM schema_migrations",
+        "WITH gone AS (DELETE FROM schema_migrations RETURNING *) INSERT INTO schema_migrations (version, name)"
+        " SELECT version || 'x', name FROM gone",
+        "TRUNCATE schema_migrations",
+        "DROP TABLE schema_migrations",
+        "DROP TABLE schema_migrations; CREATE TABLE schema_migrations (id serial, version varchar UNIQUE, name varchar,"
+        " applied_at timestamptz, execution_time_ms int, checksum varchar, environment text, identity text,"
+        " git_commit text, applied_by text); INSERT INTO schema_migrations (version, name) VALUES ('001-one', 'One')",
+    ],
+)
+@pytest.mark.parametrize("head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+def test_a_file_that_changes_the_history_beyond_its_own_row_is_not_recorded(
+    database: Database, migrations: Write, head: str, sql: str
+) -> None:
+    directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
+    run(database, directory)
+    before = database.execute("SELECT * FROM schema_migrations")
+    migrations({"002-writes.sql": f"{head}{sql};\nCREATE TABLE two ();\n", "003-next.sql": "CREATE TABLE three ()"})
+    with pytest.raises(PartlyApplied if head else MigrationFailed) as caught:
+        run(database, directory)
+    assert "A migration must leave schema_migrations" in caught.value.next_step
+    if head:
+        assert tables(database) == ["one", "two"]
+    else:
+        assert (tables(database), database.execute("SELECT * FROM schema_migrations")) == (["one"], before)
 
 
 # What is sent, and what comes back.
@@ -590,7 +611,7 @@ def test_two_runs_at_once_on_an_empty_database_apply_each_file_once(
     with ThreadPoolExecutor() as pool:
         with psycopg.connect(database.url) as gate:
             gate.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
-            runs = [pool.submit(cli, url=database.url) for _ in range(2)]
+            runs = [pool.submit(cli, url=database.url, env=SETTLED) for _ in range(2)]
             until(lambda: server.admin.execute(waiting, [database.name]) == [(2,)])
         results = [one.result() for one in runs]
     assert [result.code for result in results] == [0, 0]
