@@ -100,7 +100,7 @@ class Handler:
         if "version" in event and scope["path"].startswith(f"/{stage}/"):  # REST APIs leave the stage out themselves
             scope["path"] = scope["path"].removeprefix(f"/{stage}")
         scope["raw_path"] = str(event.get("rawPath") or event.get("path")).encode(errors="replace")
-        scope["onward.seconds"] = seconds if ".lambda-url." in domain else min(seconds, _GATEWAY)
+        scope["onward.deadline"] = time.monotonic() + (seconds if ".lambda-url." in domain else min(seconds, _GATEWAY))
         await self._app(scope, receive, send)
 
 

@@ -6,24 +6,27 @@ the redacted words of our own errors and of unknown exceptions, and of a failed 
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import secrets
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from threading import Lock
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple, Self
 
 from lib import report, runner
 from lib.config import URL_VARIABLES, Config, named_targets, read_config, read_duration, redact
 from lib.database import Database
 from lib.errors import ConfigError, DatabaseUnavailable, LockBusy, MigrationFailed, OnwardError, PasswordRefused
 from lib.history import History
-from lib.migration import load, refuse
+from lib.migration import Migration, load, refuse
 from lib.plan import Plan
+from lib.threads import AllBusy, Shared, Workers
 
 ACTIONS = ("migrate", "status", "validate")
 LONGEST_SECRET = 1024
@@ -32,6 +35,10 @@ _SECRETS = {"current": "MIGRATION_SECRET", "previous": "MIGRATION_SECRET_PREVIOU
 _SHARED_FOR = 2.0
 # The public status: for connecting, for its one statement, and for both.
 _CONNECT, _STATEMENT, _READ = 2.0, 1.5, 4.0
+# And for an answer, whatever else does not answer: a store of secrets, a resolver of names, several hosts in a row.
+_PATIENCE = 4.5
+# What the secret's owner may have done at a time, each on a connection of its own, and how long one more waits.
+_AT_ONCE, _QUEUE = 8, 2.0
 _SHORTEST_RUN = runner.MARGIN + 0.2  # less leaves no time to read what there is to do
 _AGAIN = ("busy", "database_unavailable")
 _MESSAGES = {
@@ -72,6 +79,68 @@ class Refused(Exception):
         self.answer = Answer(status, document, dict(headers or {}))
 
 
+class Exchange:
+    """A request under way: whatever is raised within becomes its answer, and its end is a line in the log."""
+
+    def __init__(self, action: str | None, redacted: Callable[[str], str]) -> None:
+        self.answer = Answer(500, {})
+        self.entry: Entry = {"requestId": secrets.token_hex(16), "action": action}
+        self._redacted = redacted
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, Exception):
+            self.answer = self._answer_to(error)
+        elif error is not None:
+            return False
+        self.entry["durationMs"] = round((time.monotonic() - self._started) * 1000)
+        _log(self.entry | _outcome(self.answer))
+        headers = {**self.answer.headers, "X-Request-Id": self.entry["requestId"]}
+        self.answer = self.answer._replace(headers=headers)
+        return True
+
+    def _answer_to(self, error: Exception) -> Answer:
+        match error:
+            case Refused():
+                return error.answer
+            case OnwardError():
+                self.entry["reason"] = self._redacted(error.message)
+                return _error_answer(error)
+        self.entry["reason"] = self._redacted(f"{type(error).__name__}: {error}")
+        frames = traceback.extract_tb(error.__traceback__)
+        self.entry["where"] = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
+        return Refused(500, "internal", _MESSAGES["internal"]).answer
+
+
+class _Files:
+    """The migration files: read once, and again when the directory looks otherwise, as a deployed one never does."""
+
+    def __init__(self) -> None:
+        self._read: tuple[object, tuple[Migration, ...]] = None, ()
+
+    def load(self, directory: Path) -> tuple[Migration, ...]:
+        """What `migration.load` returns and raises."""
+        looks = _looks(directory)
+        if looks is None or looks != self._read[0]:
+            self._read = looks, load(directory)
+        return self._read[1]
+
+
+def _looks(directory: Path) -> object:
+    """What changes when a file does; None if that cannot be told."""
+    try:
+        with os.scandir(directory) as entries:
+            stats = {entry.name: entry.stat() for entry in entries}
+    except OSError:
+        return None
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats.items()}
+
+
 def _as_it_is(environ: Mapping[str, str], _: Sequence[str]) -> Iterable[Mapping[str, str]]:
     return (environ,)
 
@@ -87,43 +156,51 @@ class Service:
         self._environ = environ
         self._resolve = resolve
         self._resolved: dict[str, str] = {}
-        self._reading = Lock()
-        self._reads = 0
-        self._shared = 0.0, Answer(503, {})
+        self._files = _Files()
+        self._status = Shared(self._read_status, seconds=_SHARED_FOR)
+        self._secrets = Shared(self._read_secrets, seconds=0.0)
+        self._workers = Workers(_AT_ONCE, patience=_QUEUE)
 
-    def recent_status(self) -> Answer | None:
-        """The public status, if there is one of the last two seconds."""
-        began, answer = self._shared
-        # The wall clock, since a frozen function's monotonic one may stand still; one that is set only costs a read.
-        return answer if 0 <= time.time() - began <= _SHARED_FOR else None
+    async def public_status(self) -> Answer:
+        """The public status: read by one connection at a time, shared, and never waited for longer. Never raises."""
+        try:
+            return await asyncio.wait_for(self._status.get(), _PATIENCE)
+        except TimeoutError:
+            with self.exchange("public_status") as exchange:
+                raise DatabaseUnavailable(f"the status was not read within {_PATIENCE:g} s") from None
+            return exchange.answer
 
-    def public_status(self) -> Answer:
-        """The public status: read by one connection at a time, and shared. Never raises."""
-        begun_before = self._reads
-        with self._reading:
-            # A read that began after this request came is news to it, however long the read took.
-            if self._reads == begun_before and not self.recent_status():
-                self._reads, began = self._reads + 1, time.time()
-                self._shared = began, self.answer(lambda _: self._connected("api", _public_status), "public_status")
-            return self._shared[1]
+    async def secrets(self) -> dict[str, bytes]:
+        """The secrets by slot. Raises ConfigError naming the variable of one that is missing, too short or too long."""
+        return await self._secrets.get()
 
     def act(self, action: str, *, applied_by: str, seconds: float | None = None) -> Answer:
-        """`perform`, for those whom nobody needs to ask for a secret. Never raises."""
-        return self.answer(lambda _: self.perform(action, applied_by=applied_by, seconds=seconds), action)
+        """`perform` in this thread, for those whom nobody needs to ask for a secret. Never raises."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        with self.exchange(action) as exchange:
+            exchange.answer = self._perform(action, applied_by, deadline)
+        return exchange.answer
 
-    def perform(self, action: str, *, applied_by: str, seconds: float | None) -> Answer:
-        """Do one of ACTIONS; a run within `seconds`, else within MIGRATION_HTTP_BUDGET. Raises OnwardError."""
-        if action != "migrate":
-            return self._connected(applied_by, {"status": _full_status, "validate": _validate}[action])
-        if seconds is None:
-            seconds = read_duration(self._environ, "MIGRATION_HTTP_BUDGET", "25s")
-        if seconds < _SHORTEST_RUN:
-            raise ConfigError(f"{seconds:g} s are not enough: give MIGRATION_HTTP_BUDGET or the function more time")
-        deadline = time.monotonic() + seconds
-        return self._connected(applied_by, lambda config: _migrate(config, deadline))
+    async def perform(self, action: str, *, applied_by: str, deadline: float | None) -> Answer:
+        """Do one of ACTIONS; a run before a deadline in monotonic seconds, else within MIGRATION_HTTP_BUDGET.
 
-    def secrets(self) -> dict[str, bytes]:
-        """The secrets by slot. Raises ConfigError naming the variable of one that is missing, too short or too long."""
+        Raises OnwardError. Who leaves does not end it.
+        """
+        try:
+            return await self._workers.run(partial(self._perform, action, applied_by, deadline))
+        except AllBusy:
+            raise LockBusy(f"{_AT_ONCE} other requests with the secret are being worked on") from None
+
+    def exchange(self, action: str | None = None) -> Exchange:
+        """A request, to be used as a context manager, which raises nothing."""
+        return Exchange(action, self._redacted)
+
+    def _read_status(self) -> Answer:
+        with self.exchange("public_status") as exchange:
+            exchange.answer = self._connected("api", self._public_status)
+        return exchange.answer
+
+    def _read_secrets(self) -> dict[str, bytes]:
         environ = next(iter(self._environments(tuple(_SECRETS.values()))))
         found = {}
         for slot, variable in _SECRETS.items():
@@ -133,25 +210,17 @@ class Service:
             found[slot] = secret
         return {slot: secret for slot, secret in found.items() if secret}
 
-    def answer(self, work: Callable[[Entry], Answer], action: str | None = None) -> Answer:
-        """What comes of some work, which may add to the log's entry. Never raises."""
-        entry: Entry = {"requestId": secrets.token_hex(16), "action": action}
-        started = time.monotonic()
+    def _perform(self, action: str, applied_by: str, deadline: float | None) -> Answer:
+        if action != "migrate":
+            return self._connected(applied_by, {"status": self._full_status, "validate": self._validate}[action])
+        if deadline is None:
+            deadline = time.monotonic() + read_duration(self._environ, "MIGRATION_HTTP_BUDGET", "25s")
+        if (seconds := deadline - time.monotonic()) < _SHORTEST_RUN:
+            raise ConfigError(f"{seconds:.1f} s are not enough: give MIGRATION_HTTP_BUDGET or the function more time")
         try:
-            answer = work(entry)
-        except Refused as refused:
-            answer = refused.answer
-        except OnwardError as error:
-            answer = _error_answer(error)
-            entry["reason"] = self._redacted(error.message)
-        except Exception as error:
-            answer = Refused(500, "internal", _MESSAGES["internal"]).answer
-            entry["reason"] = self._redacted(f"{type(error).__name__}: {error}")
-            frames = traceback.extract_tb(error.__traceback__)
-            entry["where"] = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
-        entry["durationMs"] = round((time.monotonic() - started) * 1000)
-        _log(entry | _outcome(answer))
-        return answer._replace(headers={**answer.headers, "X-Request-Id": entry["requestId"]})
+            return self._connected(applied_by, partial(_migrate, deadline=deadline))
+        finally:
+            self._status.forget()  # whatever the run has done, it is news
 
     def _connected(self, applied_by: str, work: Callable[[Config], Answer]) -> Answer:
         failure: OnwardError = ConfigError("no environment was resolved")
@@ -169,37 +238,33 @@ class Service:
             self._resolved |= {name: environ[name] for name in variables if name in environ}
             yield environ
 
+    def _look(self, config: Config, **connecting: Any) -> tuple[History, Plan]:
+        migrations = self._files.load(config.directory)
+        with Database(config, **connecting) as database:
+            return runner.look(config, database, migrations)
+
+    def _public_status(self, config: Config) -> Answer:
+        config = config._replace(statement_timeout=_STATEMENT)
+        deadline = time.monotonic() + _READ
+        try:
+            found = self._look(config, target=config.status_target, budget=_CONNECT, deadline=deadline)
+        except LockBusy as error:  # a conflict for who wants to change something; who only looks has nothing to resolve
+            raise DatabaseUnavailable(error.message) from None
+        return Answer(200, report.status_dict(config, *found))
+
+    def _full_status(self, config: Config) -> Answer:
+        return Answer(200, report.status_dict(config, *self._look(config), full=True))
+
+    def _validate(self, config: Config) -> Answer:
+        _, plan = self._look(config)
+        refuse(plan.pending)
+        document = report.validation_dict(plan)
+        return Answer(200 if document["success"] else 409, document)
+
     def _redacted(self, text: str) -> str:
         for variable in _SECRETS.values():
             text = text.replace(self._resolved.get(variable, "").strip() or "\0", "***")
         return redact(text, *named_targets(self._resolved))
-
-
-def _look(config: Config, **connecting: Any) -> tuple[History, Plan]:
-    migrations = load(config.directory)
-    with Database(config, **connecting) as database:
-        return runner.look(config, database, migrations)
-
-
-def _public_status(config: Config) -> Answer:
-    config = config._replace(statement_timeout=_STATEMENT)
-    deadline = time.monotonic() + _READ
-    try:
-        found = _look(config, target=config.status_target, budget=_CONNECT, deadline=deadline)
-    except LockBusy as error:  # a conflict for who wants to change something; who only looks has nothing to resolve
-        raise DatabaseUnavailable(error.message) from None
-    return Answer(200, report.status_dict(config, *found))
-
-
-def _full_status(config: Config) -> Answer:
-    return Answer(200, report.status_dict(config, *_look(config), full=True))
-
-
-def _validate(config: Config) -> Answer:
-    _, plan = _look(config)
-    refuse(plan.pending)
-    document = report.validation_dict(plan)
-    return Answer(200 if document["success"] else 409, document)
 
 
 def _migrate(config: Config, deadline: float) -> Answer:

@@ -13,9 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from anyio import from_thread
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -24,7 +22,7 @@ from starlette.types import Scope
 
 from lib.config import ROOT
 from lib.plan import State
-from lib.service import ACTIONS, LONGEST_SECRET, Answer, Entry, Refused, Service
+from lib.service import ACTIONS, LONGEST_SECRET, Answer, Refused, Service
 
 _LONGEST_BODY = 4096
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -34,22 +32,20 @@ def create_app(service: Service) -> Starlette:
     """The application. Answers exactly two paths, and `/` with the page that names them."""
 
     async def status(request: Request) -> Response:
-        answer = service.recent_status()
-        if not answer:
-            answer = await run_in_threadpool(service.public_status)
+        answer = await service.public_status()
         wanted = request.query_params.get("require") == "current"
         if wanted and answer.document.get("state") in (State.PENDING, State.CONFLICT):
             answer = answer._replace(status=503)
         return _response(request, answer)
 
-    def migrate(request: Request) -> Response:
-        def work(entry: Entry) -> Answer:
-            entry["secret"] = _slot(request, service.secrets())
-            entry["action"] = action = _action(request, from_thread.run(_body, request))
-            seconds = request.scope.get("onward.seconds")  # set by what knows the platform's deadline
-            return service.perform(action, applied_by="api" if seconds is None else "lambda", seconds=seconds)
-
-        return _response(request, service.answer(work))
+    async def migrate(request: Request) -> Response:
+        with service.exchange() as exchange:
+            exchange.entry["secret"] = _slot(request, await service.secrets())
+            exchange.entry["action"] = action = _action(request, await _body(request))
+            deadline = request.scope.get("onward.deadline")  # set by what knows the platform's
+            by = "api" if deadline is None else "lambda"
+            exchange.answer = await service.perform(action, applied_by=by, deadline=deadline)
+        return _response(request, exchange.answer)
 
     app = Starlette(
         routes=[
@@ -130,7 +126,7 @@ def _no_constant(_: str) -> None:
     raise ValueError
 
 
-def _page(request: Request) -> Response:
+async def _page(request: Request) -> Response:
     try:
         page = (ROOT / "public" / "index.html").read_bytes()
     except FileNotFoundError:  # where the platform itself publishes it, it is not in the function

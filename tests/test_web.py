@@ -1,5 +1,6 @@
 """The two routes on a real Postgres: in this process, and behind a real HTTP server where bytes and threads matter."""
 
+import asyncio
 import gzip
 import http.client
 import json
@@ -8,8 +9,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from lib.service import Service
+from lib.migration import Migration, load
+from lib.service import Answer, Service
 from lib.web import create_app
 from scripts.embedded import Embedded
 from tests.conftest import SETTINGS, Database, Server
@@ -56,7 +58,7 @@ class Instance:
 
     def status(self, **options: Any) -> Any:
         """The public status as a new instance would read it."""
-        self.service._shared = 0.0, self.service._shared[1]
+        self.service._status.forget()
         return self("GET", STATUS, **options)
 
     def post(self, body: Any = None, **headers: str) -> Any:
@@ -268,15 +270,6 @@ def test_a_database_that_is_down_makes_the_status_unavailable(start: Start) -> N
     assert instance.log()[0]["outcome"] == "database_unavailable"
 
 
-def test_who_waits_while_a_silent_server_is_asked_shares_the_next_answer(capsys: Captured) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(8) as pool:
-        url = f"postgresql://someone:canary-password@127.0.0.1:{silent.getsockname()[1]}/somewhere"
-        service = Service(environment(Database("somewhere", url)))
-        answers = [one.result() for one in [pool.submit(service.public_status) for _ in range(8)]]
-    assert {(answer.status, answer.document["error"]["code"]) for answer in answers} == {(503, "database_unavailable")}
-    assert len(capsys.readouterr().out.splitlines()) < 4
-
-
 def test_files_and_history_that_disagree_are_a_status_without_checksums(start: Start, migrated: Database) -> None:
     migrated.execute("UPDATE schema_migrations SET checksum = repeat('ab', 32) WHERE id = 2")
     response = start(migrated).status()
@@ -334,6 +327,175 @@ def test_who_requires_something_else_gets_what_everybody_gets(start: Start, data
 # Many at once.
 
 
+@dataclass
+class Silent:
+    """A server that accepts connections and never answers."""
+
+    listening: socket.socket
+
+    @property
+    def database(self) -> Database:
+        port = self.listening.getsockname()[1]
+        return Database("somewhere", f"postgresql://someone:canary-password@127.0.0.1:{port}/somewhere")
+
+    def connections(self) -> int:
+        """How many there have been since the last time."""
+        self.listening.setblocking(False)
+        count = 0
+        with suppress(BlockingIOError):
+            while True:
+                self.listening.accept()[0].close()
+                count += 1
+        return count
+
+
+@pytest.fixture
+def silent() -> Iterator[Silent]:
+    with socket.create_server(("127.0.0.1", 0), backlog=300) as listening:
+        yield Silent(listening)
+
+
+class Held(Service):
+    """An instance that cannot find out where its database is until it is released; the secret it knows."""
+
+    def __init__(self, database: Database, directory: Path | None = None) -> None:
+        super().__init__(environment(database, directory), self._hold)
+        self.asked = 0
+        self.held = 0
+        self.release = threading.Event()
+
+    def _hold(self, environ: Mapping[str, str], variables: Sequence[str]) -> Iterator[Mapping[str, str]]:
+        if "POSTGRES_URL" in variables:
+            self.held += 1
+            self.release.wait()
+        yield environ
+
+    async def public_status(self) -> Answer:
+        self.asked += 1
+        return await super().public_status()
+
+
+@contextmanager
+def held(service: Held, count: int = 300) -> Iterator[tuple[int, Callable[..., Future[Reply]]]]:
+    """Serve it: its port, and `ask("GET", "/path", "Header: value")`; at the end it is released."""
+    with ThreadPoolExecutor(count) as pool, serving(service) as port:
+        try:
+            yield port, lambda *words: pool.submit(wire, port, head_of(*words))
+        finally:
+            service.release.set()
+
+
+def test_two_hundred_who_wait_for_a_silent_database_hold_up_nobody(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.service._PATIENCE", 60.0)
+    service = Held(silent.database)
+    with held(service) as (port, ask):
+        waiting = [ask("GET", STATUS) for _ in range(200)]
+        until(lambda: service.asked == 200)
+        others = [
+            wire(port, head_of("POST", MIGRATE, "Content-Length: 0")),
+            wire(port, head_of("POST", MIGRATE, "Content-Length: 1", *_headers(JSON)) + "["),
+            wire(port, head_of("GET", "/")),
+        ]
+        assert not any(one.done() for one in waiting)
+        service.release.set()
+        answers = [one.result() for one in waiting]
+    assert [one.status for one in others] == [401, 400, 200]
+    assert {answer.status for answer in answers} == {503}
+    assert len({answer.body for answer in answers}) == 1
+    assert silent.connections() == 1
+
+
+def test_a_failed_read_is_shared_from_its_end_on(silent: Silent, start: Start) -> None:
+    instance = start(silent.database)
+    for _ in range(3):  # the first one waits for as long as an answer is shared
+        assert error_of(instance("GET", STATUS)) == (503, "database_unavailable")
+    assert silent.connections() == 1
+
+
+def test_who_waits_too_long_is_told_so_while_the_read_goes_on(
+    migrated: Database, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr("lib.service._PATIENCE", 0.01)
+    service = Held(migrated)
+    with held(service) as (_, ask):
+        answers = [one.result() for one in [ask("GET", STATUS) for _ in range(5)]]
+        assert {(one.status, one.header("retry-after")) for one in answers} == {(503, "5")}
+        assert json.loads(answers[0].body)["error"]["code"] == "database_unavailable"
+        monkeypatch.setattr("lib.service._PATIENCE", 60.0)
+        later = ask("GET", STATUS)
+        until(lambda: service.asked == 6)
+        service.release.set()
+        assert json.loads(later.result().body)["state"] == "current"
+    assert service.held == 1
+    assert [json.loads(line)["status"] for line in capsys.readouterr().out.splitlines()] == [503] * 5 + [200]
+
+
+def test_a_client_that_hangs_up_does_not_end_what_others_wait_for(migrated: Database, capsys: Captured) -> None:
+    service = Held(migrated)
+    with held(service) as (port, ask):
+        with socket.create_connection(("127.0.0.1", port)) as leaving:
+            leaving.sendall(head_of("GET", STATUS).encode())
+            until(lambda: service.held == 1)
+            staying = [ask("GET", STATUS) for _ in range(3)]
+            until(lambda: service.asked == 4)
+        service.release.set()
+        assert {json.loads(one.result().body)["state"] for one in staying} == {"current"}
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_what_a_run_has_done_is_in_the_next_status(start: Start, database: Database) -> None:
+    instance = start(database)
+    before, ran, after = instance("GET", STATUS), instance.post(), instance("GET", STATUS)
+    assert (before.json()["pendingMigrations"], ran.status_code, after.json()["pendingMigrations"]) == (3, 200, 0)
+    assert history(database) == OURS
+
+
+def test_those_with_the_secret_hold_up_nobody_without_it_and_are_told_when_they_are_too_many(
+    migrated: Database, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr("lib.service._QUEUE", 0.01)
+    service = Held(migrated)
+    authorized = ("POST", MIGRATE, "Content-Length: 0", *_headers(BEARER))
+    with held(service) as (port, ask):
+        working = [ask(*authorized) for _ in range(8)]
+        until(lambda: service.held == 8)
+        more = [one.result() for one in [ask(*authorized) for _ in range(20)]]
+        guessing = wire(port, head_of("POST", MIGRATE, "Content-Length: 0"))
+        assert not any(one.done() for one in working)
+        service.release.set()
+        assert {one.result().status for one in working} <= {200, 409}
+    assert {(one.status, one.header("retry-after")) for one in more} == {(409, "5")}
+    assert {json.loads(one.body)["error"]["code"] for one in more} == {"busy"}
+    assert guessing.status == 401
+    assert service.held == 8
+    assert history(migrated) == OURS
+
+
+def test_files_are_read_once_as_long_as_none_changes(
+    start: Start, database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[Path] = []
+
+    def counted(directory: Path) -> tuple[Migration, ...]:
+        loads.append(directory)
+        return load(directory)
+
+    monkeypatch.setattr("lib.service.load", counted)
+    directory = migrations(TWO)
+    instance = start(database, directory)
+    counts = [len(instance.status().json()["migrations"]) for _ in range(3)]
+    assert (counts, len(loads)) == ([2] * 3, 1)
+    migrations({"003-c.sql": "SELECT 3"})
+    assert instance.post({"action": "validate"}).json()["state"] == "pending"
+    assert (instance.status().json()["pendingMigrations"], len(loads)) == (3, 2)
+    migrations({"002-b.sql": "SELECT 'changed'"})
+    (directory / "001-a.sql").unlink()
+    assert [one["version"] for one in instance.status().json()["migrations"]] == ["002-b", "003-c"]
+    assert len(loads) == 3
+
+
 @pytest.fixture
 def small() -> Iterator[Database]:
     """A database on a server of its own, with thirty connections."""
@@ -369,10 +531,11 @@ def test_many_at_once_use_one_connection_starve_nobody_and_see_what_is_two_secon
         answers = [answer for future in asking for answer in future.result()]
         assert working.result() > 26
     assert {status for _, status, _ in answers} == {200}
-    for asked, _, document in answers:
-        certain = sum(moment < asked - 2 for moment in committed)
-        assert document["appliedMigrations"] >= certain
     reads = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    longest = max(one["durationMs"] for one in reads) / 1000 + 0.001
+    for asked, _, document in answers:
+        certain = sum(moment < asked - 2 - longest for moment in committed)
+        assert document["appliedMigrations"] >= certain
     assert {one["outcome"] for one in reads} <= {"ahead", "current"}
     assert 2 <= len(reads) <= 5
     assert len({document["appliedMigrations"] for _, _, document in answers}) > 1
@@ -1002,7 +1165,7 @@ def test_what_a_store_of_secrets_gave_is_redacted_too(migrated: Database, capsys
 
     found["POSTGRES_URL"] = migrated.url.replace(urlsplit(migrated.url).netloc.partition("@")[0], "nobody:canary-pass")
     service = Service({}, store)
-    assert service.secrets() == {"current": SECRET.encode()}
+    assert asyncio.run(service.secrets()) == {"current": SECRET.encode()}
     answer = service.act("status", applied_by="api")
     assert (answer.status, answer.document["error"]["code"]) == (500, "internal")
     assert json.loads(capsys.readouterr().out)["reason"] == "RuntimeError: after *** came ***"
