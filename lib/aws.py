@@ -27,7 +27,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any
+from functools import partial
+from threading import Lock
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from mangum import Mangum
@@ -35,10 +37,13 @@ from mangum import Mangum
 from lib.config import URL_VARIABLES, named_targets, parse_url
 from lib.errors import ConfigError
 from lib.service import ACTIONS, Service
+from lib.threads import Shared
 from lib.web import create_app
 
 _GATEWAY = 27.0  # seconds; API Gateway gives up after 29, however long the function may run
 _REMEMBERED = 60.0
+_ASKED_ONCE_IN = 5.0  # seconds: a store is asked the same no more often, whatever it says, and if it fails
+_MAKING_CLIENTS = Lock()  # boto3's default session is not safe for threads; its clients are
 _REFERENCE = re.compile(r"(secretsmanager|ssm):.+")
 _DENIED = "this function's role may not read it"
 _MISSING = "there is none of that name in this account and region"
@@ -109,6 +114,7 @@ class References:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, str]] = {}
+        self._asked: dict[tuple[str, str, str], Shared[_Found]] = {}
 
     def __call__(self, environ: Mapping[str, str], variables: Sequence[str]) -> Iterator[Mapping[str, str]]:
         """The environment with these variables resolved; the next one is for when a password of the last is refused.
@@ -116,28 +122,42 @@ class References:
         First as remembered, then as stored now, then as the rotation under way will store it: none of them twice.
         Raises ConfigError that names the variable and the reference, never what is behind it.
         """
+        began = time.time()
         references = {name: environ[name].strip() for name in variables if _is_reference(environ.get(name, ""))}
         tried: list[dict[str, str]] = []
         for read in (self._remembered, self._current, self._pending):
-            values = {variable: read(variable, reference) for variable, reference in references.items()}
+            values = {variable: read(variable, reference, began) for variable, reference in references.items()}
             if values not in tried:
                 tried.append(values)
                 yield _with_credentials({**environ, **values}, references)
 
-    def _remembered(self, variable: str, reference: str) -> str:
+    def _remembered(self, variable: str, reference: str, began: float) -> str:
         since, value = self._known.get(reference, (0.0, ""))
-        return value if value and time.monotonic() - since < _REMEMBERED else self._current(variable, reference)
+        if value and 0 <= began - since < _REMEMBERED:
+            return value
+        return self._remember(reference, self._ask(variable, reference, "AWSCURRENT"))
 
-    def _current(self, variable: str, reference: str) -> str:
-        return self._remember(reference, _fetch(variable, reference, "AWSCURRENT"))
+    def _current(self, variable: str, reference: str, began: float) -> str:
+        since, value = self._known[reference]
+        if since >= began:
+            return value
+        return self._remember(reference, self._ask(variable, reference, "AWSCURRENT", "after a refusal"))
 
-    def _pending(self, variable: str, reference: str) -> str:
-        value = "" if reference.startswith("ssm:") else _fetch(variable, reference, "AWSPENDING")
-        return self._remember(reference, value) if value else self._remembered(variable, reference)
+    def _pending(self, variable: str, reference: str, _: float) -> str:
+        value = "" if reference.startswith("ssm:") else self._ask(variable, reference, "AWSPENDING")
+        return self._remember(reference, value) if value else self._known[reference][1]
 
     def _remember(self, reference: str, value: str) -> str:
-        self._known[reference] = (time.monotonic(), value)
+        self._known[reference] = (time.time(), value)
         return value
+
+    def _ask(self, variable: str, reference: str, stage: str, why: str = "") -> str:
+        """The store's answer: one for all who want the same meanwhile or soon after. Raises ConfigError."""
+        asking = Shared(partial(_fetch, reference, stage), seconds=_ASKED_ONCE_IN)
+        found = self._asked.setdefault((reference, stage, why), asking).result()
+        if found.reason:
+            raise _unusable(variable, reference, found.reason)
+        return found.value
 
 
 def _seconds(context: Any) -> float:
@@ -192,28 +212,31 @@ def _with_user(url: str, user: str, password: str) -> str:
     return re.sub("://(?:[^@/?]*@)?", written, url, count=1)
 
 
-def _fetch(variable: str, reference: str, stage: str) -> str:
-    """A reference's value; empty where a secret has no such stage. Raises ConfigError."""
+class _Found(NamedTuple):
+    """What a store said: a value, empty where a secret has no such stage; or the reason why there is none."""
+
+    value: str = ""
+    reason: str = ""
+
+
+def _fetch(reference: str, stage: str) -> _Found:
     try:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - on Lambda, not in the bundle
     except ImportError:
-        raise _unusable(variable, reference, "boto3 is not installed here") from None
+        return _Found(reason="boto3 is not installed here")
     try:
         text = _read(reference, stage)
     except ClientError as error:
         code = str(error.response["Error"]["Code"])
-        if (stage, code) == ("AWSPENDING", "ResourceNotFoundException"):
-            return ""
-        reason = _REASONS.get(code, code)
+        none_yet = (stage, code) == ("AWSPENDING", "ResourceNotFoundException")
+        return _Found() if none_yet else _Found(reason=_REASONS.get(code, code))
     except BotoCoreError as error:
-        reason = f"{type(error).__name__}; from within a VPC the store needs an endpoint there"
-    else:
-        key = reference.partition("#")[2]
-        value = _json(text).get(key) if key else text
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-        reason = "it has no text under that key" if key else "it is empty"
-    raise _unusable(variable, reference, reason)
+        return _Found(reason=f"{type(error).__name__}; from within a VPC the store needs an endpoint there")
+    key = reference.partition("#")[2]
+    value = _json(text).get(key) if key else text
+    if isinstance(value, str) and value.strip():
+        return _Found(value.strip())
+    return _Found(reason="it has no text under that key" if key else "it is empty")
 
 
 def _read(reference: str, stage: str) -> str:
@@ -222,7 +245,8 @@ def _read(reference: str, stage: str) -> str:
 
     store, _, name = reference.partition(":")
     once_more = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 2})
-    client = boto3.client(store, config=once_more)
+    with _MAKING_CLIENTS:
+        client = boto3.client(store, config=once_more)
     if store == "ssm":
         return str(client.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
     found = client.get_secret_value(SecretId=name.partition("#")[0], VersionStage=stage)

@@ -1,7 +1,9 @@
 """The Lambda handler in this process: every shape of event, and secrets that moto keeps; the databases are real."""
 
+import asyncio
 import base64
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,14 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import boto3
+import httpx2
 import pytest
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
-from lib.aws import Handler, UnknownEvent
+from lib.aws import Handler, References, UnknownEvent, _read
+from lib.service import Service
+from lib.web import create_app
 from tests.conftest import Database, Server
 from tests.platform.lambda_runtime import SOURCES, function_url, http_api, load_balancer, rest_api
 from tests.running import history, login, nothing_is_left_running, role, tables
@@ -563,3 +568,84 @@ def test_a_url_that_cannot_be_resolved_is_nobody_s_business_without_the_secret(a
     handler = referring(DATABASE_URL="secretsmanager:gone")
     status, _ = answer(handler, function_url("POST", "/api/migrate", headers={"authorization": "Bearer x"}))
     assert status == 401
+
+
+# How often a store is asked.
+
+
+@pytest.fixture
+def asked(aws: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a store was asked for: each time the reference and the stage."""
+    questions: list[str] = []
+
+    def noted(reference: str, stage: str) -> str:
+        questions.append(f"{reference} {stage}")
+        return _read(reference, stage)
+
+    monkeypatch.setattr("lib.aws._read", noted)
+    return questions
+
+
+def test_guessing_does_not_ask_a_store_that_fails_each_time(
+    asked: list[str], migrated: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = function(migrated, MIGRATION_SECRET="secretsmanager:onward")
+    guess = function_url("POST", "/api/migrate", headers={"authorization": "Bearer guessed"})
+    assert {answer(handler, guess)[0] for _ in range(100)} == {503}
+    assert asked == ["secretsmanager:onward AWSCURRENT"]
+    store("onward", SECRET)
+    later = time.time() + 6
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert {answer(handler, guess)[0] for _ in range(100)} == {401}
+    assert answer(handler, function_url("POST", "/api/migrate", headers=BEARER))[0] == 200
+    assert len(asked) == 2
+
+
+def test_a_status_that_fails_for_want_of_a_secret_does_not_ask_the_store_each_time(
+    asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = referring(DATABASE_URL="secretsmanager:gone", POSTGRES_URL="secretsmanager:gone")
+    for _ in range(5):
+        handler._service._status.forget()
+        assert answer(handler, function_url("GET", "/api/migration-status"))[0] == 503
+        assert reaches(handler) == "not_configured"
+    assert asked == ["secretsmanager:gone AWSCURRENT"]
+    assert capsys.readouterr().out.count("POSTGRES_URL refers to secretsmanager:gone, which cannot be used") == 10
+
+
+def test_a_password_that_is_refused_is_asked_for_once_in_some_seconds(
+    asked: list[str], server: Server, plain: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("app", plain.url)
+    handler = referring(DATABASE_URL="secretsmanager:app")
+    works(handler, plain)
+    change_password(server, plain, "another")
+    assert {reaches(handler) for _ in range(5)} == {"database_unavailable"}
+    current, pending = "secretsmanager:app AWSCURRENT", "secretsmanager:app AWSPENDING"
+    assert asked == [current, current, pending]
+    assert reaches(referring(DATABASE_URL="secretsmanager:app")) == "database_unavailable"
+    assert asked[3:] == [current, pending]
+    later = time.time() + 6
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert {reaches(handler) for _ in range(5)} == {"database_unavailable"}
+    assert asked[5:] == [current, pending]
+
+
+def test_many_at_once_ask_a_store_once(asked: list[str], plain: Database) -> None:
+    store("app", plain.url)
+    store("onward", SECRET)
+    environ = {"DATABASE_URL": "secretsmanager:app", "MIGRATION_SECRET": "secretsmanager:onward"}
+    service = Service({"MIGRATION_ENV": "test", **environ}, References())
+
+    async def call(client: httpx2.AsyncClient, method: str, path: str) -> int:
+        return (await client.request(method, path, headers=BEARER)).status_code
+
+    async def calls() -> list[int]:
+        transport = httpx2.ASGITransport(create_app(service))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://onward") as client:
+            wanted = [("GET", "/api/migration-status"), ("POST", "/api/migrate")] * 30
+            return await asyncio.gather(*(call(client, *one) for one in wanted))
+
+    assert set(asyncio.run(calls())) <= {200, 409}
+    assert sorted(asked) == ["secretsmanager:app AWSCURRENT", "secretsmanager:onward AWSCURRENT"]
+    assert history(plain) == OURS
