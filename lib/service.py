@@ -20,6 +20,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
 
 from lib import report, runner
+from lib.bearer import bearer_secret
 from lib.config import URL_VARIABLES, Config, named_targets, read_config, read_duration, redact
 from lib.database import Database
 from lib.errors import ConfigError, DatabaseUnavailable, LockBusy, MigrationFailed, OnwardError, PasswordRefused
@@ -29,8 +30,6 @@ from lib.plan import Plan
 from lib.threads import AllBusy, Shared, Workers
 
 ACTIONS = ("migrate", "status", "validate")
-LONGEST_SECRET = 1024
-_SHORTEST_SECRET = 32
 _SECRETS = {"current": "MIGRATION_SECRET", "previous": "MIGRATION_SECRET_PREVIOUS"}
 _SHARED_FOR = 2.0
 # The public status: for connecting, for its one statement, and for both.
@@ -171,7 +170,7 @@ class Service:
             return exchange.answer
 
     async def secrets(self) -> dict[str, bytes]:
-        """The secrets by slot. Raises ConfigError naming the variable of one that is missing, too short or too long."""
+        """The secrets by slot. Raises ConfigError naming the variable of one that is missing or cannot be one."""
         return await self._secrets.get()
 
     def act(self, action: str, *, applied_by: str, seconds: float | None = None) -> Answer:
@@ -204,11 +203,10 @@ class Service:
         environ = next(iter(self._environments(tuple(_SECRETS.values()))))
         found = {}
         for slot, variable in _SECRETS.items():
-            secret = environ.get(variable, "").strip().encode(errors="surrogateescape")
-            if (secret or slot == "current") and not _SHORTEST_SECRET <= len(secret) <= LONGEST_SECRET:
-                raise ConfigError(f"{variable} must have {_SHORTEST_SECRET} to {LONGEST_SECRET} bytes")
-            found[slot] = secret
-        return {slot: secret for slot, secret in found.items() if secret}
+            text = environ.get(variable, "").strip()
+            if text or slot == "current":
+                found[slot] = bearer_secret(variable, text)
+        return found
 
     def _perform(self, action: str, applied_by: str, deadline: float | None) -> Answer:
         if action != "migrate":

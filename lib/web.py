@@ -20,9 +20,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
+from lib import bearer
 from lib.config import ROOT
 from lib.plan import State
-from lib.service import ACTIONS, LONGEST_SECRET, Answer, Refused, Service
+from lib.service import ACTIONS, Answer, Refused, Service
 
 _LONGEST_BODY = 4096
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -72,7 +73,7 @@ def _slot(request: Request, secrets: Mapping[str, bytes]) -> str:
     if not given:
         raise Refused(401, "unauthorized", "A bearer token is needed.", {"WWW-Authenticate": "Bearer"})
     scheme, _, token = given[0].partition(" ")
-    digest = _digest(token.encode("latin-1", "replace") if len(token) <= LONGEST_SECRET else b"")
+    digest = _digest(token.encode("latin-1", "replace") if len(token) <= bearer.LONGEST else b"")
     # Digests, in constant time, and of every slot: neither which one nor how much of it matched can be measured.
     matching = [slot for slot, secret in secrets.items() if hmac.compare_digest(digest, _digest(secret))]
     if len(given) > 1 or scheme.lower() != "bearer" or not matching:

@@ -25,7 +25,7 @@ from tests.conftest import ROOT, Database, Server
 from tests.running import history
 
 PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SECRET = "canary-" * 6
+SECRET = "canary-of-the-docs-" * 3
 HOST = "ep-cool-rain-123456.eu-central-1.aws.neon.tech"
 
 # What is not run here, and why. test_docs.py looks at how it is written instead.

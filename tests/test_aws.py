@@ -27,7 +27,7 @@ Write = Callable[[Mapping[str, str | bytes]], Path]
 Event = dict[str, Any]
 Request = Callable[..., Event]
 
-SECRET = "s3cret-" * 6
+SECRET = "s3cret-of-this-test-" * 3
 OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
 BEARER = {"authorization": f"Bearer {SECRET}"}
 
@@ -552,6 +552,37 @@ def test_the_bearer_secret_may_be_a_reference_too(aws: None, database: Database)
         status, _ = answer(handler, function_url("POST", "/api/migrate", headers={"authorization": f"Bearer {token}"}))
         assert status == expected
     assert history(database) == OURS
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "short",
+        "s3cret-" * 6,
+        "secretsmanager:onward#another-secret",
+        "ssm:/onward/another/migration-secret",
+        "${MIGRATION_SECRET_OF_PRODUCTION}",
+    ],
+)
+def test_a_bearer_secret_whose_reference_leads_to_none_closes_the_route(
+    aws: None, database: Database, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    store("onward", {"it": value, "fine": SECRET})
+    it, fine = "secretsmanager:onward#it", "secretsmanager:onward#fine"
+    for variables in (
+        {"MIGRATION_SECRET": it},
+        {"MIGRATION_SECRET": fine, "MIGRATION_SECRET_PREVIOUS": it},
+        {"MIGRATION_SECRET": value},
+    ):
+        handler = function(database, **variables)
+        for token in (value, it, fine, SECRET):
+            event = function_url("POST", "/api/migrate", headers={"authorization": f"Bearer {token}"})
+            status, document = answer(handler, event)
+            assert (status, document["error"]["code"]) == (503, "not_configured")
+        said = capsys.readouterr().out
+        assert f'"reason": "{list(variables)[-1]} ' in said
+        assert value not in said or value.startswith(("secretsmanager:", "ssm:"))
+    assert tables(database) == []
 
 
 def test_a_bearer_secret_that_is_missing_closes_its_route_alone(

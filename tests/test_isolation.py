@@ -698,7 +698,7 @@ def test_environments_without_a_name_among_them_do_not_mean_all(
 
 def post(database: Database, cli: Cli, **environ: str) -> tuple[int, dict[str, Any]]:
     """A run over HTTP."""
-    secret = "s3cret-" * 6
+    secret = "s3cret-of-this-test-" * 3
     environ = {"MIGRATION_SECRET": secret, "MIGRATION_DIR": str(cli.directory / "migrations"), **environ}
     with TestClient(create_app(Service({**environ, "POSTGRES_URL": database.url}))) as client:
         response = client.post("/api/migrate", headers={"Authorization": f"Bearer {secret}"})

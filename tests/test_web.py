@@ -32,7 +32,7 @@ Write = Callable[[Mapping[str, str | bytes]], Path]
 Captured = pytest.CaptureFixture[str]
 
 STATUS, MIGRATE = "/api/migration-status", "/api/migrate"
-SECRET, PREVIOUS = "canary-current-" * 3, "canary-previous-" * 3
+SECRET, PREVIOUS = "canary-of-the-present-" * 2, "canary-previous-" * 3
 BEARER = {"Authorization": f"Bearer {SECRET}"}
 JSON = BEARER | {"Content-Type": "application/json"}
 OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
@@ -663,7 +663,7 @@ def test_without_a_token_one_is_asked_for(start: Start, database: Database) -> N
 
 
 WRONG = {
-    "another": "Bearer " + "x" * 45,
+    "another": f"Bearer {PREVIOUS}",
     "its beginning": f"Bearer {SECRET[:-1]}",
     "its end": f"Bearer {SECRET[1:]}",
     "longer": f"Bearer {SECRET}x",
@@ -740,6 +740,11 @@ UNUSABLE = {
     "long": ("canary" * 200, "", "MIGRATION_SECRET"),
     "previous alone": ("", PREVIOUS, "MIGRATION_SECRET"),
     "previous short": (SECRET, "canary", "MIGRATION_SECRET_PREVIOUS"),
+    "monotonous": ("canary-" * 6, "", "MIGRATION_SECRET"),
+    "previous monotonous": (SECRET, "canary-" * 6, "MIGRATION_SECRET_PREVIOUS"),
+    "a reference": ("secretsmanager:canary#migration-secret", "", "MIGRATION_SECRET"),
+    "previous a reference": (SECRET, "ssm:/canary/migration-secret-of-before", "MIGRATION_SECRET_PREVIOUS"),
+    "a template": ("${CANARY_MIGRATION_SECRET_OF_PRODUCTION}", "", "MIGRATION_SECRET"),
 }
 
 
@@ -763,7 +768,7 @@ def test_what_a_shell_put_around_a_secret_does_not_count(start: Start, migrated:
 
 
 def test_a_secret_need_not_be_ascii(migrated: Database) -> None:
-    secret = "sécret-" * 6
+    secret = "sécret-of-this-test-" * 3
     with serving(Service(environment(migrated, MIGRATION_SECRET=secret))) as port:
         head = head_of("POST", MIGRATE, "Content-Length: 0", "Authorization: Bearer ").encode()
         assert wire(port, head.replace(b"Bearer ", b"Bearer " + secret.encode())).status == 200

@@ -25,7 +25,7 @@ from tests.running import history, nothing_is_left_running, tables, until
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 
-SECRET = "s3cret-" * 6
+SECRET = "s3cret-of-this-test-" * 3
 BEARER = {"authorization": f"Bearer {SECRET}"}
 OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
 JUNK: list[Any] = [
