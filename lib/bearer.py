@@ -7,7 +7,7 @@ import re
 from lib.errors import ConfigError
 
 SHORTEST, LONGEST = 32, 1024
-_VARIETY = 10  # different characters; a fourth of 16 random bytes in hex has 13 and more
+_VARIETY = 10  # different characters; 16 random bytes in hex have 14 on average
 # Whoever knows a repository or its documentation knows such texts: a reference that nothing here has resolved, and what
 # a shell, a template or a person should have replaced. Passwords with punctuation look otherwise.
 _PLACEHOLDER = (

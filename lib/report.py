@@ -1,5 +1,6 @@
 """Plan, run and error made into text for people and into dicts for machines. Pure."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +33,13 @@ def status_dict(config: Config, history: History, plan: Plan, *, full: bool = Fa
         "lastMigration": last and {"version": last.version, "name": last.name, "appliedAt": iso(last.applied_at)},
         "migrations": [_entry_dict(entry, full=full) for entry in plan.entries],
     } | ({"trusted": history.trusted, "owner": history.owner} if full else {})
+
+
+def summary_dict(config: Config, history: History, plan: Plan) -> dict[str, Any]:
+    """What of the status names nothing: no migration, no database, no exact version of the server."""
+    status = status_dict(config, history, plan)
+    kept = ("success", "environment", "pgVersion", "state", "appliedMigrations", "pendingMigrations")
+    return {name: status[name] for name in kept} | {"pgVersion": re.sub(r"(\d+).*", r"\1", status["pgVersion"])}
 
 
 def _entry_dict(entry: Entry, *, full: bool) -> dict[str, Any]:

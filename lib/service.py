@@ -31,6 +31,7 @@ from lib.threads import AllBusy, Shared, Workers
 
 ACTIONS = ("migrate", "status", "validate")
 _SECRETS = {"current": "MIGRATION_SECRET", "previous": "MIGRATION_SECRET_PREVIOUS"}
+_STATUSES = {"full": report.status_dict, "summary": report.summary_dict, "off": None}  # MIGRATION_STATUS
 _SHARED_FOR = 2.0
 # The public status: for connecting, for its one statement, and for both.
 _CONNECT, _STATEMENT, _READ = 2.0, 1.5, 4.0
@@ -160,6 +161,11 @@ class Service:
         self._secrets = Shared(self._read_secrets, seconds=0.0)
         self._workers = Workers(_AT_ONCE, patience=_QUEUE)
 
+    @property
+    def hides_status(self) -> bool:
+        """Whether there is to be no public status."""
+        return self._shown == "off"
+
     async def public_status(self) -> Answer:
         """The public status: read by one connection at a time, shared, and never waited for longer. Never raises."""
         try:
@@ -241,14 +247,21 @@ class Service:
         with Database(config, **connecting) as database:
             return runner.look(config, database, migrations)
 
+    @property
+    def _shown(self) -> str:
+        return self._environ.get("MIGRATION_STATUS", "").strip().lower() or "full"
+
     def _public_status(self, config: Config) -> Answer:
+        shown = _STATUSES.get(self._shown)
+        if not shown:
+            raise ConfigError(f"MIGRATION_STATUS is {self._shown!r}; it can be {', '.join(_STATUSES)}")
         config = config._replace(statement_timeout=_STATEMENT)
         deadline = time.monotonic() + _READ
         try:
             found = self._look(config, target=config.status_target, budget=_CONNECT, deadline=deadline)
         except LockBusy as error:  # a conflict for who wants to change something; who only looks has nothing to resolve
             raise DatabaseUnavailable(error.message) from None
-        return Answer(200, report.status_dict(config, *found))
+        return Answer(200, shown(config, *found))
 
     def _full_status(self, config: Config) -> Answer:
         return Answer(200, report.status_dict(config, *self._look(config), full=True))

@@ -25,6 +25,7 @@ from lib.config import ROOT
 from lib.plan import State
 from lib.service import ACTIONS, Answer, Refused, Service
 
+STATUS, MIGRATE = "/api/migration-status", "/api/migrate"
 _LONGEST_BODY = 4096
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -48,14 +49,10 @@ def create_app(service: Service) -> Starlette:
             exchange.answer = await service.perform(action, applied_by=by, deadline=deadline)
         return _response(request, exchange.answer)
 
-    app = Starlette(
-        routes=[
-            _Exactly("/api/migration-status", status, methods=["GET"]),
-            _Exactly("/api/migrate", migrate, methods=["POST"]),
-            _Exactly("/", _page, methods=["GET"]),
-        ],
-        exception_handlers={HTTPException: _http_error},
-    )
+    routes = [_Exactly(MIGRATE, migrate, methods=["POST"]), _Exactly("/", _page, methods=["GET"])]
+    if not service.hides_status:
+        routes.append(_Exactly(STATUS, status, methods=["GET"]))
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False  # a redirect would be built from the Host header
     return app
 

@@ -211,6 +211,64 @@ def test_the_status_says_what_the_contract_says_and_no_more(start: Start, migrat
     assert entry["durationMs"] >= 0
 
 
+def test_a_summary_names_no_migration_no_database_and_no_exact_version(
+    start: Start, migrated: Database, migrations: Write
+) -> None:
+    directory = migrations({"000-create-migration-table.sql": "", "777-secret-plan.sql": "SELECT 1"})
+    instance = start(migrated, directory, MIGRATION_STATUS=" Summary ")
+    response = instance.status()
+    major = migrated.execute("SELECT current_setting('server_version_num')::int / 10000")[0][0]
+    assert (response.status_code, list(response.json().items())) == (
+        200,
+        [
+            *(("success", True), ("environment", "test"), ("pgVersion", f"PostgreSQL {major}")),
+            *(("state", "conflict"), ("appliedMigrations", 3), ("pendingMigrations", 1)),
+        ],
+    )
+    assert "migrations" in instance.post({"action": "status"}).json()
+    assert migrated.name in instance.post({"action": "status"}).text
+
+
+@pytest.mark.parametrize(("files", "expected"), [(TWO, 200), (TWO | {"003-c.sql": "SELECT 3"}, 503)])
+def test_who_requires_current_need_not_see_more_than_a_summary(
+    start: Start, database: Database, migrations: Write, files: dict[str, str], expected: int
+) -> None:
+    directory = migrations(TWO)
+    run(database, directory)
+    migrations(files)
+    instance = start(database, directory, MIGRATION_STATUS="summary")
+    for method in ("GET", "HEAD"):
+        assert instance(method, f"{STATUS}?require=current").status_code == expected
+        assert instance(method, STATUS).status_code == 200
+    assert history(database) == ["001-a", "002-b"]
+
+
+def test_a_status_that_is_off_is_like_a_path_that_is_not_there(start: Start, migrated: Database) -> None:
+    instance = start(migrated, MIGRATION_STATUS="off")
+    for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS"):
+        for query in ("", "?require=current"):
+            off, nowhere = instance(method, STATUS + query), instance(method, "/api/nowhere" + query)
+            assert (off.status_code, off.text, off.headers) == (404, nowhere.text, nowhere.headers)
+    assert error_of(instance("GET", STATUS)) == (404, "not_found")
+    assert instance.log() == []
+    assert instance.post({"action": "status"}).json()["state"] == "current"
+    assert (instance.post().status_code, history(migrated)) == (200, OURS)
+
+
+@pytest.mark.parametrize("value", ["none", "0", "true", "full,summary"])
+def test_a_status_setting_that_is_none_shows_nothing_and_only_the_log_names_it(
+    start: Start, silent: "Silent", value: str
+) -> None:
+    instance = start(silent.database, MIGRATION_STATUS=value)
+    for query in ("", "?require=current"):
+        response = instance("GET", STATUS + query)
+        assert error_of(response) == (503, "not_configured")
+        assert "MIGRATION_STATUS" not in response.text
+    (entry,) = instance.log()
+    assert entry["reason"].split()[0] == "MIGRATION_STATUS"
+    assert silent.connections() == 0
+
+
 def test_within_two_seconds_whatever_the_query_the_database_is_asked_once(start: Start, migrated: Database) -> None:
     instance = start(migrated)
     bodies = {instance("GET", f"{STATUS}?x={number}").text for number in range(100)}
