@@ -38,11 +38,13 @@ from lib.config import URL_VARIABLES, named_targets, parse_url
 from lib.errors import ConfigError
 from lib.service import ACTIONS, Service
 from lib.threads import Shared
-from lib.web import create_app
+from lib.web import MIGRATE, STATUS, create_app
 
 _GATEWAY = 27.0  # seconds; API Gateway gives up after 29, however long the function may run
 _REMEMBERED = 60.0
 _ASKED_ONCE_IN = 5.0  # seconds: a store is asked the same no more often, whatever it says, and if it fails
+# A stage, the base path of a custom domain, the path of a balancer's rule: all that may be in front of a route.
+_PREFIXED = re.compile(rf"(?:/(?!\.\.?/)[\w.~$+!*'()-]+)+({MIGRATE}|{STATUS})", re.ASCII)
 _MAKING_CLIENTS = Lock()  # boto3's default session is not safe for threads; its clients are
 _REFERENCE = re.compile(r"(secretsmanager|ssm):.+")
 _DENIED = "this function's role may not read it"
@@ -99,11 +101,13 @@ class Handler:
     async def _serve(
         self, scope: MutableMapping[str, Any], receive: Callable[..., Any], send: Callable[..., Any]
     ) -> None:
-        """The application, told what Mangum leaves out: the path as it was sent, less a stage, and the time left."""
+        """The application, told what Mangum leaves out: the path as it was sent, less a prefix, and the time left."""
         event, seconds = scope["aws.event"], _seconds(scope["aws.context"])
         stage, domain = (str(event["requestContext"].get(name)) for name in ("stage", "domainName"))
-        if "version" in event and scope["path"].startswith(f"/{stage}/"):  # REST APIs leave the stage out themselves
-            scope["path"] = scope["path"].removeprefix(f"/{stage}")
+        if route := _PREFIXED.fullmatch(scope["path"]):
+            scope["path"] = route[1]
+        elif "version" in event and scope["path"].removesuffix("/") == f"/{stage}":
+            scope["path"] = "/"
         scope["raw_path"] = str(event.get("rawPath") or event.get("path")).encode(errors="replace")
         scope["onward.deadline"] = time.monotonic() + (seconds if ".lambda-url." in domain else min(seconds, _GATEWAY))
         await self._app(scope, receive, send)

@@ -69,7 +69,8 @@ def _slot(request: Request, secrets: Mapping[str, bytes]) -> str:
     given = request.headers.getlist("authorization")
     if not given:
         raise Refused(401, "unauthorized", "A bearer token is needed.", {"WWW-Authenticate": "Bearer"})
-    scheme, _, token = given[0].partition(" ")
+    scheme, _, rest = given[0].partition(" ")
+    token = rest.lstrip(" ")
     digest = _digest(token.encode("latin-1", "replace") if len(token) <= bearer.LONGEST else b"")
     # Digests, in constant time, and of every slot: neither which one nor how much of it matched can be measured.
     matching = [slot for slot, secret in secrets.items() if hmac.compare_digest(digest, _digest(secret))]

@@ -84,27 +84,54 @@ def test_no_kind_of_http_event_runs_anything_without_the_secret(database: Databa
     assert tables(database) == []
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/migrate/", "/api/Migrate", "/x/api/migrate", "/prod/prod/api/migrate", "//api/migrate"]
-)
+NOWHERE = [
+    *("/api", "/api/migrate/", "/api/Migrate", "/API/migrate", "//api/migrate", "/api//migrate", "/xapi/migrate"),
+    *("/x//api/migrate", "//x/api/migrate", "/x/api/migrate/", "/x/API/MIGRATE", "/x/../api/migrate", "/./api/migrate"),
+    *("/x;y/api/migrate", "/x y/api/migrate", "/x\\api/migrate", "/x/api/migrate\n", "/\u00e9/api/migrate"),
+    *("/api/migrate/x", "/api/migrate/api", "/api/migrate.py"),
+]
+
+
+@pytest.mark.parametrize("path", NOWHERE)
 def test_no_other_path_leads_to_the_route(database: Database, request_by: Request, path: str) -> None:
-    handler = function(database)
-    response = handler(request_by("POST", path, headers=BEARER), Context())
-    assert response["statusCode"] == (405 if path == "/" else 404)
+    status, document = answer(function(database), request_by("POST", path, headers=BEARER))
+    assert (status, document["error"]["code"]) == (404, "not_found")
     assert tables(database) == []
 
 
-@pytest.mark.parametrize("path", ["/api%2Fmigrate", "/%61pi/migrate"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api%2Fmigrate",
+        "/%61pi/migrate",
+        "/x/api%2fmigrate",
+        "/x%2fapi/migrate",
+        "/%78/api/migrate",
+        "/%2e/api/migrate",
+    ],
+)
 def test_an_escaped_path_is_not_the_route(database: Database, request_by: Request, path: str) -> None:
     status, _ = answer(function(database), request_by("POST", path, headers=BEARER))
     assert status == 404
     assert tables(database) == []
 
 
-def test_the_name_of_a_stage_is_no_part_of_the_path_elsewhere(migrated: Database) -> None:
-    for request_by in (function_url, load_balancer):
-        status, _ = answer(function(migrated), request_by("GET", "/prod/api/migration-status"))
-        assert status == 404
+@pytest.mark.parametrize("prefix", ["/onward", "/onward/v1", "/prod/prod", "/Onward_1.0", "/$default", "/api"])
+def test_what_a_gateway_has_in_front_of_it_is_no_part_of_the_path(
+    database: Database, request_by: Request, prefix: str
+) -> None:
+    handler = function(database)
+    for headers, expected in (({}, 401), (BEARER | {"authorization": "Bearer x"}, 401), (BEARER, 200)):
+        assert answer(handler, request_by("POST", f"{prefix}/api/migrate", headers=headers))[0] == expected
+    assert answer(handler, request_by("GET", f"{prefix}/api/migrate", headers=BEARER))[0] == 405
+    status, document = answer(handler, request_by("GET", f"{prefix}/api/migration-status"))
+    assert (status, document["state"], history(database)) == (200, "current", OURS)
+
+
+def test_the_page_is_at_the_root_and_at_that_of_a_stage_alone(migrated: Database, request_by: Request) -> None:
+    handler = function(migrated)
+    paths = ("/", "/elsewhere/", "/elsewhere", "//")
+    assert [handler(request_by("GET", path), Context())["statusCode"] for path in paths] == [200, 404, 404, 404]
 
 
 def test_a_head_request_gets_no_body(migrated: Database, request_by: Request) -> None:

@@ -738,7 +738,11 @@ WRONG = {
     "without a scheme": SECRET,
     "two in one": f"Bearer {SECRET},Bearer {SECRET}",
     "two words": f"Bearer {SECRET} {SECRET}",
-    "too much space": f"Bearer  {SECRET}",
+    "a tab": f"Bearer\t{SECRET}",
+    "a tab behind a space": f"Bearer \t{SECRET}",
+    "a tab and a space": f"Bearer\t {SECRET}",
+    "only spaces": f"Bearer {' ' * 100}",
+    "a space in it": f"Bearer {SECRET[:20]} {SECRET[20:]}",
     "quoted": f'Bearer "{SECRET}"',
     "long": f"Bearer {SECRET}" + "x" * 40_000,
 }
@@ -778,6 +782,10 @@ def test_the_secret_counts_in_its_header_alone(start: Start, database: Database)
 def test_the_name_of_the_scheme_may_be_written_in_any_case(start: Start, migrated: Database) -> None:
     for scheme in ("bearer", "BEARER"):
         assert start(migrated).post(Authorization=f"{scheme} {SECRET}").status_code == 200
+
+
+def test_between_scheme_and_token_there_may_be_several_spaces(start: Start, migrated: Database) -> None:
+    assert [start(migrated).post(Authorization=f"Bearer{' ' * n}{SECRET}").status_code for n in (1, 2, 9)] == [200] * 3
 
 
 def test_during_a_rotation_both_secrets_count_and_the_log_names_the_slot(start: Start, migrated: Database) -> None:
