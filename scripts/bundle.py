@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Builds the zip for AWS Lambda, and says what is in one: `scripts/bundle.py --help`.
 
-It holds what requirements.txt pins, for Lambda's Python and processor whatever this machine's are, and our api/, lib/,
-migrations/ and public/. Each file comes with its bytecode: without it, or with bytecode that goes by a file's date, a
-cold start compiles everything and takes twice as long. The same files make the same zip, byte for byte.
+It holds what scripts/locks/runtime.txt lists, for Lambda's Python and processor whatever this machine's are, and our
+api/, lib/, migrations/ and public/. Each file comes with its bytecode: without it, or with bytecode that goes by a
+file's date, a cold start compiles everything and takes twice as long. The same files make the same zip, byte for byte.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -26,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from lib.errors import OnwardError  # noqa: E402
 from lib.migration import load  # noqa: E402
 
-MAGIC = {"3.12": b"\xcb\x0d\x0d\x0a", "3.13": b"\xf3\x0d\x0d\x0a"}
+MAGIC = {"3.12": b"\xcb\x0d\x0d\x0a", "3.13": b"\xf3\x0d\x0d\x0a", "3.14": b"\x2b\x0e\x0d\x0a"}
 ARCHITECTURES = ("x86_64", "aarch64")
 LARGEST = 10_000_000
 PLACE = "/var/task"  # where Lambda unpacks it: what tracebacks show
@@ -46,12 +47,16 @@ NEEDED = (
     "starlette/__init__.py",
     "typing_extensions.py",
 )
+PIN = (
+    r"(?P<package>[\w.-]+)(?:\[[\w,.-]+\])?\s*==\s*(?P<version>[\w.+!]+)"
+    r"\s*(?P<marker>;.*?)?(?:\s+--hash=sha(?:256|384|512):[0-9a-f]+)+"
+)
 UNWANTED = re.compile(
     r"((api|lib|migrations|public)/(.*/)?)?(tests?|scripts|bin|docs|\.[^/]+)/.*"
     r"|(.*/)?(\.[^/]*|pyproject\.toml|requirements[^/]*\.txt|[^/]*\.(pem|key))"
     r"|(boto3|botocore|pip|setuptools|pytest|ruff|mypy)(/|-\d).*|[^/]+\.(md|toml|ini|yaml|yml|json|sql)"
 )
-LEFT_BY_INSTALLERS = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_build.json", "uv_cache.json")
+LEFT_BY_INSTALLERS = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_build.json", "uv_cache.json", ".lock")
 DESCRIPTION = "Build the zip for AWS Lambda, or look into one. Its handler is lib.aws.handler."
 EXAMPLES = """\
 examples:
@@ -59,8 +64,8 @@ examples:
   scripts/bundle.py --python 3.12 --arch aarch64 build for Graviton
   scripts/bundle.py --check dist/onward.zip      say what is in a zip; exit 1 if that is not as it should be
 
-The bytecode is made by an interpreter of the same version: PYTHON312 or PYTHON313 if set, else python3.12 or
-python3.13, else one of uv's or pyenv's. Packages are installed by its pip, or by uv where it has none.
+The bytecode is made by an interpreter of the same version: PYTHON312, PYTHON313 or PYTHON314 if set, else python3.12,
+python3.13 or python3.14, else one of uv's or pyenv's. Packages are installed by its pip, or by uv where it has none.
 """
 
 
@@ -114,8 +119,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--requirements",
         type=Path,
         metavar="FILE",
-        default=ROOT / "requirements.txt",
-        help="what to install: exact versions only (default: requirements.txt)",
+        default=ROOT / "scripts" / "locks" / "runtime.txt",
+        help="what to install: exact versions with hashes (default: scripts/locks/runtime.txt)",
     )
     parser.add_argument("--check", type=Path, metavar="ZIP", help="build nothing, look into this one")
     return parser.parse_args(arguments)
@@ -134,13 +139,35 @@ def build(target: Target, requirements: Path, output: Path) -> None:
         _pack(directory, output)
 
 
-def pins(requirements: Path) -> dict[str, str]:
-    """The packages and versions of a requirements file. Raises BundleError for what is not an exact version."""
-    lines = [line.partition("#")[0].strip() for line in requirements.read_text(encoding="utf-8").splitlines()]
-    found = {line: re.fullmatch(r"([\w.-]+)(?:\[[\w,.-]+\])?\s*==\s*([\w.+!]+)", line) for line in lines if line}
-    if loose := [line for line, pin in found.items() if not pin]:
-        raise BundleError(f"{requirements.name} must name exact versions, such as starlette==1.10.0: {loose}")
-    return {re.sub(r"[-_.]+", "_", pin[1]).lower(): pin[2] for pin in found.values() if pin}
+class Pin(NamedTuple):
+    """One line of a requirements file: this version, and no other, of a package."""
+
+    package: str
+    version: str
+    everywhere: bool
+
+    @property
+    def dist_info(self) -> str:
+        """The directory that says that it is installed, as `_alike` spells it."""
+        return _alike(f"{self.package}-{self.version}.dist-info")
+
+
+def pins(requirements: Path) -> list[Pin]:
+    """The lines of a requirements file. Raises BundleError for one that is no exact version, or has no hash."""
+    text = re.sub(r"\\\n", "", requirements.read_text(encoding="utf-8"))
+    lines = [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines()) if line]
+    found = {line: re.fullmatch(PIN, line) for line in lines}
+    if loose := [line.partition(" --hash")[0] for line, pin in found.items() if not pin]:
+        raise BundleError(
+            f"{requirements.name} must name exact versions with their hashes, such as starlette==1.10.0"
+            f" --hash=sha256:..., as `uv pip compile --generate-hashes` writes them: {loose}"
+        )
+    return [Pin(pin["package"], pin["version"], not pin["marker"]) for pin in found.values() if pin]
+
+
+def _alike(name: str) -> str:
+    """One spelling for all that a package's name may have."""
+    return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def find_python(target: Target) -> str:
@@ -178,7 +205,8 @@ def _said(command: Sequence[str]) -> str:
 def _install(python: str, target: Target, requirements: Path, directory: Path) -> None:
     """By an installer that goes by the target's version, not its own, in what a package needs only on some versions.
 
-    Two tags, because some wheels are for 2.28 and some for 2.17 only; with one of them pip takes an old release.
+    It takes only files whose hash the requirements have, and refuses requirements that leave out what these need. Two
+    tags, because some wheels are for 2.28 and some for 2.17 only; with one of them pip finds no file for the others.
     """
     if _said([python, "-m", "pip", "--version"]):
         platforms = [f"--platform={tag}_{target.architecture}" for tag in ("manylinux_2_28", "manylinux2014")]
@@ -189,9 +217,10 @@ def _install(python: str, target: Target, requirements: Path, directory: Path) -
         command = ["uv", "pip", "install", f"--python={python}", f"--python-version={target.minor}", platform]
     else:
         raise BundleError(f"{python} has no pip, and there is no uv")
-    _run([*command, "--quiet", "--only-binary=:all:", f"--target={directory}", "-r", str(requirements)])
+    command += ["--quiet", "--require-hashes", "--only-binary=:all:", f"--target={directory}", "-r", str(requirements)]
+    _run(command)
     shutil.rmtree(directory / "bin", ignore_errors=True)
-    for left in directory.glob("*.dist-info/*"):
+    for left in (*directory.iterdir(), *directory.glob("*.dist-info/*")):
         if left.name in LEFT_BY_INSTALLERS:
             left.unlink()
 
@@ -250,10 +279,17 @@ def check(path: Path, requirements: Path) -> list[str]:
         problems += [f"twice in it: {name}" for name, times in Counter(names).items() if times > 1]
         problems += [f"missing: {name}" for name in NEEDED if name not in names]
         problems += [] if any(re.fullmatch(r"migrations/\d+-.*\.sql", name) for name in names) else ["no migrations"]
-        for package, version in pins(requirements).items():
-            if not any(name.lower().startswith(f"{package}-{version}.dist-info/") for name in names):
-                problems.append(f"missing: {package} {version}")
+        problems += _wrong_packages(names, pins(requirements))
         return problems + list(_wrong_binaries(names, archive.read))
+
+
+def _wrong_packages(names: Sequence[str], wanted: Sequence[Pin]) -> Iterator[str]:
+    """The packages must be those of the requirements; one with a marker may be for another platform."""
+    expected = {pin.dist_info: pin for pin in wanted}
+    present = {_alike(folder): folder for name in names if (folder := name.partition("/")[0]).endswith(".dist-info")}
+    missing = [pin for name, pin in expected.items() if pin.everywhere and name not in present]
+    yield from (f"missing: {pin.package} {pin.version}" for pin in missing)
+    yield from (f"must not be in it: {folder}" for name, folder in present.items() if name not in expected)
 
 
 def _wrong_binaries(names: Sequence[str], read: Callable[[str], bytes]) -> Iterator[str]:
