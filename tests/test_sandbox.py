@@ -9,7 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -17,7 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from scripts.embedded import Embedded
-from tests.conftest import ROOT, Completed, Database, Server
+from tests.conftest import Completed, Database, Server
 from tests.running import history, until
 from tests.test_embedded import rows, wait_until_gone
 
@@ -311,12 +316,11 @@ def test_help_has_examples(sandbox: Sandbox) -> None:
 def setup(project: Path, tmp_path: Path, **environment: str) -> Completed:
     """Run scripts/setup where PATH has a Python and no uv."""
     tools = tmp_path / "tools"
-    tools.mkdir()
-    for name in ("sh", "dirname", "cat", "cksum", "rm", "sed", "head"):
-        (tools / name).symlink_to(shutil.which(name) or name)
-    (tools / "python3").symlink_to(sys.executable)
-    shutil.copy(ROOT / "requirements.txt", project)
-    shutil.copy(ROOT / "requirements-dev.txt", project)
+    if not tools.exists():
+        tools.mkdir()
+        for name in ("sh", "dirname", "cat", "cksum", "rm", "sed", "head"):
+            (tools / name).symlink_to(shutil.which(name) or name)
+        (tools / "python3").symlink_to(sys.executable)
     command = [str(project / "scripts" / "setup")]
     result = subprocess.run(
         command, env={"PATH": str(tools), **environment}, capture_output=True, encoding="utf-8", check=False
@@ -336,3 +340,87 @@ def test_setup_tells_that_the_python_it_was_given_does_not_run(sandbox: Sandbox,
     result = setup(sandbox.project, tmp_path, PYTHON="/nowhere/python")
     assert result.code == 1
     assert "PYTHON is /nowhere/python, which is not a Python of version 3.11 or newer that runs" in result.err
+
+
+@dataclass(frozen=True)
+class Packages:
+    """A project whose lock names one package, which is made here, and where pip finds nothing else."""
+
+    project: Path
+    tmp_path: Path
+
+    def wheel(self, version: str) -> Path:
+        """A wheel of it."""
+        path = self.tmp_path / f"onward_probe-{version}-py3-none-any.whl"
+        information = f"onward_probe-{version}.dist-info"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("onward_probe.py", f"version = {version!r}\n")
+            archive.writestr(f"{information}/METADATA", metadata(version))
+            archive.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{information}/RECORD", "")
+        return path
+
+    def sources(self, version: str, program: str) -> Path:
+        """A source distribution of it, which runs a program when it is built."""
+        path = self.tmp_path / f"onward_probe-{version}.tar.gz"
+        files = {"setup.py": f"{program}\nimport setuptools\nsetuptools.setup()\n", "PKG-INFO": metadata(version)}
+        with tarfile.open(path, "w:gz") as archive:
+            for name, text in files.items():
+                entry = tarfile.TarInfo(f"onward_probe-{version}/{name}")
+                entry.size = len(text)
+                archive.addfile(entry, BytesIO(text.encode()))
+        return path
+
+    def lock(self, version: str, *files: Path) -> None:
+        """Have the lock name these files."""
+        hashes = " ".join(f"--hash=sha256:{sha256(file.read_bytes()).hexdigest()}" for file in files)
+        (self.project / "scripts" / "locks" / "dev.txt").write_text(f"onward-probe=={version} {hashes}\n")
+
+    def setup(self) -> Completed:
+        """Run scripts/setup."""
+        found = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.tmp_path)}
+        return setup(self.project, self.tmp_path, **found)
+
+    @property
+    def installed(self) -> str:
+        """Which version of it is in .venv."""
+        command = [str(self.project / ".venv" / "bin" / "python"), "-c", "import onward_probe as x; print(x.version)"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def metadata(version: str) -> str:
+    return f"Metadata-Version: 2.1\nName: onward-probe\nVersion: {version}\n"
+
+
+@pytest.fixture
+def packages(sandbox: Sandbox, tmp_path: Path) -> Packages:
+    """A project without a .venv."""
+    return Packages(sandbox.project, tmp_path)
+
+
+def test_setup_installs_what_the_lock_says_once_and_again_when_the_lock_changes(packages: Packages) -> None:
+    for version in ("1.0", "2.0"):
+        packages.lock(version, packages.wheel(version))
+        first, second = packages.setup(), packages.setup()
+        assert (first.code, first.err) == (0, "setup: installing into .venv with pip\n")
+        assert (second.code, second.out, second.err) == (0, "", "")
+        assert packages.installed == version
+
+
+def test_setup_refuses_a_package_whose_hash_is_not_in_the_lock(packages: Packages) -> None:
+    packages.lock("1.0", packages.wheel("1.0"))
+    with packages.wheel("1.0").open("ab") as file:
+        file.write(b"changed")
+    result = packages.setup()
+    assert result.code == 1
+    assert "DO NOT MATCH THE HASHES" in result.err
+    assert (packages.installed, (packages.project / ".venv" / ".setup-done").exists()) == ("", False)
+
+
+def test_setup_runs_nothing_of_a_source_distribution_though_its_hash_is_in_the_lock(packages: Packages) -> None:
+    canary = packages.tmp_path / "canary"
+    packages.lock("1.0", packages.sources("1.0", f"open({str(canary)!r}, 'w')"))
+    result = packages.setup()
+    assert result.code == 1
+    assert "No matching distribution found for onward-probe==1.0" in result.err
+    assert (packages.installed, canary.exists()) == ("", False)
