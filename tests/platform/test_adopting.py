@@ -102,6 +102,28 @@ def test_a_repository_of_this_shape_builds_migrates_and_answers(
         assert [one["version"] for one in reply.document["migrations"]] == OURS
 
 
+def test_a_function_that_needs_more_is_installed_for_by_what_the_page_appends(
+    tools: Tools, tmp_path: Path, database: Database
+) -> None:
+    root = repository(ALONE, tmp_path)
+    (root / "api" / "orders.py").write_text("import xmltodict\nfrom lib.web import app\n")
+    with (root / "requirements.txt").open("a") as file:
+        file.write("xmltodict==1.0.4\n")
+    built = vercel.build(tools, root, database.url)
+    assert (built.code != 0, "No module named 'xmltodict'" in built.log) == (True, True), built.log
+    assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+
+    (more,) = re.findall(r"append `(&& [^`]*)` to `installCommand`", (ROOT / "docs" / "adopting.md").read_text())
+    settings = json.loads((root / "vercel.json").read_text())
+    settings["installCommand"] += f" {more}"
+    (root / "vercel.json").write_text(json.dumps(settings))
+    shutil.rmtree(root / ".vercel" / "output", ignore_errors=True)
+    built = vercel.build(tools, root, database.url)
+    assert built.code == 0, built.log
+    assert "api/orders" in built.functions
+    assert history(database) == OURS
+
+
 def published(built: Built) -> set[str]:
     """The static files, without those that Next.js makes itself."""
     return {name for name in built.published if not re.match(r"_next/|(404|500)\.", name)}

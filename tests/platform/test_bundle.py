@@ -8,13 +8,16 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scripts.bundle import ARCHITECTURES, MAGIC, NEEDED, BundleError, Target, find_python
 from tests.conftest import ROOT, Completed
+
+LOCK = ROOT / "scripts" / "locks" / "runtime.txt"
+HASH = f"--hash=sha256:{'0' * 64}"
 
 Change = Callable[[dict[str, bytes]], object]
 
@@ -55,7 +58,6 @@ def repository(place: Path) -> Path:
     """A repository with ours in it, and a good deal else."""
     for folder in ("api", "lib", "migrations", "public", "scripts"):
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "requirements.txt", place)
     for name in STRAY:
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text("canary")
@@ -84,6 +86,21 @@ def zipped(minor: str, made_once: Callable[[str, Callable[[Path], object]], Path
     return made_once(f"bundle-{minor}", make) / "onward.zip"
 
 
+@pytest.fixture(scope="session")
+def without_pip(made_once: Callable[[str, Callable[[Path], object]], Path]) -> dict[str, str]:
+    """The environment of a machine whose Python 3.12 has no pip, but which has uv."""
+
+    def make(place: Path) -> None:
+        python = find_python(Target("3.12", "x86_64"))
+        options = ("-q", "--require-hashes", "--only-binary=:all:", "-r", str(ROOT / "scripts" / "locks" / "uv.txt"))
+        subprocess.run([python, "-m", "venv", "--without-pip", str(place / "python")], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--target", str(place / "uv"), *options], check=True)
+
+    place = made_once("without-pip", make)
+    uv = f"{place / 'uv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return {"PYTHON312": str(place / "python" / "bin" / "python"), "PATH": uv, "UV_NATIVE_TLS": "true"}
+
+
 def changed(zipped: Path, place: Path, change: Change) -> Path:
     """A copy of a zip with some of its files changed."""
     with zipfile.ZipFile(zipped) as archive:
@@ -105,11 +122,23 @@ def test_the_same_files_make_the_same_bytes_wherever_and_whenever_it_is(
     (tmp_path / "temporary").mkdir()
     output = tmp_path / "again.zip"
     result = bundle(
-        again, "--python", minor, "--output", str(output), TMPDIR=str(tmp_path / "temporary"), PYTHONHASHSEED="7"
+        again,
+        *("--python", minor, "--output", str(output)),
+        TMPDIR=str(tmp_path / "temporary"),
+        PYTHONHASHSEED="7",
+        SOURCE_DATE_EPOCH="12345",
+        TZ="Asia/Tokyo",
     )
     assert (result.code, result.err) == (0, "")
     assert output.read_bytes() == zipped.read_bytes()
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_pip_and_uv_make_the_same_bytes(without_pip: dict[str, str], tmp_path: Path) -> None:
+    for name, environ in (("pip.zip", {}), ("uv.zip", without_pip)):
+        result = bundle(ROOT, "--python", "3.12", "--output", str(tmp_path / name), **environ)
+        assert (result.code, result.err) == (0, "")
+    assert (tmp_path / "pip.zip").read_bytes() == (tmp_path / "uv.zip").read_bytes()
 
 
 def test_it_holds_what_the_function_needs_and_nothing_that_lay_beside(zipped: Path) -> None:
@@ -183,6 +212,10 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda files: [files.pop(name) for name in list(files) if name.startswith("starlette-")],
         "missing: starlette 1.10.0",
     ),
+    "a package that is not in the lock": (
+        lambda files: files.update({"leftpad-1.0.dist-info/METADATA": b""}),
+        "must not be in it: leftpad-1.0.dist-info",
+    ),
     "no driver": (
         lambda files: [files.pop(name) for name in list(files) if name.endswith(".so")],
         "extension modules must be for one Python and processor",
@@ -211,24 +244,71 @@ def test_checking_finds_what_is_wrong(zipped: Path, tmp_path: Path, change: Chan
     assert problem in result.err
 
 
-@pytest.mark.parametrize("lines", [["starlette>=1"], ["starlette"], ["-r other.txt"], ["git+https://x.invalid/y"]])
-def test_versions_that_are_not_exact_are_refused(tmp_path: Path, lines: Sequence[str]) -> None:
+def lock(starlette: str = f"starlette==1.10.0 {HASH}") -> str:
+    """Requirements with a pin of the driver and a line of a test's own."""
+    return f"psycopg[binary]==3.3.9 \\\n    {HASH}  # the driver\n\n{starlette}\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "starlette>=1",
+        "starlette",
+        f"starlette>=1 {HASH}",
+        "starlette==1.10.0",
+        "starlette==1.10.0 ; python_version > '3'",
+        f"starlette==1.* {HASH}",
+        "-r other.txt",
+        "git+https://x.invalid/y",
+        f"starlette @ https://x.invalid/y {HASH}",
+    ],
+)
+def test_what_is_no_exact_version_with_a_hash_is_refused(tmp_path: Path, line: str) -> None:
     requirements = tmp_path / "loose.txt"
-    requirements.write_text("\n".join(["psycopg[binary]==3.3.9  # the driver", "", *lines]))
+    requirements.write_text(lock(line))
     result = bundle(ROOT, "--requirements", str(requirements), "--output", str(tmp_path / "x.zip"))
     assert result.code == 2
-    assert lines[0] in result.err
+    assert line.removesuffix(f" {HASH}") in result.err
     assert "psycopg" not in result.err
     assert not (tmp_path / "x.zip").exists()
 
 
 def test_a_version_that_does_not_exist_makes_no_zip(minor: str, tmp_path: Path) -> None:
-    (tmp_path / "wrong.txt").write_text("psycopg[binary]==0.0.1")
+    (tmp_path / "wrong.txt").write_text(f"psycopg[binary]==0.0.1 {HASH}")
     wrong = ("--requirements", str(tmp_path / "wrong.txt"), "--output", str(tmp_path / "x.zip"))
     result = bundle(ROOT, "--python", minor, *wrong)
     assert result.code == 2
     assert "psycopg" in result.err
     assert list(tmp_path.iterdir()) == [tmp_path / "wrong.txt"]
+
+
+def changed_lock(change: Callable[[str], str], tmp_path: Path) -> tuple[str, ...]:
+    """The options for a build from the lock with a change."""
+    path = tmp_path / "changed.txt"
+    path.write_text(change(LOCK.read_text()))
+    assert path.read_text() != LOCK.read_text()
+    return ("--requirements", str(path), "--output", str(tmp_path / "x.zip"))
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_a_file_whose_hash_is_not_in_the_lock_makes_no_zip(
+    installer: str, without_pip: dict[str, str], tmp_path: Path
+) -> None:
+    options = changed_lock(lambda text: re.sub(r"(?<=idna==3.20)(.*\n.*\n.*)", f" {HASH}", text, count=1), tmp_path)
+    result = bundle(ROOT, "--python", "3.12", *options, **(without_pip if installer == "uv" else {}))
+    assert (result.code, (tmp_path / "x.zip").exists()) == (2, False)
+    assert "idna" in result.err
+    assert re.search("HASHES|Hash mismatch", result.err)
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_a_lock_that_leaves_out_what_a_package_needs_makes_no_zip(
+    installer: str, without_pip: dict[str, str], tmp_path: Path
+) -> None:
+    options = changed_lock(lambda text: re.sub(r"^idna==(.*\\\n)+.*\n", "", text, flags=re.MULTILINE), tmp_path)
+    result = bundle(ROOT, "--python", "3.12", *options, **(without_pip if installer == "uv" else {}))
+    assert (result.code, (tmp_path / "x.zip").exists()) == (2, False)
+    assert "idna" in result.err
 
 
 def test_without_an_interpreter_of_that_version_there_is_no_zip(tmp_path: Path) -> None:
@@ -263,12 +343,25 @@ def test_the_help_shows_how(tmp_path: Path) -> None:
 # template.yaml
 
 
-def test_the_template_passes_cfn_lint_and_deploys_what_is_built_by_default() -> None:
-    linter = Path(sys.executable).with_name("cfn-lint")
-    command = [str(linter), "--format", "json", str(ROOT / "template.yaml")]
+def lint(template: Path) -> tuple[int, object]:
+    """What cfn-lint says of it."""
+    command = [str(Path(sys.executable).with_name("cfn-lint")), "--format", "json", str(template)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (result.returncode, json.loads(result.stdout)) == (0, [])
+    return result.returncode, json.loads(result.stdout)
+
+
+def test_the_template_passes_cfn_lint_and_deploys_what_is_built_by_default() -> None:
+    assert lint(ROOT / "template.yaml") == (0, [])
     template = (ROOT / "template.yaml").read_text()
     assert f"CodeUri: dist/onward-{Target('3.13', 'x86_64')}.zip\n" in template
     assert "Handler: lib.aws.handler\n" in template
-    assert "Runtime: python3.13\n" in template
+    assert re.search(r"Runtime: python3\.13\b", template)
+
+
+@pytest.mark.parametrize("other", sorted(MAGIC.keys() - {"3.13"}))
+def test_the_template_takes_another_python_by_two_lines(other: str, tmp_path: Path) -> None:
+    text = (ROOT / "template.yaml").read_text()
+    changed = re.sub(r"((?:CodeUri: dist/onward-|Runtime: )python)3\.13\b", rf"\g<1>{other}", text)
+    assert sum(map(str.__ne__, text.splitlines(), changed.splitlines())) == 2
+    (tmp_path / "template.yaml").write_text(changed)
+    assert lint(tmp_path / "template.yaml") == (0, [])

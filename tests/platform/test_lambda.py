@@ -1,9 +1,9 @@
 """The zip of `scripts/bundle.py` on the real runtime client, on each Python that Lambda has and we build for."""
 
-import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import zipfile
@@ -25,6 +25,7 @@ from tests.running import history, nothing_is_left_running, tables, until
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 
+CLIENT = "awslambdaric|simplejson|snapshot-restore-py"  # the runtime client, and what it needs
 SECRET = "s3cret-of-this-test-" * 3
 BEARER = {"authorization": f"Bearer {SECRET}"}
 OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
@@ -75,10 +76,13 @@ def _make(target: Target, place: Path) -> None:
         python = find_python(target)
     except BundleError as error:
         pytest.skip(str(error))
-    client = f"awslambdaric=={importlib.metadata.version('awslambdaric')}"
+    client = place / "client.txt"
+    locked = (ROOT / "scripts" / "locks" / "dev.txt").read_text()
+    client.write_text("".join(one[0] for one in re.finditer(rf"^(?:{CLIENT})==(?:.*\\\n)+.*\n", locked, re.MULTILINE)))
     environment = place / "python"
     _run(python, "-m", "venv", "--without-pip", str(environment))
-    _run(python, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "-q", client)
+    pip = (python, "-m", "pip", "--python", str(environment / "bin" / "python"))
+    _run(*pip, "install", "-q", "--require-hashes", "--only-binary=:all:", "-r", str(client))
     zipped = place / "onward.zip"
     wanted = ("--python", target.minor, "--arch", target.architecture, "--output", str(zipped))
     _run(sys.executable, str(ROOT / "scripts" / "bundle.py"), *wanted)

@@ -1,6 +1,7 @@
 """A real `vercel build` of a checkout with a real Postgres, and its functions on Vercel's own runtime."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Database, Server
+from scripts.bundle import pins
+from tests.conftest import ROOT, Database, Server
 from tests.platform import vercel
 from tests.platform.vercel import WAYS, Built, Send, Tools
 from tests.running import history, run, tables
@@ -21,6 +23,7 @@ OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-t
 SECRET = "s3cret-of-this-test-" * 3
 BEARER = {"authorization": f"Bearer {SECRET}"}
 ORDERS = "CREATE TABLE orders (id int);\n"
+VERCELS = ("pip-", "setuptools-", "vercel_", "wheel-")  # what Vercel's builder adds of its own
 BROKEN = f"{ORDERS}SELECT no_such_function();\n"
 PREVIEW = {"VERCEL_ENV": "preview", "VERCEL_TARGET_ENV": "preview"}
 
@@ -165,6 +168,27 @@ def test_a_function_that_cannot_be_imported_fails_the_build_before_it_migrates(
     assert "(api/orders.py:2)" in built.log
     assert built.functions == []
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+
+
+def test_a_package_whose_hash_is_not_in_the_lock_fails_the_build_before_it_migrates(
+    tools: Tools, checkout: Path, database: Database
+) -> None:
+    lock = checkout / "scripts" / "locks" / "runtime.txt"
+    lock.write_text(re.sub(r"(?<=--hash=sha256:)[0-9a-f]{64}", "0" * 64, lock.read_text()))
+    built = vercel.build(tools, checkout, database.url)
+    assert built.code != 0
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in built.log
+    assert built.functions == []
+    assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+
+
+def test_the_functions_have_the_versions_of_the_lock_and_no_others(deployed: Deployed) -> None:
+    locked = {f"{pin.package}-{pin.version}".replace("-", "_") for pin in pins(ROOT / "scripts/locks/runtime.txt")}
+    for function in FUNCTIONS:
+        folders = {name.split("/")[1] for name in deployed.bundle(function) if name.startswith("_vendor/")}
+        packages = {name.removesuffix(".dist-info") for name in folders if name.endswith(".dist-info")}
+        ours = {name.replace("-", "_") for name in packages if not name.startswith(VERCELS)}
+        assert ours == {name for name in locked if not name.startswith("tzdata")}
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.config import URL_VARIABLES
-from scripts.bundle import Target, find_python
+from scripts.bundle import Target, find_python, pins
 from tests.conftest import ROOT
 
-CLI, UV = "64.0.2", "0.10.11"
+CLI, LOCK = "64.0.2", ROOT / "scripts" / "locks" / "uv.txt"
 # A dependency of the CLI that a build has no use for; some of its versions are withdrawn, this one is not.
 PACKAGE = {"private": True, "dependencies": {"vercel": CLI}, "overrides": {"sandbox": "4.5.0"}}
 PYTHON = "3.12"  # Vercel's default, and the oldest that its runtime runs on
@@ -50,7 +50,7 @@ def install() -> Tools:
     if not node or not shutil.which("npm"):
         raise FileNotFoundError("node and npm are needed to build for Vercel")
     cli = _cached(f"vercel-{CLI}", _install_cli) / "node_modules" / "vercel" / "dist" / "index.js"
-    uv = _cached(f"uv-{UV}", partial(_install_uv, prefix))
+    uv = _cached(f"uv-{pins(LOCK)[0].version}", partial(_install_uv, prefix))
     # Under the names that a build asks for, ahead of shims for Pythons that are not installed.
     names = _cached(f"python-{prefix.replace('/', '_')}", partial(_link, prefix))
     return Tools(prefix, cli, os.pathsep.join(map(str, (uv / "bin", names, Path(node).parent, "/usr/bin", "/bin"))))
@@ -76,8 +76,8 @@ def _install_cli(place: Path) -> None:
 
 
 def _install_uv(python: str, place: Path) -> None:
-    options = ("--quiet", "--disable-pip-version-check", "--target", str(place))
-    _said(python, "-m", "pip", "install", *options, f"uv=={UV}")
+    options = ("--quiet", "--disable-pip-version-check", "--require-hashes", "--only-binary=:all:")
+    _said(python, "-m", "pip", "install", *options, "--target", str(place), "-r", str(LOCK))
 
 
 def _link(python: str, place: Path) -> None:
