@@ -42,6 +42,7 @@ from tests.documents import (
     prose_of,
 )
 from tests.platform import vercel
+from tests.platform.cache import CACHE
 from tests.running import history
 from tests.situations import SITUATIONS, ordinary, repository
 from tests.test_embedded import wait_until_gone
@@ -207,7 +208,7 @@ def test_vercels_cli_has_what_is_written(page: str, command: str) -> None:
 
 
 def test_vercels_cli_knows_what_we_know_of_it() -> None:
-    cli = vercel.CACHE / f"vercel-{vercel.CLI}" / "node_modules" / "vercel" / "dist" / "index.js"
+    cli = CACHE / f"vercel-{vercel.CLI}" / "node_modules" / "vercel" / "dist" / "index.js"
     if not (cli.exists() and shutil.which("node")):
         pytest.skip("Vercel's CLI is not installed; tests/platform installs it")
     for name, options in VERCEL.items():

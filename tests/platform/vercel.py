@@ -4,7 +4,6 @@ No account and no token is needed. Not imitated: the build image, the router bef
 """
 
 import base64
-import fcntl
 import json
 import os
 import platform
@@ -23,12 +22,12 @@ from typing import Any, NamedTuple
 from lib.config import URL_VARIABLES
 from scripts.bundle import Target, find_python, pins
 from tests.conftest import ROOT
+from tests.platform.cache import CACHE, cached, said
 
 CLI, LOCK = "64.0.2", ROOT / "scripts" / "locks" / "uv.txt"
 # A dependency of the CLI that a build has no use for; some of its versions are withdrawn, this one is not.
 PACKAGE = {"private": True, "dependencies": {"vercel": CLI}, "overrides": {"sandbox": "4.5.0"}}
 PYTHON = "3.12"  # Vercel's default, and the oldest that its runtime runs on
-CACHE = Path(os.environ.get("ONWARD_TEST_CACHE") or Path.home() / ".cache" / "onward-tests")
 SETTINGS = {"projectId": "prj_local", "orgId": "team_local", "settings": {"nodeVersion": "24.x"}}
 HOST = {"host": "onward.example", "x-forwarded-proto": "https", "x-forwarded-for": "203.0.113.9"}
 
@@ -45,39 +44,25 @@ class Tools:
 def install() -> Tools:
     """Install what is missing into the cache. Raises BundleError without a Python, OSError without Node and npm."""
     python = find_python(Target(PYTHON, platform.machine()))
-    prefix = _said(python, "-c", "import sys; print(sys._base_executable)")
+    prefix = said(python, "-c", "import sys; print(sys._base_executable)")
     node = shutil.which("node")
     if not node or not shutil.which("npm"):
         raise FileNotFoundError("node and npm are needed to build for Vercel")
-    cli = _cached(f"vercel-{CLI}", _install_cli) / "node_modules" / "vercel" / "dist" / "index.js"
-    uv = _cached(f"uv-{pins(LOCK)[0].version}", partial(_install_uv, prefix))
+    cli = cached(f"vercel-{CLI}", _install_cli) / "node_modules" / "vercel" / "dist" / "index.js"
+    uv = cached(f"uv-{pins(LOCK)[0].version}", partial(_install_uv, prefix))
     # Under the names that a build asks for, ahead of shims for Pythons that are not installed.
-    names = _cached(f"python-{prefix.replace('/', '_')}", partial(_link, prefix))
+    names = cached(f"python-{prefix.replace('/', '_')}", partial(_link, prefix))
     return Tools(prefix, cli, os.pathsep.join(map(str, (uv / "bin", names, Path(node).parent, "/usr/bin", "/bin"))))
-
-
-def _cached(name: str, make: Callable[[Path], None]) -> Path:
-    """A directory of the cache, made whole or not at all, by one process at a time."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    place, draft = CACHE / name, CACHE / f"{name}.new"
-    with (CACHE / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not place.exists():
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir()
-            make(draft)
-            draft.rename(place)
-    return place
 
 
 def _install_cli(place: Path) -> None:
     (place / "package.json").write_text(json.dumps(PACKAGE))
-    _said("npm", "install", "--no-audit", "--no-fund", "--loglevel=error", cwd=place)
+    said("npm", "install", "--no-audit", "--no-fund", "--loglevel=error", cwd=place)
 
 
 def _install_uv(python: str, place: Path) -> None:
     options = ("--quiet", "--disable-pip-version-check", "--require-hashes", "--only-binary=:all:")
-    _said(python, "-m", "pip", "install", *options, "--target", str(place), "-r", str(LOCK))
+    said(python, "-m", "pip", "install", *options, "--target", str(place), "-r", str(LOCK))
 
 
 def _link(python: str, place: Path) -> None:
@@ -85,18 +70,11 @@ def _link(python: str, place: Path) -> None:
         (place / name).symlink_to(python)
 
 
-def _said(*command: str, cwd: Path | None = None) -> str:
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise OSError(f"{command[0]} exited with {result.returncode}:\n{result.stdout}{result.stderr}")
-    return result.stdout.strip()
-
-
 def checkout(place: Path) -> Path:
     """What Vercel would build: a copy of git's files, those not added yet too, without those of .vercelignore."""
     git = ("git", "-c", "safe.directory=*", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others")
-    ignored = {".gitignore", ".vercelignore", *_said(*git, "--ignored", "--exclude-from=.vercelignore").split("\0")}
-    for name in _said(*git, "--exclude-standard").split("\0"):
+    ignored = {".gitignore", ".vercelignore", *said(*git, "--ignored", "--exclude-from=.vercelignore").split("\0")}
+    for name in said(*git, "--exclude-standard").split("\0"):
         if name and name not in ignored and (ROOT / name).is_file():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, place / name)
