@@ -9,6 +9,7 @@ import pytest
 
 from scripts.bundle import BundleError
 from tests.platform import vercel
+from tests.platform.pooler import POOLERS, Pooler, in_turn
 from tests.platform.vercel import Tools
 
 CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
@@ -52,3 +53,9 @@ def tools() -> Tools:
         return vercel.install()
     except (BundleError, OSError) as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session", params=in_turn(POOLERS))
+def kind(request: pytest.FixtureRequest) -> type[Pooler]:
+    """Each kind of pooler, or the one whose turn it is."""
+    return POOLERS[request.param]

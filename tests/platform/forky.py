@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
 from tests.platform.cache import CACHE, cached, said
@@ -26,6 +27,7 @@ WHEELS = "/usr/share/python-wheels/"
 USELESS = ("var/cache/apt", "var/lib/apt", "usr/share/doc", "usr/share/locale", "usr/share/man")
 
 
+@cache
 def install() -> Path:
     """The root of the later release, made if it is missing or broken. Raises OSError where it cannot be made."""
     return cached(SUITE, _make, _sound)
@@ -34,11 +36,6 @@ def install() -> Path:
 def python() -> Path:
     """The command of its CPython."""
     return install() / "usr" / "local" / "bin" / "python3.14"
-
-
-def run(program: str) -> list[str]:
-    """The command of another program there: as nobody, in that directory as its root."""
-    return ["chroot", "--userspec=nobody:nogroup", str(install()), program]
 
 
 def _sound(place: Path) -> bool:

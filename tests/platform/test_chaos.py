@@ -49,7 +49,7 @@ ELSE = "SELECT pid, application_name FROM pg_stat_activity WHERE datname = 'chao
 class World:
     """A server, a pooler and proxies on the way to it, files that are added, runs that come and go."""
 
-    def __init__(self, stack: ExitStack, place: Path, directory: Path) -> None:
+    def __init__(self, stack: ExitStack, kind: type[Pooler], place: Path, directory: Path) -> None:
         self.random = random.Random(SEED)
         self.events: Counter[str] = Counter()
         self.ends: Counter[int] = Counter()
@@ -60,7 +60,7 @@ class World:
         self.postgres = stack.enter_context(Embedded(place, settings=SETTINGS))
         self.postgres.create_database("chaos")
         self.database = Database("chaos", self.postgres.url("chaos"))
-        self.pooler = stack.enter_context(Pooler(self.database.url, pool=4))
+        self.pooler = stack.enter_context(kind(self.database.url, pool=4))
         ports = urlsplit(self.database.url).port or 0, self.pooler.port
         self.proxies = [stack.enter_context(Proxy("127.0.0.1", port)) for port in ports]
         ways = (self.pooler.url, *(proxy.url for proxy in self.proxies))
@@ -115,7 +115,7 @@ class World:
             time.sleep(0.01)
 
     def restart_the_pooler(self) -> None:
-        self.pooler.end(self.random.choice((signal.SIGTERM, signal.SIGKILL)))
+        self.pooler.end(kill=self.random.choice((True, False)))
         self.pooler.start()
 
     def restart_the_server(self) -> None:
@@ -173,11 +173,11 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(kind: type[Pooler], tmp_path: Path) -> Iterator[World]:
     place = Path(tempfile.mkdtemp(prefix="onward-chaos-"))
     try:
         with ExitStack() as stack:
-            yield World(stack, place, tmp_path)
+            yield World(stack, kind, place, tmp_path)
     finally:
         shutil.rmtree(place)
 

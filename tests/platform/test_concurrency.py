@@ -15,7 +15,7 @@ import pytest
 from lib import VERSION
 from lib.errors import FilesError, MigrationFailed, OnwardError, PartlyApplied
 from tests.conftest import Database, Server
-from tests.platform.pooler import Pooler
+from tests.platform.pooler import POOLERS, PgBouncer, Pooler, in_turn
 from tests.platform.runners import Runner, barrier
 from tests.proxy import Hold, Message, Proxy
 from tests.running import history, run, tables, until
@@ -75,20 +75,24 @@ def locks(database: Database) -> list[tuple[Any, ...]]:
     )
 
 
-@pytest.fixture(scope="module", params=[None, 2, 4, 20], ids=["direct", "pool of 2", "pool of 4", "pool of 20"])
+SHAPES = [None, *in_turn((kind, pool) for pool in (2, 4, 20) for kind in POOLERS)]
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: "{}, pool of {}".format(*shape) if shape else "direct")
 def through(request: pytest.FixtureRequest, server: Server) -> Iterator[Through]:
     """How a run reaches a database."""
     if request.param is None:
         yield lambda database: database
         return
-    with Pooler(server.url, pool=request.param) as pooler:
+    kind, pool = request.param
+    with POOLERS[kind](server.url, pool=pool) as pooler:
         yield lambda database: Database(database.name, pooler.url(database.url))
 
 
 @pytest.fixture
-def pool(request: pytest.FixtureRequest, server: Server) -> Iterator[Pooler]:
+def pool(request: pytest.FixtureRequest, kind: type[Pooler], server: Server) -> Iterator[Pooler]:
     """A pooler with as many server sessions as the test's parameter says."""
-    with Pooler(server.url, pool=request.param) as pooler:
+    with kind(server.url, pool=request.param) as pooler:
         yield pooler
 
 
@@ -333,7 +337,9 @@ def test_what_a_pooler_itself_has_set_is_reset_by_a_run_that_applies(
 ) -> None:
     """Only its own connect_query could set it again, and that comes with a new session: settings belong to the role."""
     directory = migrations({"001-one.sql": "SELECT 1"})
-    with Pooler(server.url, pool=1, connect_query="SET work_mem = '55MB'") as pool:
+    pooler = PgBouncer(server.url, pool=1)
+    pooler.connect_query = "SET work_mem = '55MB'"
+    with pooler as pool:
         pooled = Database(database.name, pool.url(database.url))
         assert pooled.execute("SHOW work_mem") == [("55MB",)]
         run(pooled, directory)

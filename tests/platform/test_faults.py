@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -31,9 +30,9 @@ ONE, TWO, THREE = VERSIONS
 
 
 @pytest.fixture
-def pooler(server: Server) -> Iterator[Pooler]:
+def pooler(kind: type[Pooler], server: Server) -> Iterator[Pooler]:
     """A pooler with one session for each database, so that its clients come after each other on it."""
-    with Pooler(server.url, pool=1) as pooler:
+    with kind(server.url, pool=1) as pooler:
         yield pooler
 
 
@@ -105,7 +104,7 @@ def test_a_pooler_that_dies_in_the_middle_takes_the_file_with_it(stage: Stage, p
     stage.files(second=WAIT)
     running = stage.start(pooler.url(stage.database.url))
     stage.wait()
-    pooler.end(signal.SIGKILL)
+    pooler.end(kill=True)
     outcome = stage.finish(running)
     assert (outcome.code, outcome.applied, outcome.remaining) == ("migration_failed", [ONE], [TWO, THREE])
     stage.settled(ONE)
@@ -155,8 +154,8 @@ def test_a_pool_that_stays_exhausted_changes_nothing(stages: MakeStage, pooler: 
     route.completes()
 
 
-def test_a_server_that_is_away_behind_its_pooler_is_waited_for(stages: MakeStage) -> None:
-    with embedded() as own, Pooler(own.url(), pool=1) as pooler:
+def test_a_server_that_is_away_behind_its_pooler_is_waited_for(kind: type[Pooler], stages: MakeStage) -> None:
+    with embedded() as own, kind(own.url(), pool=1) as pooler:
         server = Server(own.url(), "onward_faults", "own")
         command = stages("command", server, server.create())
         stop(own)
@@ -170,8 +169,8 @@ def test_a_server_that_is_away_behind_its_pooler_is_waited_for(stages: MakeStage
         command.settled(*VERSIONS)
 
 
-def test_a_server_that_stays_away_behind_its_pooler_is_told(stages: MakeStage) -> None:
-    with embedded() as own, Pooler(own.url(), pool=1) as pooler:
+def test_a_server_that_stays_away_behind_its_pooler_is_told(kind: type[Pooler], stages: MakeStage) -> None:
+    with embedded() as own, kind(own.url(), pool=1) as pooler:
         server = Server(own.url(), "onward_faults", "own")
         route = stages("route", server, server.create())
         stop(own)
