@@ -35,9 +35,9 @@ class Pooler(ABC):
     quits = signal.SIGTERM
     """What ends it without waiting for its clients to leave."""
 
-    def __init__(self, url: str, *, pool: int) -> None:
-        """Skips the test where the program is not to be had."""
-        self.upstream, self.pool = urlsplit(url), pool
+    def __init__(self, url: str, *, pool: int, patience: int = 120) -> None:
+        """For `patience` seconds a client waits for a session. Skips the test where the program is not to be had."""
+        self.upstream, self.pool, self.patience = urlsplit(url), pool, patience
         self.user, self.password = (unquote(part or "") for part in (self.upstream.username, self.upstream.password))
         self.program, self._root = self.find()
         self._process: subprocess.Popen[bytes] | None = None
@@ -155,6 +155,7 @@ auth_file = {self.directory}/users
 admin_users = {self.user}
 pool_mode = transaction
 default_pool_size = {self.pool}
+query_wait_timeout = {self.patience}
 max_client_conn = 200
 ; 15 s by default, for which it refuses everybody after a restart of the server
 server_login_retry = 1
@@ -191,7 +192,8 @@ listen {{ host "127.0.0.1" port {self.port} }}
 storage "server" {{ type "remote" host "{self.upstream.hostname}" port {self.upstream.port or 5432} }}
 storage "console" {{ type "local" }}
 database default {{
-    {login} authentication "scram-sha-256" storage "server" pool "transaction" pool_size {self.pool} }}
+    {login} authentication "scram-sha-256" storage "server" pool "transaction"
+        pool_size {self.pool} pool_timeout {self.patience * 1000} }}
 }}
 database "console" {{ {login} authentication "scram-sha-256" role "admin" storage "console" pool "session" }} }}
 """

@@ -16,7 +16,7 @@ import pytest
 
 from scripts.embedded import server_user
 from tests.conftest import Cli, Database, Server
-from tests.platform.pooler import Pooler
+from tests.platform.pooler import LaterPgBouncer, PgBouncer, Pooler, in_turn
 from tests.proxy import Proxy
 from tests.running import tables, until
 from tests.stage import VERSIONS, WAIT, Command, MakeStage, Stage, command, embedded, stage, stages, stop
@@ -81,16 +81,22 @@ def test_the_next_client_of_a_pooler_meets_the_session_as_it_was(
 
 
 def test_a_clients_prepared_statements_are_neither_met_nor_lost(stage: Stage, pooler: Pooler) -> None:
-    """By default a client prepares what it runs for the fifth time, under a name that the next one uses too."""
+    """By default a client prepares what it runs for the fifth time, and a pooler may know that by a name of its own."""
     names = "SELECT name FROM pg_prepared_statements WHERE NOT from_sql"
-    assert client(pooler, stage.database, names) == [("_pg3_0",)]
-    outcome = stage.run(pooler.url(stage.database.url))
-    assert outcome.code == "ok"
-    assert client(pooler, stage.database, names, prepare_threshold=None) == [("_pg3_0",)]
+    with psycopg.connect(pooler.url(stage.database.url), autocommit=True) as other:
+        for _ in range(8):
+            prepared = other.execute(names, []).fetchall()
+        outcome = stage.run(pooler.url(stage.database.url))
+        assert outcome.code == "ok"
+        assert other.execute(names, []).fetchall() == prepared
+    assert client(pooler, stage.database, names, prepare_threshold=None) == prepared
+    assert len(prepared) == 1
     pooler.end()
     stage.settled(*VERSIONS)
 
 
+# Odyssey takes all of them, and tells the server what it knows of them.
+@pytest.mark.parametrize("kind", in_turn([PgBouncer, LaterPgBouncer]))
 def test_a_parameter_that_a_pooler_refuses_is_named_and_the_direct_url_advised(command: Stage, pooler: Pooler) -> None:
     outcome = command.run(pooler.url(command.database.url) + "?options=-c%20lock_timeout%3D3s")
     assert outcome.code == "database_unavailable"
@@ -122,35 +128,39 @@ def test_a_run_that_is_killed_behind_a_pooler_leaves_nothing(command: Stage, poo
     command.completes()
 
 
+@pytest.fixture
+def impatient(kind: type[Pooler], server: Server) -> Iterator[Pooler]:
+    """A pooler with one session, which refuses who has waited for that for a second."""
+    with kind(server.url, pool=1, patience=1) as pooler:
+        yield pooler
+
+
 @contextmanager
 def exhausted(pooler: Pooler, database: Database) -> Iterator[None]:
-    """The pooler's only session is taken, and it refuses who has waited for one for a second."""
-    admin = pooler.url(database.url).replace(f"/{database.name}", "/pgbouncer")
-    with psycopg.connect(admin, autocommit=True, cursor_factory=psycopg.ClientCursor) as console:
-        console.execute("SET query_wait_timeout = 1")
+    """Its only session is taken."""
     with psycopg.connect(pooler.url(database.url), prepare_threshold=None) as taker:
         taker.execute("SELECT 1")
         yield
 
 
-def test_a_pool_that_is_exhausted_for_a_while_is_waited_for(command: Stage, pooler: Pooler) -> None:
-    with Proxy("127.0.0.1", pooler.port) as proxy:
-        with exhausted(pooler, command.database):
+def test_a_pool_that_is_exhausted_for_a_while_is_waited_for(command: Stage, impatient: Pooler) -> None:
+    with Proxy("127.0.0.1", impatient.port) as proxy:
+        with exhausted(impatient, command.database):
             running = command.start(proxy.url(command.database.url))
             until(lambda: len(proxy.connections) > 1)
         outcome = command.finish(running)
     assert (outcome.code, outcome.applied) == ("ok", list(VERSIONS))
-    pooler.end()
+    impatient.end()
     command.settled(*VERSIONS)
 
 
-def test_a_pool_that_stays_exhausted_changes_nothing(stages: MakeStage, pooler: Pooler) -> None:
+def test_a_pool_that_stays_exhausted_changes_nothing(stages: MakeStage, impatient: Pooler) -> None:
     route = stages("route")
-    with exhausted(pooler, route.database):
-        outcome = route.run(pooler.url(route.database.url), MIGRATION_HTTP_BUDGET="6s")
+    with exhausted(impatient, route.database):
+        outcome = route.run(impatient.url(route.database.url), MIGRATION_HTTP_BUDGET="6s")
     assert outcome.code == "database_unavailable"
     assert tables(route.database) == ["effects", "gate"]
-    pooler.end()
+    impatient.end()
     route.completes()
 
 
