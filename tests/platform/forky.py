@@ -100,4 +100,7 @@ def _make_python(draft: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{python()}\n")
+    try:
+        sys.stdout.write(f"{python()}\n")
+    except OSError as problem:
+        sys.exit(f"{SUITE}: {problem}")
