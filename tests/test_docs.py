@@ -53,7 +53,8 @@ def place(project: Path, tmp_path: Path, server: Server, migrated: Database) -> 
     """A copy of the project and a database that is current."""
     root = Path(shutil.copytree(project, tmp_path / "project"))
     for file in ROOT.iterdir():
-        if file.is_file() and (file.name == ".env.test" or not file.name.startswith(".env")):
+        # In a worktree `.git` is a file, and git in the copy would change that one's index.
+        if file.is_file() and file.name != ".git" and (file.name == ".env.test" or not file.name.startswith(".env")):
             shutil.copy(file, root)
     (root / "scripts" / "sandbox").write_text(SANDBOX)
     (tmp_path / ".curlrc").write_text("no-progress-meter\n")
