@@ -6,6 +6,7 @@ import unicodedata
 from lib.errors import Failure, ServerError
 from lib.migration import Migration
 from lib.sql import split
+from lib.text import visible
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _TOKEN = re.compile(r'\w+|"[^"]*"|.', re.DOTALL)
@@ -46,11 +47,12 @@ def _place(text: str, offset: int) -> tuple[int, int, str]:
     line, column = len(before), len(before[-1]) + 1
     lines = [*before[-1 - _CONTEXT_LINES : -1], before[-1] + text[offset : end.start() if end else len(text)]]
     width = len(str(line))
-    shown = [f"{number:>{width}} | {_cut(one, column)[0]}" for number, one in enumerate(lines, line - len(lines) + 1)]
-    visible, at = _cut(lines[-1], column)
-    caret = "".join("\t" if char == "\t" else " " * _columns(char) for char in visible[:at])
-    token = _TOKEN.match(visible, at)
-    caret += "^" * (sum(map(_columns, token[0])) if token else 1)
+    cut = [_cut(one, column)[0] for one in lines]
+    shown = [f"{number:>{width}} | {visible(one)}" for number, one in enumerate(cut, line - len(lines) + 1)]
+    last, at = _cut(lines[-1], column)
+    caret = "".join("\t" if char == "\t" else " " * _columns(char) for char in visible(last[:at]))
+    token = _TOKEN.match(last, at)
+    caret += "^" * (sum(map(_columns, visible(token[0]))) if token else 1)
     return line, column, "\n".join(row.rstrip() for row in [*shown, f"{'':>{width}} | {caret}"])
 
 

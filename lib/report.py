@@ -1,6 +1,7 @@
 """Plan, run and error made into text for people and into dicts for machines. Pure."""
 
 import re
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ from lib.errors import Done, MigrationFailed, OnwardError, ServerError
 from lib.history import History
 from lib.plan import Entry, Plan, State
 from lib.runner import Event, Notice, Retry, Run, Started
+from lib.text import hanging, printable
 
 _MARKS = {State.APPLIED: "✅", State.PENDING: "⏳", State.AHEAD: "⏩"}
 _TITLES = (
@@ -133,7 +135,7 @@ def status_text(config: Config, history: History, plan: Plan) -> str:
         )
     if warnings:
         lines += ["", *warnings]
-    return "\n".join(lines)
+    return _joined(lines)
 
 
 def _entry_text(entry: Entry, width: int) -> str:
@@ -160,9 +162,9 @@ def event_text(config: Config, event: Event) -> str:
         case Started(history, plan):
             return _started_text(config, history, plan)
         case Notice(migration, text):
-            return f"   {migration.version}: {text}" if migration else f"⚠️  {text}"
+            return hanging(f"   {migration.version}: {text}" if migration else f"⚠️  {text}")
         case Retry(error, pause):
-            return "\n".join([f"⏳ {error.message}; once more in {pause:.1f} s", *_blocked_by(error)])
+            return _joined([f"⏳ {error.message}; once more in {pause:.1f} s", *_blocked_by(error)])
         case Done(version, _, milliseconds):
             return f"✅ Applied: {version} ({milliseconds}ms)"
 
@@ -176,7 +178,7 @@ def _started_text(config: Config, history: History, plan: Plan) -> str:
         *_warnings(plan),
         *(f"⚠️  {one.version} has no statement in it: it is only recorded" for one in plan.pending if one.is_empty),
     ]
-    return "\n".join(lines)
+    return _joined(lines)
 
 
 def run_text(run: Run) -> str:
@@ -195,7 +197,12 @@ def error_text(error: OnwardError) -> str:
         lines.append(f"Applied in this run: {', '.join(done.version for done in error.applied) or 'none'}.")
         if error.remaining:
             lines.append(f"Not applied: {', '.join(error.remaining)}.")
-    return "\n".join([*lines, *([f"Next: {error.next_step}"] if error.next_step else [])])
+    return _joined([*lines, *([f"Next: {error.next_step}"] if error.next_step else [])])
+
+
+def _joined(lines: Iterable[str]) -> str:
+    """Lines of ours; one that has words of others in it may go on, but begins no other."""
+    return "\n".join(map(hanging, lines))
 
 
 def _blocked_by(error: OnwardError) -> list[str]:
@@ -208,7 +215,7 @@ def _failure_lines(error: MigrationFailed) -> list[str]:
     said = (("Detail", server.detail), ("Hint", server.hint), ("Context", server.context))
     return [
         f"❌ FAILED {place}   {failure.statement}".rstrip(),
-        *([failure.excerpt] if failure.excerpt else []),
+        *(failure.excerpt.split("\n") if failure.excerpt else []),
         ("ERROR " if server.sqlstate else "ERROR: ") + _message(server),
         *(f"{title}: {text}" for title, text in said if text),
         f"State: {error.state}.",
@@ -219,18 +226,21 @@ def _message(server: ServerError) -> str:
     return f"{server.sqlstate}: {server.message}" if server.sqlstate else server.message
 
 
-def annotation(error: OnwardError) -> str:
-    """The error as a GitHub Actions workflow command, so that it shows beside the line in the pull request."""
+def annotation(error: OnwardError, named: Callable[[str], str] = str) -> str:
+    """The error as a GitHub Actions workflow command, so that it shows beside the line in the pull request.
+
+    `named` makes of a path what GitHub calls the file.
+    """
     if not isinstance(error, MigrationFailed):
         return f"::error::{_escaped(error.message)}"
     failure = error.failure
-    file = _escaped(failure.path).replace(":", "%3A").replace(",", "%2C")
+    file = _escaped(named(failure.path)).replace(":", "%3A").replace(",", "%2C")
     line = f",line={failure.line},col={failure.column}" if failure.line else ""
     return f"::error file={file}{line}::{_escaped(_message(failure.server))}"
 
 
 def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable(text).replace("%", "%25").replace("\n", "%0A")
 
 
 def iso(moment: datetime | None) -> str | None:

@@ -7,14 +7,15 @@ query with parameters would, and CREATE INDEX CONCURRENTLY in another session wo
 
 from __future__ import annotations
 
+import codecs
 import math
 import random
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from select import POLLIN, POLLOUT, poll
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
 import psycopg
@@ -34,6 +35,8 @@ from lib.errors import (
 CONNECT_BUDGET = 20.0
 _GRACE = 2.0  # for a server to end what was cancelled at the deadline
 _NOTICES_KEPT = 100
+_LONGEST_NOTICE, _LONGEST_TEXT = 2_000, 8_000  # characters: a row's value, or a statement, may have millions
+_LONGEST_SECRET = 1_000  # what is cut is not cut inside of one
 _SILENTLY = 0.3  # seconds of pause: a server that is back so soon is not worth a line
 # Without them a vanished server keeps a client waiting for ever. A URL may say otherwise.
 _DEFAULTS = {
@@ -51,6 +54,12 @@ _FINAL = (
 
 _REFUSED = r"authentication failed|password"  # in Postgres' words, and in those of RDS Proxy
 _SPECIAL = re.compile(r"[^ -~]|['\\]")
+_SEVERITY, _MESSAGE = int(pq.DiagnosticField.SEVERITY), int(pq.DiagnosticField.MESSAGE_PRIMARY)
+# Not UTF8, and nothing that is an encoding of Python's alone.
+_SETS_ENCODING = re.compile(
+    rb"(?i)(?:client_encoding|\bset\s+names)\W+(?:to\W+)?"
+    rb"((?:latin|iso.?8859|win|koi8|euc|s.?jis|shift|big5|gb|uhc|johab)[\w-]*)"
+)
 _AWAY = "08...|53300|57P0[123]"  # a pooler without a server, no connection left, a server that goes or comes
 
 BUSY = ("55P03", "40P01")  # lock_timeout (and NOWAIT), deadlock
@@ -107,7 +116,11 @@ class Session:
         self._cancelled = False
         self._pgconn = connection.pgconn
         self._poll = poll()
-        connection.add_notice_handler(self._notice)
+        self._received: list[tuple[bytes | None, bytes]] = []
+        self._postponed: Exception | None = None
+        self._pgconn.notice_handler = self._receive
+        self._sent = b""
+        self._knows_bytes_only = self._parameter(b"server_encoding") == "SQL_ASCII"
 
     def __enter__(self) -> Self:
         return self
@@ -138,8 +151,9 @@ class Session:
         handler), it cancels on the server and closes the session; `into` has what had arrived by then.
         """
         answer = Answer() if into is None else into
+        sent = self._sent = self._encoded(sql) if isinstance(sql, str) else sql
         try:
-            self._pgconn.send_query(sql.encode() if isinstance(sql, str) else sql)
+            self._pgconn.send_query(sent)
             self._pgconn.set_single_row_mode()
             self._flush()
             while (result := self._next_result()) is not None:
@@ -150,7 +164,12 @@ class Session:
         except BaseException:
             self._abandon()
             raise
+        finally:
+            self._sent = b""
         answer.lost = answer.lost or self._pgconn.status == pq.ConnStatus.BAD
+        if answer.error and answer.error.position and self._knows_bytes_only:
+            characters = len(sent[: answer.error.position - 1].decode(errors="ignore"))
+            answer.error = answer.error._replace(position=characters + 1)
         return answer
 
     def query(self, sql: str, *, usual: str = "") -> list[tuple[str | None, ...]]:
@@ -195,9 +214,12 @@ class Session:
 
     def _next_result(self) -> pq.abc.PGresult | None:
         while self._pgconn.is_busy():
+            self._take_notices()
             self._wait(POLLIN)
             self._pgconn.consume_input()
-        return self._pgconn.get_result()
+        result = self._pgconn.get_result()
+        self._take_notices()
+        return result
 
     def _wait(self, events: int) -> int:
         self._poll.register(self._pgconn.socket, events)
@@ -223,13 +245,13 @@ class Session:
         match result.status:
             case pq.ExecStatus.SINGLE_TUPLE:
                 if keep:
-                    answer.rows.append(tuple(_text(result.get_value(0, column)) for column in range(result.nfields)))
+                    answer.rows.append(tuple(self._value(result, column) for column in range(result.nfields)))
             case pq.ExecStatus.COMMAND_OK | pq.ExecStatus.TUPLES_OK:
                 answer.finished += 1
                 if keep:
                     answer.tags.append((result.command_status or b"").decode())
             case pq.ExecStatus.FATAL_ERROR:
-                answer.error = _server_error(result)
+                answer.error = self._server_error(result)
             case pq.ExecStatus.EMPTY_QUERY:
                 pass
             case _:  # COPY to or from the client: there is nobody to feed it, and no way out but to leave
@@ -237,9 +259,78 @@ class Session:
                 self._connection.close()
                 raise psycopg.OperationalError
 
-    def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
-        self.notice_count += 1
-        self.notices.append(f"{diagnostic.severity}: {diagnostic.message_primary}")
+    def _receive(self, notice: pq.abc.PGresult) -> None:
+        """Called by libpq, which would drop an exception: see `postponed`. So it calls nothing that is Python."""
+        self._received.append((notice.error_field(_SEVERITY), notice.error_field(_MESSAGE) or b""))
+
+    def _take_notices(self) -> None:
+        if self._postponed:
+            raise self._postponed
+        for severity, message in self._received:
+            self.notice_count += 1
+            self.notices.append(f"{self._text(severity or b'')}: {self._text(message, _LONGEST_NOTICE)}")
+        self._received.clear()
+
+    def _server_error(self, result: pq.abc.PGresult) -> ServerError:
+        position = self._said(result, pq.DiagnosticField.STATEMENT_POSITION)
+        return ServerError(
+            sqlstate=self._said(result, pq.DiagnosticField.SQLSTATE),
+            message=self._said(result, pq.DiagnosticField.MESSAGE_PRIMARY) or self._text(result.error_message).strip(),
+            detail=self._said(result, pq.DiagnosticField.MESSAGE_DETAIL),
+            hint=self._said(result, pq.DiagnosticField.MESSAGE_HINT),
+            context=self._said(result, pq.DiagnosticField.CONTEXT),
+            constraint=self._said(result, pq.DiagnosticField.CONSTRAINT_NAME),
+            position=int(position) if position else None,
+        )
+
+    def _value(self, result: pq.abc.PGresult, column: int) -> str | None:
+        value = result.get_value(0, column)
+        return None if value is None else self._decoded(value)
+
+    def _said(self, result: pq.abc.PGresult, field: pq.DiagnosticField, longest: int = _LONGEST_TEXT) -> str | None:
+        value = result.error_field(field)
+        return None if value is None else self._text(value, longest)
+
+    def _text(self, value: bytes, longest: int = _LONGEST_TEXT) -> str:
+        """What the server says, as far as it is worth showing, and without secrets."""
+        begin = value[: longest + _LONGEST_SECRET]
+        whole = len(begin) == len(value)
+        text = redact(self._decoded(begin, whole=whole), self.target)
+        if whole and len(text) <= longest:
+            return text
+        return f"{text[:longest]}… ({len(value):,} bytes in all)"
+
+    def _decoded(self, value: bytes, *, whole: bool = True) -> str:
+        for encoding in self._encodings():
+            try:
+                # Incremental: where they are not the whole, the last bytes may be the beginning of a character.
+                return codecs.getincrementaldecoder(_codec(encoding))().decode(value, final=whole)
+            except (LookupError, UnicodeDecodeError):
+                continue
+        return value.decode("ascii", "backslashreplace")
+
+    def _encodings(self) -> Iterator[str]:
+        """What the server may be speaking, the likeliest first.
+
+        Where a file changes that, the server says so only behind its answer, and if the file fails, not at all.
+        """
+        yield self._parameter(b"client_encoding")
+        yield "UTF8"
+        yield from (found[1].decode() for found in _SETS_ENCODING.finditer(self._sent))
+
+    def _encoded(self, sql: str) -> bytes:
+        """A statement as the server will read it, should a file have changed that; else it would read other letters."""
+        encoding = "UTF8" if self._knows_bytes_only else self._parameter(b"client_encoding")
+        try:
+            return sql.encode(_codec(encoding))
+        except (LookupError, UnicodeEncodeError):
+            return sql.encode()
+
+    def _parameter(self, name: bytes) -> str:
+        try:
+            return (self._pgconn.parameter_status(name) or b"").decode()
+        except psycopg.OperationalError:  # closed
+            return ""
 
     def _abandon(self) -> None:
         try:
@@ -275,6 +366,17 @@ def connect(
             say = silent
         time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
         pause = min(pause * 2, 3.0)
+
+
+def postponed(frame: FrameType | None, error: Exception) -> bool:
+    """Whether an exception of a signal handler is not to be raised now, since libpq would drop it.
+
+    It is raised by the session as soon as libpq returns.
+    """
+    if frame is None or frame.f_code is not Session._receive.__code__:
+        return False
+    frame.f_locals["self"]._postponed = error
+    return True
 
 
 def literal(value: str | int | None) -> str:
@@ -317,24 +419,9 @@ def _advice(reason: str) -> str:
     return "Check that the server runs and that its host and port are right, then run again."
 
 
-def _server_error(result: pq.abc.PGresult) -> ServerError:
-    def text(name: pq.DiagnosticField) -> str | None:
-        return _text(result.error_field(name))
-
-    position = text(pq.DiagnosticField.STATEMENT_POSITION)
-    return ServerError(
-        sqlstate=text(pq.DiagnosticField.SQLSTATE),
-        message=text(pq.DiagnosticField.MESSAGE_PRIMARY) or (_text(result.error_message) or "").strip(),
-        detail=text(pq.DiagnosticField.MESSAGE_DETAIL),
-        hint=text(pq.DiagnosticField.MESSAGE_HINT),
-        context=text(pq.DiagnosticField.CONTEXT),
-        constraint=text(pq.DiagnosticField.CONSTRAINT_NAME),
-        position=int(position) if position else None,
-    )
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode(errors="replace")
+def _codec(encoding: str) -> str:
+    """Python's name for an encoding of Postgres'."""
+    return re.sub(r"(?i)^win(?=\d)", "cp", encoding).replace("KOI8", "KOI8_")
 
 
 def _escape(special: re.Match[str]) -> str:

@@ -6,6 +6,11 @@ api/, lib/, migrations/ and public/. Each file comes with its bytecode: without 
 file's date, a cold start compiles everything and takes twice as long. The same files make the same zip, byte for byte.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` deals with it: Ctrl-C shows no traceback
+
 import argparse
 import hashlib
 import os
@@ -24,8 +29,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lib.errors import OnwardError  # noqa: E402
-from lib.migration import load  # noqa: E402
+from lib.errors import OnwardError
+from lib.migration import load
 
 MAGIC = {"3.12": b"\xcb\x0d\x0d\x0a", "3.13": b"\xf3\x0d\x0d\x0a", "3.14": b"\x2b\x0e\x0d\x0a"}
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -102,6 +107,9 @@ def main(arguments: Sequence[str]) -> int:
     except (BundleError, OnwardError, OSError, zipfile.BadZipFile) as error:
         print(f"bundle: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("bundle: interrupted", file=sys.stderr)
+        return 130
     for problem in problems:
         print(f"bundle: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -319,4 +327,5 @@ def _bytecode(name: str, target: Target) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

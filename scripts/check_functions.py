@@ -5,6 +5,11 @@ Vercel looks for functions without importing them. One that cannot be imported b
 without a plain `app` builds green and is not there: both on a database that is migrated already.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` deals with it: Ctrl-C shows no traceback
+
 import ast
 import importlib.util
 import os
@@ -16,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lib.errors import FilesError  # noqa: E402
-from scripts.migrate import Output  # noqa: E402
+from lib.errors import FilesError
+from scripts.migrate import Output
 
 REMEDY = (
     "The database was not touched. Mend it, or name in requirements.txt what it imports, and deploy again; "
@@ -29,7 +34,12 @@ def main() -> int:
     """Look at all functions; the exit code is 0, or 2 for one that would not run."""
     output = Output(os.environ, as_json=False)
     functions = [path for path in sorted((ROOT / "api").rglob("*.py")) if _is_function(path.relative_to(ROOT))]
-    if problems := [problem for path in functions for problem in _problems(path)]:
+    try:
+        problems = [problem for path in functions for problem in _problems(path)]
+    except KeyboardInterrupt:
+        output.say("❌ interrupted; the database was not touched", error=True)
+        return 130
+    if problems:
         return output.failure(FilesError("\n  ".join(["these functions would not run:", *problems]), next_step=REMEDY))
     output.say(f"✅ Functions that can be imported: {', '.join(str(path.relative_to(ROOT)) for path in functions)}")
     return 0
@@ -87,4 +97,5 @@ def _is_ours(path: Path) -> bool:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -5,6 +5,11 @@
 This calls once and waits for as long as the function may take.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` deals with it: Ctrl-C shows no traceback
+
 import argparse
 import base64
 import json
@@ -16,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib.errors import OnwardError
+from lib.text import hanging, printable, printable_json
 
 LONGEST = 900  # seconds that any function may take
 MARGIN = 30
@@ -51,16 +57,19 @@ def main(arguments: Sequence[str]) -> int:
     try:
         document, log = call(options.function, options.action, options.region)
     except CallError as error:
-        print(f"❌ {error.message}", file=sys.stderr)
+        print(printable(hanging(f"❌ {error.message}")), file=sys.stderr)
         if options.json:
-            print(json.dumps({"success": False, "error": {"code": "not_called", "message": error.message}}))
+            print(printable_json({"success": False, "error": {"code": "not_called", "message": error.message}}))
         return error.exit_code
+    except KeyboardInterrupt:
+        print(f"❌ interrupted, and the function goes on; {LOOK}", file=sys.stderr)
+        return 130
     code = exit_code(document)
     if options.json:
-        print(json.dumps(document, indent=2))
-    print("\n".join(_words(document)), file=sys.stderr if code or options.json else sys.stdout)
+        print(printable_json(document))
+    print(printable("\n".join(map(hanging, _words(document)))), file=sys.stderr if code or options.json else sys.stdout)
     if code and log:
-        print(f"The end of the function's log:\n{log}", file=sys.stderr)
+        print(printable(hanging(f"The end of the function's log:\n{log}")), file=sys.stderr)
     return code
 
 
@@ -173,4 +182,5 @@ def _words(document: dict[str, Any]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

@@ -3,18 +3,35 @@
 
 from __future__ import annotations  # without it an older Python would not get as far as the message below
 
-import gc
-import json
 import os
-import re
 import signal
 import sys
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _leave(number: int, _: object) -> None:
+    words = f"interrupted by {signal.Signals(number).name}: nothing was begun"
+    os.write(2, f"❌ {words}\n".encode())
+    if "--json" in sys.argv:
+        document = f'{{"success": false, "error": {{"code": "interrupted", "message": "{words}", "nextStep": ""}}}}\n'
+        os.write(1, document.encode())
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":  # now, since what follows takes a moment, and there is nothing to clean up in it
+    for _number in _SIGNALS:
+        signal.signal(_number, _leave)
+
+import gc
+import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from types import FrameType, SimpleNamespace
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 gc.disable()  # looking for garbage among what is imported takes a sixth of the start, and finds none
@@ -36,6 +53,8 @@ try:
     from lib.database import Database
     from lib.errors import Interrupted, OnwardError, WrongEnvironment
     from lib.plan import Plan, State
+    from lib.session import postponed
+    from lib.text import hanging, printable, printable_json
 except ImportError as missing:  # most often the system's Python instead of the project's
     words = f"{' '.join(str(missing).split())} (Python {sys.version.split()[0]}, {sys.executable})"
     remedy = "Use Python 3.11 or newer with what requirements.txt names: scripts/setup makes such a one in .venv."
@@ -51,6 +70,7 @@ _GLANCE = 5.0  # seconds, for a look that nothing depends on
 _COLOURS = {"❌": "31", "✅": "32", "⚠": "33"}
 # A shorter password stands in messages by chance, and without it they would be garbled.
 _SHORTEST_SECRET = 12
+_SECRET_VARIABLES = ("MIGRATION_SECRET", "MIGRATION_SECRET_PREVIOUS", "PGPASSWORD")
 
 
 class Output:
@@ -60,33 +80,50 @@ class Output:
         self.environ = environ
         self.as_json = as_json
 
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """What the process was given; its secrets are in nothing that is said."""
+        return self._environ
+
+    @environ.setter
+    def environ(self, environ: Mapping[str, str]) -> None:
+        self._environ, self._hidden = environ, _secrets(environ)
+
     def say(self, text: str, *, error: bool = False) -> None:
-        """Words for people: stdout, or stderr for errors and where stdout is for the document."""
+        """Words for people: stdout, or stderr for errors and where stdout is for the document.
+
+        All words of servers, files and variables go through here: without secrets, and fit for a terminal and a CI.
+        """
         stream = sys.stderr if error or self.as_json else sys.stdout
         coloured = stream.isatty() and not self.environ.get("NO_COLOR")
-        _write(stream, ("\n".join(map(_paint, text.splitlines())) if coloured else text) + "\n")
+        text = printable(self.redacted(text))
+        _write(stream, ("\n".join(map(_paint, text.split("\n"))) if coloured else text) + "\n")
 
     def complain(self, error: OnwardError) -> None:
         """An error for people, and on GitHub Actions for the pull request."""
-        self.say(self.redacted(report.error_text(error)), error=True)
+        self.say(report.error_text(error), error=True)
         if self.environ.get("GITHUB_ACTIONS") == "true":
-            self.say(self.redacted(report.annotation(error)), error=True)
+            # Not by `say`, which leaves no line a command for a CI; it is escaped as such.
+            _write(sys.stderr, self.redacted(report.annotation(error, self._named_by_github)) + "\n")
 
     def document(self, document: Mapping[str, Any]) -> None:
         """The one JSON document, where it was asked for."""
+        _heed_no_signal()
         if self.as_json:
-            _write(sys.stdout, json.dumps(document, indent=2) + "\n")
+            _write(sys.stdout, printable_json(self.redacted(document)) + "\n")
 
     def failure(self, error: OnwardError) -> int:
         """An error as words and as the document; returns its exit code."""
+        _heed_no_signal()
         self.complain(error)
-        self.document(self.redacted(report.error_dict(error)))
+        self.document(report.error_dict(error))
         return error.exit_code
 
     def fault(self, error: Exception) -> int:
         """An error of ours in one line: a traceback could show what nobody has looked through for secrets."""
+        _heed_no_signal()
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        for secret in _secrets(self.environ):
+        for secret in self._hidden:
             words = words.replace(secret, "***")
         words = f"internal error{_place(error)}, please report it: {redact(words)}"
         self.say(f"❌ {words}; what is committed stays, `status` shows it", error=True)
@@ -101,10 +138,18 @@ class Output:
             return [self.redacted(inner) for inner in value]
         if not isinstance(value, str):
             return value
-        for secret in _secrets(self.environ):
+        for secret in self._hidden:
             if len(secret) >= _SHORTEST_SECRET:
                 value = value.replace(secret, "***")
         return redact(value)
+
+    def _named_by_github(self, path: str) -> str:
+        """A file's path from the root of the workspace, wherever the run stands; outside of it, the whole path."""
+        workspace = self.environ.get("GITHUB_WORKSPACE")
+        if not workspace:
+            return path
+        file, root = Path(path).resolve(), Path(workspace).resolve()
+        return str(file.relative_to(root) if file.is_relative_to(root) else file)
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -138,6 +183,7 @@ def _run(options: SimpleNamespace, output: Output) -> int:
         return _apply_nothing(options, output, here, environments)
     config = _config_to_write(options, output)
     run = runner.run(config, lambda event: output.say(report.event_text(config, event)))
+    _heed_no_signal()
     output.say(report.run_text(run))
     output.document(report.run_dict(run))
     return 0
@@ -159,7 +205,7 @@ def _apply_nothing(options: SimpleNamespace, output: Output, here: str, environm
         found = f"unknown ({error.message})"
     reason = f"{here} is not among MIGRATION_ENVIRONMENTS={','.join(environments)}"
     mark = "⚠️ " if here == "production" else "⏩"
-    output.say(output.redacted(f"{mark} Applied nothing: {reason}. Pending: {found}."))
+    output.say(hanging(f"{mark} Applied nothing: {reason}. Pending: {found}."))
     output.document({"success": True, "environment": here, "applied": [], "skipped": reason, "pending": pending})
     return 0
 
@@ -209,7 +255,7 @@ def _validate(options: SimpleNamespace, output: Output) -> int:
         plan = runner.look(config, database, migrations)[1]
     warnings = list(_warnings(plan))
     for warning in warnings:
-        output.say(f"⚠️  {warning}")
+        output.say(hanging(f"⚠️  {warning}"))
     document = report.validation_dict(plan) | {"warnings": warnings}
     unapplied = [entry.migration for entry in plan.of(State.PENDING, State.OUT_OF_ORDER) if entry.migration]
     errors = list(_raised(plan.require_no_conflict, lambda: migration.refuse(unapplied)))
@@ -325,6 +371,7 @@ def _files(migrations: Sequence[migration.Migration]) -> str:
 def _secrets(environ: Mapping[str, str]) -> list[str]:
     """The passwords in the environment, longest first: those of URLs that nobody can read or asked for, too."""
     found = {secret for target in named_targets(environ) for secret in target.secrets}
+    found.update(environ.get(variable, "").strip() for variable in _SECRET_VARIABLES)
     for value in environ.values():
         found.update(re.findall("://[^:]*:(.*)@", value, re.DOTALL))
     shown = {name for target in named_targets(environ) for name in (target.host, target.database)}
@@ -356,15 +403,18 @@ def _process() -> int:
     """`main` as a process of its own, whatever its streams are, and whoever interrupts it."""
     _mend_streams()
     os.environ.pop("PGTZ", None)  # libpq would read an older history's times in the user's zone, not the server's
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, _interrupt)
     try:
         return main(sys.argv[1:], os.environ)
-    except Interrupted as interrupted:  # while an error was being told
+    except Interrupted as interrupted:  # in the moment in which the end was reached
         return interrupted.exit_code
     finally:
+        _heed_no_signal()
         for stream in (sys.stdout, sys.stderr):
             _write(stream, "")  # what argparse has printed
+        for number in _SIGNALS:  # Python resets others at its end, before it has come to it
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _mend_streams() -> None:
@@ -375,14 +425,25 @@ def _mend_streams() -> None:
         getattr(sys, name).reconfigure(errors="replace")
 
 
-def _interrupt(number: int, _: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not cut the clean-up short
-    name = signal.Signals(number).name
-    raise Interrupted(
-        f"interrupted by {name}: what was not committed is rolled back",
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _heed_no_signal()
+    error = Interrupted(
+        f"interrupted by {signal.Signals(number).name}: what was not committed is rolled back",
         exit_code=128 + number,
         next_step="It is safe to run again.",
     )
+    if not postponed(frame, error):
+        raise error
+
+
+def _heed_no_signal() -> None:
+    """The first signal decides, and so does an end that is reached: what there is to do and to say is not cut short.
+
+    Not SIG_IGN: of a signal that has come and was not dealt with yet, Python would print that it ignores it.
+    """
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, lambda *_: None)
 
 
 if __name__ == "__main__":

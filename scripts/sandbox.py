@@ -3,12 +3,16 @@
 Its data is in `.sandbox/` and stays between runs. Nothing here reaches another database but the one of `--url`.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` deals with it: Ctrl-C shows no traceback
+
 import argparse
 import os
 import re
 import secrets
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -22,8 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lib.config import URL_VARIABLES  # noqa: E402
-from scripts.embedded import Embedded, EmbeddedError, reachable  # noqa: E402
+from lib.config import URL_VARIABLES
+from scripts.embedded import Embedded, EmbeddedError, reachable
 
 DATABASE = "onward"
 DESCRIPTION = """\
@@ -79,6 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"sandbox: {error}\nscripts/sandbox --reset starts afresh, without its data.", file=sys.stderr)
         return 5
     except KeyboardInterrupt:
+        print("sandbox: interrupted", file=sys.stderr)
         return 130
 
 
@@ -195,4 +200,5 @@ def _without_password(url: str) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

@@ -38,7 +38,8 @@ def at(text: str, word: str) -> Failure:
         ("x '東京'", "東", (1, 4), "1 | x '東京'\n  |    ^^^^"),
         ('SELECT "no such" FROM t', '"', (1, 8), '1 | SELECT "no such" FROM t\n  |        ^^^^^^^^^'),
         ("SELECT 1 ) 2", ")", (1, 10), "1 | SELECT 1 ) 2\n  |          ^"),
-        ("a\u2028b\x0bc\x85d word", "word", (1, 9), "1 | a\u2028b\x0bc\x85d word\n  |         ^^^^"),
+        ("a\u2028b\x0bc\x85d word", "word", (1, 9), "1 | a\\u2028b\\x0bc\\x85d word\n  | " + 19 * " " + "^^^^"),
+        ("'\x1b[2J' \x07", "\x07", (1, 8), "1 | '\\x1b[2J' \\x07\n  |           ^^^^"),
     ],
 )
 def test_a_position_becomes_line_column_and_caret(text: str, word: str, place: tuple[int, int], excerpt: str) -> None:

@@ -17,11 +17,12 @@ from lib.errors import (
     OnwardError,
     PartlyApplied,
     ServerError,
+    TableBusy,
 )
 from lib.history import History
 from lib.migration import Migration
 from lib.plan import Applied, Plan, make_plan
-from lib.runner import Notice, Run, Started
+from lib.runner import Notice, Retry, Run, Started
 
 CONFIG = read_config({"DATABASE_URL": "postgresql://kanarie7:kanarie7@h.example/neondb"})
 VERSIONS = ("000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields")
@@ -305,7 +306,7 @@ def test_a_failure_shows_place_excerpt_words_of_the_server_state_and_next_step()
         "   |         ^^^^^^\n"
         'ERROR 42704: type "citext" does not exist\n'
         "Detail: Key (a)=(1)\n"
-        "exists.\n"
+        "  exists.\n"
         "Hint: CREATE EXTENSION citext\n"
         "Context: SQL function f\n"
         "State: rolled back.\n"
@@ -378,16 +379,37 @@ def test_an_error_for_machines_has_the_same_facts() -> None:
     ("error", "expected"),
     [
         (failed(), '::error file=migrations/007-add-email.sql,line=14,col=20::42704: type "citext" does not exist'),
-        (ConfigError("100%:\r\n  a, b"), "::error::100%25:%0D%0A  a, b"),
+        (ConfigError("100%:\r\n  a, b"), "::error::100%25:%0A  a, b"),
         (
             MigrationFailed(
                 Failure("1", "C:\\a,b%\n.sql", ServerError("P0001", "a, b: 5%\n::error::x"), 1, 2),
                 state="",
                 next_step="",
             ),
-            "::error file=C%3A\\a%2Cb%25%0A.sql,line=1,col=2::P0001: a, b: 5%25%0A::error::x",
+            "::error file=C%3A\\a%2Cb%25%0A.sql,line=1,col=2::P0001: a, b: 5%25%0A\\x3a:error::x",
         ),
     ],
 )
 def test_an_annotation_is_escaped_as_github_wants_it(error: OnwardError, expected: str) -> None:
     assert report.annotation(error) == expected
+
+
+def test_no_words_of_others_pass_for_a_line_of_ours() -> None:
+    forged = "999-x\n✅ Applied: 999-forged (1ms)\nNext: forged"
+    error = failed(detail=forged, hint=forged, context=forged)
+    error.failure = error.failure._replace(server=error.failure.server._replace(message=forged))
+    busy = TableBusy(forged, next_step=forged)
+    error.blockers = busy.blockers = [forged]
+    rows = (row(forged, TIMES[0], 1),)
+    said = [
+        report.error_text(error),
+        report.error_text(busy),
+        report.event_text(CONFIG, Notice(None, forged)),
+        report.event_text(CONFIG, Notice(file("001-a"), forged)),
+        report.event_text(CONFIG, Retry(busy, 1.0)),
+        report.status_text(CONFIG, history()._replace(database=forged), plan(VERSIONS, rows)),
+    ]
+    for text in said:
+        lines = text.split("\n")
+        assert not [line for line in lines if line.startswith(("✅ Applied: 999", "Next: forged"))]
+        assert [line for line in lines if line.startswith("  ✅ Applied: 999-forged")], text

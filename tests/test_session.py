@@ -1,10 +1,12 @@
 """Connecting, with TLS and without; what is sent and what comes back; and that no password is in any of it."""
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -17,11 +19,11 @@ import pytest
 
 from lib.config import Target, parse_url
 from lib.database import Database as Connected
-from lib.errors import DatabaseUnavailable, DatabaseUnsuitable, LockBusy, OnwardError, TableBusy
+from lib.errors import DatabaseUnavailable, DatabaseUnsuitable, LockBusy, MigrationFailed, OnwardError, TableBusy
 from lib.session import Session, connect, identifier, literal
 from scripts.embedded import Embedded, server_user
-from tests.conftest import Cli, Database, Server
-from tests.running import history, login, nothing_is_left_running, role, run, until
+from tests.conftest import ROOT, Cli, Database, Server
+from tests.running import Events, history, login, nothing_is_left_running, role, run, until
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 # 127.0.0.1, in a spelling that nobody can know for this machine's.
@@ -299,6 +301,138 @@ def test_an_interrupted_statement_is_cancelled_on_the_server(server: Server, dat
         interrupter.join()
         nothing_is_left_running(server, database)
     assert database.execute("SELECT to_regclass('t')") == [(None,)]
+
+
+# What a server says.
+
+
+@contextmanager
+def encoded(server: Server, encoding: str) -> Iterator[Database]:
+    """A database in which text is of this encoding."""
+    database = server.database(f"{server.run}_{server.worker}_{encoding.lower()}_{next(server.numbers)}")
+    server.admin.execute(
+        f"CREATE DATABASE \"{database.name}\" TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    try:
+        yield database
+    finally:
+        server.drop(database)
+
+
+LONG = "DO $$ BEGIN FOR i IN 1..%d LOOP RAISE NOTICE '%%', repeat('x', %d); END LOOP; END $$"
+
+
+def test_of_a_long_notice_the_beginning_is_kept(database: Database) -> None:
+    with session_of(database) as session:
+        session.send(LONG % (1, 2_000) + ";" + LONG % (1, 2_001))
+        whole, cut = session.notices
+    assert whole == f"NOTICE: {'x' * 2_000}"
+    assert cut == f"NOTICE: {'x' * 2_000}… (2,001 bytes in all)"
+
+
+def test_of_a_long_error_the_beginning_is_kept(database: Database) -> None:
+    words = "repeat('é', 1000000)"
+    raised = f"RAISE EXCEPTION USING MESSAGE = {words}, DETAIL = {words}, HINT = {words}, CONSTRAINT = 'c'"
+    with session_of(database) as session:
+        error = session.send(f"DO $$ BEGIN {raised}; END $$").failure
+    for text in (error.message, error.detail, error.hint):
+        assert re.fullmatch(r"é{4500}… \(2,000,000 bytes in all\)", text or "")
+    assert error.constraint == "c"
+
+
+def test_long_notices_take_no_memory(database: Database) -> None:
+    """A process of its own, since a peak is a process's."""
+    script = (
+        "import os, resource; from lib.config import parse_url; from lib.session import connect\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "with connect(parse_url('URL', os.environ['URL'], {}), 'onward test') as session:\n"
+        f"    session.send('''{LONG % (1, 10_000_000)}'''); before = peak()\n"
+        f"    session.send('''{LONG % (40, 10_000_000)}'''); print(len(session.notices), (peak() - before) // 1024)"
+    )
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, env={"URL": database.url}, cwd=ROOT, capture_output=True, check=True)
+    count, megabytes = map(int, result.stdout.split())
+    assert count == 41
+    assert megabytes < 100
+
+
+def test_no_secret_is_in_what_a_server_says_not_even_half_of_one(database: Database) -> None:
+    target = target_of(database)
+    (secret,) = target.secrets
+    said = f"repeat('x', 1980) || '{database.url}{secret}'"
+    raised = f"RAISE NOTICE '%', '{database.url}'; RAISE NOTICE '%', {said}; RAISE EXCEPTION '%', '{secret}'"
+    with session_of(database) as session:
+        error = session.send(f"DO $$ BEGIN {raised}; END $$").failure
+        told = [*session.notices, error.message, error.context or ""]
+    for text in told:
+        assert secret[:4] not in text
+    assert "***" in told[0] and "***" in error.message
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "LATIN1", "EUC_JP", "SQL_ASCII"])
+@pytest.mark.parametrize("text", ["é ä", "東京"])
+def test_an_error_is_in_its_place_whatever_the_encoding_of_the_database(
+    server: Server, migrations: Write, encoding: str, text: str
+) -> None:
+    if (encoding, text) in (("LATIN1", "東京"), ("EUC_JP", "é ä")):
+        text = {"LATIN1": "é ä", "EUC_JP": "東京"}[encoding]
+    transactional = f"SELECT '{text}';\n/* {text} */ SELECT '{text}', nothing;\n"
+    directory = migrations({"001-whole.sql": transactional})
+    with encoded(server, encoding) as database:
+        with pytest.raises(MigrationFailed) as whole:
+            run(database, directory)
+        migrations({"001-whole.sql": f"-- migrate: no-transaction\n{transactional}"})
+        with pytest.raises(MigrationFailed) as pieces:
+            run(database, directory)
+        assert history(database) == []
+    column = transactional.splitlines()[1].index("nothing") + 1
+    assert (whole.value.failure.line, whole.value.failure.column) == (2, column)
+    assert (pieces.value.failure.line, pieces.value.failure.column) == (3, column)
+    assert f"SELECT '{text}', nothing" in whole.value.failure.excerpt
+
+
+@pytest.mark.parametrize(
+    ("encoding", "client", "made", "word"),
+    [
+        ("UTF8", "LATIN1", "chr(233)", "café"),
+        ("UTF8", "WIN1252", "chr(8364)", "caf€"),
+        ("UTF8", "EUC_JP", "chr(26481) || chr(20140)", "caf東京"),
+        ("UTF8", "KOI8R", "chr(1046)", "cafЖ"),
+        ("LATIN1", "UTF8", "chr(233)", "café"),
+        ("LATIN1", "LATIN1", "chr(233)", "café"),
+        ("SQL_ASCII", "SQL_ASCII", r"E'\351'", r"caf\xe9"),
+    ],
+)
+@pytest.mark.parametrize("way", ["SET client_encoding = '{}'", "SET NAMES '{}'", "SET LOCAL client_encoding TO {}"])
+def test_what_is_said_after_a_change_of_encoding_is_readable(
+    server: Server, migrations: Write, encoding: str, client: str, made: str, word: str, way: str
+) -> None:
+    talking = f"{way.format(client)};\nDO $$ BEGIN RAISE NOTICE '%', 'caf' || {made}; END $$;\n"
+    failing = talking.replace("NOTICE", "EXCEPTION").partition("\n")[2]
+    with encoded(server, encoding) as database:
+        directory = migrations({"001-talks.sql": talking})
+        assert run(database, directory).notices == [f"NOTICE: {word}"]
+        migrations({"002-fails.sql": talking + failing})
+        events = Events()
+        with pytest.raises(MigrationFailed) as failed:
+            run(database, directory, events)
+        assert (failed.value.failure.server.message, events.notices) == (word, [f"NOTICE: {word}"])
+        assert history(database) == ["001-talks"]
+
+
+def test_a_statement_says_the_same_whatever_encoding_the_one_before_it_has_set(
+    database: Database, migrations: Write
+) -> None:
+    """The invalid index must be found by its name, too, to be built again."""
+    database.execute('CREATE TABLE t (a text); CREATE INDEX "é" ON t (a)')
+    database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = '\"é\"'::regclass")
+    sql = "-- migrate: no-transaction\nSET client_encoding = 'LATIN1';\nCREATE INDEX CONCURRENTLY \"é\" ON t (a);\n"
+    run(database, migrations({"001-index.sql": f"{sql}INSERT INTO t VALUES ('é');\nINSERT INTO t VALUES ('東');\n"}))
+    found = database.execute(
+        "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = 't'::regclass"
+    )
+    assert found == [('"é"', True)]
+    assert database.execute("SELECT a FROM t") == [("é",), ("æ\x9d±",)]
 
 
 # A deadline.
