@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -1094,6 +1095,118 @@ def test_github_actions_gets_an_annotation_on_the_line(here: Here, migrations: W
     assert history(database) == []
 
 
+@pytest.mark.parametrize("stands", ["", "app", "app/scripts", "/"])
+def test_an_annotation_names_the_file_as_the_workspace_knows_it_wherever_the_run_stands(
+    project: Path, tmp_path: Path, database: Database, stands: str
+) -> None:
+    workspace = tmp_path / "work"
+    app = Cli(bundle(project, workspace / "app", {"001-typo.sql": "SELEC 1;\n"}), tmp_path)
+    github = {"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": str(workspace)}
+    result = app(url=database.url, env={"MIGRATION_DIR": "migrations", **github}, cwd=workspace / stands)
+    assert "\n::error file=app/migrations/001-typo.sql,line=1,col=1::42601: " in result.err
+    elsewhere = {**github, "GITHUB_WORKSPACE": str(tmp_path / "other")}
+    result = app(url=database.url, env={"MIGRATION_DIR": "migrations", **elsewhere}, cwd=workspace / stands)
+    assert f"\n::error file={workspace}/app/migrations/001-typo.sql,line=1,col=1::" in result.err
+    assert history(database) == []
+
+
+# What others say
+
+HOSTILE = (
+    "x\n::error::forged\n  ::add-mask::a\n##[error]forged\x1b[2J\x1b]0;title\x07\n"
+    "✅ Applied: 999-forged (1ms)\u202e\x9b31m"
+)
+
+
+def obeyed(said: str) -> list[str]:
+    """The lines that GitHub's runner takes for commands, as its parser does."""
+    return [line for line in said.split("\n") if line.lstrip().startswith("::") or "##[" in line]
+
+
+def hostile(word: str) -> str:
+    """A block that says it in every field that a message has."""
+    text = "E'" + "".join(f"\\u{ord(char):04x}" for char in word) + "'"
+    fields = ", ".join(
+        f"{field} = {text}" for field in ("MESSAGE", "DETAIL", "HINT", "CONSTRAINT", "TABLE", "SCHEMA", "COLUMN")
+    )
+    return f"DO $$ BEGIN RAISE NOTICE '%', {text}; RAISE EXCEPTION USING {fields}; END $$;\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+@pytest.mark.parametrize("directive", ["", "-- migrate: no-transaction\n"])
+def test_what_a_server_says_steers_neither_terminal_nor_ci(
+    cli: Cli, migrations: Write, database: Database, arguments: tuple[str, ...], directive: str
+) -> None:
+    migrations({"001-talks.sql": directive + hostile(HOSTILE)})
+    result = cli(*arguments, url=database.url, env={"GITHUB_ACTIONS": "true", "PYTHONIOENCODING": "utf-8"})
+    assert result.code == (7 if directive else 1)
+    (command,) = obeyed(result.out + result.err)
+    assert command.startswith("::error file=")
+    for said in (result.out, result.err):
+        assert not re.search("[\0-\x08\x0b-\x1f\x7f-\x9f\u202e]", said)
+        assert not re.search(r"(?m)^✅ Applied: 999-forged", said)
+    assert r"\x1b[2J\x1b]0;title\x07" in result.err
+    if arguments:
+        assert json.loads(result.out)["error"]["message"] == HOSTILE
+    assert history(database) == []
+
+
+def test_what_a_file_has_in_it_steers_neither_terminal_nor_ci(cli: Cli, migrations: Write, database: Database) -> None:
+    migrations({"001-shown.sql": "SELECT '\x1b[2J\n::error::forged\n##[error]forged' nothing here;\n"})
+    result = cli(url=database.url, env={"GITHUB_ACTIONS": "true"})
+    assert result.code == 1
+    assert [line[:13] for line in obeyed(result.out + result.err)] == ["::error file="]
+    assert "\x1b" not in result.out + result.err
+    assert "1 | SELECT '\\x1b[2J\n2 | ::error::forged\n3 | \\x23#[error]forged' nothing here;\n" in result.err
+    assert history(database) == []
+
+
+@pytest.mark.parametrize("command", ["run", "status", "validate"])
+def test_what_a_history_has_in_it_steers_neither_terminal_nor_ci(
+    cli: Cli, migrations: Write, database: Database, command: str
+) -> None:
+    migrations(ONE)
+    assert cli(url=database.url).code == 0
+    database.execute("INSERT INTO schema_migrations (version, name) VALUES (%s, %s)", [HOSTILE, HOSTILE])
+    arguments = () if command == "run" else (command,)
+    for more in ((), ("--json",)):
+        result = cli(*arguments, *more, url=database.url, env={"GITHUB_ACTIONS": "true"})
+        assert "forged" in result.out + result.err
+        assert all(line.startswith("::error::") for line in obeyed(result.out + result.err))
+        assert not re.search(r"(?m)^✅ Applied: 999|[\x1b\x9b\x07]", result.out + result.err)
+    assert history(database) == ["001-one", HOSTILE]
+
+
+def test_what_another_session_is_called_and_does_steers_neither_terminal_nor_ci(
+    cli: Cli, migrations: Write, database: Database
+) -> None:
+    database.execute("CREATE TABLE busy ()")
+    migrations({"001-waits.sql": "ALTER TABLE busy ADD COLUMN a int;"})
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE busy; /*\n::error::forged\n##[error]forged \x1b[2J*/ SELECT")
+        result = cli(url=database.url, env={"MIGRATION_RETRY": "0", "MIGRATION_LOCK_TIMEOUT": "500ms"})
+    assert (result.code, obeyed(result.err)) == (4, [])
+    assert "forged" in result.err
+    assert "\x1b" not in result.err
+    assert history(database) == []
+
+
+def test_a_notice_and_a_failure_show_no_secret_of_the_environment(
+    cli: Cli, migrations: Write, database: Database, login: Callable[[str], str]
+) -> None:
+    """The server knows them from wherever it has them: a foreign server's options, a row, a function's text."""
+    url, secret = login(CANARY), "S3cret-of-the-route-and-long-enough"
+    said = f"{url} {CANARY} password={CANARY} {secret} postgresql://else:{CANARY[::-1]}@where/x"
+    migrations({"001-talks.sql": f"DO $$ BEGIN RAISE NOTICE '{said}'; RAISE EXCEPTION '{said}'; END $$;"})
+    for arguments in ((), ("--json",)):
+        result = cli(*arguments, url=url, env={"MIGRATION_SECRET": secret})
+        assert result.code == 1
+        for hidden in (CANARY, CANARY[::-1], secret):
+            assert hidden not in result.out + result.err
+        assert "NOTICE: postgresql://***@" in result.out + result.err
+    assert history(database) == []
+
+
 # The database is not there
 
 
@@ -1526,6 +1639,105 @@ def test_an_interrupted_run_says_what_is_kept_and_leaves_with_its_signals_code(
     while database.execute(asleep) != [(0,)]:
         time.sleep(0.02)
     assert (history(database), tables(database)) == (["001-one"], {"one"})
+
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+def starting(tmp_path: Path, module: str, line: str) -> dict[str, str]:
+    """An environment in which this is run where a module is imported, that is found before the one of its name."""
+    (tmp_path / "first").mkdir(exist_ok=True)
+    (tmp_path / "first" / f"{module}.py").write_text(f"import os, signal\n{line}\n")
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "first")}
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("module", ["datetime", "psycopg"])
+def test_a_signal_while_it_starts_is_one_line_and_its_code(
+    cli: Cli, migrations: Write, database: Database, number: signal.Signals, code: int, module: str
+) -> None:
+    migrations(ONE)
+    env = starting(cli.directory, module, f"os.kill(os.getpid(), {int(number)})")
+    for arguments in ((), ("--json",)):
+        result = subprocess.run(
+            [sys.executable, str(cli.script), *arguments],
+            env=env | environment(cli, database.url),
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert (result.returncode, result.stderr) == (code, f"❌ interrupted by {number.name}: nothing was begun\n")
+        assert (json.loads(result.stdout)["error"]["code"] if arguments else result.stdout) in ("interrupted", "")
+    assert history(database) is None
+
+
+@pytest.mark.parametrize("script", ["bundle.py", "check_functions.py", "invoke.py", "sandbox.py"])
+def test_ctrl_c_while_another_script_starts_shows_no_traceback(cli: Cli, script: str) -> None:
+    env = starting(cli.directory, "argparse", "os.kill(os.getpid(), signal.SIGINT)")
+    env |= starting(cli.directory, "psycopg", "os.kill(os.getpid(), signal.SIGINT)")
+    result = subprocess.run(
+        [sys.executable, str(cli.script.with_name(script)), "--help"], env=env, capture_output=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("late", ["atexit.register(strike)", "late = type('Late', (), {'__del__': strike})()"])
+def test_a_signal_behind_the_end_changes_nothing(
+    cli: Cli, migrations: Write, database: Database, number: signal.Signals, late: str
+) -> None:
+    migrations(ONE)
+    script = (
+        "import atexit, os, sys; from scripts import migrate\n"
+        f"def strike(*_, kill=os.kill, process=os.getpid()): kill(process, {int(number)})\n"
+        f"sys.argv = ['migrate.py', '--json']; {late}; sys.exit(migrate._process())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(cli, database.url),
+        cwd=cli.script.parent.parent,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert (result.returncode, json.loads(result.stdout)["success"]) == (0, True)
+    assert "Traceback" not in result.stderr
+    assert history(database) == ["001-one"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("file", "code", "outcome"), [(ONE, 0, None), ({"001-fails.sql": "SELECT nothing;"}, 1, "migration_failed")]
+)
+def test_a_signal_while_the_end_is_told_does_not_cut_it_short(
+    cli: Cli, migrations: Write, database: Database, number: signal.Signals, file: Any, code: int, outcome: str | None
+) -> None:
+    """The words go to a pipe that is full, so that the run stands still in the middle of them."""
+    migrations(file)
+    ours, its = os.pipe()
+    os.set_blocking(its, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(its, b"." * 512)
+    os.set_blocking(its, True)
+    process = subprocess.Popen(
+        [sys.executable, str(cli.script), "--json"],
+        env=environment(cli, database.url),
+        stdout=its,
+        stderr=subprocess.PIPE,
+    )
+    os.close(its)
+    assert process.stderr
+    with process.stderr as words, os.fdopen(ours, "rb") as out:
+        said = b""
+        while b"applied successfully" not in said and b"Next:" not in said:
+            said += words.readline()
+        process.send_signal(number)
+        document = json.loads(out.read().lstrip(b"."))
+        assert b"interrupted" not in words.read()
+    assert process.wait() == code
+    assert document.get("error", {}).get("code") == outcome
+    assert history(database) == (["001-one"] if code == 0 else [])
 
 
 # The command line itself

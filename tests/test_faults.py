@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +24,12 @@ import pytest
 from scripts.embedded import Embedded, find_programs, server_user
 from tests.conftest import SETTINGS, Cli, Database, Server
 from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail
-from tests.running import LOCK, history, login, role, tables, until
+from tests.running import LOCK, history, login, nothing_is_left_running, role, tables, until
 from tests.stage import (
     AT_THE_GATE,
     VERSIONS,
     WAIT,
+    Command,
     MakeStage,
     Stage,
     command,
@@ -178,6 +179,51 @@ def test_a_signal_while_a_lost_commit_is_looked_for_does_not_make_it_unknown(com
     assert (outcome.applied, outcome.remaining) == ([ONE, TWO], [THREE])
     command.settled(ONE, TWO)
     command.completes()
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("arrives", [True, False])
+def test_of_two_signals_during_a_commit_the_first_decides_and_nothing_is_left_untold(
+    command: Stage, proxy: Proxy, first: signal.Signals, second: signal.Signals, arrives: bool
+) -> None:
+    commit = Hold()
+    proxy.when(recording(TWO), commit)
+    running = command.start(proxy.url(command.database.url))
+    until(commit.reached.is_set)
+    committing = command.wait("state = 'idle in transaction'")
+    running.send(first)
+    command.wait(ASKS_FOR_THE_LOCK)
+    running.send(second)
+    if not arrives:
+        command.server.admin.execute("SELECT pg_terminate_backend(%s)", [committing])
+    commit.release()
+    outcome = command.finish(running, by=first)
+    there = [ONE, TWO] if arrives else [ONE]
+    assert (outcome.applied, outcome.remaining) == (there, list(VERSIONS[len(there) :]))
+    command.settled(*there)
+    command.completes()
+
+
+@pytest.mark.parametrize("directive", ["", "-- migrate: no-transaction\n"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_obeyed_in_the_middle_of_a_flood_of_notices(
+    cli: Cli,
+    migrations: Callable[..., Path],
+    database: Database,
+    server: Server,
+    number: signal.Signals,
+    directive: str,
+) -> None:
+    migrations({"001-talks.sql": f"{directive}DO $$ BEGIN LOOP RAISE NOTICE 'again'; END LOOP; END $$;"})
+    running = Command(cli, {"MIGRATION_DIR": str(cli.directory / "migrations"), "POSTGRES_URL": database.url})
+    talks = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND query ~ 'RAISE NOTICE'"
+    until(lambda: server.admin.execute(talks, [database.name]))
+    running.send(number)
+    outcome = running.finish(by=number)
+    assert (outcome.applied, outcome.remaining) == ([], ["001-talks"])
+    nothing_is_left_running(server, database)
+    assert history(database) == []
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def encoded(server: Server, encoding: str) -> Iterator[Database]:
         f"CREATE DATABASE \"{database.name}\" TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
     )
     try:
-        yield database
+        yield Database(database.name, f"{database.url}?client_encoding=utf8")
     finally:
         server.drop(database)
 
