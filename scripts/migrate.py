@@ -240,10 +240,11 @@ def _would_run(options: SimpleNamespace, output: Output) -> None:
 
 
 def _require_good_secrets(environ: Mapping[str, str]) -> None:
-    if environ.get("MIGRATION_SECRET"):
-        from lib.service import Service  # noqa: PLC0415 - a build does not wait for it
+    from lib.bearer import bearer_secret  # noqa: PLC0415 - a build does not wait for it
 
-        Service(environ).secrets()
+    for variable in ("MIGRATION_SECRET", "MIGRATION_SECRET_PREVIOUS"):
+        if secret := environ.get(variable, "").strip():
+            bearer_secret(variable, secret)
 
 
 def _validate(options: SimpleNamespace, output: Output) -> int:

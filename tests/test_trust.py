@@ -85,7 +85,7 @@ class Story:
 
     def routes(self) -> None:
         service = Service(self.environ())
-        assert service.public_status().status == 200
+        assert asyncio.run(service.public_status()).status == 200
         for action in ("status", "validate", "migrate"):
             assert service.act(action, applied_by="api").status == 200, action
         self.capture.readouterr()
@@ -475,7 +475,7 @@ def test_rows_that_row_security_hides_are_an_error_for_every_command(
         assert main(command, environ) == 5
         assert "BYPASSRLS" in capsys.readouterr().err
         assert (tables(database), versions(database)) == (["one"], ["001-one"])
-        answer = Service(environ).public_status()
+        answer = asyncio.run(Service(environ).public_status())
         assert (answer.status, answer.document["error"]["code"]) == (503, "history_hidden")
 
 
