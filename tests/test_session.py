@@ -23,7 +23,7 @@ from lib.errors import DatabaseUnavailable, DatabaseUnsuitable, LockBusy, Migrat
 from lib.session import Session, connect, identifier, literal
 from scripts.embedded import Embedded, server_user
 from tests.conftest import ROOT, Cli, Database, Server
-from tests.running import Events, history, login, nothing_is_left_running, role, run, until
+from tests.running import SETTLED, Events, history, login, nothing_is_left_running, role, run, until
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 # 127.0.0.1, in a spelling that nobody can know for this machine's.
@@ -178,7 +178,7 @@ def test_tls_is_used_where_the_host_is_not_local_and_as_the_url_says(
 ) -> None:
     tls.execute("DROP TABLE IF EXISTS seen, schema_migrations; CREATE TABLE seen (ssl boolean)")
     migrations({"001-look.sql": LOOK, "002-look.sql": f"-- migrate: no-transaction\n{LOOK}"})
-    result = cli(url=changed(tls, host=ELSEWHERE, query=query).url)
+    result = cli(url=changed(tls, host=ELSEWHERE, query=query).url, env=SETTLED)
     if encrypted is None:
         assert result.code == 5
         assert "certificate" in result.err
@@ -208,10 +208,10 @@ def test_values_and_names_are_read_alike_whatever_a_file_has_set(database: Datab
     name = value or "empty"
     database.execute("CREATE SCHEMA names")
     with session_of(database) as session:
-        session.query(setting)
+        session.send(setting)
         query = f"SELECT encode(convert_to({literal(value)}, 'UTF8'), 'hex')"
-        assert session.query(query) == [(value.encode().hex(),)]
-        session.query(f"CREATE TABLE names.{identifier(name)} ()")
+        assert session.send(query).rows == [(value.encode().hex(),)]
+        session.send(f"CREATE TABLE names.{identifier(name)} ()")
     ((found,),) = database.execute("SELECT relname FROM pg_class WHERE relnamespace = 'names'::regnamespace")
     assert found == name
 
@@ -274,7 +274,7 @@ def test_an_error_in_a_query_of_ours_is_told_by_its_kind(
 
 def test_a_session_that_the_server_ends_is_lost_and_says_so(server: Server, database: Database) -> None:
     with session_of(database) as session:
-        session.query("BEGIN; CREATE TABLE t ()")
+        session.send("BEGIN; CREATE TABLE t ()")
         assert session.in_transaction
         server.admin.execute("SELECT pg_terminate_backend(%s)", [session.pid])
         answer = session.send("SELECT 1")
@@ -287,7 +287,7 @@ def test_a_session_that_the_server_ends_is_lost_and_says_so(server: Server, data
 
 def test_an_interrupted_statement_is_cancelled_on_the_server(server: Server, database: Database) -> None:
     with session_of(database) as session:
-        session.query("BEGIN; CREATE TABLE t ()")
+        session.send("BEGIN; CREATE TABLE t ()")
         query = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
 
         def interrupt() -> None:
