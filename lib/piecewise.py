@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from lib.errors import FilesError, PartlyApplied, ServerError, TableBusy
 from lib.failure import locate
+from lib.leftovers import Leftovers, finishing, in_words, is_concurrent, leftovers, runs_in_several_transactions
 from lib.migration import Migration
 from lib.session import BUSY, Answer, Session, literal
 from lib.sql import Statement, split
@@ -56,6 +57,7 @@ _CREATE_INDEX = (
 )
 
 _MEND = "Mend the file"
+_NOT_IN_THAT_STATE = "55000"
 _FROM_THE_START = "It starts at its first statement: all of them must be repeatable."
 
 
@@ -81,6 +83,8 @@ class Piecewise:
         self._done = 0
         self._kept = 0
         """Without those of a transaction of the file's own that is still open."""
+        self._partly = False
+        """Whether the statement that is running may have kept a part of its work."""
 
     @property
     def state(self) -> str:
@@ -88,14 +92,16 @@ class Piecewise:
         some = "statement 1 is done and stays" if self._kept == 1 else f"statements 1 to {self._kept} are done and stay"
         kept = some if self._kept else "no statement is done"
         undone = ", the transaction that it began after that is rolled back" if self._done > self._kept else ""
-        return f"{kept}{undone}; the file is not recorded"
+        part = f"statement {self._done + 1} runs in several transactions, so a part of its work may stay"
+        told = [f"{kept}{undone}"] if self._kept or not self._partly else []
+        return "; ".join([*told, *([part] if self._partly else []), "the file is not recorded"])
 
     def run(self) -> None:
         """Run them all. Raises PartlyApplied at the first that fails; the statements before it stay done."""
         text = self._migration.text()
         prepared = self._prepared(text)
         for statement in split(text):
-            if self.patience is not None and "lock_timeout" not in text.lower() and _is_concurrent(statement):
+            if self.patience is not None and "lock_timeout" not in text.lower() and is_concurrent(statement):
                 self._patiently(statement, self.patience)
             else:
                 self._run(statement)
@@ -122,20 +128,43 @@ class Piecewise:
         self._rows(self._work.send(f"SET lock_timeout = {literal(usual)}"), statement)
 
     def _run(self, statement: Statement) -> None:
-        # In a transaction of the file's own the server refuses to build it.
-        index = None if self._work.in_transaction else _concurrent_index(statement)
+        # In a transaction of the file's own the server refuses what runs in several.
+        alone = not self._work.in_transaction
+        index = _concurrent_index(statement) if alone else None
+        before = leftovers(self._work) if alone and is_concurrent(statement) else None
         while True:
             self._require_lock(statement)
             undropped = self._drop_invalid(*index, statement) if index else None
-            answer = undropped or self._work.send(statement.text, keep=False)
+            answer = undropped or self._send(statement)
             if not (answer.error or answer.lost):
                 break
             if not self._may_try_again(answer.failure):
                 # Of a text of ours, a position would be one in the file.
                 failure = answer.failure._replace(position=None) if undropped else answer.failure
-                raise self._stopped(failure, statement, self._left_invalid(index))
+                raise self._stopped(failure, statement, self._left(before, statement, rebuilt=index is not None))
+        self._partly = False
         if index:
             self._require_valid(*index, statement)
+
+    def _send(self, statement: Statement) -> Answer:
+        self._partly = runs_in_several_transactions(statement) and not self._work.in_transaction
+        answer = self._work.send(statement.text, keep=False)
+        if answer.failure.sqlstate == _NOT_IN_THAT_STATE and (rest := finishing(statement)):
+            finished = self._work.send(rest, keep=False)
+            if not (finished.error or finished.lost):
+                self._work.notices.append(f"finished the detaching that had been broken off: {rest}")
+            if finished.lost or not finished.error or finished.error.sqlstate in BUSY:
+                answer = finished
+        # What has a position was refused before it ran.
+        self._partly = self._partly and not (answer.error and answer.error.position)
+        return answer
+
+    def _left(self, before: Leftovers | None, statement: Statement, *, rebuilt: bool) -> str:
+        """What the statement has left behind; where the catalog can tell, no other part of its work stays."""
+        if before is None or (after := leftovers(self._work)) is None:
+            return ""
+        self._partly = statement.keywords[0] == "REINDEX"
+        return in_words(after - before, statement, rebuilt=rebuilt)
 
     def _may_try_again(self, error: ServerError) -> bool:
         """Only this statement, and only outside a transaction of the file's own, of which it would be a part."""
@@ -173,13 +202,6 @@ class Piecewise:
             why = "another session is building it" if building else "its build was broken off"
             message = f"index {name} is there, but it is not valid: {why}"
         raise self._stopped(ServerError(None, message), statement)
-
-    def _left_invalid(self, index: tuple[str, str] | None) -> str:
-        if index is None:
-            return ""
-        rows = self._look(*index).rows[1:]
-        left = [qualified for valid, qualified, building, _ in rows if valid == "f" and building == "f"]
-        return f"; the invalid index {left[0]} is left behind, and a rerun builds it again" if left else ""
 
     def _indexes(self, table: str, name: str, statement: Statement) -> list[tuple[str | None, ...]]:
         return self._rows(self._look(table, name), statement)[1:]
@@ -231,10 +253,6 @@ def _stays_in_session(statement: Statement) -> bool:
 def _prepared_in_words(names: set[str]) -> str:
     ends = "; ".join(f"COMMIT PREPARED {literal(name)}" for name in sorted(names))
     return f"prepared transactions that are neither committed nor rolled back: end them ({ends}, or ROLLBACK PREPARED)"
-
-
-def _is_concurrent(statement: Statement) -> bool:
-    return "CONCURRENTLY" in (token.upper() for token in statement.head)
 
 
 def _concurrent_index(statement: Statement) -> tuple[str, str] | None:

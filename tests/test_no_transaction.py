@@ -1,7 +1,9 @@
 """Files that say `-- migrate: no-transaction`: statement by statement, beside a session that holds the lock."""
 
+import re
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import psycopg
 import pytest
 
 from lib.errors import FilesError, PartlyApplied
+from lib.runner import Retry
 from tests.conftest import Cli, Database, Server
 from tests.running import LOCK, SETTLED, Events, history, nothing_is_left_running, run, tables, until
 
@@ -350,3 +353,170 @@ def test_a_prepared_transaction_that_is_left_open_is_not_called_applied(database
     migrations({"001-prepares.sql": f"{HEAD}{text}COMMIT PREPARED 'left-open';\n"})
     assert run(database, directory).applied == ["001-prepares"]
     assert tables(database) == ["two"]
+
+
+# Statements that run several transactions.
+
+BLOCK = "DO $$ BEGIN FOR i IN 1..3 LOOP INSERT INTO items VALUES (i); COMMIT; END LOOP; END $$;"
+PROCEDURE = BLOCK.replace("DO $$", "CREATE PROCEDURE fill() LANGUAGE plpgsql AS $$")
+EVENTS = """
+CREATE TABLE events (at int) PARTITION BY RANGE (at);
+CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (1) TO (9);
+CREATE INDEX events_1_at ON events_1 (at);
+INSERT INTO events VALUES (1), (1);
+"""
+DETACH = "ALTER TABLE events DETACH PARTITION events_1 CONCURRENTLY;"
+
+
+@pytest.mark.parametrize("statement", [BLOCK, "CALL fill();"])
+@pytest.mark.parametrize("before", ["", "CREATE TABLE IF NOT EXISTS a ();"])
+def test_a_statement_that_commits_as_it_goes_on_is_not_called_undone(
+    database: Database, migrations: Write, before: str, statement: str
+) -> None:
+    database.execute(f"CREATE TABLE items (i int CHECK (i < 3)); {PROCEDURE}")
+    error = fails(database, migrations({"001-fill.sql": f"{HEAD}{before}\n{statement}"}))
+    done = "statement 1 is done and stays; statement 2" if before else "statement 1"
+    part = "runs in several transactions, so a part of its work may stay"
+    assert error.state == f"{done} {part}; the file is not recorded"
+    assert database.execute("SELECT count(*) FROM items") == [(2,)]
+    assert history(database) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        BLOCK.replace("COMMIT; ", ""),
+        "INSERT INTO items VALUES (1), (2), (3);",
+        "CALL fill(nothing);",
+        f"BEGIN; {BLOCK} COMMIT;",
+        "CREATE INDEX CONCURRENTLY i ON items (nothing);",
+        "REFRESH MATERIALIZED VIEW CONCURRENTLY nothing;",
+        DETACH,
+    ],
+)
+def test_a_statement_of_which_nothing_stays_is_not_called_half_done(
+    database: Database, migrations: Write, statement: str
+) -> None:
+    database.execute(f"CREATE TABLE items (i int CHECK (i < 3)); {PROCEDURE}")
+    error = fails(database, migrations({"001-fill.sql": HEAD + statement}))
+    assert re.fullmatch(
+        "no statement is done(, the transaction .* is rolled back)?; the file is not recorded", error.state
+    )
+    assert database.execute("SELECT count(*) FROM items") == [(0,)]
+    assert history(database) == []
+
+
+def test_a_detaching_that_was_broken_off_is_told_and_a_rerun_finishes_it(database: Database, migrations: Write) -> None:
+    database.execute(EVENTS)
+    directory = migrations({"001-detach.sql": HEAD + DETACH})
+    with psycopg.connect(database.url) as reader:
+        reader.execute("SELECT FROM events")
+        error = fails(database, directory, MIGRATION_RETRY="200ms")
+    finalize = "ALTER TABLE public.events DETACH PARTITION public.events_1 FINALIZE;"
+    assert error.state == (
+        "no statement is done; the file is not recorded; the partition public.events_1 of public.events is pending "
+        f"detach, and a rerun finishes that, as does {finalize}"
+    )
+    assert database.execute("SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [
+        (True,)
+    ]
+    assert history(database) == []
+
+    events = run(database, directory)
+    assert events.notices == [
+        f"finished the detaching that had been broken off: {finalize.replace('public.', '')[:-1]}"
+    ]
+    assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [(0,)]
+    assert (tables(database), history(database)) == (["events", "events_1"], ["001-detach"])
+
+
+def test_the_command_that_finishes_a_detaching_does(database: Database, migrations: Write) -> None:
+    database.execute(f'CREATE SCHEMA "o\'d d"; SET search_path = "o\'d d"; {EVENTS}')
+    sql = f'{HEAD}SET search_path = "o\'d d"; {DETACH}'
+    with psycopg.connect(database.url) as reader:
+        reader.execute('SELECT FROM "o\'d d".events')
+        error = fails(database, migrations({"001-detach.sql": sql}), MIGRATION_RETRY="200ms")
+    database.execute(error.state.partition("as does ")[2])
+    assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == [(0,)]
+    assert history(database) == []
+
+
+def test_a_detaching_that_is_broken_off_by_a_busy_table_is_finished_by_the_next_try(
+    database: Database, migrations: Write
+) -> None:
+    database.execute(EVENTS)
+    events = Events()
+    with psycopg.connect(database.url) as reader:
+        reader.execute("SELECT FROM events")
+        sql = f"{HEAD}SET lock_timeout = '50ms'; {DETACH}"
+        running = threading.Thread(
+            target=run,
+            args=[database, migrations({"001-detach.sql": sql}), events],
+            kwargs={"MIGRATION_LOCK_TIMEOUT": "50ms"},
+        )
+        running.start()
+        until(lambda: [event for event in events.all if isinstance(event, Retry)])
+    running.join()
+    assert any("finished the detaching" in notice for notice in events.notices)
+    assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [(0,)]
+    assert history(database) == ["001-detach"]
+
+
+def test_what_is_refused_and_pending_nowhere_keeps_its_error(database: Database, migrations: Write) -> None:
+    database.execute(f"{EVENTS} CREATE TABLE others PARTITION OF events DEFAULT;")
+    error = fails(database, migrations({"001-detach.sql": HEAD + DETACH}))
+    assert (error.failure.server.sqlstate, "default partition" in error.failure.server.message) == ("55000", True)
+    assert error.state == "no statement is done; the file is not recorded"
+    assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [(1,)]
+    assert history(database) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "left", "command"),
+    [
+        ("REINDEX INDEX CONCURRENTLY events_1_at;", "events_1_at_ccnew", True),
+        ("REINDEX (CONCURRENTLY) TABLE events_1;", "events_1_at_ccnew", True),
+        ("CREATE INDEX CONCURRENTLY ON events_1 (at, (at + 1));", "events_1_at_expr_idx", True),
+        ("DROP INDEX CONCURRENTLY events_1_at;", "events_1_at", False),
+    ],
+)
+def test_an_index_that_is_left_invalid_is_named_with_what_ends_it(
+    database: Database, migrations: Write, statement: str, left: str, command: bool
+) -> None:
+    database.execute(f"{EVENTS} CREATE TABLE older (i int); CREATE INDEX older_i ON older (i)")
+    database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'older_i'::regclass")
+    directory = migrations({"001-index.sql": HEAD + statement})
+    with psycopg.connect(database.url) as writer:
+        writer.execute("UPDATE events_1 SET at = 2")
+        error = fails(database, directory, MIGRATION_RETRY="200ms")
+    assert ("events_1", left, False) in indexes(database)
+    assert f"index public.{left} is left" in error.state
+    assert "older_i" not in error.state
+    assert history(database) == []
+    if command:
+        (drop,) = re.findall("DROP INDEX .*;", error.state)
+        for statement in drop.split("; "):
+            database.execute(statement)
+    run(database, directory)
+    assert not [name for table, name, valid in indexes(database) if table == "events_1" and not valid]
+    assert history(database) == ["001-index"]
+
+
+@pytest.mark.parametrize("statement", ["CALL wait();", "CREATE INDEX CONCURRENTLY i ON items (i);", DETACH])
+def test_what_such_a_statement_did_before_its_connection_was_lost_is_not_called_undone(
+    server: Server, database: Database, migrations: Write, statement: str
+) -> None:
+    body = "AS $$ BEGIN INSERT INTO items VALUES (1); COMMIT; PERFORM pg_sleep(60); END $$"
+    database.execute(f"{EVENTS} CREATE TABLE items (i int); CREATE PROCEDURE wait() LANGUAGE plpgsql {body}")
+    directory = migrations({"001-lost.sql": HEAD + statement})
+    active = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND query LIKE %s"
+    waits = "AND (wait_event_type = 'Lock' OR wait_event = 'PgSleep')"
+    with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("UPDATE items SET i = i; SELECT FROM events")
+        other.execute("INSERT INTO items VALUES (0)")
+        failing = pool.submit(fails, database, directory)
+        (pid,) = until(lambda: server.admin.execute(f"{active} {waits}", [database.name, f"{statement[:11]}%"]))[0]
+        server.admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+        error = failing.result()
+    assert "statement 1 runs in several transactions, so a part of its work may stay" in error.state
+    assert history(database) == []
