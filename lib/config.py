@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import starmap, zip_longest
 from pathlib import Path
+from socket import AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -29,9 +31,12 @@ _DEPLOY_VARIABLES = ("VERCEL_DEPLOYMENT_ID", "AWS_LAMBDA_FUNCTION_NAME")
 _ENV_FILES = (".env.local", ".env")
 _SETTING = r"MIGRATION_(?!DATABASE_URL$)\w+|VERCEL|VERCEL_ENV|VERCEL_TARGET_ENV"
 _ASSIGNMENT = (
-    r"""(?m)^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([^\s"'#][^\n]*?)?)"""
-    r"""[ \t]*(?:(?<=[\s="'])#[^\n]*)?$"""
+    r"""(?m)^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|`([^`]*)`|([^\s"'`#][^\n]*?)?)"""
+    r"""[ \t]*(?:(?<=[\s="'`])#[^\n]*)?$"""
 )
+_REPLACED = r"\$\{([^}]*)\}|\$([A-Za-z_]\w*)"
+_IN_DOUBLE_QUOTES = re.compile(r"""\\(["$\\nr])|""" + _REPLACED)
+_IN_NO_QUOTES = re.compile(r"\\(\$)|" + _REPLACED)
 # Like libpq's own, but with one @ at most. Else a password with an unencoded @, / or ? would be taken for a host or a
 # database, and shown.
 _URL = re.compile(
@@ -47,15 +52,93 @@ _LIBPQ_PARAMETERS = frozenset(
     "gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname "
     "load_balance_hosts max_protocol_version min_protocol_version oauth_client_id oauth_client_secret oauth_issuer "
     "oauth_scope options passfile password port replication require_auth requirepeer scram_client_key "
-    "scram_server_key service ssl_max_protocol_version ssl_min_protocol_version sslcert sslcertmode sslcompression "
+    "scram_server_key ssl_max_protocol_version ssl_min_protocol_version sslcert sslcertmode sslcompression "
     "sslcrl sslcrldir sslkey sslkeylogfile sslmode sslnegotiation sslpassword sslrootcert sslsni "
     "target_session_attrs tcp_user_timeout user".split()
 )
+# asyncpg, pgx, lib/pq and postgres.js send what they do not know to the server, as a setting of the session; other
+# drivers have names of their own for some. libpq refuses them all, and without them the SQL would do something else.
+_SETTING_PARAMETERS = re.compile(
+    r"allow_\w+|array_nulls|back\w+|bytea_output|check_\w+|client_\w+|commit_\w+|compute_\w+|constraint_exclusion|"
+    r"cpu_\w+|createrole_\w+|currentschema|cursor_\w+|datestyle|deadlock_\w+|debug_\w+|"
+    r"default_(?!query_exec_mode)\w+|dynamic_\w+|effective_\w+|enable_\w+|escape_string_\w+|event_triggers|"
+    r"exit_on_error|extension_\w+|extra_float_digits|file_copy_method|force_parallel_mode|from_collapse_limit|geqo\w*|"
+    r"gin_\w+|hash_mem_multiplier|icu_\w+|idle_(?:in_transaction_)?session_timeout|ignore_(?:checksum|system)_\w+|"
+    r"intervalstyle|io_\w+|jit\w*|join_\w+|lc_\w+|lo_compat_privileges|local_preload_libraries|lock_timeout|log_\w+|"
+    r"logical_\w+|maintenance_\w+|max_(?:parallel|stack)_\w+|md5_\w+|min_(?:messages|parallel_\w+)|"
+    r"output_plugin_\w+|parallel_\w+|password_encryption|plan_cache_mode|post_auth_delay|quote_all_identifiers|"
+    r"random_page_cost|readonly(?:mode)?|recursive_\w+|restrict_\w+|role|row_security|scram_iterations|"
+    r"(?:schema_)?search_path|searchpath|seq_page_cost|session_\w+|standard_conforming_strings|statement_timeout|"
+    r"stats_\w+|synchron\w+|tcp_keepalives_\w+|temp_\w+|timezone\w*|trace_\w+|track_\w+|transaction_\w+|"
+    r"transform_\w+|update_process_title|vacuum_\w+|wal_\w+|work_mem|xml(?:binary|option)|zero_damaged_pages",
+    re.IGNORECASE,
+)
+_SETTING_ADVICE = (
+    "Remove it from the URL. On a direct connection Postgres' own form is obeyed: options=-c%20NAME%3DVALUE. "
+    "MIGRATION_SCHEMA says where the history is; MIGRATION_LOCK_TIMEOUT and MIGRATION_STATEMENT_TIMEOUT are our limits."
+)
+_SERVICE_ADVICE = "Name the database in a URL: what a service file says would not be shown."
+_REFUSED_PARAMETERS = {
+    "service": _SERVICE_ADVICE,
+    "servicefile": _SERVICE_ADVICE,
+    "database": "The database's name is the URL's path: postgresql://user@host/database.",
+    "unix_sock": "The directory of a socket is written host=/run/postgresql.",
+    "targetservertype": "Postgres' own form is target_session_attrs=primary.",
+}
+# What decides where a connection leads, and libpq takes from the process where a URL is silent.
+_FROM_PROCESS = {
+    "host": "PGHOST",
+    "hostaddr": "PGHOSTADDR",
+    "port": "PGPORT",
+    "dbname": "PGDATABASE",
+    "user": "PGUSER",
+    "options": "PGOPTIONS",
+}
+_REFERENCE = re.compile(r"(?:secretsmanager|ssm):")
+_PRODUCTIONS = ("prod", "prd", "live")
+# Of what `options` may hold: where the history is looked for, and at a proxy before many databases, which one is meant.
+_CHOICE = re.compile(
+    r"(?:^|\s)(?:-c\s*|--)?(search[_-]path|endpoint|project|reference|cluster)\s*=\s*((?:\\.|\S)+)", re.IGNORECASE
+)
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "/tmp", "/run/postgresql", "/var/run/postgresql")  # noqa: S108
+_USUAL_PORTS = ("", "5432", "6432", "6543")  # none, a server's, PgBouncer's, Supavisor's
+_USERS_TENANT = re.compile(r"\.pooler\.|\.psdb\.cloud$", re.IGNORECASE)  # Supabase's pooler, PlanetScale
+_SUPABASE = re.compile(r"db\.(\w+)\.supabase\.co|[\w-]+\.pooler\.supabase\.com")
 _SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 _DURATION = re.compile(r"(?P<number>[0-9]{1,10})\s*(?P<unit>ms|s|min|h)|0")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 _CLAIM_ADVICE = "Take the line that the refused run printed, or unset it."
 _LONGEST = (2**31 - 1) / 1000  # what Postgres takes for a limit
+
+
+class Server(NamedTuple):
+    """One server as a URL names it; what it does not say is empty."""
+
+    host: str
+    address: str
+    port: str
+
+    @property
+    def shown(self) -> str:
+        """In words: the port where it is not Postgres' own, the address where the host does not decide it."""
+        name = self.host or self.address or "this machine"
+        name = f"[{name}]" if ":" in name else name
+        port = "" if self.port in ("", "5432") else f":{self.port}"
+        return f"{name}{port}" + (f" (address {self.address})" if self.host and self.address else "")
+
+    @property
+    def port_exists(self) -> bool:
+        """Whether a port has this number; one that is not said has Postgres' own."""
+        return not self.port or bool(re.fullmatch("[0-9]{1,5}", self.port) and 0 < int(self.port) < 2**16)
+
+    def place(self, tenant: str) -> str:
+        """Which server it is. A pooler's own port is none: it leads to the same database."""
+        name = _canonical(self.host or self.address)
+        if project := _SUPABASE.fullmatch(name):
+            return f"supabase {project[1] or tenant}"
+        pooled = unpooled(name) != name or ".pooler." in name
+        port = "" if pooled or self.port in _USUAL_PORTS else self.port
+        return " ".join((unpooled(name), port, tenant, _canonical(self.address) if self.host else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +156,39 @@ class Target:
 
     @property
     def shown(self) -> str:
-        """Database and host in words."""
-        return f"{self.database or 'the default database'} on {self.host or 'this machine'}"
+        """Database and host in words, and what else decides where a connection leads."""
+        hosts = ",".join(server.shown for server in self.servers)
+        chosen = ", ".join(map("=".join, self.choices))
+        return f"{self.database or 'the default database'} on {hosts}" + (f" ({chosen})" if chosen else "")
 
     @property
     def place(self) -> tuple[str, ...]:
-        """What all URLs of one database share: its name, its hosts without a pooler's suffix, a pooler's tenant."""
-        return (self.database, self.tenant, *map(unpooled, self.host.split(",")))
+        """What all URLs of one database share, through a pooler or not and however they spell its host."""
+        database = self.database or self.parameters.get("user", "")  # libpq's own default
+        return (database, *map("=".join, self.choices), *(server.place(self.tenant) for server in self.servers))
+
+    @property
+    def servers(self) -> list["Server"]:
+        """The servers that libpq tries, in this order."""
+        columns = [self.parameters.get(name, "").split(",") for name in ("host", "hostaddr", "port")]
+        one_for_all = [column * (max(map(len, columns)) if len(column) == 1 else 1) for column in columns]
+        return list(starmap(Server, zip_longest(*one_for_all, fillvalue="")))
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """What `options` say of where the history is and, to a proxy, which database is meant."""
+        found = _CHOICE.findall(self.parameters.get("options", ""))
+        return sorted((name.lower().replace("-", "_"), value) for name, value in found)
 
     @property
     def tenant(self) -> str:
-        """Whose database it is, where a pooler's host is many projects': Supabase has that in the user's name."""
-        return self.parameters.get("user", "").partition(".")[2] if ".pooler." in self.host else ""
+        """Whose database it is, where a host is many customers' and the user's name says that."""
+        return self.parameters.get("user", "").partition(".")[2] if _USERS_TENANT.search(self.host) else ""
+
+    @property
+    def local(self) -> bool:
+        """Whether all its servers are on this machine."""
+        return all(_LOCAL.fullmatch(server.address or server.host) for server in self.servers)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -192,15 +296,18 @@ def with_env_files(environ: Mapping[str, str], folder: Path = ROOT) -> dict[str,
     merged = dict(environ)
     for name in _ENV_FILES:
         urls = () if databases_named(merged) else URL_VARIABLES
-        for variable, value in _env_file(folder / name).items():
+        written = _env_file(folder / name)
+        for variable in written:
             if not _value(merged, variable) and (variable in urls or re.fullmatch(_SETTING, variable)):
-                merged[variable] = value
+                merged[variable] = _Expansion(name, written, environ).value(variable)
     return merged
 
 
 def choose_target(environ: Mapping[str, str]) -> Target:
     """The database to migrate. Raises ConfigError if none is named, or two are."""
     named = databases_named(environ)
+    if _value(environ, "PGSERVICE"):
+        raise ConfigError("PGSERVICE is set, and libpq would obey it", next_step=f"Unset it. {_SERVICE_ADVICE}")
     if not named:
         raise ConfigError(
             f"no database is named: none of {', '.join(URL_VARIABLES)} is set",
@@ -228,6 +335,11 @@ def named_targets(environ: Mapping[str, str]) -> tuple[Target, ...]:
 
 def parse_url(variable: str, url: str, environ: Mapping[str, str]) -> Target:
     """Take a URL apart as libpq does. Raises ConfigError that names the variable and shows nothing of the URL."""
+    if _REFERENCE.match(url.strip()):
+        raise ConfigError(
+            f"{variable} refers to a stored secret, and only on AWS Lambda is that looked up",
+            next_step="Set it to a postgresql:// URL here.",
+        )
     parts = _URL.fullmatch(url.strip())
     if not parts:
         raise _unreadable(variable, "is not a URL of a Postgres database")
@@ -235,20 +347,32 @@ def parse_url(variable: str, url: str, environ: Mapping[str, str]) -> Target:
     written = {name: parts[name] or "" for name in ("user", "password", "dbname")} | {"host": hosts, "port": ports}
     parameters = {name: _decoded(variable, value) for name, value in written.items() if value}
     parameters |= _query_parameters(variable, parts["query"] or "")
-    host = parameters.get("host") or parameters.get("hostaddr") or environ.get("PGHOST", "")
-    database = parameters.get("dbname") or environ.get("PGDATABASE", "")
-    if re.search("[^,]@|://", f"{host},{database}"):
+    process = {name: environ[taken] for name, taken in _FROM_PROCESS.items() if environ.get(taken)}
+    parameters = process | parameters
+    host, database = parameters.get("host") or parameters.get("hostaddr", ""), parameters.get("dbname", "")
+    target = Target(variable, host, database, parameters)
+    if re.search("[^,]@|://", f"{host},{parameters.get('hostaddr')},{database}"):
         raise _unreadable(variable, "has a host or database that looks like a URL itself")
-    local = all(map(_LOCAL.fullmatch, (parameters.get("hostaddr") or host).split(",")))
-    if not local and environ.get("PGSSLMODE") not in ("verify-ca", "verify-full"):
+    if not all(server.port_exists for server in target.servers):
+        raise _unreadable(variable, "has a port that is not a number from 1 to 65535")
+    if not target.local and not _verifying(parameters, environ):
         parameters.setdefault("sslmode", "require")
-    return Target(variable, host, database, parameters)
+    return target
 
 
 def unpooled(host: str) -> str:
     """A host without the suffix that a provider's pooler adds to its first label."""
     label, dot, domain = host.lower().partition(".")
     return label.removesuffix("-pooler") + dot + domain
+
+
+def _canonical(host: str) -> str:
+    """A host, address or socket directory in one of its spellings; nothing where it is this machine."""
+    name = host.rstrip("/") if host.startswith(("/", "@")) else host.lower().rstrip(".")
+    if ":" in name:
+        with suppress(OSError):
+            name = inet_ntop(AF_INET6, inet_pton(AF_INET6, name))
+    return "" if name in _THIS_MACHINE else name
 
 
 def redact(text: str, *targets: Target | None) -> str:
@@ -301,10 +425,21 @@ def _claim(environ: Mapping[str, str]) -> str:
     environment, at, identity = claim.partition("@")
     if claim and not (environment and identity):
         raise ConfigError("MIGRATION_CLAIM must look like environment@identity", next_step=_CLAIM_ADVICE)
+    _require_full_name("MIGRATION_CLAIM", environment)
     return environment.lower() + at + identity
 
 
+def _require_full_name(variable: str, environment: str) -> None:
+    """Under another name production would pass all guards for production."""
+    if environment.strip().lower() in _PRODUCTIONS:
+        raise ConfigError(
+            f"{variable} says {environment.strip()}; the name is production",
+            next_step="Say production: in MIGRATION_ENV, where a platform has another name for it.",
+        )
+
+
 def _environment_name(variable: str, name: str) -> str:
+    _require_full_name(variable, name)
     if not re.fullmatch(r"[\w.-]{1,63}", name, re.ASCII):
         raise ConfigError(f"{variable} is {name!r}; a name is made of letters, digits, dots, _ and -")
     return name.lower()
@@ -316,25 +451,42 @@ def _status_target(environ: Mapping[str, str], target: Target) -> Target:
     return next((one for one in pooled if one.place == target.place), target)
 
 
+def _verifying(parameters: Mapping[str, str], environ: Mapping[str, str]) -> bool:
+    """Whether libpq verifies the server unless it is told otherwise: then a default of ours would weaken it."""
+    roots = parameters.get("sslrootcert") or environ.get("PGSSLROOTCERT")
+    return roots == "system" or environ.get("PGSSLMODE") in ("verify-ca", "verify-full")
+
+
 def _query_parameters(variable: str, query: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
     pairs = [[_decoded(variable, half) for half in part.partition("=")[::2]] for part in query.split("&")]
     for name, value in pairs:
-        if name == "schema" and value != "public":
-            raise ConfigError(
-                f"{variable} has a schema parameter other than public, which Postgres itself does not know",
-                next_step="Take it out of the URL; MIGRATION_SCHEMA says where the history is.",
-            )
+        if complaint := _complaint(name, value):
+            raise ConfigError(f"{variable} has {complaint[0]}", next_step=complaint[1])
         if name in _LIBPQ_PARAMETERS and value:
             parameters[name] = value
-        elif name.lower().startswith("ssl") and name not in _LIBPQ_PARAMETERS and [name, value] != ["ssl", "true"]:
-            raise ConfigError(
-                f"{variable} has an ssl parameter that libpq does not know and would not obey",
-                next_step="Say it with sslmode and sslrootcert, such as sslmode=verify-full&sslrootcert=system.",
-            )
-    if ["ssl", "true"] in pairs:  # libpq's own reading of JDBC's word
-        parameters.setdefault("sslmode", "require")
+    if ["ssl", "true"] in pairs and parameters.setdefault("sslmode", "require") in ("disable", "allow", "prefer"):
+        raise ConfigError(
+            f"{variable} has both ssl=true and an sslmode that can do without TLS", next_step="Keep the one you mean."
+        )
     return parameters
+
+
+def _complaint(name: str, value: str) -> tuple[str, str] | None:
+    """Why a parameter can be neither obeyed nor dropped, and what to do. Its name is shown if it is one of ours."""
+    if advice := _REFUSED_PARAMETERS.get(name.lower()):
+        return f"the parameter {name}, which is not obeyed here", advice
+    if name in _LIBPQ_PARAMETERS or (name, value) in (("schema", "public"), ("ssl", "true")):
+        return None
+    if name == "schema":
+        return "a schema parameter other than public, which Postgres itself does not know", _SETTING_ADVICE
+    if name.lower().startswith("ssl"):
+        advice = "Say it with sslmode and sslrootcert, such as sslmode=verify-full&sslrootcert=system."
+        return "an ssl parameter that libpq does not know and would not obey", advice
+    if _SETTING_PARAMETERS.fullmatch(name):
+        return f"the parameter {name}, a setting of the session that libpq does not take from there", _SETTING_ADVICE
+    sent = re.fullmatch(r"\w+\.\w+|\w+\[.*", name)
+    return ("a parameter that other drivers make a setting of the session", _SETTING_ADVICE) if sent else None
 
 
 def _hosts_and_ports(variable: str, hosts: str) -> tuple[str, str]:
@@ -370,14 +522,43 @@ def _value(environ: Mapping[str, str], variable: str) -> str:
     return environ.get(variable, "").strip()
 
 
-def _env_file(path: Path) -> dict[str, str]:
+def _env_file(path: Path) -> dict[str, tuple[str, str, str]]:
+    """What each variable is in a file: in double quotes, in quotes that keep all as it is, in none."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):  # a directory of that name is somebody's virtual environment
         return {}
     except (OSError, UnicodeDecodeError):
         raise ConfigError(f"{path.name} cannot be read as UTF-8 text", next_step="Mend it, or move it away.") from None
-    return {
-        name: re.sub(r'\\(["$\\])', r"\1", double) or single or bare
-        for name, double, single, bare in re.findall(_ASSIGNMENT, text)
-    }
+    found = re.findall(_ASSIGNMENT, text)
+    return {name: (double, single or backtick, bare) for name, double, single, backtick, bare in found}
+
+
+class _Expansion(NamedTuple):
+    """How the values of one file are read: as dotenv does, and dotenv-expand after it."""
+
+    file: str
+    written: Mapping[str, tuple[str, str, str]]
+    environ: Mapping[str, str]
+
+    def value(self, variable: str, *within: str) -> str:
+        """A variable's value, with what it refers to put in. Raises ConfigError for what has two readings, or none."""
+        double, kept, bare = self.written[variable]
+        pattern, text = (_IN_DOUBLE_QUOTES, double) if double else (_IN_NO_QUOTES, bare)
+        return kept or pattern.sub(lambda found: self._replaced(found, variable, *within), text)
+
+    def _replaced(self, found: re.Match[str], variable: str, *within: str) -> str:
+        escaped, name, undecided = found.groups()
+        if escaped:
+            return {"n": "\n", "r": "\r"}.get(escaped, escaped)
+        if undecided and undecided not in (*self.environ, *self.written):
+            return found[0]
+        if not undecided and self.environ.get(name):
+            return self.environ[name]
+        if undecided or name not in self.written or name in (variable, *within):
+            raise ConfigError(
+                f"{variable} in {self.file} has a $ that "
+                + ("may be meant as it is" if undecided else "names no variable of that file or of this process"),
+                next_step="Write ${NAME} for the value of another variable, \\$ for the sign itself.",
+            )
+        return self.value(name, variable, *within)

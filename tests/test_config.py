@@ -30,6 +30,7 @@ from lib.config import (
     with_env_files,
 )
 from lib.errors import ConfigError
+from tests.conftest import Server
 
 LOCAL = "postgresql://me:secret@localhost/app"
 NEON = "postgresql://me:secret@ep-cool-1{}.eu-central-1.aws.neon.tech/neondb?sslmode=require"
@@ -92,9 +93,30 @@ def test_without_any_url_every_variable_is_named() -> None:
         ("postgres://a@h/app", "postgresql://b:x@h:6432/app?sslmode=disable"),
         ("postgres://x-pooler.a:1,y-pooler.a/app", "postgres://x.a,y.a/app"),
         ("postgres:///app", "postgres:///app?host="),
+        (LOCAL, LOCAL.replace("localhost", "127.0.0.1")),
+        (LOCAL, LOCAL.replace("localhost", "[::1]:5432")),
+        (LOCAL, LOCAL.replace("localhost", "LocalHost.:6432")),
+        (LOCAL, "postgresql:///app"),
+        (LOCAL, "postgresql:///app?host=/var/run/postgresql/"),
+        ("postgres://h.example./app", "postgres://H.Example:5432/app"),
+        ("postgres://[2001:DB8::1]/app", "postgres://[2001:db8:0:0::1]/app"),
+        ("postgres://h:6432/app", "postgres://h:6543/app"),
+        ("postgres://h:5433/app", "postgres://me@h:5433/app"),
+        ("postgres://x-pooler.a:6000/app", "postgres://x.a/app"),
+        ("postgres://postgres:x@db.abc.supabase.co/postgres", SUPABASE.format("abc", 6543)),
+        ("postgres://postgres:x@db.abc.supabase.co:6543/postgres", SUPABASE.format("abc", 5432)),
+        (SUPABASE.format("abc", 5432), SUPABASE.format("abc", 5432).replace("aws-0-eu-central-1", "aws-1-us-east-1")),
+        ("postgres://a.b1:x@eu.horizon.psdb.cloud/app", "postgres://c.b1:x@eu.horizon.psdb.cloud:6432/app"),
+        ("postgres://me@h", "postgres://me@h/me"),
+        ("postgres:///app?hostaddr=10.0.0.9", "postgres://10.0.0.9/app"),
+        ("postgres://h/app?options=-c%20geqo%3Doff", "postgres://h/app"),
+        (
+            "postgres://h/app?options=-c%20search_path%3Da,b%20-c%20geqo%3Doff",
+            "postgres://h/app?options=--search-path%3Da,b",
+        ),
     ],
 )
-def test_urls_that_differ_by_pooler_port_and_user_name_one_database(first: str, second: str) -> None:
+def test_urls_that_differ_by_pooler_port_spelling_and_user_name_one_database(first: str, second: str) -> None:
     assert choose_target({"POSTGRES_URL": first, "DATABASE_URL": second}).variable == "POSTGRES_URL"
 
 
@@ -102,7 +124,19 @@ def test_urls_that_differ_by_pooler_port_and_user_name_one_database(first: str, 
     ("first", "second"),
     [
         (LOCAL, "postgresql://me:secret@localhost/other"),
-        (LOCAL, "postgresql://me:secret@127.0.0.1/app"),
+        (LOCAL, "postgresql://me:secret@127.0.0.2/app"),
+        (LOCAL, "postgresql://me:secret@localhost:5433/app"),
+        (LOCAL, "postgresql:///app?host=/cloudsql/one"),
+        ("postgres:///app?host=/cloudsql/one", "postgres:///app?host=/cloudsql/two"),
+        ("postgres://proxy.example:4001/app", "postgres://proxy.example:4002/app"),
+        ("postgres://h/app", "postgres://h/app?hostaddr=10.0.0.9"),
+        ("postgres://h/app?hostaddr=10.0.0.8", "postgres://h/app?hostaddr=10.0.0.9"),
+        ("postgres://h/app", "postgres://h/app?options=-csearch_path%3Da"),
+        ("postgres://h/app?options=-c%20search_path%3Db", "postgres://h/app?options=-c%20search_path%3Da"),
+        ("postgres://h/app?options=endpoint%3Dep-a", "postgres://h/app?options=endpoint%3Dep-b"),
+        ("postgres://a@h", "postgres://b@h"),
+        ("postgres://postgres:x@db.abc.supabase.co/postgres", SUPABASE.format("xyz", 6543)),
+        ("postgres://a.b1:x@eu.horizon.psdb.cloud/app", "postgres://a.b2:x@eu.horizon.psdb.cloud/app"),
         (LOCAL, "postgresql://me:secret@localhost/APP"),
         (LOCAL, "postgresql://me:secret@localhost"),
         (NEON.format(""), NEON.format("-pooler").replace("ep-cool", "ep-warm")),
@@ -146,11 +180,63 @@ def test_the_status_goes_through_the_pooled_url_of_the_same_database(environ: di
 
 def test_a_target_shows_variable_host_and_database_only() -> None:
     shown = target("postgresql://kanarie7:kanarie7@h.example:6543/app?sslpassword=kanarie7&options=kanarie7")
-    assert str(shown) == "app on h.example (from DATABASE_URL)"
+    assert str(shown) == "app on h.example:6543 (from DATABASE_URL)"
     assert repr(shown) == "Target(variable='DATABASE_URL', host='h.example', database='app')"
     assert str(target("postgresql://kanarie7@")) == "the default database on this machine (from DATABASE_URL)"
     assert str(target("postgres:///", PGHOST="h", PGDATABASE="d")) == "d on h (from DATABASE_URL)"
     assert CANARY not in repr(config(DATABASE_URL="postgresql://kanarie7:kanarie7@h.example/app"))
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "shown"),
+    [
+        ("postgresql://h/app?hostaddr=10.0.0.9", {}, "app on h (address 10.0.0.9)"),
+        ("postgresql://h:5433/app", {"PGHOSTADDR": "10.0.0.9"}, "app on h:5433 (address 10.0.0.9)"),
+        ("postgresql://a,b/app?hostaddr=10.0.0.8,10.0.0.9", {}, "app on a (address 10.0.0.8),b (address 10.0.0.9)"),
+        ("postgresql:///app?hostaddr=10.0.0.9", {"PGHOST": "h"}, "app on h (address 10.0.0.9)"),
+        ("postgresql:///app?hostaddr=10.0.0.9", {}, "app on 10.0.0.9"),
+        ("postgresql://h/app?host=other&host=last", {}, "app on last"),
+        ("postgresql://h/app?port=5433", {}, "app on h:5433"),
+        ("postgresql://h/app", {"PGPORT": "5433"}, "app on h:5433"),
+        ("postgresql://h:5432/app", {"PGPORT": "5433"}, "app on h"),
+        ("postgresql:///app", {"PGPORT": "5433"}, "app on this machine:5433"),
+        ("postgresql://a:1,b,[::1]:2/app", {}, "app on a:1,b,[::1]:2"),
+        ("postgresql://a,b/app?port=5433", {}, "app on a:5433,b:5433"),
+        ("postgresql:///?host=h", {"PGDATABASE": "d", "PGUSER": "kanarie7"}, "d on h"),
+        ("postgresql://h/app", {"PGOPTIONS": "-c geqo=off -c search_path=shop"}, "app on h (search_path=shop)"),
+        ("postgresql://h/app?options=endpoint%3Dep-a", {"PGOPTIONS": "-c x=y"}, "app on h (endpoint=ep-a)"),
+    ],
+)
+def test_whatever_decides_where_it_connects_is_shown_and_passed_on(
+    url: str, environ: dict[str, str], shown: str
+) -> None:
+    found = target(url, **environ)
+    assert found.shown == shown
+    names = {name.removeprefix("PG").lower().replace("database", "dbname") for name in environ}
+    assert names <= set(found.parameters), "libpq is told, and does not look for itself"
+
+
+@pytest.mark.parametrize(("url", "environ"), [(LOCAL, {"PGSERVICE": "kanarie7"}), (f"{LOCAL}?service=kanarie7", {})])
+def test_a_service_file_that_nobody_sees_does_not_decide_where_it_connects(url: str, environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"^PGSERVICE is set|^DATABASE_URL has the parameter service, ") as caught:
+        choose_target({"DATABASE_URL": url, **environ})
+    assert "a service file" in caught.value.next_step
+    assert CANARY not in everything(caught.value)
+    assert choose_target({"DATABASE_URL": LOCAL, "PGSERVICE": " ", "PGSERVICEFILE": "x"}).database == "app"
+
+
+@pytest.mark.parametrize("where", ["localhost:0", "localhost:65536", "a:1,b:99999", "localhost:5432/app?port=x1"])
+def test_a_port_that_cannot_be_is_refused(where: str) -> None:
+    with pytest.raises(ConfigError, match=r"^DATABASE_URL has a port that is not a number from 1 to 65535$"):
+        target(f"postgresql://{where}")
+
+
+@pytest.mark.parametrize("reference", ["secretsmanager:prod/url#KEY", " ssm:/prod/url ", "secretsmanager:kanarie7"])
+def test_a_reference_that_nothing_resolves_here_is_told_as_such(reference: str) -> None:
+    with pytest.raises(ConfigError, match=r"^DATABASE_URL refers to a stored secret, and only on AWS Lambda") as caught:
+        choose_target({"DATABASE_URL": reference})
+    assert "prod/url" not in everything(caught.value)
+    assert CANARY not in everything(caught.value)
 
 
 # How a URL is read
@@ -189,7 +275,7 @@ def test_a_url_is_read_as_libpq_reads_it(url: str) -> None:
 
 
 def test_every_parameter_of_libpq_is_passed_on() -> None:
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()} - {"service", "servicefile"}
     for name in sorted(known):
         assert parameters(f"postgresql://localhost/app?{name}=1")[name] == "1"
 
@@ -221,6 +307,14 @@ def test_a_scheme_of_postgres_is_accepted_and_white_space_around_a_url_too(schem
         "pool_timeout=0&x",
         "requiressl=1",
         "",
+        # Prisma, SQLAlchemy with asyncpg, pgx, pgjdbc, node-postgres, postgres.js, sqlx, Rails, golang-migrate, Npgsql
+        "socket_timeout=3&statement_cache_size=0&single_use_connections=true&max_connection_lifetime=1",
+        "prepared_statement_cache_size=0&async_fallback=true",
+        "pool_max_conns=10&pool_min_conns=1&default_query_exec_mode=exec&statement_cache_capacity=0",
+        "prepareThreshold=0&ApplicationName=x&connectTimeout=3&socketTimeout=3&preferQueryMode=simple",
+        "keepAlive=true&query_timeout=3&uselibpqcompat=true&max=3&idle_timeout=20&prepare=false&workaround=x",
+        "statement-cache-capacity=1&pool=5&checkout_timeout=5&prepared_statements=false&advisory_locks=false",
+        "x-migrations-table=x&Pooling=true&MaxPoolSize=5&CommandTimeout=3&binary_parameters=yes",
     ],
 )
 def test_parameters_of_other_drivers_are_dropped(parameter: str) -> None:
@@ -233,6 +327,54 @@ def test_a_schema_other_than_public_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^DATABASE_URL has a schema parameter other than public, which") as caught:
         target(f"postgresql://localhost/app?{name}")
     assert "MIGRATION_SCHEMA" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        "search_path=kanarie7",
+        "currentSchema=kanarie7",
+        "schema_search_path=kanarie7",
+        "searchPath=kanarie7",
+        "role=kanarie7",
+        "readOnly=true",
+        "min_messages=warning",
+        "STATEMENT_TIMEOUT=5s",
+        "lock_timeout",
+        "TimeZone=kanarie7",
+        "x=1&default_transaction_isolation=serializable",
+        "database=kanarie7",
+        "targetServerType=primary",
+        "unix_sock=kanarie7",
+    ],
+)
+def test_what_would_change_what_the_sql_does_and_is_not_obeyed_is_refused_by_name(parameter: str) -> None:
+    name = parameter.rpartition("&")[2].partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^DATABASE_URL has the parameter {name}, ") as caught:
+        target(f"postgresql://localhost/app?{parameter}")
+    assert caught.value.exit_code == 2
+    assert CANARY not in everything(caught.value)
+
+
+def test_every_setting_of_the_server_is_refused_as_a_parameter(server: Server) -> None:
+    """asyncpg, pgx, lib/pq and postgres.js would send it: see `target` for what libpq has under the same name."""
+    settings = "SELECT name FROM pg_settings WHERE context ~ 'user|backend' AND name NOT IN ('application_name'"
+    known = [name for (name,) in server.admin.execute(f"{settings}, 'client_encoding', 'tcp_user_timeout')")]
+    assert len(known) > 150
+    for name in [*known, "session_authorization", "shop.tenant", "options[search_path]"]:
+        with pytest.raises(ConfigError, match=r"^DATABASE_URL has (?:the|a) parameter "):
+            target(f"postgresql://localhost/app?{quote(name)}=1")
+
+
+def test_what_postgres_itself_calls_options_is_obeyed() -> None:
+    assert parameters("postgresql://localhost/app?options=-c%20search_path%3Dshop")["options"] == "-c search_path=shop"
+
+
+@pytest.mark.parametrize("mode", ["disable", "allow", "prefer"])
+def test_tls_that_is_wanted_and_not_wanted_is_refused(mode: str) -> None:
+    for query in (f"sslmode={mode}&ssl=true", f"ssl=true&sslmode={mode}"):
+        with pytest.raises(ConfigError, match=r"^DATABASE_URL has both ssl=true and an sslmode that can do without"):
+            target(f"postgresql://localhost/app?{query}")
 
 
 @pytest.mark.parametrize(
@@ -273,7 +415,12 @@ def test_what_libpq_does_not_know_about_ssl_is_refused(parameter: str) -> None:
         ("postgresql://h.example/app", {"PGSSLMODE": "verify-ca"}, None),
         ("postgresql://h.example/app?sslmode=disable", {}, "disable"),
         ("postgresql://h.example/app?sslmode=verify-full&ssl=true", {}, "verify-full"),
-        ("postgresql://h.example/app?ssl=true&sslmode=prefer", {}, "prefer"),
+        ("postgresql://h.example/app?sslrootcert=system", {}, None),
+        ("postgresql://h.example/app?sslrootcert=/etc/ca.pem", {}, "require"),
+        ("postgresql://h.example/app", {"PGSSLROOTCERT": "system"}, None),
+        ("postgresql://h.example/app?sslrootcert=/etc/ca.pem", {"PGSSLROOTCERT": "system"}, "require"),
+        ("postgresql://h.example/app?sslmode=require&sslrootcert=system", {}, "require"),
+        ("postgresql://localhost/app", {"PGHOSTADDR": "10.0.0.1"}, "require"),
         ("postgresql://localhost/app", {}, None),
         ("postgresql://LOCALHOST:5433/app", {}, None),
         ("postgresql://127.0.0.1/app", {}, None),
@@ -462,6 +609,14 @@ def env(folder: Path, content: str | bytes, environ: Mapping[str, str] | None = 
         ('MIGRATION_DIR="a #b"# c', "a #b"),
         ('MIGRATION_DIR="a\\"b\\\\c\\$d\\e"', 'a"b\\c$d\\e'),
         ("MIGRATION_DIR='a\"b'", 'a"b'),
+        ("MIGRATION_DIR=`a\"b'c` # d", "a\"b'c"),
+        ('MIGRATION_DIR="a\\nb\\r\\\\n"', "a\nb\r\\n"),
+        ("MIGRATION_DIR='a\\nb'", "a\\nb"),
+        ("MIGRATION_DIR=a\\nb", "a\\nb"),
+        ("MIGRATION_DIR='a${A}b'", "a${A}b"),
+        ("MIGRATION_DIR=a\\${A}b\\$A", "a${A}b$A"),
+        ('MIGRATION_DIR="a\\${A}b\\$A"', "a${A}b$A"),
+        ("MIGRATION_DIR=pa$word$1$", "pa$word$1$"),
         ("MIGRATION_DIR=it's", "it's"),
         ('MIGRATION_DIR="a\nMIGRATION_ENV=b"', "a\nMIGRATION_ENV=b"),
         ("MIGRATION_DIR=a=b&c=d", "a=b&c=d"),
@@ -482,6 +637,47 @@ def test_a_line_of_an_env_file_is_read_as_others_read_it(tmp_path: Path, line: s
         found = env(tmp_path, content)
         assert found.pop("MIGRATION_DIR", None) == value
         assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ('"postgresql://${USER_NAME}:${PASSWORD}@localhost/${NAME}"', "postgresql://me:p%40w@localhost/shop"),
+        ("postgresql://${USER_NAME}@localhost/app # no quotes", "postgresql://me@localhost/app"),
+        ('"${BASE}/app"', "postgresql://me@localhost/app"),
+        ('"postgresql://me:pa$wo$d$$1@localhost/app"', "postgresql://me:pa$wo$d$$1@localhost/app"),
+        ("'postgresql://me:${PASSWORD}$NAME@localhost/app'", "postgresql://me:${PASSWORD}$NAME@localhost/app"),
+        ('"postgresql://me:\\${PASSWORD}\\$NAME@localhost/app\\n"', "postgresql://me:${PASSWORD}$NAME@localhost/app\n"),
+    ],
+)
+def test_a_reference_to_another_variable_is_replaced_from_process_and_file(
+    tmp_path: Path, url: str, expected: str
+) -> None:
+    others = "USER_NAME=nobody\nPASSWORD='p%40w'\nBASE=\"postgresql://${USER_NAME}@localhost\"\n"
+    process = {"USER_NAME": "me", "PASSWORD": ""}
+    assert env(tmp_path, f"{others}DATABASE_URL={url}\nNAME=shop\nBROKEN=${{X}}", process) == {"DATABASE_URL": expected}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:${kanarie7}@localhost/app",
+        "postgresql://me:${NAME:-kanarie7}@localhost/app",
+        "postgresql://me:kanarie7$NAME@localhost/app",
+        "postgresql://me:kanarie7$HOME@localhost/app",
+        "${LOOP}kanarie7",
+        "${DATABASE_URL}kanarie7",
+        "${ODD}kanarie7",
+    ],
+)
+def test_a_reference_without_one_reading_is_refused_and_not_shown(tmp_path: Path, url: str) -> None:
+    others = "NAME=shop\nLOOP=${LOOP2}\nLOOP2=${LOOP}\nODD=$NAME\n"
+    for written in (url, f'"{url}"'):
+        with pytest.raises(ConfigError, match=r"^(?:DATABASE_URL|LOOP2?|ODD) in \.env has a \$ that ") as caught:
+            env(tmp_path, f"{others}DATABASE_URL={written}", {"HOME": "/root"})
+        assert caught.value.exit_code == 2
+        assert CANARY not in everything(caught.value)
+        assert env(tmp_path, f"{others}DATABASE_URL={written}", {"POSTGRES_URL": "x", "HOME": "/root"}) == {}
 
 
 @pytest.mark.parametrize(
@@ -543,6 +739,7 @@ def test_an_env_file_that_is_not_text_is_refused_and_not_shown(tmp_path: Path) -
         ({"MIGRATION_ENV": " ", "VERCEL_TARGET_ENV": "qa", "VERCEL_ENV": "preview"}, "qa", "VERCEL_TARGET_ENV"),
         ({"VERCEL": "1", "VERCEL_TARGET_ENV": "", "VERCEL_ENV": "production"}, "production", "VERCEL_ENV"),
         ({"MIGRATION_ENV": "Production"}, "production", "MIGRATION_ENV"),
+        ({"MIGRATION_ENV": "prod-eu"}, "prod-eu", "MIGRATION_ENV"),
         ({"VERCEL": "1", "MIGRATION_ENV": "a.b_c-1"}, "a.b_c-1", "MIGRATION_ENV"),
         ({"AWS_LAMBDA_FUNCTION_NAME": "f", "MIGRATION_ENV": "production"}, "production", "MIGRATION_ENV"),
         ({"AWS_LAMBDA_FUNCTION_NAME": "f", "VERCEL": "1", "VERCEL_ENV": "preview"}, "preview", "VERCEL_ENV"),
@@ -563,6 +760,11 @@ def test_the_environment_is_named_by_the_first_variable(environ: dict[str, str],
         ({"AWS_LAMBDA_FUNCTION_NAME": "f", "VERCEL_ENV": "production"}, "MIGRATION_ENV is not set: on Lambda"),
         ({"MIGRATION_ENV": "my prod"}, "MIGRATION_ENV is 'my prod'; a name is made of letters, digits, dots, _ and -"),
         ({"VERCEL_TARGET_ENV": "größe"}, "VERCEL_TARGET_ENV is 'größe'; a name is made of"),
+        ({"MIGRATION_ENV": " Prod "}, "MIGRATION_ENV says Prod; the name is production"),
+        ({"VERCEL_TARGET_ENV": "prd"}, "VERCEL_TARGET_ENV says prd; the name is production"),
+        ({"VERCEL": "1", "VERCEL_ENV": "LIVE"}, "VERCEL_ENV says LIVE; the name is production"),
+        ({"MIGRATION_ENVIRONMENTS": "preview, prod"}, "MIGRATION_ENVIRONMENTS says prod; the name is production"),
+        ({"MIGRATION_CLAIM": "Live @123/app"}, "MIGRATION_CLAIM says Live; the name is production"),
         ({"MIGRATION_ENV": "x" * 64}, "a name is made of"),
     ],
 )
