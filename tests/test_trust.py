@@ -529,6 +529,8 @@ def test_the_first_run_on_a_database_with_tables_stops_and_names_the_ways(
     assert ("Prisma Migrate" in said) is (there == PRISMA)
     assert main(["--json"], environ) == 3
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "not_empty"
+    answer = Service(environ).act("migrate", applied_by="api")
+    assert (answer.status, answer.document["error"]["code"]) == (409, "not_empty")
     assert tables(database) == before
     assert main(["--allow-nonempty"], environ) == 0
     assert versions(database) == ["001-one"]
