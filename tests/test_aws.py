@@ -13,13 +13,14 @@ from urllib.parse import quote, urlsplit
 import boto3
 import httpx2
 import pytest
+import yaml  # type: ignore[import-untyped]
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
 from lib.aws import Handler, References, UnknownEvent, _read
 from lib.service import Service
 from lib.web import create_app
-from tests.conftest import Database, Server
+from tests.conftest import ROOT, Database, Server
 from tests.platform.lambda_runtime import SOURCES, function_url, http_api, load_balancer, rest_api
 from tests.running import history, login, nothing_is_left_running, role, tables
 
@@ -707,3 +708,57 @@ def test_many_at_once_ask_a_store_once(asked: list[str], plain: Database) -> Non
     assert set(asyncio.run(calls())) <= {200, 409}
     assert sorted(asked) == ["secretsmanager:app AWSCURRENT", "secretsmanager:onward AWSCURRENT"]
     assert history(plain) == OURS
+
+
+# template.yaml
+
+
+class Tagged(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads `!Ref X` as {"!Ref": "X"}."""
+
+
+def tagged(loader: Any, suffix: str, node: yaml.Node) -> dict[str, Any]:
+    found = loader.construct_scalar(node) if node.id == "scalar" else loader.construct_sequence(node, deep=True)
+    return {f"!{suffix}": found}
+
+
+Tagged.add_multi_constructor("!", tagged)
+
+
+def template() -> dict[str, Any]:
+    """The functions by name, their common properties under `Globals`, and what the outputs are."""
+    document = yaml.load((ROOT / "template.yaml").read_text(), Tagged)
+    functions = {name: resource["Properties"] for name, resource in document["Resources"].items()}
+    outputs = {name: output["Value"] for name, output in document["Outputs"].items()}
+    return functions | {"Globals": document["Globals"]["Function"], "Outputs": outputs}
+
+
+def test_no_stranger_can_use_up_the_instances_of_the_function_that_a_pipeline_invokes() -> None:
+    found = template()
+    common, outputs = found.pop("Globals"), found.pop("Outputs")
+    public = [name for name, properties in found.items() if {"FunctionUrlConfig", "Events"} & set(properties)]
+    invoked = outputs["FunctionName"]["!Ref"]
+    assert set(found) == {invoked, *public}
+    assert invoked not in public
+    assert outputs == {"FunctionName": {"!Ref": invoked}, "Url": {"!GetAtt": f"{public[0]}Url.FunctionUrl"}}
+    assert not {"FunctionUrlConfig", "ReservedConcurrentExecutions"} & set(common)
+    reserved = {name: properties["ReservedConcurrentExecutions"] for name, properties in found.items()}
+    assert reserved == {
+        invoked: {"!If": ["ReservesConcurrency", 2, {"!Ref": "AWS::NoValue"}]},
+        public[0]: {"!If": ["ReservesConcurrency", {"!Ref": "Concurrency"}, {"!Ref": "AWS::NoValue"}]},
+    }
+
+
+def test_only_the_function_that_asks_for_the_secret_has_it() -> None:
+    found = template()
+    variables = {name: set(found[name].get("Environment", {}).get("Variables", ())) for name in found}
+    assert variables["Globals"] == {"MIGRATION_ENV", "MIGRATION_DATABASE_URL", "DATABASE_URL"}
+    assert variables["PublicFunction"] == {"MIGRATION_SECRET", "MIGRATION_STATUS"}
+    assert variables["Function"] == set()
+
+
+def test_an_instance_without_a_secret_still_obeys_a_direct_event(database: Database) -> None:
+    handler = Handler({"MIGRATION_ENV": "test", "DATABASE_URL": database.url})
+    assert answer(handler, function_url("POST", "/api/migrate", headers=BEARER))[0] == 503
+    assert handler({"action": "migrate"}, Context())["success"] is True
+    assert history(database) == OURS
