@@ -44,7 +44,7 @@ from lib.history_table import (
 from lib.migration import Migration
 from lib.piecewise import Piecewise
 from lib.plan import Applied
-from lib.session import BUSY, CONNECT_BUDGET, PIN_PATH, Answer, Session, literal, silent
+from lib.session import BUSY, CONNECT_BUDGET, PIN_PATH, Answer, Budget, Session, literal, silent
 from lib.transactions import FORGET, RESET, Transactions
 
 # Deferred constraints come first, while the file's settings hold, for which their triggers were written; and a
@@ -88,11 +88,11 @@ class Database:
         config: Config,
         *,
         target: Target | None = None,
-        budget: float = CONNECT_BUDGET,
+        budget: Budget = CONNECT_BUDGET,
         deadline: float | None = None,
         say: Callable[[str], None] = silent,
     ) -> None:
-        """Connect within about `budget` seconds; after `deadline` (monotonic seconds) statements are cancelled.
+        """Connect within about that budget; after `deadline` (monotonic seconds) statements are cancelled.
 
         `say` gets a line for people where something takes long or is not as it should be.
         """

@@ -27,6 +27,7 @@ from lib.errors import ConfigError, DatabaseUnavailable, LockBusy, MigrationFail
 from lib.history import History
 from lib.migration import Migration, load, refuse
 from lib.plan import Plan
+from lib.session import READ_BUDGET, Budget
 from lib.threads import AllBusy, Shared, Workers
 
 ACTIONS = ("migrate", "status", "validate")
@@ -242,9 +243,9 @@ class Service:
             self._resolved |= {name: environ[name] for name in variables if name in environ}
             yield environ
 
-    def _look(self, config: Config, **connecting: Any) -> tuple[History, Plan]:
+    def _look(self, config: Config, *, budget: Budget = READ_BUDGET, **connecting: Any) -> tuple[History, Plan]:
         migrations = self._files.load(config.directory)
-        with Database(config, **connecting) as database:
+        with Database(config, budget=budget, **connecting) as database:
             return runner.look(config, database, migrations)
 
     @property
@@ -258,7 +259,9 @@ class Service:
         config = config._replace(statement_timeout=_STATEMENT)
         deadline = time.monotonic() + _READ
         try:
-            found = self._look(config, target=config.status_target, budget=_CONNECT, deadline=deadline)
+            found = self._look(
+                config, target=config.status_target, budget=READ_BUDGET.within(_CONNECT), deadline=deadline
+            )
         except LockBusy as error:  # a conflict for who wants to change something; who only looks has nothing to resolve
             raise DatabaseUnavailable(error.message) from None
         return Answer(200, shown(config, *found))

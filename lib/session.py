@@ -8,21 +8,28 @@ query with parameters would, and CREATE INDEX CONCURRENTLY in another session wo
 from __future__ import annotations
 
 import codecs
+import ctypes
 import math
 import random
 import re
+import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from select import POLLIN, POLLOUT, poll
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import psycopg
 from psycopg import pq
+from psycopg.conninfo import conninfo_attempts, make_conninfo, timeout_from_conninfo
 
+from lib.attempt import Attempt, Fate, advise, decide, read, unresolved
 from lib.config import Target, redact
 from lib.errors import (
+    ConfigError,
     DatabaseUnavailable,
     DatabaseUnsuitable,
     LockBusy,
@@ -32,12 +39,11 @@ from lib.errors import (
     TableBusy,
 )
 
-CONNECT_BUDGET = 20.0
 _GRACE = 2.0  # for a server to end what was cancelled at the deadline
 _NOTICES_KEPT = 100
 _LONGEST_NOTICE, _LONGEST_TEXT = 2_000, 8_000  # characters: a row's value, or a statement, may have millions
 _LONGEST_SECRET = 1_000  # what is cut is not cut inside of one
-_SILENTLY = 0.3  # seconds of pause: a server that is back so soon is not worth a line
+_SILENTLY = 1.0  # seconds: a server that is back so soon is not worth a line
 # Without them a vanished server keeps a client waiting for ever. A URL may say otherwise.
 _DEFAULTS = {
     "keepalives_idle": "5",
@@ -45,14 +51,7 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "15000",
 }
-# libpq gives connection errors no SQLSTATE. These texts will not change by waiting; any other failure may.
-_FINAL = (
-    r"authentication failed|password|does not exist|no pg_hba\.conf entry|does not support SSL|certificate|"
-    r"permission denied|not permitted|unsupported startup parameter|[Nn]ame or service not known|nodename nor servname|"
-    r"invalid|not currently accepting connections"
-)
-
-_REFUSED = r"authentication failed|password"  # in Postgres' words, and in those of RDS Proxy
+_EVENTS: dict[int, int] = {pq.PollingStatus.READING: POLLIN, pq.PollingStatus.WRITING: POLLOUT}
 _SPECIAL = re.compile(r"[^ -~]|['\\]")
 _SEVERITY, _MESSAGE = int(pq.DiagnosticField.SEVERITY), int(pq.DiagnosticField.MESSAGE_PRIMARY)
 # Not UTF8, and nothing that is an encoding of Python's alone.
@@ -71,6 +70,33 @@ PIN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security 
 USUAL_PATH = "SET LOCAL search_path TO DEFAULT; SET LOCAL row_security TO DEFAULT;"
 _SAVEPOINT = "SAVEPOINT onward_query", "ROLLBACK TO SAVEPOINT onward_query; RELEASE SAVEPOINT onward_query"
 _TRANSACTION = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY", "COMMIT"
+
+
+def _verbose(pgconn: pq.abc.PGconn) -> None:
+    """Let libpq tell the SQLSTATE with a connection that fails: psycopg does not offer that.
+
+    It is asked for in the library that psycopg has loaded, beneath its compiled module or held by the one in Python.
+    Where it is not found there, failures are known by PostgreSQL's English.
+    """
+    module = sys.modules[pq.PGconn.__module__]
+    with suppress(AttributeError, OSError, TypeError):
+        library = module.impl.pq if hasattr(module, "impl") else ctypes.CDLL(module.__file__)
+        library.PQsetErrorVerbosity(ctypes.c_void_p(pgconn.pgconn_ptr), 2)  # type: ignore[attr-defined]
+
+
+class Budget(NamedTuple):
+    """How many seconds a session is tried for, and whether also one on this machine where nobody listens."""
+
+    seconds: float = 20.0
+    absent: bool = True
+
+    def within(self, seconds: float) -> Budget:
+        """So many seconds at most."""
+        return self._replace(seconds=max(0.0, min(self.seconds, seconds)))
+
+
+CONNECT_BUDGET = Budget()
+READ_BUDGET = Budget(absent=False)  # who only looks wants to know at once that the server on this machine is not up
 
 
 def silent(_: str) -> None:
@@ -345,26 +371,25 @@ def connect(
     target: Target,
     application_name: str,
     *,
-    budget: float = CONNECT_BUDGET,
+    budget: Budget = CONNECT_BUDGET,
     deadline: float | None = None,
     say: Callable[[str], None] = silent,
 ) -> Session:
-    """Open a session; tries again for `budget` seconds where waiting may help, and says so once.
+    """Open a session; tries again within the budget where that may help, and says so once, after one second.
 
-    A statement that still runs at `deadline` (monotonic seconds) is cancelled. Raises DatabaseUnavailable.
+    A statement that still runs at `deadline` (monotonic seconds) is cancelled. Raises DatabaseUnavailable, and
+    ConfigError for what libpq refuses.
     """
-    last, pause = time.monotonic() + budget, 0.1
+    wait, pause = _Wait(target, time.monotonic() + budget.seconds, say), 0.1
     while True:
-        try:
-            return Session(_connect(target, application_name, budget), target, deadline)
-        except psycopg.Error as error:
-            failure = _connect_failure(target, str(error))
-        if re.search(_FINAL, failure.message) or time.monotonic() + pause > last:
+        outcome = _dial(target, application_name, wait)
+        if isinstance(outcome, psycopg.Connection):
+            return Session(outcome, target, deadline)
+        failure, fate = _connect_failure(target, outcome), decide(outcome).fate
+        absent = target.local and all(attempt.finds_nobody for attempt in outcome)
+        if fate in (Fate.SETTING, Fate.FINAL) or (absent and not budget.absent) or wait.left < pause:
             raise failure
-        if pause > _SILENTLY:
-            say(f"{failure.message}; trying again for {round(last - time.monotonic())} s at most")
-            say = silent
-        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+        wait.pause(pause * random.uniform(0.5, 1.0), failure.message)  # noqa: S311 - jitter, not a secret
         pause = min(pause * 2, 3.0)
 
 
@@ -394,29 +419,90 @@ def identifier(name: str) -> str:
     return "U&" + "".join(char if " " <= char <= "~" and char != "\\" else f"\\+{ord(char):06X}" for char in quoted)
 
 
-def _connect(target: Target, application_name: str, budget: float) -> psycopg.Connection:
-    patience = str(min(10, max(2, int(budget))))
-    parameters: dict[str, Any] = {**_DEFAULTS, "connect_timeout": patience, **target.parameters}
+class _Wait:
+    """How long a session is tried for, and what is said of it meanwhile."""
+
+    def __init__(self, target: Target, last: float, say: Callable[[str], None]) -> None:
+        self._last, self._say = last, say
+        self._quiet_until = time.monotonic() + _SILENTLY
+        self._unanswered = f"no answer yet from {target}"
+
+    @property
+    def left(self) -> float:
+        """Seconds in which a session may still be had."""
+        return self._last - time.monotonic()
+
+    def pause(self, seconds: float, why: str) -> None:
+        """Let some time pass, and say why if that makes it long."""
+        quiet = min(seconds, max(0.0, self._quiet_until - time.monotonic()))
+        time.sleep(quiet)
+        self._tell(why)
+        time.sleep(seconds - quiet)
+
+    def ready(self, pgconn: pq.abc.PGconn, events: int, until: float) -> bool:
+        """Wait until the socket is ready; not longer than `until` (monotonic seconds)."""
+        waiting = poll()
+        waiting.register(pgconn.socket, events)
+        while (now := time.monotonic()) < until:
+            longest = min(until, self._quiet_until if self._quiet_until > now else until) - now
+            if waiting.poll(math.ceil(longest * 1000)):
+                return True
+            self._tell(self._unanswered)
+        return False
+
+    def _tell(self, why: str) -> None:
+        """Say once why it takes so long, if it does."""
+        if time.monotonic() >= self._quiet_until:
+            self._say(f"{why}; trying again for {max(0, round(self.left))} s at most")
+            self._say = silent
+
+
+def _dial(target: Target, application_name: str, wait: _Wait) -> psycopg.Connection | list[Attempt]:
+    """Try each address of each server once; what came of them if none lets us in."""
+    patience = str(min(10, max(2, int(wait.left))))
+    parameters = {**_DEFAULTS, "connect_timeout": patience, **target.parameters}
     parameters |= {"client_encoding": "utf8", "application_name": application_name}
-    return psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+    attempts: list[Attempt] = []
+    try:
+        for address in conninfo_attempts(parameters):
+            pgconn = pq.PGconn.connect_start(make_conninfo("", **address).encode())
+            if (complaint := _shake_hands(pgconn, timeout_from_conninfo(address), wait)) is None:
+                return psycopg.Connection(pgconn)
+            attempts += read(complaint)
+            pgconn.finish()
+    except psycopg.Error as error:  # before anything was sent: the name of a host, or two lists of unlike length
+        return [_not_dialled(str(error))]
+    return attempts
 
 
-def _connect_failure(target: Target, message: str) -> DatabaseUnavailable:
-    reason = " ".join(redact(message, target).split())
-    kind = PasswordRefused if re.search(_REFUSED, reason) else DatabaseUnavailable
-    return kind(f"no session with {target}: {reason}", next_step=_advice(reason))
+def _shake_hands(pgconn: pq.abc.PGconn, seconds: float, wait: _Wait) -> str | None:
+    """Bring a connection about; what libpq says if it fails."""
+    until = time.monotonic() + seconds
+    _verbose(pgconn)
+    if pgconn.status == pq.ConnStatus.BAD:
+        return pgconn.get_error_message("utf-8")
+    while (status := pgconn.connect_poll()) in _EVENTS:
+        if not wait.ready(pgconn, _EVENTS[status], until):
+            host, port = pgconn.host.decode(), pgconn.port.decode()
+            return f'connection to server at "{host}", port {port} failed: timeout expired'
+    if status != pq.PollingStatus.OK:
+        return pgconn.get_error_message("utf-8")
+    pgconn.nonblocking = 1
+    return None
 
 
-def _advice(reason: str) -> str:
-    if "does not support SSL" in reason:
-        return (
-            "A server that is not on this machine is spoken to over TLS; add sslmode=disable to the URL to do without."
-        )
-    if "unsupported startup parameter" in reason:
-        return "A pooler refuses this parameter of the URL: take it out, or use the direct URL."
-    if "authentication failed" in reason or "does not exist" in reason:
-        return "Check user, password and database in the URL."
-    return "Check that the server runs and that its host and port are right, then run again."
+def _not_dialled(message: str) -> Attempt:
+    number = re.search(r"failed to resolve host .*\[Errno (-?\d+)\]", message)
+    return unresolved(message, passes=int(number[1]) == socket.EAI_AGAIN) if number else read(message)[0]
+
+
+def _connect_failure(target: Target, attempts: list[Attempt]) -> ConfigError | DatabaseUnavailable:
+    deciding = decide(attempts)
+    reasons = redact("; ".join(dict.fromkeys(attempt.text for attempt in attempts)), target)
+    kind = PasswordRefused if any(attempt.refuses_credentials for attempt in attempts) else DatabaseUnavailable
+    if deciding.fate is Fate.SETTING:
+        return ConfigError(f"libpq refuses {target}: {reasons}", next_step=advise(deciding))
+    return kind(f"no session with {target}: {reasons}", next_step=advise(deciding))
 
 
 def _codec(encoding: str) -> str:

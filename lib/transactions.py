@@ -36,7 +36,7 @@ from lib.history_table import (
     same_table,
     stored_where,
 )
-from lib.session import CONNECT_BUDGET, PIN_PATH, USUAL_PATH, Answer, Session, Watch, connect, literal
+from lib.session import CONNECT_BUDGET, PIN_PATH, USUAL_PATH, Answer, Budget, Session, Watch, connect, literal
 
 _LOCK_KEY = 0x6F6E77617264  # "onward": one run at a time in a database, whatever its schemas
 _POLL = (0.05, 0.25)
@@ -75,12 +75,12 @@ class Transactions:
     """The session of a run, what it knows of the database, and the transactions in it."""
 
     def __init__(
-        self, config: Config, target: Target, *, budget: float, deadline: float | None, say: Callable[[str], None]
+        self, config: Config, target: Target, *, budget: Budget, deadline: float | None, say: Callable[[str], None]
     ) -> None:
         self._config = config
         self._target = target
         self._deadline = deadline
-        self._budget = min(budget, max(self.seconds_left, 0))
+        self._budget = budget.within(self.seconds_left)
         self._say = say
         self.session = self.connect()
         self._observer = Observer(partial(self.connect, 0.0))
@@ -123,7 +123,7 @@ class Transactions:
         A pooler shows only now that there is no server behind it: so it connects again, within the budget. Raises
         HistoryConflict for a table that is not ours, or several that are.
         """
-        last, said = time.monotonic() + self._budget, False
+        last, said = time.monotonic() + self._budget.seconds, False
         while True:
             try:
                 self._history = self._read()
@@ -131,7 +131,7 @@ class Transactions:
                 if type(error) is not DatabaseUnavailable or time.monotonic() > last:
                     raise
                 if not said:
-                    self._say(f"{error.message}; trying again for {round(self._budget)} s at most")
+                    self._say(f"{error.message}; trying again for {round(self._budget.seconds)} s at most")
                     said = True
                 _pause(*_POLL)
                 self.session.close()
@@ -261,7 +261,7 @@ class Transactions:
         try:
             self.session.send(f"{sql}COMMIT;" + (self._opening() if open_next else ""), into=answer)
             if answer.lost and "COMMIT" not in answer.tags:
-                self._find_out(what, answer, landed, CONNECT_BUDGET, self._config.wait)
+                self._find_out(what, answer, landed, CONNECT_BUDGET.seconds, self._config.wait)
             note(answer)
         except Interrupted:
             if landed and "COMMIT" not in answer.tags:
@@ -350,7 +350,7 @@ class Transactions:
 
     def connect(self, longest: float = math.inf) -> Session:
         """Another session with the same database, tried for so many seconds at most."""
-        budget = max(0.0, min(self._budget, self.seconds_left, longest))
+        budget = self._budget.within(min(self.seconds_left, longest))
         return connect(self._target, self._name, budget=budget, deadline=self._deadline, say=self._say)
 
     @property

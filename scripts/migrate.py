@@ -53,7 +53,7 @@ try:
     from lib.database import Database
     from lib.errors import Interrupted, OnwardError, WrongEnvironment
     from lib.plan import Plan, State
-    from lib.session import postponed
+    from lib.session import READ_BUDGET, postponed
     from lib.text import hanging, printable, printable_json
 except ImportError as missing:  # most often the system's Python instead of the project's
     words = f"{' '.join(str(missing).split())} (Python {sys.version.split()[0]}, {sys.executable})"
@@ -195,7 +195,8 @@ def _apply_nothing(options: SimpleNamespace, output: Output, here: str, environm
     pending: int | None = None
     try:
         config = _config(options, output)
-        with Database(config, budget=_GLANCE, deadline=time.monotonic() + _GLANCE) as database:
+        budget = READ_BUDGET.within(_GLANCE)
+        with Database(config, budget=budget, deadline=time.monotonic() + _GLANCE) as database:
             plan = runner.look(config, database, migrations)[1]
         pending = len(plan.pending)
         found = f"{pending} ({plan.state})" if plan.conflicts else str(pending)
@@ -214,7 +215,7 @@ def _status(options: SimpleNamespace, output: Output) -> int:
     if options.upgrade_check:
         return _upgrade_check(options, output)
     config = _config(options, output)
-    history, plan = runner.look_at(config)
+    history, plan = runner.look_at(config, budget=READ_BUDGET)
     output.say(report.status_text(config, history, plan))
     output.document(report.status_dict(config, history, plan, full=True))
     if options.check:
@@ -252,7 +253,7 @@ def _validate(options: SimpleNamespace, output: Output) -> int:
         return _validate_offline(output)
     config = _config(options, output)
     migrations = migration.load(config.directory)
-    with Database(config) as database:
+    with Database(config, budget=READ_BUDGET) as database:
         plan = runner.look(config, database, migrations)[1]
     warnings = list(_warnings(plan))
     for warning in warnings:

@@ -54,9 +54,9 @@ class Connection:
         """From here on the server's answers are lost."""
         self._deaf = True
 
-    async def fail(self, sqlstate: str, text: str) -> None:
+    async def fail(self, sqlstate: str, text: str, severity: str = "FATAL") -> None:
         """Tell the client of a fatal error in the server's name, and hang up."""
-        fields = {"S": "FATAL", "V": "FATAL", "C": sqlstate, "M": text}
+        fields = {"S": severity, "V": "FATAL", "C": sqlstate, "M": text}
         body = b"".join(f"{name}{value}\0".encode() for name, value in fields.items()) + b"\0"
         await self._client.write(b"E" + struct.pack("!i", len(body) + 4) + body)
         self._client.close()
@@ -140,11 +140,11 @@ async def cut_after(message: Message) -> None:
     message.connection.cut()
 
 
-def fail(sqlstate: str, text: str) -> Action:
+def fail(sqlstate: str, text: str, severity: str = "FATAL") -> Action:
     """The message does not arrive; the client reads a fatal error."""
 
     async def action(message: Message) -> None:
-        await message.connection.fail(sqlstate, text)
+        await message.connection.fail(sqlstate, text, severity)
 
     return action
 
@@ -192,9 +192,9 @@ class Rule:
 
 
 class Proxy:
-    """Listens on a free port of 127.0.0.1 while it is a context manager, and then cuts what is left."""
+    """Listens on a port of 127.0.0.1 while it is a context manager, a free one or `listen`; then cuts what is left."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, listen: int = 0) -> None:
         self.upstream = (host, port)
         """Where new connections lead; may be changed."""
         self.refuse = False
@@ -202,7 +202,7 @@ class Proxy:
         self.connections: list[Connection] = []
         """Those that have come so far; not those that only cancel a statement."""
         self.rules: list[Rule] = []
-        self.port = 0
+        self.port = listen
         self._live: set[Connection] = set()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -256,7 +256,7 @@ class Proxy:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()

@@ -1,5 +1,6 @@
 """Connecting, with TLS and without; what is sent and what comes back; and that no password is in any of it."""
 
+import math
 import os
 import re
 import shutil
@@ -19,10 +20,19 @@ import pytest
 
 from lib.config import Target, parse_url
 from lib.database import Database as Connected
-from lib.errors import DatabaseUnavailable, DatabaseUnsuitable, LockBusy, MigrationFailed, OnwardError, TableBusy
-from lib.session import Session, connect, identifier, literal
+from lib.errors import (
+    DatabaseUnavailable,
+    DatabaseUnsuitable,
+    LockBusy,
+    MigrationFailed,
+    OnwardError,
+    PasswordRefused,
+    TableBusy,
+)
+from lib.session import READ_BUDGET, Budget, Session, connect, identifier, literal
 from scripts.embedded import Embedded, server_user
 from tests.conftest import ROOT, Cli, Database, Server
+from tests.proxy import Hold, Proxy, fail
 from tests.running import SETTLED, Events, history, login, nothing_is_left_running, role, run, until
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
@@ -89,7 +99,7 @@ def closed_port() -> Iterator[int]:
 def test_a_server_that_is_not_there_ends_the_run_when_the_budget_is_spent(
     database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(Connected.__init__.__kwdefaults__ or {}, "budget", 0.3)
+    monkeypatch.setitem(Connected.__init__.__kwdefaults__ or {}, "budget", Budget(0.3))
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
     with closed_port() as port, pytest.raises(DatabaseUnavailable, match="refused") as caught:
         run(changed(database, port=str(port), password="canary-of-a-password"), directory)
@@ -99,10 +109,184 @@ def test_a_server_that_is_not_there_ends_the_run_when_the_budget_is_spent(
     assert database.execute("SELECT to_regclass('one')") == [(None,)]
 
 
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """A proxy before the server, which answers a client in its place."""
+    parts = urlsplit(server.url)
+    with Proxy(parts.hostname or "127.0.0.1", parts.port or 5432) as proxy:
+        yield proxy
+
+
+LETS_IN = "database\0"  # what a client begins with
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "text", "severity", "kind"),
+    [
+        ("28P01", "Passwort-Authentifizierung für Benutzer »app« fehlgeschlagen", "FATAL", PasswordRefused),
+        ("28P01", "пользователь не прошёл проверку подлинности (по паролю)", "ВАЖНО", PasswordRefused),
+        ("28000", "ğ", "ÖLÜMCÜL (FATAL)", PasswordRefused),
+        ("3D000", "Datenbank »app« existiert nicht", "FATAL", DatabaseUnavailable),
+        ("08P01", "no such database: app", "FATAL", DatabaseUnavailable),
+        ("XX000", "Tenant or user not found", "FATAL", DatabaseUnavailable),
+        ("XX000", "password authentication failed for user 'app'", "ERROR", PasswordRefused),
+    ],
+)
+def test_a_final_answer_in_any_language_is_asked_for_once(
+    database: Database, proxy: Proxy, sqlstate: str, text: str, severity: str, kind: type[DatabaseUnavailable]
+) -> None:
+    refusing = proxy.when(LETS_IN, fail(sqlstate, text, severity), times=math.inf)
+    url = proxy.url(changed(database, password="canary-of-a-password").url)
+    with pytest.raises(DatabaseUnavailable, match=re.escape(f"{text} (SQLSTATE {sqlstate})")) as caught:
+        connect(parse_url("POSTGRES_URL", url, {}), "onward test")
+    assert (type(caught.value), refusing.hits) == (kind, 1)
+    assert "Check user, password and database in the URL" in caught.value.next_step
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "text"),
+    [
+        ("57P03", "das Datenbanksystem startet"),
+        ("08P01", "server login has been failing, cached error: connect failed (server_login_retry)"),
+        ("XX000", "Couldn't connect to compute node"),
+    ],
+)
+def test_an_answer_that_is_known_to_pass_is_waited_for(
+    database: Database, proxy: Proxy, sqlstate: str, text: str
+) -> None:
+    refusing = proxy.when(LETS_IN, fail(sqlstate, text), times=2)
+    with connect(parse_url("POSTGRES_URL", proxy.url(database.url), {}), "onward test") as session:
+        assert session.query("SELECT current_database()") == [(database.name,)]
+    assert refusing.hits == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("sslmode=no-verify", 'invalid sslmode value: "no-verify"'),
+        ("connect_timeout=10s", "connect_timeout: '10s'"),
+        ("channel_binding=x", 'invalid channel_binding value: "x"'),
+        ("target_session_attrs=foo", 'invalid target_session_attrs value: "foo"'),
+        ("keepalives=yes", 'invalid integer value "yes" for connection option "keepalives"'),
+        ("sslmode=require&sslrootcert=system", 'weak sslmode "require" may not be used with sslrootcert=system'),
+        ("port=1,2", "could not match 2 port numbers to 1 hosts"),
+        ("hostaddr=foo", 'could not parse network address "foo"'),
+        ("sslcertmode=maybe", 'invalid sslcertmode value: "maybe"'),
+    ],
+)
+def test_what_libpq_refuses_is_a_fault_of_the_configuration(
+    database: Database, cli: Cli, migrations: Write, query: str, says: str
+) -> None:
+    migrations({"001-one.sql": "CREATE TABLE one ()"})
+    for command in ([], ["status"]):
+        result = cli(*command, url=changed(database, query=query).url)
+        assert result.code == 2
+        assert says in result.err
+        assert "Next: Correct it in the URL" in result.err
+    assert database.execute("SELECT to_regclass('one')") == [(None,)]
+
+
+def test_who_only_looks_does_not_wait_for_a_server_on_this_machine_that_is_not_up(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.session.time.sleep", lambda _: pytest.fail("it waited"))
+    with closed_port() as port:
+        for host, query in (("127.0.0.1", ""), ("localhost", ""), ("", "host=/tmp/password")):
+            target = parse_url("POSTGRES_URL", f"postgresql://me@{host}:{port}/app?{query}", {})
+            with pytest.raises(DatabaseUnavailable, match=r"refused|No such file") as caught:
+                connect(target, "onward test", budget=READ_BUDGET)
+            assert type(caught.value) is DatabaseUnavailable
+            assert "Check that the server runs" in caught.value.next_step
+
+
+@pytest.mark.parametrize("command", ["status", "validate"])
+def test_status_and_validate_only_look(cli: Cli, migrations: Write, command: str) -> None:
+    migrations({"001-one.sql": "CREATE TABLE one ()"})
+    with closed_port() as port:
+        result = cli(command, url=f"postgresql://me:canary-of-a-password@127.0.0.1:{port}/app")
+    assert (result.code, "trying again" in result.out + result.err) == (5, False)
+    assert "Connection refused" in result.err
+
+
+def test_a_run_waits_for_a_server_on_this_machine_and_says_so(server: Server, database: Database) -> None:
+    with closed_port() as port:
+        pass
+    parts = urlsplit(server.url)
+    late = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432, listen=port)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        late.__enter__()
+
+    try:
+        with connect(target_of(changed(database, host="127.0.0.1", port=str(port))), "onward test", say=say) as session:
+            assert session.query("SELECT current_database()") == [(database.name,)]
+    finally:
+        late.__exit__()
+    assert len(said) == 1
+    assert re.search(r"Connection refused.*; trying again for \d+ s at most$", said[0])
+
+
+def test_a_server_that_does_not_answer_is_told_of_while_it_is_waited_for(database: Database, proxy: Proxy) -> None:
+    waking = Hold()
+    proxy.when(LETS_IN, waking)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        waking.release()
+
+    with connect(parse_url("POSTGRES_URL", proxy.url(database.url), {}), "onward test", say=say) as session:
+        assert session.query("SELECT current_database()") == [(database.name,)]
+    assert len(said) == len(proxy.connections) == 1
+    assert said[0].startswith(
+        f"no answer yet from {database.name} on 127.0.0.1:{proxy.port} (from POSTGRES_URL); trying"
+    )
+
+
+def test_of_several_hosts_the_answer_of_one_counts_more_than_the_silence_of_others(
+    database: Database, proxy: Proxy
+) -> None:
+    refusing = proxy.when(LETS_IN, fail("28P01", "nein"), times=math.inf)
+    url = urlsplit(proxy.url(database.url))
+    user = url.netloc.rpartition("@")[0]
+    with closed_port() as port:
+        hosts = f"127.0.0.1:{port},127.0.0.1:{proxy.port},127.0.0.1:{port}"
+        several = parse_url("POSTGRES_URL", url._replace(netloc=f"{user}@{hosts}").geturl(), {})
+        with pytest.raises(PasswordRefused, match=r"Connection refused.*; .*nein") as caught:
+            connect(several, "onward test")
+        assert refusing.hits == 1
+        assert caught.value.message.count("Connection refused") == 1
+        refusing.times = refusing.hits
+        with connect(several, "onward test") as session:
+            assert session.query("SELECT current_database()") == [(database.name,)]
+
+
+@pytest.mark.parametrize(("number", "calls"), [(socket.EAI_AGAIN, 3), (socket.EAI_NONAME, 1)])
+def test_a_name_that_may_soon_be_known_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, number: int, calls: int
+) -> None:
+    asked: list[str] = []
+
+    def unknown(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(number, "nobody knows")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("lib.session.time.sleep", lambda _: None)
+    target = parse_url("POSTGRES_URL", "postgresql://me:canary-of-a-password@db.example/app", {})
+    with pytest.raises(DatabaseUnavailable, match=r"failed to resolve host 'db\.example'.*nobody knows"):
+        connect(target, "onward test", budget=Budget(20.0 if calls == 1 else 0.3))
+    assert asked[:calls] == ["db.example"] * calls
+    assert (len(asked) == 1) == (calls == 1)
+
+
 def test_a_server_that_has_no_connection_to_spare_is_tried_again(server: Server, database: Database) -> None:
     with login(server, database, "CONNECTION LIMIT 0") as crowded:
         with pytest.raises(DatabaseUnavailable, match="too many connections"):
-            connect(target_of(crowded), "onward test", budget=0.3)
+            connect(target_of(crowded), "onward test", budget=Budget(0.3))
         relief = threading.Timer(0.2, server.admin.execute, [f"ALTER ROLE {role(crowded)} CONNECTION LIMIT 1"])
         relief.start()
         with connect(target_of(crowded), "onward test") as session:
@@ -167,12 +351,21 @@ def tls() -> Iterator[Database]:
             shutil.rmtree(parent)
 
 
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_root_certificate_that_is_not_there_is_a_fault_of_the_configuration(
+    tls: Database, cli: Cli, migrations: Write, code: int
+) -> None:
+    migrations({"001-never.sql": "CREATE TABLE never ()"})
+    query = ("sslmode=verify-full&" if code else "") + "sslrootcert=/nowhere.pem"  # our own default does without
+    result = cli("status", url=changed(tls, host=ELSEWHERE, query=query).url)
+    assert (result.code, 'root certificate file "/nowhere.pem" does not exist' in result.err) == (code, bool(code))
+    assert tls.execute("SELECT to_regclass('never')") == [(None,)]
+
+
 LOOK = "INSERT INTO seen SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 
 
-@pytest.mark.parametrize(
-    ("query", "encrypted"), [("", True), ("sslmode=disable", False), ("sslmode=verify-full&sslrootcert=system", None)]
-)
+@pytest.mark.parametrize(("query", "encrypted"), [("", True), ("sslmode=disable", False), ("sslrootcert=system", None)])
 def test_tls_is_used_where_the_host_is_not_local_and_as_the_url_says(
     tls: Database, cli: Cli, migrations: Write, query: str, encrypted: bool | None
 ) -> None:

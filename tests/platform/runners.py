@@ -8,8 +8,8 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
+from lib import session
+from lib.config import Target
 from scripts import migrate
 
 # The server that forks has imported all this, and has no thread and no connection.
@@ -73,11 +73,11 @@ def _run(environ: dict[str, str], log: Path, barrier: Barrier | None) -> None:
 
 
 def _meet(barrier: Barrier) -> None:
-    connect = psycopg.connect
+    dial = session._dial
 
-    def together(*arguments: Any, **parameters: Any) -> Any:
-        psycopg.connect = connect
+    def together(target: Target, application_name: str, wait: Any) -> Any:
+        session._dial = dial
         barrier.wait()
-        return connect(*arguments, **parameters)
+        return dial(target, application_name, wait)
 
-    psycopg.connect = together
+    session._dial = together
