@@ -187,6 +187,8 @@ class Database:
                 work.query(self._tx.limits().replace("SET LOCAL", "SET"))
                 work.watch = self._tx.watching(str(work.pid))
                 pieces.patience = max(self._config.retry, self._config.lock_timeout)
+            elif limits := self._tx.limits_of_others(work):
+                job.notice(f"{', '.join(limits)}, as the role or the database has it: {_NOT_THROUGH_A_POOLER}")
             try:
                 pieces.run()
             except Interrupted as error:
@@ -290,6 +292,10 @@ _ENDED = "the file ended its own transaction: part of what it did is kept; it is
 _SEQUENCE = (
     "Its ids have run behind its rows, as after a restore. Say SELECT setval(pg_get_serial_sequence("
     f"'{TABLE}', 'id'), (SELECT max(id) FROM {TABLE})); and run again."
+)
+_NOT_THROUGH_A_POOLER = (
+    "this file runs without a transaction and through a pooler, where nothing else can be set; a direct URL in "
+    "MIGRATION_DATABASE_URL is the way without"
 )
 _LEAVE_ALONE = f"A migration must leave {TABLE} and its own transaction alone: mend the file and run again."
 _ADVICE_ON_ITS_ROW = {

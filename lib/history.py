@@ -15,8 +15,8 @@ from lib.session import Session, identifier, literal
 TABLE = "schema_migrations"
 AUDIT_COLUMNS = ("environment", "identity", "git_commit", "applied_by")
 OPTIONAL_LIMITS = frozenset(
-    "client_connection_check_interval idle_in_transaction_session_timeout transaction_timeout tcp_keepalives_idle "
-    "tcp_keepalives_interval tcp_user_timeout".split()
+    "client_connection_check_interval idle_in_transaction_session_timeout idle_session_timeout transaction_timeout "
+    "tcp_keepalives_idle tcp_keepalives_interval tcp_user_timeout".split()
 )
 # The tables in which other tools keep their histories. A `schema_migrations` of another shape is seen by its columns.
 TOOLS = {

@@ -56,7 +56,10 @@ _CREATE_INDEX = (
     rf"ON (?:ONLY )?(?P<table>{_NAME}(?: \. {_NAME})*)"
 )
 
-_MEND = "Mend the file"
+_MENDS = {
+    "08P01": "The pooler had no second connection for it: give it one more",
+    "57014": "The statement was cancelled, or took longer than statement_timeout allows: see to that",
+}
 _NOT_IN_THAT_STATE = "55000"
 _FROM_THE_START = "It starts at its first statement: all of them must be repeatable."
 
@@ -217,7 +220,7 @@ class Piecewise:
     def _stopped(self, error: ServerError, statement: Statement | None, left: str = "") -> PartlyApplied:
         base = statement.offset if statement else 0
         failure = locate(self._migration, error, finished=self._done, base=base)
-        mend = "The pooler had no second connection for it: give it one more" if error.sqlstate == "08P01" else _MEND
+        mend = _MENDS.get(error.sqlstate or "", "Mend the file")
         return PartlyApplied(failure, state=self.state + left, next_step=f"{mend} and run again. {_FROM_THE_START}")
 
 

@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from select import POLLIN, POLLOUT, poll
 from types import FrameType, TracebackType
@@ -43,6 +43,7 @@ _GRACE = 2.0  # for a server to end what was cancelled at the deadline
 _NOTICES_KEPT = 100
 _LONGEST_NOTICE, _LONGEST_TEXT = 2_000, 8_000  # characters: a row's value, or a statement, may have millions
 _LONGEST_SECRET = 1_000  # what is cut is not cut inside of one
+_NOTICE_READ = _LONGEST_NOTICE + _LONGEST_SECRET
 _SILENTLY = 1.0  # seconds: a server that is back so soon is not worth a line
 # Without them a vanished server keeps a client waiting for ever. A URL may say otherwise.
 _DEFAULTS = {
@@ -142,7 +143,7 @@ class Session:
         self._cancelled = False
         self._pgconn = connection.pgconn
         self._poll = poll()
-        self._received: list[tuple[bytes | None, bytes]] = []
+        self._received: deque[tuple[bytes, bytes, int]] = deque(maxlen=_NOTICES_KEPT)
         self._postponed: Exception | None = None
         self._pgconn.notice_handler = self._receive
         self._sent = b""
@@ -191,6 +192,7 @@ class Session:
             self._abandon()
             raise
         finally:
+            self._take_notices()
             self._sent = b""
         answer.lost = answer.lost or self._pgconn.status == pq.ConnStatus.BAD
         if answer.error and answer.error.position and self._knows_bytes_only:
@@ -240,12 +242,16 @@ class Session:
 
     def _next_result(self) -> pq.abc.PGresult | None:
         while self._pgconn.is_busy():
-            self._take_notices()
+            self._raise_postponed()
             self._wait(POLLIN)
             self._pgconn.consume_input()
         result = self._pgconn.get_result()
-        self._take_notices()
+        self._raise_postponed()
         return result
+
+    def _raise_postponed(self) -> None:
+        if self._postponed:
+            raise self._postponed
 
     def _wait(self, events: int) -> int:
         self._poll.register(self._pgconn.socket, events)
@@ -287,14 +293,14 @@ class Session:
 
     def _receive(self, notice: pq.abc.PGresult) -> None:
         """Called by libpq, which would drop an exception: see `postponed`. So it calls nothing that is Python."""
-        self._received.append((notice.error_field(_SEVERITY), notice.error_field(_MESSAGE) or b""))
+        message = notice.error_field(_MESSAGE) or b""
+        self._received.append((notice.error_field(_SEVERITY) or b"", message[:_NOTICE_READ], len(message)))
+        self.notice_count += 1
 
     def _take_notices(self) -> None:
-        if self._postponed:
-            raise self._postponed
-        for severity, message in self._received:
-            self.notice_count += 1
-            self.notices.append(f"{self._text(severity or b'')}: {self._text(message, _LONGEST_NOTICE)}")
+        for severity, message, size in self._received:
+            text = self._shortened(message, size, _LONGEST_NOTICE)
+            self.notices.append(f"{_decoded(severity, self._encodings())}: {text}")
         self._received.clear()
 
     def _server_error(self, result: pq.abc.PGresult) -> ServerError:
@@ -311,37 +317,28 @@ class Session:
 
     def _value(self, result: pq.abc.PGresult, column: int) -> str | None:
         value = result.get_value(0, column)
-        return None if value is None else self._decoded(value)
+        return None if value is None else _decoded(value, (self._parameter(b"client_encoding"), "UTF8"))
 
     def _said(self, result: pq.abc.PGresult, field: pq.DiagnosticField, longest: int = _LONGEST_TEXT) -> str | None:
         value = result.error_field(field)
         return None if value is None else self._text(value, longest)
 
     def _text(self, value: bytes, longest: int = _LONGEST_TEXT) -> str:
-        """What the server says, as far as it is worth showing, and without secrets."""
-        begin = value[: longest + _LONGEST_SECRET]
-        whole = len(begin) == len(value)
-        text = redact(self._decoded(begin, whole=whole), self.target)
-        if whole and len(text) <= longest:
-            return text
-        return f"{text[:longest]}… ({len(value):,} bytes in all)"
+        return self._shortened(value[: longest + _LONGEST_SECRET], len(value), longest)
 
-    def _decoded(self, value: bytes, *, whole: bool = True) -> str:
-        for encoding in self._encodings():
-            try:
-                # Incremental: where they are not the whole, the last bytes may be the beginning of a character.
-                return codecs.getincrementaldecoder(_codec(encoding))().decode(value, final=whole)
-            except (LookupError, UnicodeDecodeError):
-                continue
-        return value.decode("ascii", "backslashreplace")
+    def _shortened(self, begin: bytes, size: int, longest: int) -> str:
+        """What the server says, as far as it is worth showing, and without secrets."""
+        whole = len(begin) == size
+        text = redact(_decoded(begin, self._encodings(), whole=whole), self.target)
+        return text if whole and len(text) <= longest else f"{text[:longest]}… ({size:,} bytes in all)"
 
     def _encodings(self) -> Iterator[str]:
-        """What the server may be speaking, the likeliest first.
+        """What the server may have been speaking, the likeliest first.
 
         Where a file changes that, the server says so only behind its answer, and if the file fails, not at all.
         """
+        yield "UTF8"  # what is not hardly ever looks like it
         yield self._parameter(b"client_encoding")
-        yield "UTF8"
         yield from (found[1].decode() for found in _SETS_ENCODING.finditer(self._sent))
 
     def _encoded(self, sql: str) -> bytes:
@@ -503,6 +500,16 @@ def _connect_failure(target: Target, attempts: list[Attempt]) -> ConfigError | D
     if deciding.fate is Fate.SETTING:
         return ConfigError(f"libpq refuses {target}: {reasons}", next_step=advise(deciding))
     return kind(f"no session with {target}: {reasons}", next_step=advise(deciding))
+
+
+def _decoded(value: bytes, encodings: Iterable[str], *, whole: bool = True) -> str:
+    for encoding in encodings:
+        try:
+            # Incremental: where they are not the whole, the last bytes may be the beginning of a character.
+            return codecs.getincrementaldecoder(_codec(encoding))().decode(value, final=whole)
+        except (LookupError, UnicodeDecodeError):
+            continue
+    return value.decode("ascii", "backslashreplace")
 
 
 def _codec(encoding: str) -> str:

@@ -67,6 +67,12 @@ FORGET = """
 _FORGET_ALL = f"BEGIN; {PIN_PATH} DO $onward$ DECLARE prepared text; BEGIN {FORGET} END $onward$; COMMIT"
 
 
+_THEIRS = """
+SELECT name || ' = ' || current_setting(name) FROM pg_settings
+WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout') AND setting <> '0' ORDER BY name
+"""
+
+
 class HistoryChanged(Exception):
     """Under the lock the history is not what the plan was made from: plan again."""
 
@@ -151,7 +157,12 @@ class Transactions:
         """
         for name in sorted(_WANTED - self.known().limits - self._refused):
             self._go_without(name, "it is fixed there")
-        answer, self._opened = self._begin(self._opened, holding=holding, compare=compare), None
+        opened, self._opened = self._opened, None
+        answer = self._begin(opened, holding=holding, compare=compare)
+        if answer.lost and not opened:  # while it stood idle, when nothing was at stake: an idle_session_timeout may be
+            self.session.close()
+            self.session = self.connect()
+            answer = self._begin(holding=holding, compare=compare)
         until, waiting = until or time.monotonic() + self._config.wait, False
         while not (lock := self._lock(answer, compare=compare)):
             if time.monotonic() > until:
@@ -333,7 +344,9 @@ class Transactions:
         wanted = {
             "client_connection_check_interval": 2.0,
             "idle_in_transaction_session_timeout": 0 if holding else 60.0,
-            **({"transaction_timeout": 0} if holding else {}),
+            # The role's or the database's own are meant for the application.
+            "idle_session_timeout": 0,
+            "transaction_timeout": 0,
             # The server's side of what the client's has too: for a client that vanished from the network.
             "tcp_keepalives_idle": 5.0,
             "tcp_keepalives_interval": 2.0,
@@ -347,6 +360,10 @@ class Transactions:
         }
         limits |= {name: seconds for name, seconds in wanted.items() if name in known}
         return " ".join(f"SET LOCAL {name} = '{round(seconds * 1000)}ms';" for name, seconds in limits.items())
+
+    def limits_of_others(self, work: Session) -> list[str]:
+        """The limits of the role or the database that hold in a session in which none can be set."""
+        return [f"{setting}" for (setting,) in work.query(_THEIRS)]
 
     def connect(self, longest: float = math.inf) -> Session:
         """Another session with the same database, tried for so many seconds at most."""

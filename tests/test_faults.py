@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from lib.runner import Retry
 from scripts.embedded import Embedded, find_programs, server_user
 from tests.conftest import SETTINGS, Cli, Database, Server
 from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail
-from tests.running import LOCK, history, login, nothing_is_left_running, role, tables, until
+from tests.running import LOCK, Events, history, login, nothing_is_left_running, role, run, tables, until
 from tests.stage import (
     AT_THE_GATE,
     VERSIONS,
@@ -113,6 +115,60 @@ def test_a_limit_that_is_fixed_on_a_server_is_not_asked_of_it_and_costs_one_warn
     assert (outcome.code, sum(limit in line for line in outcome.said.splitlines())) == ("ok", 1)
     assert command.database.execute("TABLE seen") == [("0",)]
     command.settled(*VERSIONS)
+
+
+SLOW = "SELECT pg_sleep(0.3);\n"
+LIMITS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_session_timeout",
+    "idle_in_transaction_session_timeout",
+    "transaction_timeout",
+)
+
+
+def limited(database: Database, limit: str) -> None:
+    """Give a database a limit for its application; one that this server does not know yet limits nobody."""
+    name = f'"{database.name}"'
+    if database.execute("SELECT 1 FROM pg_settings WHERE name = %s", [limit]):
+        database.execute(f"ALTER DATABASE {name} SET {limit} = '100ms'")
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_that_a_database_has_for_its_application_ends_no_file(
+    database: Database, migrations: Callable[..., Path], limit: str
+) -> None:
+    directory = migrations(
+        {
+            "001-whole.sql": f"CREATE TABLE one (); {SLOW * 2}",
+            "002-pieces.sql": f"-- migrate: no-transaction\nCREATE TABLE two (); {SLOW * 2}BEGIN; {SLOW * 2}COMMIT;",
+            "003-last.sql": f"CREATE TABLE three (); {SLOW}",
+        }
+    )
+    limited(database, limit)
+    run(database, directory)
+    assert (tables(database), history(database)) == (["one", "three", "two"], ["001-whole", "002-pieces", "003-last"])
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("directive", ["", "-- migrate: no-transaction\n"])
+def test_nor_does_it_while_a_run_waits_for_a_busy_table(
+    database: Database, migrations: Callable[..., Path], limit: str, directive: str
+) -> None:
+    database.execute("CREATE TABLE busy ()")
+    directory = migrations({"001-waits.sql": f"{directive}ALTER TABLE busy ADD COLUMN a int;"})
+    limited(database, limit)
+    events = Events()
+    with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
+        for name in LIMITS[3:]:
+            if database.execute("SELECT 1 FROM pg_settings WHERE name = %s", [name]):
+                other.execute(f"SET {name} = 0")
+        other.execute("LOCK TABLE busy")
+        running = pool.submit(run, database, directory, events, MIGRATION_LOCK_TIMEOUT="200ms")
+        until(lambda: running.done() or [event for event in events.all if isinstance(event, Retry)])
+        other.rollback()
+        running.result()
+    assert history(database) == ["001-waits"]
 
 
 def test_without_that_limit_a_killed_run_is_gone_when_its_statement_ends(command: Stage) -> None:

@@ -613,6 +613,13 @@ def test_what_is_said_after_a_change_of_encoding_is_readable(
         assert history(database) == ["001-talks"]
 
 
+def test_what_was_said_before_a_change_of_encoding_stays_readable(database: Database, migrations: Write) -> None:
+    says = "DO $$ BEGIN RAISE NOTICE '%', chr(233); END $$"
+    directory = migrations({"001-talks.sql": f"{says}; SET client_encoding = 'LATIN1'; {says};"})
+    assert run(database, directory).notices == ["NOTICE: é", "NOTICE: é"]
+    assert history(database) == ["001-talks"]
+
+
 def test_a_statement_says_the_same_whatever_encoding_the_one_before_it_has_set(
     database: Database, migrations: Write
 ) -> None:
