@@ -59,7 +59,7 @@ def test_a_limit_of_the_databases_that_nothing_can_be_done_about_is_told(command
     command.database.execute(f"ALTER DATABASE \"{command.database.name}\" SET statement_timeout = '33s'")
     file = command.directory / f"{TWO}.sql"
     file.write_text(f"-- migrate: no-transaction\n{file.read_text()}")
-    with Pooler(server.url, pool=2) as pooler:
+    with PgBouncer(server.url, pool=2) as pooler:
         outcome = command.run(pooler.url(command.database.url))
     assert outcome.code == "ok"
     assert f"{TWO}: statement_timeout = 33s, as the role or the database has it" in outcome.said
