@@ -144,7 +144,8 @@ def _sql_files(directory: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_sql(name: str) -> bool:
-    return name.lower().endswith(".sql")
+    # Hidden files are leavings of tools: a Mac's `._001-x.sql`, an editor's lock `.#001-x.sql`.
+    return name.lower().endswith(".sql") and not name.startswith(".")
 
 
 def _doubles(directory: Path, names: Sequence[str]) -> Iterator[str]:

@@ -64,17 +64,7 @@ def test_a_file_is_identified_by_its_name(tmp_path: Path, file: str, number: int
     "file",
     [
         *("1-x.sql", "12-x.sql", "001.sql", "001-.sql", "001_x.sql", "001-x_y.sql", "001 x.sql", "001-x y.sql"),
-        *(
-            "001-X.sql",
-            "001-x.SQL",
-            "001-x.Sql",
-            "001--x.sql",
-            "001-x-.sql",
-            "-001-x.sql",
-            "x.sql",
-            ".sql",
-            "._001-x.sql",
-        ),
+        *("001-X.sql", "001-x.SQL", "001-x.Sql", "001--x.sql", "001-x-.sql", "-001-x.sql", "x.sql", "_001-x.sql"),
         *("001-ä.sql", "٠٠١-x.sql", "001-x.up.sql", "001-x.sql\n.sql", "V001__x.sql", "001-x.sql.sql", "001-x²3.sql"),
     ],
 )
@@ -92,7 +82,10 @@ def test_a_name_is_digits_and_then_words_with_a_hyphen_before_each(file: str) ->
     fits = fits and all(word and set(word) <= set("abcdefghijklmnopqrstuvwxyz0123456789") for word in words)
     with tempfile.TemporaryDirectory() as directory:
         fill(Path(directory), {file: "SELECT 1;"})
-        if fits:
+        if file.startswith("."):
+            with pytest.raises(FilesError, match="no .sql file in it"):
+                load(Path(directory))
+        elif fits:
             assert load(Path(directory))[0].version == file[:-4]
         else:
             assert problems(Path(directory)) == [f"{file}: {NAME}"]
@@ -102,6 +95,19 @@ def test_what_does_not_end_in_sql_is_ignored(tmp_path: Path) -> None:
     others = dict.fromkeys(("README.md", ".DS_Store", "x.sql~", ".x.sql.swp", "003-x.sql.bak", "sql"), b"\0\xff")
     (tmp_path / "archive").mkdir()
     assert [one.version for one in load(fill(tmp_path, others | {"001-x.sql": "SELECT 1;"}))] == ["001-x"]
+
+
+HIDDEN = ("._001-x.sql", ".001-x.sql", ".002-y.sql", ".sql", "._999-x.SQL", ".env.sql")
+
+
+def test_hidden_files_are_ignored_whatever_is_in_them(tmp_path: Path) -> None:
+    fill(tmp_path, dict.fromkeys(HIDDEN, b"\0\x05\x16\x07\0\x02\0\0Mac OS X \xff"))
+    (tmp_path / ".#001-x.sql").symlink_to("me@host.4711:1700000000")
+    (tmp_path / ".003-folder.sql").mkdir()
+    with pytest.raises(FilesError, match=r"no \.sql file in it"):
+        load(tmp_path)
+    assert [one.version for one in load(fill(tmp_path, {"001-x.sql": "SELECT 1;"}))] == ["001-x"]
+    assert create(tmp_path, "next", "2025-10-25").name == "002-next.sql"
 
 
 def test_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
