@@ -7,6 +7,7 @@ other.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import NamedTuple, Self
 
 from lib.config import Config, Target
 from lib.errors import (
+    DatabaseUnavailable,
     DatabaseUnsuitable,
     Done,
     Failure,
@@ -42,7 +44,7 @@ from lib.history_table import (
     verification,
 )
 from lib.migration import Migration
-from lib.piecewise import Piecewise
+from lib.piecewise import TWO_CONNECTIONS, Piecewise
 from lib.plan import Applied
 from lib.session import BUSY, CONNECT_BUDGET, PIN_PATH, Answer, Budget, Session, literal, silent
 from lib.transactions import FORGET, RESET, Transactions
@@ -180,7 +182,7 @@ class Database:
         self._try_to_record(job.migration)
         self._tx.open(holding=True)
         started = time.perf_counter()
-        with self._tx.connect() as work:
+        with self._second() as work:
             pieces = Piecewise(job.migration, work, self._still_locked, lambda busy: job.again(self._blocked(busy)))
             pieces.lock_timeout = self._config.lock_timeout
             if self._tx.known().direct:
@@ -201,6 +203,13 @@ class Database:
                 _tell(work, job.notice)
                 self._tx.leave(work)
         self._record(job, _since(started), None)
+
+    def _second(self) -> Session:
+        try:
+            return self._tx.connect()
+        except DatabaseUnavailable as error:
+            error.next_step = f"{TWO_CONNECTIONS} {error.next_step}"
+            raise
 
     def _record(self, job: Job, milliseconds: int, proof: str | None) -> None:
         """Clean the session, write the row, COMMIT; and open the next transaction in the same message."""
@@ -297,6 +306,10 @@ _NOT_THROUGH_A_POOLER = (
     "this file runs without a transaction and through a pooler, where nothing else can be set; a direct URL in "
     "MIGRATION_DATABASE_URL is the way without"
 )
+_OWN_TABLE = (
+    f"Onward makes {TABLE} itself, before the first file: take what names it out of the file, and run again. "
+    f"`pg_dump --exclude-table='*.{TABLE}*'` writes a dump without it."
+)
 _LEAVE_ALONE = f"A migration must leave {TABLE} and its own transaction alone: mend the file and run again."
 _ADVICE_ON_ITS_ROW = {
     NOT_STORED: LOOK_AT_TRIGGERS,
@@ -344,6 +357,8 @@ def _what_came_after(answer: Answer) -> tuple[str, str]:
 def _next_step(error: ServerError) -> str:
     if error.sqlstate is None:
         return _SAFE_TO_RUN
+    if error.sqlstate == "42P07" and re.search(rf"\b{TABLE}(?:_id_seq|_pkey|_version_key)?\b", error.message):
+        return _OWN_TABLE
     return _ADVICE.get(error.sqlstate, "Mend the file and run again (or deploy again). Nothing needs repair.")
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from lib import sql
+from lib import foreign, sql
 from lib.errors import FilesError
+from lib.sql import Refusal
 
 BOM = b"\xef\xbb\xbf"
 NO_TRANSACTION = "no-transaction"
@@ -68,11 +69,23 @@ class Migration:
         return checksum == self.checksum or any(checksum == _digest(form) for form in _forms(self.content))
 
     def refusals(self) -> list[str]:
-        """Why this file may not run, a sentence each with line and remedy; empty if it may."""
+        """Why this file may not run, a sentence each with its place and remedy; empty if it may."""
+        text = _bytewise(self.content)
+        return self._told(
+            *sql.refusals(text, transactional=self.transactional),
+            *foreign.unfinished(text),
+            *foreign.refusals(text, transactional=self.transactional),
+        )
+
+    def unfinished(self) -> list[str]:
+        """Those of the refusals for which its checksum is of no use to anybody: it is not yet what it will be."""
+        return self._told(*foreign.unfinished(_bytewise(self.content)))
+
+    def _told(self, *refusals: Refusal) -> list[str]:
         draft = f"{self.path}: still a draft; take the line `-- migrate: {DRAFT}` out when it is finished"
         return [draft] * (DRAFT in self.directives) + [
-            f"{self.path}:{refusal.line}: {_readable(refusal.what)}; {refusal.remedy}"
-            for refusal in sql.refusals(_bytewise(self.content), transactional=self.transactional)
+            f"{self.path}:{one.line}:{f'{one.column}:' if one.column else ''} {_readable(one.what)}; {one.remedy}"
+            for one in sorted(refusals, key=lambda one: (one.line, one.column or 0))
         ]
 
 
@@ -106,6 +119,12 @@ def refuse(migrations: Iterable[Migration]) -> None:
     """Raise FilesError if any of these (pending) files may not run; reads only, names every reason."""
     problems = [refusal for migration in migrations for refusal in migration.refusals()]
     _require_none(problems, "pending migrations cannot run", "Nothing was changed.")
+
+
+def require_finished(migrations: Iterable[Migration]) -> None:
+    """Raise FilesError if the checksum of any of these should not be recorded, whether the file is run or not."""
+    problems = [problem for migration in migrations for problem in migration.unfinished()]
+    _require_none(problems, "migrations cannot be recorded", "Nothing was changed.")
 
 
 def create(directory: Path, description: str, date: str) -> Path:
@@ -211,10 +230,18 @@ def _directives(content: bytes) -> Iterator[str]:
         if comment in _DIRECTIVES:
             yield _DIRECTIVES[comment]
         else:
-            unknown += [f"`{line.strip()}`" for line in comment.splitlines() if re.fullmatch(_NEAR_MISS, line)]
+            # Another tool's mark, dbmate's `-- migrate:up`, is refused where it would be run.
+            lines = [line for line in comment.splitlines() if not foreign.is_mark(line.strip())]
+            unknown += [_quoted(line.strip()) for line in lines if re.fullmatch(_NEAR_MISS, line)]
     if unknown:
         known = " and ".join(f"`{directive}`" for directive in _DIRECTIVES)
         raise ValueError(f"unknown directive {', '.join(unknown)}; there are {known}, each on a line of its own")
+
+
+def _quoted(directive: str) -> str:
+    return f"`{directive}`" + (
+        " (sqlx's, without effect here: take the line out)" if directive == "-- no-transaction" else ""
+    )
 
 
 def _digest(content: bytes) -> str:

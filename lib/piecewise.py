@@ -49,15 +49,19 @@ END $onward$
 """
 
 _PREPARED = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
-
+# What SET changes to the end of its transaction only, with SESSION or without.
+_OF_THE_TRANSACTION = frozenset(
+    ("TRANSACTION", "TRANSACTION_ISOLATION", "TRANSACTION_READ_ONLY", "TRANSACTION_DEFERRABLE")
+)
 _NAME = r'(?:"(?:[^"]|"")*"|[^\s"().]+)'
 _CREATE_INDEX = (
     rf"(?i)CREATE (?:UNIQUE )?INDEX CONCURRENTLY (?:IF NOT EXISTS )?(?!ON )(?P<name>{_NAME}) "
     rf"ON (?:ONLY )?(?P<table>{_NAME}(?: \. {_NAME})*)"
 )
 
+TWO_CONNECTIONS = "A no-transaction file needs two connections at once."
 _MENDS = {
-    "08P01": "The pooler had no second connection for it: give it one more",
+    "08P01": f"{TWO_CONNECTIONS} Let the pooler have one more, or set MIGRATION_DATABASE_URL to the direct URL,",
     "57014": "The statement was cancelled, or took longer than statement_timeout allows: see to that",
 }
 _NOT_IN_THAT_STATE = "55000"
@@ -243,6 +247,8 @@ def refuse_what_stays(migrations: Iterable[Migration]) -> None:
 def _stays_in_session(statement: Statement) -> bool:
     match statement.keywords:
         case ("SET", "LOCAL" | "CONSTRAINTS", *_) | ("PREPARE", "TRANSACTION", *_):
+            return False
+        case ("SET", "SESSION", word, *_) | ("SET", word, *_) if word in _OF_THE_TRANSACTION:
             return False
         case ("SET" | "PREPARE" | "LISTEN" | "LOAD", *_):
             return True

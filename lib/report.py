@@ -8,6 +8,7 @@ from typing import Any
 from lib.config import Config
 from lib.errors import Done, MigrationFailed, OnwardError, ServerError
 from lib.history import History
+from lib.migration import DRAFT
 from lib.plan import Entry, Plan, State
 from lib.runner import Event, Notice, Retry, Run, Started
 from lib.text import hanging, printable
@@ -176,7 +177,11 @@ def _started_text(config: Config, history: History, plan: Plan) -> str:
         f"Environment: {config.environment} (from {config.environment_source})",
         f"Pending: {count or 'none'} of {len(plan.entries)}, PostgreSQL {history.version.split()[0]}",
         *_warnings(plan),
-        *(f"⚠️  {one.version} has no statement in it: it is only recorded" for one in plan.pending if one.is_empty),
+        *(
+            f"⚠️  {one.version} has no statement in it: it is only recorded"
+            for one in plan.pending
+            if one.is_empty and DRAFT not in one.directives
+        ),
     ]
     return _joined(lines)
 

@@ -15,7 +15,7 @@ from lib.database import Database, Job
 from lib.errors import Done, FilesError, HistoryConflict, OnwardError, TableBusy
 from lib.history import History
 from lib.isolation import owner, require_empty, require_environment
-from lib.migration import Migration, load, refuse
+from lib.migration import Migration, load, refuse, require_finished
 from lib.piecewise import refuse_what_stays
 from lib.plan import Applied, Plan, make_plan
 from lib.transactions import HistoryChanged
@@ -250,6 +250,7 @@ def repair(config: Config, version: str) -> tuple[Migration, bool]:
             history.require_trust()
             if (file.version, file.checksum) == (row.version, row.checksum):
                 return file, False
+            require_finished([file])
             require_environment(config, history)
             try:
                 database.prepare()

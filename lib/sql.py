@@ -8,7 +8,8 @@ reaches to the end of the file, and the server says what is wrong with it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
 from functools import cache
 from itertools import islice, takewhile
 from typing import NamedTuple
@@ -54,11 +55,22 @@ _BETWEEN_TOKENS = _run(*_GAP)
 _BETWEEN_STATEMENTS = _run(*_GAP, ";")
 # What neither ends a statement nor needs a closer look. Parentheses without others inside are the common case.
 _STRETCH = _run(*_FLAT, rf"\({_run(*_FLAT, ';')}\)")
+# What is neither quoted nor a comment; and anything that ends before the text does.
+_CODE_WORD = rf"""(?![eEbBnNxX]'|[uU]&['"]){_WORD}"""
+_CODE = _run(rf"[{_SPACE}]++", _CODE_WORD, r"[();]", _SIGNS[0], "-(?!-)", *_SIGNS[2:])
+_CLOSED = _run(
+    *(rf"[{_SPACE}]++", rf"{_LINE_COMMENT}[\r\n]", _FLAT_COMMENT, *(quoted.removesuffix("?+") for quoted in _QUOTED)),
+    *(_CODE_WORD, r"[();]", _SIGNS[0], "-(?!-)", *_SIGNS[2:]),
+)
+_QUOTE = "|".join((*_QUOTED, _DOLLAR_STRING))
 _TOKEN = "|".join((*_QUOTED, _WORD, _DOLLAR_STRING, "[0-9]++", r"\\[^\r\n]*+", r"/\*[\s\S]*+", r"[\s\S]"))
 _SIMPLE = r"""(?a)[\w$]+|'\w*'|"\w*"|[^\w'"]"""
 
 _ONE_ALREADY = "take it out: each file is one transaction already"
 _DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
+_OWN_BLOCK = (
+    f"take it out, or {_DIRECTIVE}: the file's own BEGIN; SET TRANSACTION ...; and COMMIT; run as written there"
+)
 _ROWS_FOLLOW = "COPY ... FROM STDIN reads rows that only psql would send"
 _NAME = r"\S+(?: \. \S+)*"
 _COPY = rf"COPY (?:BINARY )?(?:\( .* \)|{_NAME}(?: \( [^)]*\))?)"
@@ -68,14 +80,24 @@ _NO_SLOT = r"""(?:\(|,) "?(?:CONNECT|CREATE_SLOT)"? = '?(?:FALSE|OFF|0)'? (?:\)|
 
 # How the outline of such a statement begins, and what to say of it. COPY takes STDIN and STDOUT for each other.
 _IN_ANY_FILE = (
-    (rf"{_COPY} FROM STD(?:IN|OUT) ", _ROWS_FOLLOW, "write the rows as INSERT statements"),
+    # A dump has the history's own rows, too.
+    (
+        r"COPY (?:\S+ \. )?\"?SCHEMA_MIGRATIONS\"? (?:\( [^)]*\) )?FROM STD(?:IN|OUT) ",
+        _ROWS_FOLLOW,
+        "take it out, and all else that names schema_migrations: Onward makes that table itself",
+    ),
+    (rf"{_COPY} FROM STD(?:IN|OUT) ", _ROWS_FOLLOW, "write the rows as INSERT statements, as `pg_dump --inserts` does"),
     (rf"{_COPY} TO STD(?:IN|OUT) ", "COPY ... TO STDOUT sends rows that nobody takes", "take it out: psql can export"),
 )
+_STARTS = r"\1 starts a transaction inside the one that the file runs in"
+_ISOLATED = (
+    ("(BEGIN|START TRANSACTION) (?:.* )?ISOLATION LEVEL (?:SERIALIZABLE|REPEATABLE) ", _STARTS),
+    ("SET (?:LOCAL |SESSION )?TRANSACTION ", "SET TRANSACTION changes the transaction that the file runs in"),
+)
 _TRANSACTION_CONTROL = (
-    ("(BEGIN|START TRANSACTION) ", r"\1 starts a transaction inside the one that the file runs in"),
+    ("(BEGIN|START TRANSACTION) ", _STARTS),
     ("(COMMIT|ROLLBACK) (?!PREPARED |(?:WORK |TRANSACTION )?TO )", r"\1 ends the transaction that the file runs in"),
     ("(END|ABORT|PREPARE TRANSACTION(?= ')) ", r"\1 ends the transaction that the file runs in"),
-    ("SET (?:LOCAL |SESSION )?TRANSACTION ", "SET TRANSACTION changes the transaction that the file runs in"),
 )
 _OUTSIDE_TRANSACTIONS = (
     ("(VACUUM|ALTER SYSTEM|DISCARD ALL|(?:CREATE|DROP) (?:DATABASE|TABLESPACE)|(?:COMMIT|ROLLBACK) PREPARED) ", r"\1"),
@@ -89,6 +111,7 @@ _OUTSIDE_TRANSACTIONS = (
 )
 _IN_A_TRANSACTION = (
     *_IN_ANY_FILE,
+    *((outline, what, _OWN_BLOCK) for outline, what in _ISOLATED),
     *((outline, what, _ONE_ALREADY) for outline, what in _TRANSACTION_CONTROL),
     *((outline, f"{name} cannot run inside a transaction", _DIRECTIVE) for outline, name in _OUTSIDE_TRANSACTIONS),
 )
@@ -116,21 +139,87 @@ class Statement(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A statement that a file cannot contain: the line it begins in, why it is refused, and what to do instead."""
+    """What a file cannot contain: where it is, why it is refused, and what to do instead."""
 
     line: int
     what: str
     remedy: str
+    column: int | None = None
+    """None for a statement: it is refused as a whole."""
+
+
+class Kind(StrEnum):
+    """What a piece of a text is to the server."""
+
+    CODE = "code"
+    LINE_COMMENT = "line comment"
+    BLOCK_COMMENT = "block comment"
+    QUOTED = "quoted"
+    """A string, dollar-quoted ones too, or a name in quotes."""
+    COMMAND = "command"
+    """A command of psql's, to the end of its line."""
+
+
+class Piece(NamedTuple):
+    """A piece of a text, from its first character to before its end, and what it is."""
+
+    kind: Kind
+    start: int
+    end: int
 
 
 def split(sql: str) -> Iterator[Statement]:
     """The statements one at a time, as many as the server counts; once something is left open, the rest is one."""
     line, counted, start = 1, 0, _start(sql)
     while (start := _skip(_BETWEEN_STATEMENTS, sql, start)) < len(sql):
-        line += _line_ends(sql, counted, start)
+        line += line_ends(sql, counted, start)
         end = _statement_end(sql, start)
         yield Statement(sql[start:end].rstrip(_SPACE), start, line)
         counted, start = start, end
+
+
+def pieces_at(sql: str, indexes: Iterable[int]) -> Iterator[Piece]:
+    """The piece that each character is in; ascending indexes. What lies between is passed over in one go.
+
+    A character's comment counts as one between the parts of a string, too.
+    """
+    piece = Piece(Kind.CODE, 0, _start(sql))
+    for index in indexes:
+        while piece.end <= index:
+            # Not beyond the index: what is cut off there has no end, and is the piece that is looked for.
+            passed = _compiled(_CLOSED).match(sql, piece.end, index)
+            start = passed.end() if passed else piece.end
+            piece = _piece(sql, start)
+        yield piece
+
+
+def _piece(sql: str, start: int) -> Piece:
+    if (end := _past(_CODE, sql, start)) > start:
+        return Piece(Kind.CODE, start, end)
+    match sql[start]:
+        case "-":
+            return Piece(Kind.LINE_COMMENT, start, _comment_end(sql, start))
+        case "/":
+            return Piece(Kind.BLOCK_COMMENT, start, _comment_end(sql, start) or len(sql))
+        case "\\":
+            return Piece(Kind.COMMAND, start, _past(_LINE, sql, start))
+    return Piece(Kind.QUOTED, start, _past(_QUOTE, sql, start))
+
+
+def bodies(sql: str) -> Iterator[tuple[int, int]]:
+    """From where to where there are bodies of statements: from behind BEGIN ATOMIC to before END."""
+    for statement in split(sql):
+        if _is_routine(sql, statement.offset):
+            yield from _routine(sql, statement.offset)[1]
+
+
+def end_of_sql(sql: str) -> int:
+    """Where the file is no SQL any more: behind the first COPY that its rows follow, else where it ends."""
+    for statement in split(sql):
+        refused = refusal(statement, transactional=False)
+        if refused and refused.what == _ROWS_FOLLOW:
+            return statement.offset + len(statement.text)
+    return len(sql)
 
 
 def opening_comment(sql: str) -> Iterator[str]:
@@ -183,7 +272,7 @@ def _statement_end(sql: str, start: int) -> int:
     if sql.startswith("\\", start):
         return _past(_LINE, sql, start)
     if _is_routine(sql, start):
-        return _routine_end(sql, start)
+        return _routine(sql, start)[0]
     depth, position = 0, start
     while (position := _past(_STRETCH, sql, position)) < len(sql):
         sign = sql[position]
@@ -207,19 +296,22 @@ def _is_routine(sql: str, start: int) -> bool:
     return words[0] == "CREATE" and kind in (["FUNCTION"], ["PROCEDURE"])
 
 
-def _routine_end(sql: str, start: int) -> int:
-    depth, in_body, before = 0, False, ""
+def _routine(sql: str, start: int) -> tuple[int, list[tuple[int, int]]]:
+    """Where the statement ends, and from where to where it has bodies of statements."""
+    depth, begun, before = 0, 0, ""
+    found: list[tuple[int, int]] = []
     for token in _tokens(sql, start):
         sign = _upper(token[0])
-        if sign.startswith("\\") or (sign == ";" and not depth and not in_body):
-            return token.start()
+        if sign.startswith("\\") or (sign == ";" and not depth and not begun):
+            return token.start(), found
         depth = _depth(depth, sign)
         if not depth and (before, sign) == ("BEGIN", "ATOMIC"):
-            in_body = True
-        elif not depth and sign == "END" and before in ("ATOMIC", ";"):
-            in_body = False
+            begun = begun or token.end()
+        elif not depth and begun and sign == "END" and before in ("ATOMIC", ";"):
+            found.append((begun, token.start()))
+            begun = 0
         before = sign
-    return len(sql)
+    return len(sql), [*found, *([(begun, len(sql))] if begun else [])]
 
 
 def _depth(depth: int, sign: str) -> int:
@@ -266,7 +358,8 @@ def _past(pattern: str, sql: str, start: int) -> int:
     return match.end() if match else start
 
 
-def _line_ends(sql: str, start: int, end: int) -> int:
+def line_ends(sql: str, start: int, end: int) -> int:
+    """How many lines end between two indexes: LF, CRLF and a lone CR each end one."""
     return sql.count("\n", start, end) + sql.count("\r", start, end) - sql.count("\r\n", start, end)
 
 

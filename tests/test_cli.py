@@ -508,6 +508,95 @@ def test_create_overwrites_nothing_and_makes_the_directory(here: Here, tmp_path:
     assert (tmp_path / "migrations").read_text() == "a file in the way"
 
 
+# What does not belong in a file
+
+
+GOOSE = """-- +goose Up
+CREATE TABLE orders (id int);
+
+-- +goose Down
+DROP TABLE users;
+"""
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
+CONFLICT = "SELECT 1;\n<<<<<<< HEAD\nSELECT 2;\n=======\nSELECT 3;\n>>>>>>> topic\n"
+UNFINISHED = {
+    POINTER: ":1:1: this is a Git LFS pointer in the file's place",
+    CONFLICT: ":2:1: `<<<<<<< HEAD` is a mark of a merge conflict",
+    "-- migrate: draft\nSELECT 1;\n": ": still a draft",
+}
+
+
+def test_an_undo_section_is_not_run_and_nothing_else_is_either(
+    here: Here, migrations: Write, database: Database
+) -> None:
+    database.execute("CREATE TABLE users AS SELECT generate_series(1, 1000) id")
+    migrations({"001-one.sql": "CREATE TABLE one ();\n", "002-orders.sql": GOOSE, "003-odd.sql": "SELECT\xa01;\n"})
+    env = {"MIGRATION_ALLOW_NONEMPTY": "1"}
+    for result in (here(url=database.url, env=env), here("validate", url=database.url, env=env), here("validate")):
+        assert result.code == 2
+        for words in (
+            "migrations/002-orders.sql:1:1: `-- +goose Up` is a mark of goose",
+            "migrations/002-orders.sql:4:1: `-- +goose Down` is a mark of goose, and Onward runs the whole file",
+            "migrations/003-odd.sql:1:7: invisible character outside of quotes: NO-BREAK SPACE (U+00A0)",
+            "Nothing was changed",
+        ):
+            assert words in result.err
+    assert tables(database) == {"users"}
+    assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+    migrations({"002-orders.sql": GOOSE.splitlines()[1], "003-odd.sql": "SELECT 1;\n"})
+    assert here(url=database.url, env=env).code == 0
+    assert history(database) == ["001-one", "002-orders", "003-odd"]
+    assert database.execute("SELECT count(*) FROM users") == [(1000,)]
+
+
+def test_an_applied_file_with_another_tools_marks_may_stay(here: Here, migrations: Write, database: Database) -> None:
+    dbmate = "-- migrate:up\nCREATE TABLE one ();\n-- migrate:down\nDROP TABLE one;\n"
+    migrations({"001-one.sql": dbmate})
+    assert here("baseline", "001", url=database.url).code == 0
+    migrations({"002-two.sql": "CREATE TABLE two ();"})
+    result = here("validate", "--json", url=database.url)
+    assert result.code == 0
+    assert [one.split("; ")[0].split("/")[-1] for one in json.loads(result.out)["warnings"]] == [
+        f"001-one.sql:{line}:1: `-- migrate:{way}` is a mark of dbmate, and Onward runs the whole file"
+        for line, way in ((1, "up"), (3, "down"))
+    ]
+    assert here(url=database.url).code == 0
+    assert (history(database), tables(database)) == (["001-one", "002-two"], {"two"})
+
+
+@pytest.mark.parametrize("text", UNFINISHED)
+def test_a_file_that_is_not_finished_is_neither_run_nor_recorded(
+    here: Here, migrations: Write, database: Database, text: str
+) -> None:
+    migrations({"001-one.sql": text})
+    for command in ((), ("validate",), ("baseline", "1")):
+        result = here(*command, url=database.url)
+        assert result.code == 2
+        assert f"migrations/001-one.sql{UNFINISHED[text]}" in result.err
+        assert "it is only recorded" not in result.out
+    assert contents(database) == ([], [])
+    migrations(ONE)
+    assert here(url=database.url).code == 0
+    before = database.execute("SELECT * FROM schema_migrations")
+    migrations({"001-one.sql": text})
+    result = here("repair", "001-one", url=database.url)
+    assert result.code == 2
+    assert result.err.startswith("❌ migrations cannot be recorded:\n  ")
+    assert f"migrations/001-one.sql{UNFINISHED[text]}" in result.err
+    assert database.execute("SELECT * FROM schema_migrations") == before
+
+
+def test_repair_takes_what_only_a_pending_file_may_not_contain(
+    here: Here, migrations: Write, database: Database
+) -> None:
+    migrations(ONE)
+    here(url=database.url)
+    migrations({"001-one.sql": GOOSE})
+    assert here("repair", "001-one", url=database.url).code == 0
+    checksum = sha256(GOOSE.encode()).hexdigest()
+    assert database.execute("SELECT checksum FROM schema_migrations") == [(checksum,)]
+
+
 # Baseline
 
 

@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,10 +11,25 @@ from typing import Any
 import psycopg
 import pytest
 
-from lib.errors import FilesError, PartlyApplied
+from lib import runner
+from lib.errors import DatabaseUnavailable, FilesError, PartlyApplied
+from lib.migration import load
+from lib.piecewise import refuse_what_stays
 from lib.runner import Retry
 from tests.conftest import Cli, Database, Server
-from tests.running import LOCK, SETTLED, Events, history, nothing_is_left_running, run, tables, until
+from tests.running import (
+    LOCK,
+    SETTLED,
+    Events,
+    config_of,
+    history,
+    login,
+    nothing_is_left_running,
+    role,
+    run,
+    tables,
+    until,
+)
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 HEAD = "-- migrate: no-transaction\n"
@@ -43,6 +59,57 @@ def fails(database: Database, directory: Path, events: Events | None = None, **e
     assert caught.value.exit_code == 7
     assert "not recorded" in caught.value.state
     return caught.value
+
+
+# Two sessions.
+
+
+def test_a_role_with_one_connection_is_told_that_such_a_file_needs_two(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-plain.sql": "CREATE TABLE a ()", "002-index.sql": HEAD + "CREATE TABLE b ()"})
+    with login(server, database, "CONNECTION LIMIT 1") as single:
+        database.execute(f"GRANT CREATE ON SCHEMA public TO {role(single)}")
+        with pytest.raises(DatabaseUnavailable) as caught:
+            runner.run(config_of(single, directory), lambda _: None, deadline=time.monotonic() + runner.MARGIN + 4)
+        assert "too many connections for role" in caught.value.message
+        assert caught.value.next_step.startswith("A no-transaction file needs two connections at once. ")
+        assert (tables(database), history(database)) == (["a"], ["001-plain"])
+        database.execute(f"ALTER ROLE {role(single)} CONNECTION LIMIT 2")
+        run(single, directory)
+        assert (tables(database), history(database)) == (["a", "b"], ["001-plain", "002-index"])
+
+
+@pytest.mark.parametrize("stays", ["SET lock_timeout = '1s'", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"])
+@pytest.mark.parametrize(
+    "ends",
+    [
+        *("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "SET LOCAL TRANSACTION READ ONLY", "SET LOCAL work_mem = 64"),
+        *(
+            "set session transaction read only",
+            "SET transaction_isolation = serializable",
+            "SET CONSTRAINTS ALL DEFERRED",
+        ),
+        "SET SESSION transaction_read_only TO on",
+    ],
+)
+def test_what_ends_with_its_transaction_needs_no_direct_connection(
+    database: Database, migrations: Write, ends: str, stays: str
+) -> None:
+    text = f"{HEAD}BEGIN;\n{ends};\nSELECT 1;\nCOMMIT;\n"
+    directory = migrations({"001-block.sql": text})
+    refuse_what_stays(load(directory))
+    with pytest.raises(FilesError, match=r"001-block\.sql:7: SET would reach other clients"):
+        refuse_what_stays(load(migrations({"001-block.sql": f"{text}\n{stays};"})))
+    migrations({"001-block.sql": text})
+    state = "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')"
+    with psycopg.connect(database.url, autocommit=True) as session:
+        before = session.execute(state).fetchall()
+        for statement in text.splitlines()[1:]:
+            session.execute(statement.encode())
+        assert session.execute(state).fetchall() == before
+    run(database, directory)
+    assert history(database) == ["001-block"]
 
 
 # Statement by statement.

@@ -265,6 +265,23 @@ def test_a_block_or_procedure_that_ends_the_transaction_keeps_and_records_nothin
     nothing_is_left_running(server, database)
 
 
+def test_the_remedy_for_set_transaction_leads_to_the_isolation_that_was_meant(
+    database: Database, migrations: Write
+) -> None:
+    level = "SELECT current_setting('transaction_isolation') AS level"
+    text = f"SET TRANSACTION ISOLATION LEVEL SERIALIZABLE;\nCREATE TABLE seen AS {level};\n"
+    with pytest.raises(FilesError) as caught:
+        run(database, migrations({"001-seen.sql": text}))
+    assert "001-seen.sql:1: SET TRANSACTION changes the transaction" in caught.value.message
+    own = re.search(
+        r"or put `(-- .*)` in the comment .* own (BEGIN;) SET TRANSACTION \.\.\.; and (COMMIT;)", str(caught.value)
+    )
+    assert own
+    run(database, migrations({"001-seen.sql": f"{own[1]}\n{own[2]}\n{text}{own[3]}\n"}))
+    assert database.execute("SELECT level FROM seen") == [("serializable",)]
+    assert history(database) == ["001-seen"]
+
+
 def test_savepoints_are_the_files_own_business(database: Database, migrations: Write) -> None:
     sql = "SAVEPOINT a; CREATE TABLE undone (); ROLLBACK TO a; CREATE TABLE done (); RELEASE a; SAVEPOINT left_open"
     run(database, migrations({"001-savepoints.sql": sql}))
@@ -407,6 +424,47 @@ def test_a_file_that_changes_the_history_beyond_its_own_row_is_not_recorded(
         assert tables(database) == ["one", "two"]
     else:
         assert (tables(database), database.execute("SELECT * FROM schema_migrations")) == (["one"], before)
+
+
+# As pg_dump writes it, of a database that Onward looks after.
+DUMP = """SELECT pg_catalog.set_config('search_path', '', false);
+CREATE TABLE public.orders (id integer);
+CREATE TABLE public.schema_migrations (id integer NOT NULL, version character varying(255) NOT NULL);
+CREATE SEQUENCE public.schema_migrations_id_seq AS integer START WITH 1;
+ALTER SEQUENCE public.schema_migrations_id_seq OWNED BY public.schema_migrations.id;
+INSERT INTO public.schema_migrations VALUES (1, '000-old');
+SELECT pg_catalog.setval('public.schema_migrations_id_seq', 1, true);
+ALTER TABLE ONLY public.schema_migrations ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (id);
+"""
+
+
+@pytest.mark.parametrize("first", [2, 3])
+def test_a_dump_with_the_history_in_it_is_told_how_to_be_without(
+    database: Database, migrations: Write, first: int
+) -> None:
+    lines = DUMP.splitlines()
+    with pytest.raises(MigrationFailed) as caught:
+        run(database, migrations({"001-dump.sql": "\n".join([*lines[:2], *lines[first:]])}))
+    assert caught.value.failure.server.sqlstate == "42P07"
+    assert "take what names it out of the file" in caught.value.next_step
+    assert "`pg_dump --exclude-table='*.schema_migrations*'`" in caught.value.next_step
+    assert (tables(database), history(database)) == ([], [])
+    run(database, migrations({"001-dump.sql": "\n".join(line for line in lines if "schema_migrations" not in line)}))
+    assert (tables(database), history(database)) == (["orders"], ["001-dump"])
+
+
+def test_another_table_that_is_there_already_is_not_taken_for_the_history(
+    database: Database, migrations: Write
+) -> None:
+    database.execute("CREATE TABLE old_schema_migrations ()")
+    with pytest.raises(MigrationFailed) as caught:
+        run(
+            database,
+            migrations({"001-old.sql": "CREATE TABLE old_schema_migrations ();"}),
+            MIGRATION_ALLOW_NONEMPTY="1",
+        )
+    assert "--exclude-table" not in caught.value.next_step
+    assert history(database) == []
 
 
 # What is sent, and what comes back.

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lib.sql import Refusal, Statement, opening_comment, refusals, split
+from lib.sql import Kind, Refusal, Statement, bodies, opening_comment, pieces_at, refusals, split
 
 postgast = importlib.import_module("postgast")  # not by `import`: mypy cannot parse its stubs
 
 DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
 ONE_ALREADY = "take it out: each file is one transaction already"
+OWN_BLOCK = f"take it out, or {DIRECTIVE}: the file's own BEGIN; SET TRANSACTION ...; and COMMIT; run as written there"
 
 
 def texts(sql: str) -> list[str]:
@@ -253,7 +254,7 @@ def test_the_opening_comment_ends_before_the_first_token(sql: str, comments: lis
 
 TRANSACTION_CONTROL = {
     "BEGIN": "BEGIN starts a transaction inside the one that the file runs in",
-    "BEGIN TRANSACTION ISOLATION LEVEL SERIALIZABLE": "BEGIN starts a transaction",
+    "BEGIN ISOLATION LEVEL READ COMMITTED": "BEGIN starts a transaction",
     "START TRANSACTION READ ONLY": "START TRANSACTION starts a transaction",
     "COMMIT": "COMMIT ends the transaction that the file runs in",
     "COMMIT WORK": "COMMIT ends",
@@ -269,6 +270,11 @@ TRANSACTION_CONTROL = {
     "PREPARE TRANSACTION 'a'": "PREPARE TRANSACTION ends the transaction that the file runs in",
     "PREPARE TRANSACTION $$a b$$": "PREPARE TRANSACTION ends",
     "PREPARE TRANSACTION E'a-b'": "PREPARE TRANSACTION ends",
+}
+ISOLATION = {
+    "BEGIN TRANSACTION ISOLATION LEVEL SERIALIZABLE": "BEGIN starts a transaction",
+    "BEGIN READ ONLY, ISOLATION LEVEL REPEATABLE READ": "BEGIN starts a transaction",
+    "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, DEFERRABLE": "START TRANSACTION starts a transaction",
     "SET TRANSACTION READ ONLY": "SET TRANSACTION changes the transaction that the file runs in",
     "SET TRANSACTION SNAPSHOT 'a'": "SET TRANSACTION changes",
     "SET LOCAL TRANSACTION ISOLATION LEVEL SERIALIZABLE": "SET TRANSACTION changes",
@@ -319,6 +325,7 @@ OUTSIDE_TRANSACTIONS = {
 }
 TRANSACTIONAL_ONLY = {
     **{sql: (what, ONE_ALREADY) for sql, what in TRANSACTION_CONTROL.items()},
+    **{sql: (what, OWN_BLOCK) for sql, what in ISOLATION.items()},
     **{sql: (what, DIRECTIVE) for sql, what in OUTSIDE_TRANSACTIONS.items()},
 }
 STDIN = "COPY ... FROM STDIN reads rows that only psql would send"
@@ -367,6 +374,20 @@ def test_what_a_transaction_cannot_contain_is_refused_with_its_remedy_unless_the
 def test_a_copy_from_or_to_the_client_is_refused_in_every_file(sql: str, transactional: bool) -> None:
     [refusal] = refused(f"SELECT 1;\n{sql};\n", transactional=transactional)
     assert (refusal.line, refusal.what) == (2, COPIES[sql])
+
+
+@pytest.mark.parametrize(
+    ("table", "own"),
+    [
+        *(("schema_migrations", True), ("public.schema_migrations", True), ('app."schema_migrations" (id, a)', True)),
+        *(("schema_migrations_old", False), ("my_schema_migrations", False), ("schema_migrations.t", False)),
+    ],
+)
+def test_the_rows_of_the_history_itself_are_to_be_taken_out_of_a_dump(table: str, own: bool) -> None:
+    [refusal] = refused(f"COPY {table} FROM stdin;\n1\t001-x\n\\.\nVACUUM;\n")
+    assert refusal.what == STDIN
+    assert refusal.remedy.startswith("take it out, and all else that names schema_migrations:") is own
+    assert refusal.remedy.endswith("as `pg_dump --inserts` does") is not own
 
 
 @pytest.mark.parametrize("transactional", [True, False])
@@ -475,6 +496,48 @@ def test_nothing_is_said_of_the_rows_after_a_copy_from_stdin() -> None:
     for row in ("1\t2", "1\tit's", "\\N\tcommit;"):
         dump = f"\\restrict a\nCOPY t FROM stdin;\n{row}\n\\.\nVACUUM;\n\\unrestrict a\n"
         assert [refusal.line for refusal in refused(dump)] == [1, 2]
+
+
+# What a character is part of
+
+
+def kinds(sql: str, sign: str) -> list[str]:
+    """What each of these characters is part of."""
+    return [str(piece.kind) for piece in pieces_at(sql, [at for at, char in enumerate(sql) if char == sign])]
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("?a? ? (?);?", ["code"] * 5),
+        ("\ufeff?", ["code"]),
+        ("-- ?\n? --?\r?", ["line comment", "code", "line comment", "code"]),
+        ("/* ? /* ? */ ? */ ? /* ?", [*["block comment"] * 3, "code", "block comment"]),
+        ("'?' ? '?''?' ? '?", ["quoted", "code", "quoted", "quoted", "code", "quoted"]),
+        ("E'\\'?' ? N'\\' ? e'\\\\' ?", ["quoted", "code", "code", "code"]),
+        ("E'a'\n'\\'?' ? nameE'\\' ?", ["quoted", "code", "code"]),
+        ('"?" ? U&"?" ? U&\'?\' ?', ["quoted", "code", "quoted", "code", "quoted", "code"]),
+        (
+            "$$?$a$?$$ ? $a$?$$?$a$ ? $1 ? a$b$ ? $b$?",
+            [*["quoted"] * 2, "code", *["quoted"] * 2, *["code"] * 3, "quoted"],
+        ),
+        ("\\copy ' ?\n? \\? ' ?\r?", ["command", "code", "command", "command", "code"]),
+        ("SELECT 1;\n--\n'?", ["quoted"]),
+    ],
+)
+def test_each_character_is_part_of_code_or_a_comment_or_quotes(sql: str, expected: list[str]) -> None:
+    assert kinds(sql, "?") == expected
+
+
+@pytest.mark.parametrize("body", BODIES[:12])
+def test_a_body_of_statements_reaches_from_behind_atomic_to_before_end(body: str) -> None:
+    sql = f"SELECT 1; {body}; SELECT begin atomic; {body}"
+    found = [sql[start:end] for start, end in bodies(sql)]
+    assert len(found) == 2
+    assert found[0] == found[1]
+    assert body.endswith(found[0] + body[-3:])
+    left_open = f"{body[:-3]} COMMIT"
+    assert [end for _, end in bodies(left_open)] == [len(left_open)]
 
 
 # Agreement with PostgreSQL's own parser
@@ -880,6 +943,18 @@ def test_the_servers_scanner_agrees_on_where_statements_begin(sql: str) -> None:
     )
     if tokens and not ours_alone and not comment_in_string:
         assert [statement.offset for statement in split(sql)] == list(scanned_starts(tokens))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from([*PIECES, "?"]), max_size=40).map("".join))
+def test_what_stands_between_statements_is_in_a_comment(sql: str) -> None:
+    between, end = [], 0
+    for statement in [*split(sql), Statement("", len(sql), 0)]:
+        between += [at for at in range(end, statement.offset) if sql[at] == "?"]
+        end = statement.offset + len(statement.text)
+    places = list(pieces_at(sql, between))
+    assert {piece.kind for piece in places} <= {Kind.LINE_COMMENT, Kind.BLOCK_COMMENT}
+    assert all(piece.start < at < piece.end for at, piece in zip(between, places, strict=True))
 
 
 @pytest.mark.parametrize(
