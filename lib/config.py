@@ -337,8 +337,8 @@ def parse_url(variable: str, url: str, environ: Mapping[str, str]) -> Target:
     """Take a URL apart as libpq does. Raises ConfigError that names the variable and shows nothing of the URL."""
     if _REFERENCE.match(url.strip()):
         raise ConfigError(
-            f"{variable} refers to a stored secret, and only on AWS Lambda is that looked up",
-            next_step="Set it to a postgresql:// URL here.",
+            f"{variable} holds a reference to a secret; only on AWS Lambda are references resolved, and only once",
+            next_step="Set it to a postgresql:// URL.",
         )
     parts = _URL.fullmatch(url.strip())
     if not parts:

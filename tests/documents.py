@@ -153,7 +153,7 @@ class Place:
     def use(self, database: Database) -> None:
         """Let it be this database that everything is about."""
         self.database = database
-        self.names |= {"neondb": database.name, HOST: str(urlsplit(database.url).hostname)}
+        self.names |= {"neondb": database.name, HOST: urlsplit(database.url).netloc.rpartition("@")[2]}
         self.environ = {"POSTGRES_URL": database.url, "MIGRATION_SECRET": SECRET}
         self.build = {"CI": "1", "VERCEL": "1", "VERCEL_DEPLOYMENT_ID": "dpl_1", "DATABASE_URL_UNPOOLED": database.url}
         self.build |= {"VERCEL_ENV": "production", "VERCEL_TARGET_ENV": "production"}

@@ -86,7 +86,7 @@ def docker(place: Place) -> Iterator[None]:
     file = place.root / ".env.test"
     shown = "test_user:test_password@localhost:5433/codescribe_test"
     file.write_text(file.read_text().replace(shown, f"{parts.netloc}{parts.path}"))
-    place.names |= {"codescribe_test on localhost": f"{place.database.name} on {parts.hostname}"}
+    place.names |= {"codescribe_test on localhost:5433": f"{place.database.name} on {parts.netloc.rpartition('@')[2]}"}
     yield
     assert history(place.database)[-1] == "002-add-reset-token-fields"
 

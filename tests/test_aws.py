@@ -432,7 +432,7 @@ UNUSABLE: dict[str, tuple[str, str | Mapping[str, str] | None, str]] = {
         "it does not say where the database is",
     ),
     "no URL": ("secretsmanager:it", "canary", "is not a URL of a Postgres database"),
-    "another reference": ("secretsmanager:it", "secretsmanager:canary", "is not a URL of a Postgres database"),
+    "another reference": ("secretsmanager:it", "secretsmanager:canary", "DATABASE_URL holds a reference"),
 }
 
 

@@ -140,7 +140,7 @@ def test_a_run_applies_every_pending_file_and_says_where_and_what(cli: Cli, proj
     result = cli(url=database.url, env={"MIGRATION_DIR": "migrations"}, cwd=project)
     said = re.sub(r"\d+ms", "Nms", re.sub(r"PostgreSQL [\d.]+", "PostgreSQL N", result.out))
     assert (result.code, result.err) == (0, "")
-    host = urlsplit(database.url).hostname
+    host = urlsplit(database.url).netloc.rpartition("@")[2].removesuffix(":5432")
     assert said == (
         f"Database: {database.name} on {host} (from POSTGRES_URL)\n"
         "Environment: development (from default)\n"

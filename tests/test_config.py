@@ -233,7 +233,7 @@ def test_a_port_that_cannot_be_is_refused(where: str) -> None:
 
 @pytest.mark.parametrize("reference", ["secretsmanager:prod/url#KEY", " ssm:/prod/url ", "secretsmanager:kanarie7"])
 def test_a_reference_that_nothing_resolves_here_is_told_as_such(reference: str) -> None:
-    with pytest.raises(ConfigError, match=r"^DATABASE_URL refers to a stored secret, and only on AWS Lambda") as caught:
+    with pytest.raises(ConfigError, match=r"^DATABASE_URL holds a reference to a secret; only on AWS") as caught:
         choose_target({"DATABASE_URL": reference})
     assert "prod/url" not in everything(caught.value)
     assert CANARY not in everything(caught.value)
