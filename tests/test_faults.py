@@ -159,10 +159,9 @@ def test_nor_does_it_while_a_run_waits_for_a_busy_table(
     directory = migrations({"001-waits.sql": f"{directive}ALTER TABLE busy ADD COLUMN a int;"})
     limited(database, limit)
     events = Events()
-    with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
-        for name in LIMITS[3:]:
-            if database.execute("SELECT 1 FROM pg_settings WHERE name = %s", [name]):
-                other.execute(f"SET {name} = 0")
+    known = database.execute("SELECT name FROM pg_settings WHERE name = ANY (%s)", [list(LIMITS)])
+    options = " ".join(f"-c {name}=0" for (name,) in known)
+    with psycopg.connect(database.url, options=options) as other, ThreadPoolExecutor(1) as pool:
         other.execute("LOCK TABLE busy")
         running = pool.submit(run, database, directory, events, MIGRATION_LOCK_TIMEOUT="200ms")
         until(lambda: running.done() or [event for event in events.all if isinstance(event, Retry)])
