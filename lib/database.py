@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -182,15 +183,13 @@ class Database:
         self._try_to_record(job.migration)
         self._tx.open(holding=True)
         started = time.perf_counter()
-        with self._second() as work:
+        with _as_second():
+            work = self._tx.connect()
+        with work:
             pieces = Piecewise(job.migration, work, self._still_locked, lambda busy: job.again(self._blocked(busy)))
             pieces.lock_timeout = self._config.lock_timeout
-            if self._tx.known().direct:
-                work.query(self._tx.limits().replace("SET LOCAL", "SET"))
-                work.watch = self._tx.watching(str(work.pid))
-                pieces.patience = max(self._config.retry, self._config.lock_timeout)
-            elif limits := self._tx.limits_of_others(work):
-                job.notice(f"{', '.join(limits)}, as the role or the database has it: {_NOT_THROUGH_A_POOLER}")
+            with _as_second():  # a pooler lets it connect, and has none with the server for it when it is used
+                self._limit(job, work, pieces)
             try:
                 pieces.run()
             except Interrupted as error:
@@ -204,12 +203,13 @@ class Database:
                 self._tx.leave(work)
         self._record(job, _since(started), None)
 
-    def _second(self) -> Session:
-        try:
-            return self._tx.connect()
-        except DatabaseUnavailable as error:
-            error.next_step = f"{TWO_CONNECTIONS} {error.next_step}"
-            raise
+    def _limit(self, job: Job, work: Session, pieces: Piecewise) -> None:
+        if self._tx.known().direct:
+            work.query(self._tx.limits().replace("SET LOCAL", "SET"))
+            work.watch = self._tx.watching(str(work.pid))
+            pieces.patience = max(self._config.retry, self._config.lock_timeout)
+        elif limits := self._tx.limits_of_others(work):
+            job.notice(f"{', '.join(limits)}, as the role or the database has it: {_NOT_THROUGH_A_POOLER}")
 
     def _record(self, job: Job, milliseconds: int, proof: str | None) -> None:
         """Clean the session, write the row, COMMIT; and open the next transaction in the same message."""
@@ -352,6 +352,16 @@ def _what_came_after(answer: Answer) -> tuple[str, str]:
     if not answer.tags or any(tag.startswith("INSERT") for tag in answer.tags):
         return "at its end, where deferred constraints are checked", _next_step(error)
     return at_its_row, _LEAVE_ALONE
+
+
+@contextmanager
+def _as_second() -> Iterator[None]:
+    """Say of a session that cannot be had, or not be used, that it is the second one."""
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        error.next_step = f"{TWO_CONNECTIONS} {error.next_step}"
+        raise
 
 
 def _next_step(error: ServerError) -> str:

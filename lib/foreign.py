@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import tee
 from math import inf
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from lib.sql import Kind, Piece, Refusal, bodies, end_of_sql, line_ends, pieces_at, split
@@ -69,10 +70,9 @@ _MARKS = (
 _DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
 _POINTER = "version https://git-lfs.github.com/spec/"
 
-_COMMENT = "(?a:--[\t -]*+(?:" + "|".join(f"({mark.pattern})" for mark in _MARKS) + "))"
-# Play's other spelling is an operator to the server. What is searched for begins with one of few characters: that is
-# found fast, and a line's beginning once.
-_MARKED = rf"[\t ]*+(?:{_COMMENT}|(?a:#[\t #-]*+{_EVOLUTION.pattern}))"
+# Each begins with characters that are found fast. Without a limit, a line of hyphens would be read once for each.
+_COMMENTED = r"(?a)--[\t -]{0,99}+(?:" + "|".join(f"({mark.pattern})" for mark in _MARKS) + ")"
+_HASHED = rf"(?a)#[\t #-]{{0,99}}+{_EVOLUTION.pattern}"  # an operator to the server
 _CONFLICT = tuple(rf"{sign}(?: {_LINE}|(?![^\r\n]))" for sign in ("<<<<<<<", r"\|\|\|\|\|\|\|", "=======", ">>>>>>>"))
 # Control characters, U+0080 to U+00A0, U+00AD, U+034F, U+061C, U+115F, U+1160, U+1680, U+17B4, U+17B5, U+180B to
 # U+180F, U+2000 to U+200F, U+2028 to U+202F, U+205F to U+206F, U+2800, U+3000, U+3164, U+FE00 to U+FE0F, U+FEFF,
@@ -90,12 +90,13 @@ _UNSEEN = (
 _TURNS = r"[\r\n]|\xe2(?:\x80[\xaa-\xae]|\x81[\xa6-\xa9])"
 _CLOSED_BY = dict.fromkeys("\u202a\u202b\u202d\u202e", "\u202c") | dict.fromkeys("\u2066\u2067\u2068", "\u2069")
 _LEFTWARD = "\u202b\u202e\u2067\u2068"  # where the others are left open, Latin text stays as it is
+_LINE_ENDS = ("", "\r", "\n")
 _SHOWN = 4
 
 
 def is_mark(line: str) -> bool:
     """Whether a line is another tool's mark, in some place or other."""
-    return re.fullmatch(_COMMENT, line) is not None
+    return re.fullmatch(_COMMENTED, line) is not None
 
 
 def unfinished(sql: str) -> list[Refusal]:
@@ -112,23 +113,25 @@ def refusals(sql: str, *, transactional: bool) -> list[Refusal]:
 
 
 def _marks(sql: str, *, transactional: bool) -> Iterator[Finding]:
-    found = [
-        (offset, (mark, text))
-        for offset, (mark, text), piece in _placed(sql, _marked_lines(sql))
-        if piece.kind is (Kind.LINE_COMMENT if text.startswith("--") else Kind.CODE)
-    ]
+    hints = [(one.start(), one) for pattern in (_COMMENTED, _HASHED) for one in re.finditer(pattern, sql)]
+    hints.sort(key=itemgetter(0))
+    found = [(offset, one) for offset, one, piece in _placed(sql, hints) if _is_in_its_place(sql, one, piece)]
     if not found:
         return
     opening = next((statement.offset for statement in split(sql)), len(sql))
-    for offset, (mark, text) in _outside(bodies(sql), found):
+    for offset, one in _outside(bodies(sql), found):
+        mark = _MARKS[one.lastindex - 1] if one.lastindex else _EVOLUTION
         if (mark.section or transactional) and not (mark.opening and offset > opening):
-            yield Finding(offset, *_reason(mark, text, transactional=transactional))
+            yield Finding(offset, *_reason(mark, one[0].rstrip(), transactional=transactional))
 
 
-def _marked_lines(sql: str) -> Iterator[tuple[int, tuple[Mark, str]]]:
-    for line in filter(None, (re.match(_MARKED, sql), *re.finditer(rf"[\r\n]{_MARKED}", sql))):
-        text = line[0].lstrip("\r\n\t ")
-        yield line.end() - len(text), (_MARKS[line.lastindex - 1] if line.lastindex else _EVOLUTION, text.rstrip())
+def _is_in_its_place(sql: str, mark: re.Match[str], piece: Piece) -> bool:
+    """Whether it is a comment of its own, or an operator, and the first thing on its line."""
+    before = mark.start()
+    while before and sql[before - 1] in " \t":
+        before -= 1
+    kind = Kind.LINE_COMMENT if mark[0].startswith("--") else Kind.CODE
+    return piece.kind is kind and sql[before - 1 : before] in _LINE_ENDS
 
 
 def _reason(mark: Mark, text: str, *, transactional: bool) -> tuple[str, str]:
@@ -153,7 +156,7 @@ def _conflicts(sql: str) -> Iterator[Finding]:
     for offset, text, piece in _placed(sql, hints):
         # In a comment a line of equals signs is a heading's.
         is_one = piece.kind is Kind.CODE or (piece.kind is Kind.BLOCK_COMMENT and len(text) > len("======="))
-        if is_one and sql[offset - 1 : offset] in ("", "\r", "\n"):
+        if is_one and sql[offset - 1 : offset] in _LINE_ENDS:
             yield Finding(offset, f"`{text}` is a mark of a merge conflict", "resolve the conflict")
 
 

@@ -59,9 +59,12 @@ _CREATE_INDEX = (
     rf"ON (?:ONLY )?(?P<table>{_NAME}(?: \. {_NAME})*)"
 )
 
-TWO_CONNECTIONS = "A no-transaction file needs two connections at once."
+TWO_CONNECTIONS = (
+    "A no-transaction file needs two connections at once: allow the role or the pooler one more, or, if a pooler is "
+    "between, set MIGRATION_DATABASE_URL to the direct URL."
+)
 _MENDS = {
-    "08P01": f"{TWO_CONNECTIONS} Let the pooler have one more, or set MIGRATION_DATABASE_URL to the direct URL,",
+    "08P01": f"{TWO_CONNECTIONS} Do that",
     "57014": "The statement was cancelled, or took longer than statement_timeout allows: see to that",
 }
 _NOT_IN_THAT_STATE = "55000"

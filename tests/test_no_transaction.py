@@ -73,7 +73,7 @@ def test_a_role_with_one_connection_is_told_that_such_a_file_needs_two(
         with pytest.raises(DatabaseUnavailable) as caught:
             runner.run(config_of(single, directory), lambda _: None, deadline=time.monotonic() + runner.MARGIN + 4)
         assert "too many connections for role" in caught.value.message
-        assert caught.value.next_step.startswith("A no-transaction file needs two connections at once. ")
+        assert caught.value.next_step.startswith("A no-transaction file needs two connections at once: ")
         assert (tables(database), history(database)) == (["a"], ["001-plain"])
         database.execute(f"ALTER ROLE {role(single)} CONNECTION LIMIT 2")
         run(single, directory)

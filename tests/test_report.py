@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +21,7 @@ from lib.errors import (
     TableBusy,
 )
 from lib.history import History
-from lib.migration import Migration
+from lib.migration import DRAFT, Migration
 from lib.plan import Applied, Plan, make_plan
 from lib.runner import Notice, Retry, Run, Started
 
@@ -247,6 +248,12 @@ def test_a_run_says_where_it_works_and_what_it_will_do() -> None:
         "⚠️  003-empty has no statement in it: it is only recorded"
     )
     assert "Pending: none of 3, PostgreSQL 18.1" in report.event_text(CONFIG, Started(history(version="18.1"), plan()))
+
+
+def test_a_draft_is_not_said_to_be_recorded() -> None:
+    draft = replace(file("003-draft", "-- migrate: draft\n"), directives=frozenset({DRAFT}))
+    found = make_plan([*map(file, VERSIONS), draft], ROWS)
+    assert report.event_text(CONFIG, Started(history(), found)).endswith("Pending: 1 of 4, PostgreSQL 16.4")
 
 
 def test_a_run_says_what_the_server_says_and_what_is_applied() -> None:

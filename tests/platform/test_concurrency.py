@@ -321,6 +321,32 @@ def test_a_file_without_a_transaction_that_would_leave_something_is_refused_thro
     assert (history(database), tables(database)) == (["001-one"], [])
 
 
+@pytest.mark.parametrize("pool", [2], indirect=True)
+def test_the_isolation_level_of_a_files_own_transaction_stays_with_it_through_a_pooler(
+    pool: Pooler, database: Database, migrations: Write
+) -> None:
+    before = sessions(pool, database, 2)
+    block = "BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; CREATE TABLE seen AS SELECT {}; COMMIT;"
+    level = "current_setting('transaction_isolation') level"
+    assert run_through(pool, database, migrations({"001-seen.sql": HEAD + block.format(level)})) is None
+    assert sessions(pool, database, 2) == before
+    assert database.execute("SELECT level FROM seen") == [("serializable",)]
+    assert history(database) == ["001-seen"]
+
+
+def test_a_file_without_a_transaction_says_that_a_pool_of_one_is_too_small_for_it(
+    kind: type[Pooler], server: Server, database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-one.sql": f"{HEAD}CREATE TABLE one ();"})
+    with kind(server.url, pool=1, patience=1) as pool:
+        with pytest.raises(OnwardError) as caught:
+            run(Database(database.name, pool.url(database.url)), directory)
+        assert caught.value.next_step.startswith("A no-transaction file needs two connections at once: allow ")
+    assert (history(database), tables(database)) == ([], [])
+    run(database, directory)
+    assert (history(database), tables(database)) == (["001-one"], ["one"])
+
+
 @pytest.mark.parametrize("pool", [1], indirect=True)
 def test_a_run_with_nothing_to_do_changes_nothing_in_a_pools_session(
     pool: Pooler, database: Database, migrations: Write
