@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import socket
 import subprocess
 import sys
 import zipfile
@@ -158,6 +159,24 @@ def nothing_is_left_open(database: Database) -> None:
     until(lambda: database.execute(query) == [(0,)])
 
 
+def test_an_instance_whose_database_is_silent_answers_and_shares_the_answer(runtime: Runtime) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://someone:canary-password@127.0.0.1:{silent.getsockname()[1]}/somewhere"
+        with runtime.function(url) as function:
+            results = [
+                function.invoke(by("GET", "/onward/api/migration-status")) for by in (function_url, load_balancer)
+            ]
+            denied = function.invoke(function_url("POST", "/onward/api/migrate"))
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+    assert [result.payload["statusCode"] for result in (*results, denied)] == [503, 503, 401]
+    assert {json.loads(result.payload["body"])["error"]["code"] for result in results} == {"database_unavailable"}
+    assert len({result.pid for result in (*results, denied)}) == 1
+    assert "canary" not in "".join(result.log for result in (*results, denied))
+
+
 def test_a_function_that_is_killed_in_the_middle_leaves_nothing_half_done(
     runtime: Runtime, server: Server, database: Database, migrations: Write
 ) -> None:
@@ -180,6 +199,7 @@ def test_a_function_whose_time_runs_out_says_so_before_it_is_killed(
     runtime: Runtime, server: Server, database: Database, migrations: Write
 ) -> None:
     with runtime.function(database.url, migrations(ENDLESS)) as function:
+        function.invoke({"action": "status"})  # a cold start on a busy machine would take the time of the run
         result = function.invoke({"action": "migrate"}, seconds=6)
         status = function.invoke({"action": "status"})
     assert (result.payload["success"], result.payload["error"]["sqlstate"]) == (False, "57014")
