@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from lib.config import Target, unpooled
-from lib.errors import HistoryConflict, HistoryHidden, UntrustedHistory
+from lib.errors import DatabaseUnsuitable, HistoryConflict, HistoryHidden, UntrustedHistory
 from lib.plan import Applied
 from lib.session import Session, identifier, literal
 
@@ -221,6 +222,13 @@ def read_history(session: Session, *, schema: str | None, limits: str) -> Histor
     )
     rows = session.query(query, usual=_USUAL.format(limits=limits, optional=_literals(OPTIONAL_LIMITS)))
     facts: dict[str, Any] = json.loads(rows[-1][0] or "{}")
+    direct = facts["pid"] == session.pid
+    if not direct and re.search(r"(^|\s)(-c|--)", session.target.parameters.get("options", "")):
+        # It drops them, or sets them when it likes, and a run resets that: a file would run in another schema.
+        raise DatabaseUnsuitable(
+            f"{session.target} is reached through a pooler, which does not keep the options of its URL",
+            next_step="Nothing was changed. Take options out of the URL, or use the direct URL.",
+        )
     chosen: dict[str, Any] | None = facts["chosen"]
     if chosen is None:
         _require_free_place(facts)
@@ -240,7 +248,7 @@ def read_history(session: Session, *, schema: str | None, limits: str) -> Histor
         identity=_identity(facts, session.target),
         role=facts["role"],
         obstacle=_obstacle(facts, chosen),
-        direct=facts["pid"] == session.pid,
+        direct=direct,
         limits=frozenset(facts["settings"]) & OPTIONAL_LIMITS,
     )
 
