@@ -23,6 +23,7 @@ import pytest
 from lib import VERSION, runner
 from scripts.migrate import main
 from tests.conftest import Cli, Completed, Database, Server
+from tests.running import SETTLED
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 
@@ -551,8 +552,10 @@ def test_an_undo_section_is_not_run_and_nothing_else_is_either(
 
 def test_an_applied_file_with_another_tools_marks_may_stay(here: Here, migrations: Write, database: Database) -> None:
     dbmate = "-- migrate:up\nCREATE TABLE one ();\n-- migrate:down\nDROP TABLE one;\n"
-    migrations({"001-one.sql": dbmate})
+    migrations({"001-one.sql": "SELECT 1;"})
     assert here("baseline", "001", url=database.url).code == 0
+    migrations({"001-one.sql": dbmate})
+    assert here("repair", "001-one", url=database.url).code == 0
     migrations({"002-two.sql": "CREATE TABLE two ();"})
     result = here("validate", "--json", url=database.url)
     assert result.code == 0
@@ -1273,7 +1276,8 @@ def test_what_another_session_is_called_and_does_steers_neither_terminal_nor_ci(
     migrations({"001-waits.sql": "ALTER TABLE busy ADD COLUMN a int;"})
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE busy; /*\n::error::forged\n##[error]forged \x1b[2J*/ SELECT")
-        result = cli(url=database.url, env={"MIGRATION_RETRY": "0", "MIGRATION_LOCK_TIMEOUT": "500ms"})
+        limits = {"MIGRATION_RETRY": "0", "MIGRATION_LOCK_TIMEOUT": "500ms"}
+        result = cli(url=database.url, env={**SETTLED, **limits})
     assert (result.code, obeyed(result.err)) == (4, [])
     assert "forged" in result.err
     assert "\x1b" not in result.err
