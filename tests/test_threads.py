@@ -45,7 +45,7 @@ def test_all_who_ask_meanwhile_get_what_one_thread_makes() -> None:
         threads = threading.active_count()
         asking += [asyncio.create_task(shared.get()) for _ in range(200)]
         await asyncio.sleep(0)
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads  # one of another test may end meanwhile
         held.release.set()
         return await asyncio.gather(*asking)
 
