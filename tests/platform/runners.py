@@ -11,6 +11,7 @@ from typing import Any
 from lib import session
 from lib.config import Target
 from scripts import migrate
+from tests.running import SETTLED
 
 # The server that forks has imported all this, and has no thread and no connection.
 _processes = multiprocessing.get_context("forkserver")
@@ -22,7 +23,7 @@ class Runner:
 
     def __init__(self, url: str, directory: Path, log: Path, barrier: Barrier | None = None, **environ: str) -> None:
         """Start it; with a barrier, it waits there just before it connects."""
-        environ = {"POSTGRES_URL": url, "MIGRATION_DIR": str(directory), **environ}
+        environ = {"POSTGRES_URL": url, "MIGRATION_DIR": str(directory), **SETTLED, **environ}
         self.log = log
         log.touch()  # it may be killed before it has written
         self._process = _processes.Process(target=_run, args=(environ, log, barrier), daemon=True)
