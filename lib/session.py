@@ -70,7 +70,8 @@ BUSY = ("55P03", "40P01")  # lock_timeout (and NOWAIT), deadlock
 PIN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off;"
 USUAL_PATH = "SET LOCAL search_path TO DEFAULT; SET LOCAL row_security TO DEFAULT;"
 _SAVEPOINT = "SAVEPOINT onward_query", "ROLLBACK TO SAVEPOINT onward_query; RELEASE SAVEPOINT onward_query"
-_TRANSACTION = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY", "COMMIT"
+# One snapshot for all that is read: else another run's first tables could be seen without the rows that record them.
+_TRANSACTION = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", "COMMIT"
 
 
 def _verbose(pgconn: pq.abc.PGconn) -> None:

@@ -108,7 +108,8 @@ def test_twelve_runs_at_once_on_an_empty_database(
     for _ in range(ROUNDS):
         database, start = server.create(), barrier(RUNNERS)
         logs = [tmp_path / f"log{number}" for number in range(RUNNERS)]
-        runners = [Runner(through(database).url, directory, log, start) for log in logs]
+        empty = {"MIGRATION_ENV": "", "MIGRATION_ALLOW_NONEMPTY": ""}
+        runners = [Runner(through(database).url, directory, log, start, **empty) for log in logs]
         assert [runner.code for runner in runners] == [0] * RUNNERS, [runner.output for runner in runners]
         assert sorted(chain.from_iterable(runner.applied for runner in runners)) == wanted
         assert history(database) == effects(database) == wanted
