@@ -236,7 +236,9 @@ class Database:
             raise self._not_recorded(migration, answer, 0, trial=True)
 
     def _recording(self, migration: Migration, milliseconds: int, proof: str | None) -> str:
-        clean = _CLEAN.format(xid=literal(proof), same_table=same_table(self._tx.known()))
+        # The one that stood idle has read the history in a savepoint only, and does not keep its owner.
+        same = same_table(self._tx.known(), owner=not migration.transactional)
+        clean = _CLEAN.format(xid=literal(proof), same_table=same)
         return f"{clean}{self._tx.limits()}{self._insertion([self._row(migration, milliseconds)])}"
 
     def _insertion(self, rows: Sequence[Row]) -> str:

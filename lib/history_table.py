@@ -56,14 +56,16 @@ SELECT oid, relowner FROM pg_class WHERE oid = to_regclass({name});
 """
 
 # Its name is resolved again in each transaction: before anything is read or written by it, it must still be that of
-# the table which the plan was made from, and of the same owner.
+# the table which the plan was made from. Its owner can hand it over only before a transaction of ours has read it.
 _SAME_TABLE = """
-    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass({name}) AND oid = {oid} AND relowner = {owner}) THEN
+    IF to_regclass({name}) IS DISTINCT FROM {oid}::oid {or_owner} THEN
         RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{table} is another table than it was a moment ago';
     END IF;
 """
 
-_DIGEST = 'pg_catalog.hashtextextended(CAST(ROW({columns}) AS pg_catalog.text) COLLATE pg_catalog."C", 0)'
+_OR_OWNER = "OR (SELECT relowner FROM pg_class WHERE oid = {oid}) IS DISTINCT FROM {owner}::oid"
+
+_DIGEST = "pg_catalog.hash_record_extended(ROW({columns}), 0)"
 
 # In a statement of its own, so that its snapshot is younger than the lock.
 _COMPARE = """
@@ -88,14 +90,16 @@ SET CONSTRAINTS ALL IMMEDIATE;
 DO $onward$
 DECLARE
     stored bigint;
-    others record;
+    others bigint;
+    digest numeric;
 BEGIN
-    SELECT count(*) INTO stored FROM {table} WHERE (version, checksum) IN ({written});
-    SELECT count(*) AS count, coalesce(sum({digest}), 0) AS digest INTO others FROM {table} WHERE NOT ({ours});
+    SELECT count(*) FILTER (WHERE (version, checksum) IN ({written})),
+        count(*) FILTER (WHERE NOT ({ours})), coalesce(sum({digest}) FILTER (WHERE NOT ({ours})), 0)
+        INTO stored, others, digest FROM {table};
     IF stored <> {rows} THEN
         RAISE EXCEPTION USING ERRCODE = '{not_stored}', MESSAGE = 'the row in {name} is not stored as it was written';
     END IF;
-    IF others.count <> {count} OR others.digest <> {expected} THEN
+    IF others <> {count} OR digest <> {expected} THEN
         RAISE EXCEPTION USING ERRCODE = '{rows_changed}', MESSAGE = 'other rows of {name} have been changed';
     END IF;
 END $onward$;
@@ -147,15 +151,16 @@ def addition(history: History) -> str:
     return f"ALTER TABLE {history.table} {', '.join(columns)};"
 
 
-def same_table(history: History) -> str:
-    """A check, for a block of PL/pgSQL, that the table's name is still the table's. Raises OTHER_TABLE."""
-    oid, owner = history.table_id or (0, 0)
-    return _SAME_TABLE.format(name=_name(history), table=TABLE, oid=oid, owner=owner, code=OTHER_TABLE)
+def same_table(history: History, *, owner: bool = False) -> str:
+    """A check, for a block of PL/pgSQL, that the table's name, and its owner, is the same. Raises OTHER_TABLE."""
+    oid, its_owner = history.table_id or (0, 0)
+    or_owner = _OR_OWNER.format(oid=oid, owner=its_owner) if owner else ""
+    return _SAME_TABLE.format(name=_name(history), table=TABLE, oid=oid, or_owner=or_owner, code=OTHER_TABLE)
 
 
 def comparison(history: History) -> str:
     """Its row makes a Fingerprint of the history as it is."""
-    return _COMPARE.format(same_table=same_table(history), digest=_digest(history), table=history.table)
+    return _COMPARE.format(same_table=same_table(history, owner=True), digest=_digest(history), table=history.table)
 
 
 def insertion(history: History, rows: Sequence[Row]) -> str:
@@ -211,8 +216,9 @@ def _name(history: History) -> str:
 
 def _digest(history: History) -> str:
     """Of what decides later: which files are applied, whether they were changed, and whose database this is."""
-    columns = ("id", "version", "checksum", "environment", "identity")
-    return _DIGEST.format(columns=", ".join(name for name in columns if name not in history.missing_columns))
+    texts = ("version", "checksum", "environment", "identity")
+    there = (f"CAST({name} AS pg_catalog.text)" for name in texts if name not in history.missing_columns)
+    return _DIGEST.format(columns=", ".join(("id", *there)))
 
 
 def _values(row: Row) -> str:

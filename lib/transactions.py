@@ -325,7 +325,7 @@ class Transactions:
     def _stored(self, condition: str) -> str:
         """The rows of the history for which a condition holds, if it is still the same table."""
         history = self.known()
-        return f"DO $onward$ BEGIN {same_table(history)} END $onward$; {stored_where(history, condition)}"
+        return f"DO $onward$ BEGIN {same_table(history, owner=True)} END $onward$; {stored_where(history, condition)}"
 
     def rollback(self) -> None:
         """End the transaction, if one is open, and what a file left behind in the session."""
