@@ -148,7 +148,7 @@ class Piecewise:
             answer = undropped or self._send(statement)
             if not (answer.error or answer.lost):
                 break
-            if not self._may_try_again(answer.failure):
+            if not self._may_try_again(answer.failure, statement):
                 # Of a text of ours, a position would be one in the file.
                 failure = answer.failure._replace(position=None) if undropped else answer.failure
                 raise self._stopped(failure, statement, self._left(before, statement, rebuilt=index is not None))
@@ -176,9 +176,13 @@ class Piecewise:
         self._partly = statement.keywords[0] == "REINDEX"
         return in_words(after - before, statement, rebuilt=rebuilt)
 
-    def _may_try_again(self, error: ServerError) -> bool:
-        """Only this statement, and only outside a transaction of the file's own, of which it would be a part."""
-        if error.sqlstate not in BUSY or self._work.in_transaction:
+    def _may_try_again(self, error: ServerError, statement: Statement) -> bool:
+        """Only this statement, and only outside a transaction of the file's own, of which it would be a part.
+
+        A block or a procedure that may have committed a part of its work is the file's to make repeatable, not ours.
+        """
+        program = self._partly and statement.keywords[0] in ("CALL", "DO")
+        if error.sqlstate not in BUSY or self._work.in_transaction or program:
             return False
         number = self._done + 1
         return self._again(TableBusy(f"{self._migration.version}, statement {number}: {error.message}"))

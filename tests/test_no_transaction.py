@@ -587,3 +587,45 @@ def test_what_such_a_statement_did_before_its_connection_was_lost_is_not_called_
         error = failing.result()
     assert "statement 1 runs in several transactions, so a part of its work may stay" in error.state
     assert history(database) == []
+
+
+BUSY_AFTER_A_COMMIT = (
+    "INSERT INTO items VALUES (1); COMMIT; PERFORM set_config('lock_timeout', '50ms', false); LOCK other"
+)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        (f"DO $$ BEGIN {BUSY_AFTER_A_COMMIT}; END $$;", "statement 2 runs in several transactions"),
+        ("CALL work();", "statement 2 runs in several transactions"),
+    ],
+)
+def test_a_block_that_may_have_committed_is_not_tried_again(
+    database: Database, migrations: Write, statement: str, said: str
+) -> None:
+    database.execute("CREATE TABLE items (i int); CREATE TABLE other ()")
+    database.execute(f"CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN {BUSY_AFTER_A_COMMIT}; END $$")
+    directory = migrations({"001-work.sql": f"{HEAD}SELECT 1;\n{statement}"})
+    with psycopg.connect(database.url) as holder:
+        holder.execute("LOCK other")
+        error = fails(database, directory)
+    assert error.failure.server.sqlstate == "55P03"
+    assert said in error.state
+    assert database.execute("SELECT count(*) FROM items") == [(1,)]
+    assert history(database) == []
+
+
+def test_a_block_that_cannot_commit_is_tried_again(database: Database, migrations: Write) -> None:
+    database.execute("CREATE TABLE items (i int); CREATE TABLE other ()")
+    block = "DO $$ BEGIN INSERT INTO items VALUES (1); SET lock_timeout = '50ms'; LOCK other; END $$;"
+    events = Events()
+    with psycopg.connect(database.url) as holder:
+        holder.execute("LOCK other")
+        directory = migrations({"001-work.sql": HEAD + block})
+        running = threading.Thread(target=run, args=[database, directory, events])
+        running.start()
+        until(lambda: [event for event in events.all if isinstance(event, Retry)])
+    running.join()
+    assert database.execute("SELECT count(*) FROM items") == [(1,)]
+    assert history(database) == ["001-work"]
