@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import ctypes
 import math
+import os
 import random
 import re
 import socket
@@ -52,6 +53,8 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "15000",
 }
+# What libpq hands on from a person's environment as settings of the session: a file must mean the same for everybody.
+_PERSONAL = ("PGDATESTYLE", "PGGEQO", "PGTZ")
 _EVENTS: dict[int, int] = {pq.PollingStatus.READING: POLLIN, pq.PollingStatus.WRITING: POLLOUT}
 _SPECIAL = re.compile(r"[^ -~]|['\\]")
 _SEVERITY, _MESSAGE = int(pq.DiagnosticField.SEVERITY), int(pq.DiagnosticField.MESSAGE_PRIMARY)
@@ -461,6 +464,8 @@ def _dial(target: Target, application_name: str, wait: _Wait) -> psycopg.Connect
     parameters = {**_DEFAULTS, "connect_timeout": patience, **target.parameters}
     parameters |= {"client_encoding": "utf8", "application_name": application_name}
     attempts: list[Attempt] = []
+    for name in _PERSONAL:
+        os.environ.pop(name, None)
     try:
         for address in conninfo_attempts(parameters):
             pgconn = pq.PGconn.connect_start(make_conninfo("", **address).encode())

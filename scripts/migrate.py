@@ -404,7 +404,6 @@ def _write(stream: IO[str], text: str) -> None:
 def _process() -> int:
     """`main` as a process of its own, whatever its streams are, and whoever interrupts it."""
     _mend_streams()
-    os.environ.pop("PGTZ", None)  # libpq would read an older history's times in the user's zone, not the server's
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
     try:

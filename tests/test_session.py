@@ -409,6 +409,19 @@ def test_values_and_names_are_read_alike_whatever_a_file_has_set(database: Datab
     assert found == name
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "setting"),
+    [("PGDATESTYLE", "SQL, DMY", "datestyle"), ("PGGEQO", "off", "geqo"), ("PGTZ", "Asia/Tokyo", "timezone")],
+)
+def test_a_files_session_is_the_same_whatever_a_persons_environment_says(
+    database: Database, cli: Cli, migrations: Write, variable: str, value: str, setting: str
+) -> None:
+    migrations({"001-seen.sql": f"CREATE TABLE seen AS SELECT current_setting('{setting}')"})
+    assert cli(url=database.url, env={variable: value}).code == 0
+    assert database.execute("SELECT * FROM seen") == database.execute(f"SHOW {setting}")
+    assert history(database) == ["001-seen"]
+
+
 def test_numbers_and_nothing_are_literals_too(database: Database) -> None:
     with session_of(database) as session:
         assert session.query(f"SELECT {literal(-7)}, {literal(None)}") == [("-7", None)]
