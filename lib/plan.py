@@ -9,8 +9,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from lib.errors import HistoryConflict
-from lib.migration import Migration, description_of, number_of
+from lib.errors import HistoryConflict, UntrustedHistory
+from lib.quoting import identifier
+from lib.source.migration import Migration, description_of, number_of
+
+TABLE = "schema_migrations"
+AUDIT_COLUMNS = ("environment", "identity", "git_commit", "applied_by")
 
 
 class State(StrEnum):
@@ -69,6 +73,47 @@ class Entry(NamedTuple):
         one = self.applied or self.migration
         assert one  # noqa: S101 - an entry has a file or a row
         return one
+
+
+class History(NamedTuple):
+    """What a database says of itself and of what was applied to it."""
+
+    rows: tuple[Applied, ...]
+    schema: str | None
+    """Where the table is, or where it will be made; None where there is no place for it."""
+    table_id: tuple[int, int] | None
+    """The table's oid and that of its owner: another table of its name is another history. None without a table."""
+    owner: str | None
+    trusted: bool
+    """Whether the table's owner may decide what this role runs. False only for a role that could not add to it."""
+    occupants: tuple[str, ...]
+    """Where nothing is recorded: tables that are there all the same, those of other migration tools first."""
+    missing_columns: tuple[str, ...]
+    database: str
+    version: str
+    identity: str
+    role: str
+    obstacle: str
+    """Why this role cannot migrate this database; empty if it can."""
+    direct: bool
+    """Whether the session is with the server itself, and not with a pooler in front of it."""
+    limits: frozenset[str]
+    """The optional settings that this server lets a session change."""
+
+    @property
+    def fingerprint(self) -> tuple[int, int]:
+        """Number of rows and newest id: whether anything was recorded since."""
+        return len(self.rows), max((row.id for row in self.rows), default=0)
+
+    @property
+    def table(self) -> str:
+        """The table's name, qualified and quoted."""
+        return qualified(self.schema or "")
+
+    def require_trust(self) -> None:
+        """Raise UntrustedHistory if the table's owner must not decide what this role runs."""
+        if not self.trusted:
+            raise untrusted(self.schema or "", self.owner or "", self.role)
 
 
 class Plan(NamedTuple):
@@ -195,3 +240,20 @@ class _Comparison(NamedTuple):
 def _same_name(file: Migration, row: Applied) -> bool:
     """Whether a row of the file's number has its description too: 0007 is 7, as numbers go."""
     return description_of(row.version) == description_of(file.version)
+
+
+def qualified(schema: str) -> str:
+    """The name of the history's table in a schema, as SQL text."""
+    return f"{identifier(schema)}.{TABLE}"
+
+
+def untrusted(schema: str, owner: str, role: str) -> UntrustedHistory:
+    """The error for a history whose owner must not decide what this role runs."""
+    table = qualified(schema)
+    return UntrustedHistory(
+        f"{table} belongs to the role {owner}, which the role {role} does not trust: its rows and its code do not "
+        "decide what runs here",
+        next_step="Nothing was changed. If it is the history of this database, let its owner or a superuser run one "
+        f"of these; otherwise drop or rename the table:\n  ALTER TABLE {table} OWNER TO {identifier(role)};\n"
+        f"  GRANT {identifier(owner)} TO {identifier(role)};",
+    )

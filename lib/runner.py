@@ -8,57 +8,22 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import zip_longest
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from lib.config import Config
-from lib.database import Database, Job
-from lib.errors import Done, FilesError, HistoryConflict, OnwardError, TableBusy
-from lib.history import History
-from lib.isolation import owner, require_empty, require_environment
-from lib.migration import Migration, load, refuse, require_finished
-from lib.piecewise import refuse_what_stays
-from lib.plan import Applied, Plan, make_plan
-from lib.transactions import HistoryChanged
+from lib.errors import Done, HistoryConflict, OnwardError, TableBusy
+from lib.events import Emit, Notice, Retry, Run, Started
+from lib.guard import owner, require_empty, require_environment
+from lib.plan import History, Plan, make_plan
+from lib.postgres.executor import Database, Job
+from lib.postgres.no_transaction import refuse_what_stays
+from lib.postgres.transaction import HistoryChanged
+from lib.settings.config import Config
+from lib.source.migration import Migration, load, refuse
 
 T = TypeVar("T")
 
 # Before a deadline: time to say what happened, and the least that is worth beginning a file with.
 MARGIN, LEAST = 3.0, 1.0
-
-
-class Started(NamedTuple):
-    """A plan stands: what is about to happen, and where."""
-
-    history: History
-    plan: Plan
-
-
-class Notice(NamedTuple):
-    """Something worth a line: what the server said while a file ran, or without a file, what takes long."""
-
-    migration: Migration | None
-    text: str
-
-
-class Retry(NamedTuple):
-    """A table is busy; what was done is rolled back, and is done again after a pause, in seconds."""
-
-    error: TableBusy
-    pause: float
-
-
-Event = Started | Notice | Retry | Done
-Emit = Callable[[Event], None]
-
-
-class Run(NamedTuple):
-    """What a run did. `plan` is the one that it ended with."""
-
-    environment: str
-    database: str
-    plan: Plan
-    applied: tuple[Done, ...]
-    remaining: tuple[str, ...]
 
 
 def look(config: Config, database: Database, migrations: tuple[Migration, ...]) -> tuple[History, Plan]:
@@ -209,62 +174,3 @@ class Patience:
         time.sleep(pause)
         self._pause *= 1.5
         return True
-
-
-def baseline(config: Config, number: int) -> tuple[Migration, ...]:
-    """Record the files up to `number` that are not recorded, without running them, and return these.
-
-    Raises FilesError for files that could not run, and HistoryConflict where files and history disagree.
-    """
-    migrations = load(config.directory)
-    if number not in (one.number for one in migrations):
-        raise FilesError(f"{config.directory}: no file has the number {number}", next_step="Nothing was changed.")
-    with Database(config) as database:
-        while True:
-            history, plan = look(config._replace(allow_out_of_order=True), database, migrations)
-            history.require_trust()
-            plan.require_no_conflict()
-            recorded = tuple(one for one in plan.pending if one.number <= number)
-            refuse(recorded)
-            if not recorded:
-                return ()
-            require_environment(config, history)
-            try:
-                database.prepare()
-                database.baseline(recorded)
-            except HistoryChanged:
-                continue
-            return recorded
-
-
-def repair(config: Config, version: str) -> tuple[Migration, bool]:
-    """Accept a changed or renamed file: its row takes the file's name and checksum. Runs no SQL of the file.
-
-    Returns the file, and whether there was anything to repair.
-    """
-    migrations = load(config.directory)
-    with Database(config) as database:
-        while True:
-            history, plan = look(config, database, migrations)
-            file, row = _applied_file(plan, version)
-            history.require_trust()
-            if (file.version, file.checksum) == (row.version, row.checksum):
-                return file, False
-            require_finished([file])
-            require_environment(config, history)
-            try:
-                database.prepare()
-                database.repair(row, file)
-            except HistoryChanged:
-                continue
-            return file, True
-
-
-def _applied_file(plan: Plan, version: str) -> tuple[Migration, Applied]:
-    for entry in plan.entries:
-        if entry.migration and entry.applied and version in (entry.migration.version, entry.applied.version):
-            return entry.migration, entry.applied
-    raise HistoryConflict(
-        f"{version} is not both a file and applied, so there is nothing to repair",
-        next_step="Nothing was changed. `status` shows the versions.",
-    )

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lib.errors import OnwardError
-from lib.migration import load
+from lib.source.migration import load
 
 MAGIC = {"3.12": b"\xcb\x0d\x0d\x0a", "3.13": b"\xf3\x0d\x0d\x0a", "3.14": b"\x2b\x0e\x0d\x0a"}
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -42,7 +42,7 @@ OURS = ("api", "lib", "migrations", "public")
 NEEDED = (
     "api/__init__.py",  # without these two, a package of that name in a layer would hide ours
     "lib/__init__.py",
-    "lib/aws.py",
+    "lib/aws/function.py",
     "public/index.html",
     "anyio/__init__.py",
     "idna/__init__.py",

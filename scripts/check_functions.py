@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from lib.cli.output import Output
 from lib.errors import FilesError
-from scripts.migrate import Output
 
 REMEDY = (
     "The database was not touched. Mend it, or name in requirements.txt what it imports, and deploy again; "

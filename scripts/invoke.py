@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib.errors import OnwardError
-from lib.text import hanging, printable, printable_json
+from lib.printable import hanging, printable, printable_json
 
 LONGEST = 900  # seconds that any function may take
 MARGIN = 30

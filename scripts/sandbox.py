@@ -26,8 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lib.config import URL_VARIABLES
-from scripts.embedded import Embedded, EmbeddedError, reachable
+from lib.settings.environ import URL_VARIABLES
+from scripts.dev.embedded import Embedded, EmbeddedError, reachable
 
 DATABASE = "onward"
 DESCRIPTION = """\
@@ -182,7 +182,7 @@ def serve(descriptor: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=leave, daemon=True).start()
-    uvicorn.run("lib.web:app", fd=descriptor, log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.run("lib.vercel:app", fd=descriptor, log_level="warning", timeout_graceful_shutdown=1)
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

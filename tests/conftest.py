@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 import pytest
 
-from scripts.embedded import Embedded, EmbeddedError
+from scripts.dev.embedded import Embedded, EmbeddedError
 
 ROOT = Path(__file__).resolve().parent.parent
 # No fsync: nothing here outlives the run. No autovacuum: it would move the counters that some tests read.

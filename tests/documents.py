@@ -20,7 +20,7 @@ from textwrap import dedent
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from lib.migration import load
+from lib.source.migration import load
 from tests.conftest import ROOT, Database, Server
 from tests.running import history
 
@@ -41,7 +41,7 @@ NOT_RUN = {
     "scripts/test": "it is what runs this",
     "scripts/bundle.py": "needs Lambda's Python; test_bundle.py runs it",
     "scripts/invoke.py": "needs an account; tests/platform/test_lambda.py runs it on the real runtime",
-    "scripts/bench.py": "takes minutes; test_bench.py runs it",
+    "scripts/dev/bench.py": "takes minutes; test_bench.py runs it",
 }
 # A sandbox stays until Ctrl-C. This one types it, when all has been said.
 SANDBOX = """\

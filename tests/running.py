@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lib import runner
-from lib.config import Config, read_config
+from lib import events, runner
 from lib.errors import Done, OnwardError
+from lib.settings.config import Config, read_config
 from tests.conftest import Database, Server
 
 LOCK = 0x6F6E77617264
@@ -23,7 +23,7 @@ SETTLED = {"MIGRATION_ENV": "development", "MIGRATION_ALLOW_NONEMPTY": "1"}
 class Events:
     """What a run emitted."""
 
-    all: list[runner.Event] = field(default_factory=list)
+    all: list[events.Event] = field(default_factory=list)
 
     @property
     def applied(self) -> list[str]:
@@ -31,7 +31,7 @@ class Events:
 
     @property
     def notices(self) -> list[str]:
-        return [event.text for event in self.all if isinstance(event, runner.Notice)]
+        return [event.text for event in self.all if isinstance(event, events.Notice)]
 
 
 def versions(error: OnwardError) -> list[str]:

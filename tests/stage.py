@@ -22,9 +22,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from lib.errors import OnwardError
-from lib.service import Service
-from lib.web import create_app
-from scripts.embedded import Embedded
+from lib.web.routes import create_app
+from lib.web.service import Service
+from scripts.dev.embedded import Embedded
 from tests.conftest import SETTINGS, Cli, Database, Server
 from tests.proxy import Proxy
 from tests.running import SETTLED, history, nothing_is_left_running, tables, until

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib.attempt import Attempt, Fate, advise, decide, read, unresolved
+from lib.postgres.connect_failure import Attempt, Fate, advise, decide, read, unresolved
 
 ADDRESS = 'connection to server at "db.example" (10.0.0.9), port 5432 failed: '
 

@@ -17,9 +17,10 @@ import yaml  # type: ignore[import-untyped]
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
-from lib.aws import Handler, References, UnknownEvent, _read
-from lib.service import Service
-from lib.web import create_app
+from lib.aws.function import Handler, UnknownEvent
+from lib.aws.secrets import References, _read
+from lib.web.routes import create_app
+from lib.web.service import Service
 from tests.conftest import ROOT, Database, Server
 from tests.platform.lambda_runtime import SOURCES, function_url, http_api, load_balancer, rest_api
 from tests.running import history, login, nothing_is_left_running, role, tables
@@ -284,7 +285,7 @@ def test_with_too_little_time_left_nothing_is_begun(database: Database) -> None:
 def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.aws._GATEWAY", 3.5)
+    monkeypatch.setattr("lib.aws.function._GATEWAY", 3.5)
     for request_by in (http_api, rest_api, load_balancer):
         status, document = answer(function(database), request_by("POST", "/api/migrate", headers=BEARER))
         assert (status, document["complete"], document["remaining"]) == (202, False, OURS)
@@ -641,7 +642,7 @@ def asked(aws: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         questions.append(f"{reference} {stage}")
         return _read(reference, stage)
 
-    monkeypatch.setattr("lib.aws._read", noted)
+    monkeypatch.setattr("lib.aws.secrets._read", noted)
     return questions
 
 

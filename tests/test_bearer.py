@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
-from lib.bearer import bearer_secret
 from lib.errors import ConfigError
+from lib.web.auth import bearer_secret
 
 PLACEHOLDERS = [
     "secretsmanager:onward#migration-secret",

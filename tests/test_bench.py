@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 from psycopg.pq import PGconn, PollingStatus
 
-from scripts.bench import forecast
-from scripts.measure import database
+from scripts.dev.bench import forecast
+from scripts.dev.measure import database
 from tests.conftest import ROOT, Completed, Server
 from tests.running import until
 

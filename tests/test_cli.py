@@ -21,7 +21,7 @@ import psycopg
 import pytest
 
 from lib import VERSION, runner
-from scripts.migrate import main
+from lib.cli.commands import main
 from tests.conftest import Cli, Completed, Database, Server
 from tests.running import SETTLED
 
@@ -1781,9 +1781,9 @@ def test_a_signal_behind_the_end_changes_nothing(
 ) -> None:
     migrations(ONE)
     script = (
-        "import atexit, os, sys; from scripts import migrate\n"
+        "import atexit, os, sys; from lib.cli.process import run_process\n"
         f"def strike(*_, kill=os.kill, process=os.getpid()): kill(process, {int(number)})\n"
-        f"sys.argv = ['migrate.py', '--json']; {late}; sys.exit(migrate._process())"
+        f"sys.argv = ['migrate.py', '--json']; {late}; sys.exit(run_process())"
     )
     result = subprocess.run(
         [sys.executable, "-c", script],
@@ -1920,7 +1920,9 @@ def test_times_of_an_older_history_are_the_servers_and_not_those_of_the_users_zo
     assert database.execute("SELECT applied_at::text FROM schema_migrations") == [("2025-07-01 08:00:00",)]
 
 
-@pytest.mark.parametrize("entry", ["api/migrate.py", "api/migration-status.py", "lib/aws.py", "scripts/migrate.py"])
+@pytest.mark.parametrize(
+    "entry", ["api/migrate.py", "api/migration-status.py", "lib/aws/__init__.py", "scripts/migrate.py"]
+)
 def test_what_a_process_begins_with_turns_the_collector_on_again_and_waits_for_no_parser(
     project: Path, entry: str
 ) -> None:

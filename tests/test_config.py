@@ -12,24 +12,18 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
-from lib.config import (
-    ROOT,
-    URL_VARIABLES,
+from lib import ROOT
+from lib.errors import ConfigError
+from lib.settings.config import (
     Config,
-    Target,
     choose_target,
-    databases_named,
     migrations_directory,
-    named_targets,
-    parse_url,
     read_config,
     read_duration,
     read_environments,
-    redact,
-    unpooled,
-    with_env_files,
 )
-from lib.errors import ConfigError
+from lib.settings.database_url import Target, named_targets, parse_url, redact, unpooled
+from lib.settings.environ import URL_VARIABLES, databases_named, with_env_files
 from tests.conftest import Server
 
 LOCAL = "postgresql://me:secret@localhost/app"

@@ -8,10 +8,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from lib.database import Database as Session
-from lib.database import Job
 from lib.errors import DatabaseUnsuitable, HistoryConflict, LockBusy, MigrationFailed, PartlyApplied
-from lib.migration import load
+from lib.postgres.executor import Database as Session
+from lib.postgres.executor import Job
+from lib.source.migration import load
 from tests.conftest import Database, Server
 from tests.running import config_of, history, login, nothing_is_left_running, role, run, tables
 

@@ -24,9 +24,9 @@ import yaml  # type: ignore[import-untyped]
 from botocore import xform_name
 from botocore.session import Session
 
-from lib import service
 from lib.errors import OnwardError
-from scripts.embedded import Embedded
+from lib.web import service as web_service
+from scripts.dev.embedded import Embedded
 from tests.conftest import ROOT, Database, Server
 from tests.documents import (
     BLOCKS,
@@ -308,7 +308,7 @@ def test_every_answer_is_documented_and_no_other() -> None:
     statuses = [status for status, _ in documented]
     known = {(kind.http_status, kind.code) for kind in kinds()} | {(500, "internal")} | set(refusals())
     assert (sorted(statuses), set(documented)) == (statuses, known)
-    assert set(service._MESSAGES) <= {code for _, code in known}
+    assert set(web_service._MESSAGES) <= {code for _, code in known}
 
 
 def kinds(error: type[OnwardError] = OnwardError) -> set[type[OnwardError]]:

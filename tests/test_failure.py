@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lib.diagnosis import locate
 from lib.errors import Failure, ServerError
-from lib.failure import locate
-from lib.migration import Migration
+from lib.source.migration import Migration
 
 
 def failure(text: str, position: int | None = None, *, finished: int = 0, base: int = 0) -> Failure:

@@ -22,8 +22,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from lib.runner import Retry
-from scripts.embedded import Embedded, find_programs, server_user
+from lib.events import Retry
+from scripts.dev.embedded import Embedded, find_programs, server_user
 from tests.conftest import SETTINGS, Cli, Database, Server
 from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail
 from tests.running import LOCK, Events, history, login, nothing_is_left_running, role, run, tables, until

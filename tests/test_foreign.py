@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import foreign
 from lib.errors import FilesError
-from lib.migration import Migration, load, refuse
+from lib.source import other_tools
+from lib.source.migration import Migration, load, refuse
 
 HEAD = "-- migrate: no-transaction\n"
 SECTIONS = "remove the marks and the whole undo section"
@@ -419,7 +419,7 @@ def test_nothing_is_looked_for_in_the_rows_of_a_copy() -> None:
 )
 def test_any_text_is_looked_through(text: str) -> None:
     bytewise = text.encode().decode("latin-1")
-    for found in [*foreign.unfinished(bytewise), *foreign.refusals(bytewise, transactional=True)]:
+    for found in [*other_tools.unfinished(bytewise), *other_tools.refusals(bytewise, transactional=True)]:
         line = bytewise.replace("\r\n", "\n").replace("\r", "\n").split("\n")[found.line - 1]
         assert found.column is not None
         assert 1 <= found.column <= len(line.encode("latin-1").decode())
@@ -462,5 +462,5 @@ def test_any_hint_many_times_over_is_looked_at_in_linear_time(opener: str) -> No
     # Quadratic work on this much would take longer than a test may.
     sql = (opener * (250_000 // len(opener))).encode().decode("latin-1")
     for text in (sql, f"SELECT '{sql}", f"CREATE FUNCTION f() BEGIN ATOMIC {sql}"):
-        assert len(foreign.unfinished(text)) <= 1
-        assert len(foreign.refusals(text, transactional=True)) <= 3
+        assert len(other_tools.unfinished(text)) <= 1
+        assert len(other_tools.refusals(text, transactional=True)) <= 3

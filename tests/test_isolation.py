@@ -18,9 +18,9 @@ import psycopg
 import pytest
 from starlette.testclient import TestClient
 
-from lib.service import Service
-from lib.web import create_app
-from scripts.migrate import main
+from lib.cli.commands import main
+from lib.web.routes import create_app
+from lib.web.service import Service
 from tests.conftest import ROOT, Cli, Completed, Database, Server
 from tests.running import login, role, tables, until
 

@@ -13,9 +13,9 @@ import pytest
 
 from lib import runner
 from lib.errors import DatabaseUnavailable, FilesError, PartlyApplied
-from lib.migration import load
-from lib.piecewise import refuse_what_stays
-from lib.runner import Retry
+from lib.events import Retry
+from lib.postgres.no_transaction import refuse_what_stays
+from lib.source.migration import load
 from tests.conftest import Cli, Database, Server
 from tests.running import (
     LOCK,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from scripts.migrate import main
+from lib.cli.commands import main
 from tests.conftest import Database, Server
 from tests.running import history, login, role
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.errors import HistoryConflict
-from lib.migration import Migration, number_of
 from lib.plan import Applied, Entry, Plan, State, make_plan
+from lib.source.migration import Migration, number_of
 
 RESET = "; or reset this database, or take a fresh branch of it"
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from lib import report
-from lib.config import Config, read_config
 from lib.errors import (
     ConfigError,
     Done,
@@ -20,10 +18,12 @@ from lib.errors import (
     ServerError,
     TableBusy,
 )
-from lib.history import History
-from lib.migration import DRAFT, Migration
-from lib.plan import Applied, Plan, make_plan
-from lib.runner import Notice, Retry, Run, Started
+from lib.events import Notice, Retry, Run, Started
+from lib.plan import Applied, History, Plan, make_plan
+from lib.report import document, github
+from lib.report import text as report_text
+from lib.settings.config import Config, read_config
+from lib.source.migration import DRAFT, Migration
 
 CONFIG = read_config({"DATABASE_URL": "postgresql://kanarie7:kanarie7@h.example/neondb"})
 VERSIONS = ("000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields")
@@ -70,7 +70,7 @@ def plan(files: tuple[str, ...] = VERSIONS, rows: tuple[Applied, ...] = ROWS) ->
 
 
 def status(found: Plan, config: Config = CONFIG) -> str:
-    return report.status_text(config, history(), found)
+    return report_text.status_text(config, history(), found)
 
 
 # The status
@@ -132,7 +132,7 @@ def test_long_versions_keep_the_columns() -> None:
 
 
 def test_the_status_for_machines_is_the_public_document() -> None:
-    found = report.status_dict(CONFIG, history(), plan((*VERSIONS, "003-add-orders")))
+    found = document.status_dict(CONFIG, history(), plan((*VERSIONS, "003-add-orders")))
     assert found == {
         "success": True,
         "environment": "development",
@@ -171,13 +171,13 @@ def test_the_status_for_machines_is_the_public_document() -> None:
 
 def test_the_last_migration_is_the_newest_row_whatever_its_number() -> None:
     rows = (row("001-a", id=2), row("002-b", id=1))
-    found = report.status_dict(CONFIG, history(), plan(("001-a", "002-b"), rows))
+    found = document.status_dict(CONFIG, history(), plan(("001-a", "002-b"), rows))
     assert found["lastMigration"] == {"version": "001-a", "name": "001-A", "appliedAt": None}
-    assert report.status_dict(CONFIG, history(), plan((), ()))["lastMigration"] is None
+    assert document.status_dict(CONFIG, history(), plan((), ()))["lastMigration"] is None
 
 
 def test_what_is_late_is_counted_as_pending_too() -> None:
-    found = report.status_dict(CONFIG, history(), plan(("001-a", "002-b", "003-c"), (row("002-b"),)))
+    found = document.status_dict(CONFIG, history(), plan(("001-a", "002-b", "003-c"), (row("002-b"),)))
     assert (found["state"], found["appliedMigrations"], found["pendingMigrations"]) == ("conflict", 1, 2)
 
 
@@ -189,8 +189,8 @@ def test_the_full_status_adds_checksums_audit_columns_and_problems() -> None:
         "applied_by": "build",
     }
     found = plan(("001-a", "003-c"), (row("001-a", **audit), row("002-b", checksum=None)))
-    public = report.status_dict(CONFIG, history(), found)["migrations"]
-    full = report.status_dict(CONFIG, history(), found, full=True)["migrations"]
+    public = document.status_dict(CONFIG, history(), found)["migrations"]
+    full = document.status_dict(CONFIG, history(), found, full=True)["migrations"]
     assert [one["state"] for one in full] == ["applied", "missing", "pending"]
     assert [{**one, **more} == more for one, more in zip(public, full, strict=True)] == [True] * 3
     added = [{name: one[name] for name in one if name not in public[0]} for one in full]
@@ -210,7 +210,7 @@ def test_the_full_status_adds_checksums_audit_columns_and_problems() -> None:
 
 def test_a_validation_names_each_problem() -> None:
     found = plan(("001-a", "002-b"), (row("002-b", checksum="0"),))
-    assert report.validation_dict(found) == {
+    assert document.validation_dict(found) == {
         "success": False,
         "state": "conflict",
         "problems": [
@@ -218,7 +218,7 @@ def test_a_validation_names_each_problem() -> None:
             {"version": "002-b", "state": "modified", "message": found.conflicts[1].problem},
         ],
     }
-    assert report.validation_dict(plan()) == {"success": True, "state": "current", "problems": []}
+    assert document.validation_dict(plan()) == {"success": True, "state": "current", "problems": []}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_validation_names_each_problem() -> None:
     ],
 )
 def test_a_moment_is_written_as_javascript_writes_it(moment: datetime | None, text: str | None) -> None:
-    assert report.iso(moment) == text
+    assert document.iso(moment) == text
 
 
 # A run
@@ -240,25 +240,31 @@ def test_a_run_says_where_it_works_and_what_it_will_do() -> None:
     content = {"003-empty": "-- nothing", "004-orders": "SELECT 1;"}
     files = [*map(file, VERSIONS), *(file(version, text) for version, text in content.items())]
     found = make_plan(files, (row(VERSIONS[0], checksum=None), *ROWS[1:]))
-    assert report.event_text(CONFIG, Started(history(), found)) == (
+    assert report_text.event_text(CONFIG, Started(history(), found)) == (
         "Database: neondb on h.example (from DATABASE_URL)\n"
         "Environment: development (from default)\n"
         "Pending: 2 of 5, PostgreSQL 16.4\n"
         "⚠️  Applied without a checksum, so not verified: 000-create-migration-table\n"
         "⚠️  003-empty has no statement in it: it is only recorded"
     )
-    assert "Pending: none of 3, PostgreSQL 18.1" in report.event_text(CONFIG, Started(history(version="18.1"), plan()))
+    assert "Pending: none of 3, PostgreSQL 18.1" in report_text.event_text(
+        CONFIG, Started(history(version="18.1"), plan())
+    )
 
 
 def test_a_draft_is_not_said_to_be_recorded() -> None:
     draft = replace(file("003-draft", "-- migrate: draft\n"), directives=frozenset({DRAFT}))
     found = make_plan([*map(file, VERSIONS), draft], ROWS)
-    assert report.event_text(CONFIG, Started(history(), found)).endswith("Pending: 1 of 4, PostgreSQL 16.4")
+    assert report_text.event_text(CONFIG, Started(history(), found)).endswith("Pending: 1 of 4, PostgreSQL 16.4")
 
 
 def test_a_run_says_what_the_server_says_and_what_is_applied() -> None:
-    assert report.event_text(CONFIG, Notice(file("003-add-orders"), "NOTICE: hm")) == "   003-add-orders: NOTICE: hm"
-    assert report.event_text(CONFIG, Done("003-add-orders", "Add Orders", 46)) == "✅ Applied: 003-add-orders (46ms)"
+    assert (
+        report_text.event_text(CONFIG, Notice(file("003-add-orders"), "NOTICE: hm")) == "   003-add-orders: NOTICE: hm"
+    )
+    assert (
+        report_text.event_text(CONFIG, Done("003-add-orders", "Add Orders", 46)) == "✅ Applied: 003-add-orders (46ms)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -271,12 +277,12 @@ def test_a_run_says_what_the_server_says_and_what_is_applied() -> None:
 )
 def test_a_run_ends_with_a_count(count: int, text: str) -> None:
     done = tuple(Done(f"00{number}-x", "X", 1) for number in range(count))
-    assert report.run_text(Run("development", "neondb", plan(), done, ())) == text
+    assert report_text.run_text(Run("development", "neondb", plan(), done, ())) == text
 
 
 def test_a_run_for_machines_says_what_is_done_and_what_remains() -> None:
     done = (Done("003-add-orders", "Add Orders", 46),)
-    found = report.run_dict(Run("production", "neondb", plan(), done, ("004-x",)))
+    found = document.run_dict(Run("production", "neondb", plan(), done, ("004-x",)))
     assert found == {
         "success": True,
         "environment": "production",
@@ -285,7 +291,7 @@ def test_a_run_for_machines_says_what_is_done_and_what_remains() -> None:
         "remaining": ["004-x"],
         "complete": False,
     }
-    assert report.run_dict(Run("production", "neondb", plan(), done, ()))["complete"] is True
+    assert document.run_dict(Run("production", "neondb", plan(), done, ()))["complete"] is True
 
 
 # Errors
@@ -307,7 +313,7 @@ def failed(kind: type[MigrationFailed] = MigrationFailed, /, **said: Any) -> Mig
 
 def test_a_failure_shows_place_excerpt_words_of_the_server_state_and_next_step() -> None:
     said = {"detail": "Key (a)=(1)\nexists.", "hint": "CREATE EXTENSION citext", "context": "SQL function f"}
-    assert report.error_text(failed(**said)) == (
+    assert report_text.error_text(failed(**said)) == (
         "❌ FAILED migrations/007-add-email.sql:14:20   statement 3 of 5\n"
         "14 |   email citext\n"
         "   |         ^^^^^^\n"
@@ -327,7 +333,7 @@ def test_a_failure_without_a_position_names_the_file_and_the_statement() -> None
     failure = failed().failure._replace(line=None, column=None, excerpt="", statement="")
     error = PartlyApplied(failure, state="rolled back", next_step="Mend the file.")
     error.applied = []
-    assert report.error_text(error) == (
+    assert report_text.error_text(error) == (
         "❌ FAILED migrations/007-add-email.sql\n"
         'ERROR 42704: type "citext" does not exist\n'
         "State: rolled back.\n"
@@ -339,21 +345,23 @@ def test_a_failure_without_a_position_names_the_file_and_the_statement() -> None
 def test_without_a_sqlstate_none_is_shown() -> None:
     failure = Failure("001-x", "001-x.sql", ServerError(None, "the connection was lost"))
     error = MigrationFailed(failure, state="rolled back", next_step="")
-    assert report.error_text(error) == "❌ FAILED 001-x.sql\nERROR: the connection was lost\nState: rolled back."
-    assert report.annotation(error) == "::error file=001-x.sql::the connection was lost"
+    assert report_text.error_text(error) == "❌ FAILED 001-x.sql\nERROR: the connection was lost\nState: rolled back."
+    assert github.annotation(error) == "::error file=001-x.sql::the connection was lost"
 
 
 def test_another_error_shows_what_is_wrong_and_what_to_do() -> None:
-    assert report.error_text(ConfigError("wrong:\n  a\n  b", next_step="Mend.")) == "❌ wrong:\n  a\n  b\nNext: Mend."
-    assert report.error_text(OnwardError("wrong")) == "❌ wrong"
+    assert (
+        report_text.error_text(ConfigError("wrong:\n  a\n  b", next_step="Mend.")) == "❌ wrong:\n  a\n  b\nNext: Mend."
+    )
+    assert report_text.error_text(OnwardError("wrong")) == "❌ wrong"
     conflict = HistoryConflict("no", next_step="Mend.")
     conflict.applied, conflict.remaining = [], ["001-x"]
-    assert report.error_text(conflict) == "❌ no\nApplied in this run: none.\nNot applied: 001-x.\nNext: Mend."
+    assert report_text.error_text(conflict) == "❌ no\nApplied in this run: none.\nNot applied: 001-x.\nNext: Mend."
 
 
 def test_an_error_for_machines_has_the_same_facts() -> None:
     said = {"detail": "d", "hint": "h", "constraint": "c"}
-    assert report.error_dict(failed(PartlyApplied, **said)) == {
+    assert document.error_dict(failed(PartlyApplied, **said)) == {
         "success": False,
         "error": {
             "code": "partly_applied",
@@ -376,7 +384,7 @@ def test_an_error_for_machines_has_the_same_facts() -> None:
         ],
         "remaining": ["007-add-email", "008-c"],
     }
-    assert report.error_dict(ConfigError("wrong", next_step="Mend.")) == {
+    assert document.error_dict(ConfigError("wrong", next_step="Mend.")) == {
         "success": False,
         "error": {"code": "not_configured", "message": "wrong", "nextStep": "Mend."},
     }
@@ -398,7 +406,7 @@ def test_an_error_for_machines_has_the_same_facts() -> None:
     ],
 )
 def test_an_annotation_is_escaped_as_github_wants_it(error: OnwardError, expected: str) -> None:
-    assert report.annotation(error) == expected
+    assert github.annotation(error) == expected
 
 
 def test_no_words_of_others_pass_for_a_line_of_ours() -> None:
@@ -409,12 +417,12 @@ def test_no_words_of_others_pass_for_a_line_of_ours() -> None:
     error.blockers = busy.blockers = [forged]
     rows = (row(forged, TIMES[0], 1),)
     said = [
-        report.error_text(error),
-        report.error_text(busy),
-        report.event_text(CONFIG, Notice(None, forged)),
-        report.event_text(CONFIG, Notice(file("001-a"), forged)),
-        report.event_text(CONFIG, Retry(busy, 1.0)),
-        report.status_text(CONFIG, history()._replace(database=forged), plan(VERSIONS, rows)),
+        report_text.error_text(error),
+        report_text.error_text(busy),
+        report_text.event_text(CONFIG, Notice(None, forged)),
+        report_text.event_text(CONFIG, Notice(file("001-a"), forged)),
+        report_text.event_text(CONFIG, Retry(busy, 1.0)),
+        report_text.status_text(CONFIG, history()._replace(database=forged), plan(VERSIONS, rows)),
     ]
     for text in said:
         lines = text.split("\n")

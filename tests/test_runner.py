@@ -14,9 +14,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from lib import runner
-from lib.database import Database as Session
+from lib import events, runner
 from lib.errors import Done, FilesError, HistoryConflict, LockBusy, MigrationFailed, PartlyApplied
+from lib.events import Started
+from lib.postgres.executor import Database as Session
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.running import (
     LOCK,
@@ -116,7 +117,7 @@ def test_a_second_run_writes_nothing_and_takes_no_lock(migrated: Database) -> No
         other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
         other.execute("LOCK TABLE schema_migrations, users IN EXCLUSIVE MODE")
         events = run(migrated, ROOT / "migrations", MIGRATION_WAIT="0")
-    assert [type(event) for event in events.all] == [runner.Started]
+    assert [type(event) for event in events.all] == [Started]
     assert migrated.execute("SELECT xmin::text, s.* FROM schema_migrations s ORDER BY id") == before
 
 
@@ -767,7 +768,7 @@ def test_a_run_that_waits_in_vain_names_the_holder_of_the_lock_and_how_to_end_it
 def test_what_was_applied_is_told_when_the_history_cannot_be_read_again(database: Database, migrations: Write) -> None:
     directory = migrations({"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "-- migrate: no-transaction\nSELECT 1"})
 
-    def spoil(event: runner.Event) -> None:
+    def spoil(event: events.Event) -> None:
         if isinstance(event, Done):
             database.execute("INSERT INTO schema_migrations (version, name) VALUES ('009-other', 'Other')")
             database.execute("ALTER TABLE schema_migrations RENAME COLUMN checksum TO other")

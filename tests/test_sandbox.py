@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from scripts.embedded import Embedded
+from scripts.dev.embedded import Embedded
 from tests.conftest import Completed, Database, Server
 from tests.running import history, until
 from tests.test_embedded import rows, wait_until_gone

@@ -18,8 +18,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from lib.config import Target, parse_url
-from lib.database import Database as Connected
 from lib.errors import (
     DatabaseUnavailable,
     DatabaseUnsuitable,
@@ -29,8 +27,11 @@ from lib.errors import (
     PasswordRefused,
     TableBusy,
 )
-from lib.session import READ_BUDGET, Budget, Session, connect, identifier, literal
-from scripts.embedded import Embedded, server_user
+from lib.postgres.connection import READ_BUDGET, Budget, Session, connect
+from lib.postgres.executor import Database as Connected
+from lib.quoting import identifier, literal
+from lib.settings.database_url import Target, parse_url
+from scripts.dev.embedded import Embedded, server_user
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.proxy import Hold, Proxy, fail
 from tests.running import SETTLED, Events, history, login, nothing_is_left_running, role, run, until
@@ -190,7 +191,7 @@ def test_what_libpq_refuses_is_a_fault_of_the_configuration(
 def test_who_only_looks_does_not_wait_for_a_server_on_this_machine_that_is_not_up(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.session.time.sleep", lambda _: pytest.fail("it waited"))
+    monkeypatch.setattr("lib.postgres.connection.time.sleep", lambda _: pytest.fail("it waited"))
     with closed_port() as port:
         for host, query in (("127.0.0.1", ""), ("localhost", ""), ("", "host=/tmp/password")):
             target = parse_url("POSTGRES_URL", f"postgresql://me@{host}:{port}/app?{query}", {})
@@ -275,7 +276,7 @@ def test_a_name_that_may_soon_be_known_is_asked_for_again(
         raise socket.gaierror(number, "nobody knows")
 
     monkeypatch.setattr("socket.getaddrinfo", unknown)
-    monkeypatch.setattr("lib.session.time.sleep", lambda _: None)
+    monkeypatch.setattr("lib.postgres.connection.time.sleep", lambda _: None)
     target = parse_url("POSTGRES_URL", "postgresql://me:canary-of-a-password@db.example/app", {})
     with pytest.raises(DatabaseUnavailable, match=r"failed to resolve host 'db\.example'.*nobody knows"):
         connect(target, "onward test", budget=Budget(20.0 if calls == 1 else 0.3))
@@ -549,7 +550,7 @@ def test_of_a_long_error_the_beginning_is_kept(database: Database) -> None:
 def test_long_notices_take_no_memory(database: Database) -> None:
     """A process of its own, since a peak is a process's."""
     script = (
-        "import os, resource; from lib.config import parse_url; from lib.session import connect\n"
+        "import os, resource; from lib.settings.config import parse_url; from lib.postgres.connection import connect\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "with connect(parse_url('URL', os.environ['URL'], {}), 'onward test') as session:\n"
         f"    session.send('''{LONG % (1, 10_000_000)}'''); before = peak()\n"

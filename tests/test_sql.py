@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lib.sql import Kind, Refusal, Statement, bodies, opening_comment, pieces_at, refusals, split
+from lib.source.lexer import Kind, Statement, bodies, opening_comment, pieces_at, split
+from lib.source.rules import Refusal, refusals
 
 postgast = importlib.import_module("postgast")  # not by `import`: mypy cannot parse its stubs
 

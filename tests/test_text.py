@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.text import hanging, printable, printable_json, visible
+from lib.printable import hanging, printable, printable_json, visible
 
 COMMANDS = ("error", "add-mask", "stop-commands", "task.setvariable", "setParameter")
 PIECES = st.sampled_from(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lib.threads import AllBusy, Shared, Workers
+from lib.web.threads import AllBusy, Shared, Workers
 
 
 class Held:

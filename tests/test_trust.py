@@ -15,7 +15,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from lib import runner
+from lib import adopt, events, runner
+from lib.cli.commands import main
 from lib.errors import (
     Done,
     FilesError,
@@ -25,8 +26,7 @@ from lib.errors import (
     PartlyApplied,
     UntrustedHistory,
 )
-from lib.service import Service
-from scripts.migrate import main
+from lib.web.service import Service
 from tests.conftest import Database, Server
 from tests.hostile import Wire, listening, plant, safely
 from tests.proxy import Message, Proxy, cut_after
@@ -450,7 +450,7 @@ def test_a_row_that_cannot_be_written_at_the_end_is_given_to_be_typed(database: 
 def test_a_version_is_never_applied_twice_in_one_run(database: Database, migrations: Write) -> None:
     directory = migrations({**ONE, "002-two.sql": "-- migrate: no-transaction\nCREATE TABLE two ();"})
 
-    def forget(event: runner.Event) -> None:
+    def forget(event: events.Event) -> None:
         if isinstance(event, Done):
             database.execute("DELETE FROM schema_migrations WHERE version = '001-one'; DROP TABLE one")
 
@@ -542,21 +542,21 @@ def test_baseline_records_what_is_not_recorded_on_any_history_without_a_conflict
     directory = migrations({"000-zero.sql": "CREATE TABLE zero ()"})
     run(database, directory)
     migrations({**TWO, "003-three.sql": "CREATE TABLE three ()"})
-    recorded = runner.baseline(config_of(database, directory), 2)
+    recorded = adopt.baseline(config_of(database, directory), 2)
     assert [one.version for one in recorded] == ["001-one", "002-two"]
-    assert runner.baseline(config_of(database, directory), 2) == ()
+    assert adopt.baseline(config_of(database, directory), 2) == ()
     assert run(database, directory).applied == ["003-three"]
     assert tables(database) == ["three", "zero"]
     migrations({"000-zero.sql": "CREATE TABLE changed ()", "004-four.sql": "CREATE TABLE four ()"})
     with pytest.raises(HistoryConflict, match="changed after it was applied"):
-        runner.baseline(config_of(database, directory), 4)
+        adopt.baseline(config_of(database, directory), 4)
     assert versions(database) == ["000-zero", "001-one", "002-two", "003-three"]
 
 
 def test_baseline_refuses_what_could_not_run(database: Database, migrations: Write) -> None:
     directory = migrations({"001-dump.sql": "\\restrict abc\nCREATE TABLE one ();"})
     with pytest.raises(FilesError, match="psql"):
-        runner.baseline(config_of(database, directory), 1)
+        adopt.baseline(config_of(database, directory), 1)
     assert safely(database).execute("SELECT pg_catalog.to_regclass('public.schema_migrations')") == [(None,)]
 
 

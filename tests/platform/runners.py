@@ -8,9 +8,9 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from lib import session
-from lib.config import Target
-from scripts import migrate
+from lib.cli.process import run_process
+from lib.postgres import connection
+from lib.settings.database_url import Target
 from tests.running import SETTLED
 
 # The server that forks has imported all this, and has no thread and no connection.
@@ -70,15 +70,15 @@ def _run(environ: dict[str, str], log: Path, barrier: Barrier | None) -> None:
     sys.argv = ["scripts/migrate.py"]
     if barrier:
         _meet(barrier)
-    sys.exit(migrate._process())
+    sys.exit(run_process())
 
 
 def _meet(barrier: Barrier) -> None:
-    dial = session._dial
+    dial = connection._dial
 
     def together(target: Target, application_name: str, wait: Any) -> Any:
-        session._dial = dial
+        connection._dial = dial
         barrier.wait()
         return dial(target, application_name, wait)
 
-    session._dial = together
+    connection._dial = together

@@ -106,7 +106,7 @@ def test_a_function_that_needs_more_is_installed_for_by_what_the_page_appends(
     tools: Tools, tmp_path: Path, database: Database
 ) -> None:
     root = repository(ALONE, tmp_path)
-    (root / "api" / "orders.py").write_text("import xmltodict\nfrom lib.web import app\n")
+    (root / "api" / "orders.py").write_text("import xmltodict\nfrom lib.vercel import app\n")
     with (root / "requirements.txt").open("a") as file:
         file.write("xmltodict==1.0.4\n")
     built = vercel.build(tools, root, database.url)
@@ -153,7 +153,7 @@ def test_with_a_stock_gitignore_the_build_fails_and_one_line_mends_it(
 
     git("init")
     (root / ".gitignore").write_text("build/\ndist/\nlib/\nlib64/\n")
-    assert git("check-ignore", "-v", "lib/config.py") == ".gitignore:3:lib/\tlib/config.py\n"
+    assert git("check-ignore", "-v", "lib/settings/config.py") == ".gitignore:3:lib/\tlib/settings/config.py\n"
     git("add", "--all")
     git("checkout-index", "--all", f"--prefix={clone}/")
     built = vercel.build(tools, clone, database.url)
@@ -161,6 +161,6 @@ def test_with_a_stock_gitignore_the_build_fails_and_one_line_mends_it(
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
 
     (root / ".gitignore").write_text("build/\ndist/\nlib/\nlib64/\n!/lib/\n")
-    assert git("check-ignore", "-v", "lib/config.py") == ""
+    assert git("check-ignore", "-v", "lib/settings/config.py") == ""
     git("add", "--all")
-    assert "lib/config.py" in git("ls-files", "lib").splitlines()
+    assert "lib/settings/config.py" in git("ls-files", "lib").splitlines()

@@ -187,7 +187,12 @@ def test_another_processor_gets_the_same_driver(minor: str, zipped: Path, tmp_pa
 def test_checking_it_says_what_is_in_it(zipped: Path) -> None:
     result = bundle(ROOT, "--check", str(zipped))
     assert (result.code, result.err) == (0, "")
-    for name in ("lib/aws.py", "migrations/000-create-migration-table.sql", "psycopg-3.3.9.dist-info", "sha256"):
+    for name in (
+        "lib/aws/function.py",
+        "migrations/000-create-migration-table.sql",
+        "psycopg-3.3.9.dist-info",
+        "sha256",
+    ):
         assert name in result.out
 
 
@@ -201,7 +206,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "a pyproject": (lambda files: files.update({"pyproject.toml": b""}), "must not be in it: pyproject.toml"),
     "boto3": (lambda files: files.update({"boto3/x.json": b""}), "must not be in it: boto3/x.json"),
     "a key": (lambda files: files.update({"lib/tls.pem": b""}), "must not be in it: lib/tls.pem"),
-    "no handler": (lambda files: files.pop("lib/aws.py"), "missing: lib/aws.py"),
+    "no handler": (lambda files: files.pop("lib/aws/function.py"), "missing: lib/aws/function.py"),
     "no package": (lambda files: files.pop("lib/__init__.py"), "missing: lib/__init__.py"),
     "no typing_extensions": (lambda files: files.pop("typing_extensions.py"), "missing: typing_extensions.py"),
     "no migrations": (

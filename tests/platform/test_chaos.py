@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from scripts.embedded import Embedded
+from scripts.dev.embedded import Embedded
 from tests.conftest import Database
 from tests.platform.pooler import Pooler
 from tests.platform.runners import Runner

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import psycopg
 import pytest
 
-from scripts.embedded import server_user
+from scripts.dev.embedded import server_user
 from tests.conftest import Cli, Database, Server
 from tests.platform.pooler import PgBouncer, Pooler
 from tests.proxy import Proxy

@@ -90,7 +90,7 @@ def test_the_build_publishes_nothing_but_the_page(deployed: Deployed) -> None:
 def test_a_function_is_made_of_what_it_needs_and_nothing_else(deployed: Deployed, function: str) -> None:
     files = deployed.bundle(function)
     ours = {name for name in files if not name.startswith("_vendor/")}
-    assert {f"migrations/{version}.sql" for version in OURS} | {"lib/web.py", f"{function}.py"} <= ours
+    assert {f"migrations/{version}.sql" for version in OURS} | {"lib/web/routes.py", f"{function}.py"} <= ours
     assert {name.partition("/")[0] for name in ours} == {"api", "lib", "migrations", "vc__handler__python.py"}
     assert sum(path.stat().st_size for path in files.values()) < 30_000_000
 
@@ -138,7 +138,7 @@ def test_the_emergency_route_migrates(start: Start, database: Database) -> None:
 
 def test_other_paths_and_methods_are_refused_and_never_redirected(start: Start, database: Database) -> None:
     migrate, status = (start(function, database) for function in FUNCTIONS)
-    paths = (f"{STATUS}/", f"{MIGRATE}/", f"/{STATUS}", "/api", "/api/other", "/api/migrate.py", "/lib/web.py")
+    paths = (f"{STATUS}/", f"{MIGRATE}/", f"/{STATUS}", "/api", "/api/other", "/api/migrate.py", "/lib/web/routes.py")
     assert {(path, send("GET", path).status) for send in (migrate, status) for path in paths} == {
         (path, 404) for path in paths
     }
@@ -161,7 +161,7 @@ def test_a_failing_migration_fails_the_build_and_its_log_shows_where(
 def test_a_function_that_cannot_be_imported_fails_the_build_before_it_migrates(
     tools: Tools, checkout: Path, database: Database
 ) -> None:
-    (checkout / "api" / "orders.py").write_text("from lib.web import app\nfrom lib import no_such_module\n")
+    (checkout / "api" / "orders.py").write_text("from lib.vercel import app\nfrom lib import no_such_module\n")
     built = vercel.build(tools, checkout, database.url)
     assert built.code != 0
     assert "api/orders.py cannot be imported: ImportError: cannot import name 'no_such_module'" in built.log

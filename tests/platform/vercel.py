@@ -19,7 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lib.config import URL_VARIABLES
+from lib.settings.environ import URL_VARIABLES
 from scripts.bundle import Target, find_python, pins
 from tests.conftest import ROOT
 from tests.platform.cache import CACHE, cached, said

@@ -1,0 +1,278 @@
+"""What a database says of itself and of what was applied to it: one query, and its answer taken apart."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from lib.errors import DatabaseUnsuitable, HistoryConflict, HistoryHidden
+from lib.plan import AUDIT_COLUMNS, TABLE, Applied, History, qualified, untrusted
+from lib.postgres.connection import Session
+from lib.quoting import identifier, literal
+from lib.settings.database_url import Target, unpooled
+from lib.source.other_tools import HISTORY_TABLES
+
+OPTIONAL_LIMITS = frozenset(
+    "client_connection_check_interval idle_in_transaction_session_timeout idle_session_timeout transaction_timeout "
+    "tcp_keepalives_idle tcp_keepalives_interval tcp_user_timeout".split()
+)
+# What a host keeps in a database of its own accord.
+_PLATFORM_SCHEMAS = (
+    "auth cron extensions graphql graphql_public information_schema neon_auth net pgbouncer pgsodium "
+    "pgsodium_masks realtime storage supabase_functions vault".split()
+)
+
+# Read on the usual path, before ours is set: every name in it is qualified. A path that came with the connection, by
+# `options` in the URL, has another source than one that is set for the database or the role.
+_USUAL = """
+SET LOCAL search_path TO DEFAULT;
+SET LOCAL TimeZone TO DEFAULT;
+{limits}
+SELECT pg_catalog.set_config('onward.path', CAST(pg_catalog.current_schemas(false) AS pg_catalog.text), true),
+    pg_catalog.set_config('onward.settings', (
+        SELECT CAST(pg_catalog.json_object_agg(name, source) AS pg_catalog.text) FROM pg_catalog.pg_settings
+        WHERE name OPERATOR(pg_catalog.=) 'search_path' OR (
+            context OPERATOR(pg_catalog.=) 'user' AND max_val OPERATOR(pg_catalog.<>) '0'
+            AND name OPERATOR(pg_catalog.=) ANY (ARRAY[{optional}]))), true);
+"""
+
+# One message, one round trip, whether the table exists or not and wherever it is: the block looks for it and opens a
+# cursor on one JSON document. `applied_at` of an older runner is a time of day in the server's own zone.
+_QUERY = """
+DO $onward$
+DECLARE
+    wanted CONSTANT text := {schema};
+    path CONSTANT name[] := current_setting('onward.path')::name[];
+    settings CONSTANT jsonb := current_setting('onward.settings');
+    of_connection CONSTANT boolean := settings ->> 'search_path' = 'client';
+    home CONSTANT text := coalesce(wanted, path[1]::text);
+    database record;
+    trusted_roles oid[];
+    tables jsonb;
+    chosen jsonb;
+    history json;
+    occupants json;
+    system text;
+    document refcursor := 'onward_document';
+BEGIN
+    SELECT oid, datdba INTO database FROM pg_database WHERE datname = current_database();
+    -- Whose table may decide what runs: who could change what this role owns anyway, and roles that this one can act
+    -- as. Before 16 every grant allows that; since then one without either option only lets the role be administered.
+    -- pg_has_role would not do: to a superuser it is true of everybody.
+    WITH RECURSIVE granted (role) AS (
+        SELECT oid FROM pg_roles WHERE rolname IN (current_user, session_user)
+        UNION
+        SELECT m.roleid FROM granted JOIN pg_auth_members m ON m.member = granted.role WHERE coalesce(
+            (to_jsonb(m) ->> 'inherit_option')::boolean OR (to_jsonb(m) ->> 'set_option')::boolean, true)
+    )
+    SELECT array_agg(role) INTO trusted_roles FROM (
+        SELECT role FROM granted UNION SELECT database.datdba
+        UNION SELECT oid FROM pg_roles WHERE rolsuper OR rolname = 'pg_database_owner') either;
+
+    SELECT jsonb_agg(to_jsonb(candidate) ORDER BY candidate.place NULLS LAST) INTO tables FROM (
+        SELECT c.oid::bigint, n.nspname AS schema, array_position(path, n.nspname) AS place,
+               pg_get_userbyid(c.relowner) AS owner, c.relowner::bigint AS owner_oid,
+               c.relowner = ANY (trusted_roles) AS trusted, row_security_active(c.oid) AS hidden,
+               row_security_active(c.oid) AND c.relforcerowsecurity AS forced,
+               array_agg(a.attname ORDER BY a.attnum) AS columns,
+               c.relkind IN ('r', 'p') AND count(*) FILTER (WHERE (a.attname, t.typcategory) IN (
+                   ('id', 'N'), ('version', 'S'), ('name', 'S'),
+                   ('applied_at', 'D'), ('execution_time_ms', 'N'), ('checksum', 'S'))) = 6 AS ours,
+               has_table_privilege(c.oid, 'SELECT') AS readable, has_table_privilege(c.oid, 'INSERT') AS insertable,
+               NOT EXISTS (
+                   SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND d.classid = 'pg_class'::regclass
+                   WHERE d.refobjid = c.oid AND d.deptype = 'a' AND CASE WHEN s.relkind = 'S'
+                       THEN NOT has_sequence_privilege(s.oid, 'USAGE, UPDATE') END) AS numbered,
+               -- What the server would call, as this role, while it plans or prints a mere SELECT.
+               c.relkind = 'r' AND bool_and(t.oid < 16384) AND NOT c.relhassubclass
+               AND NOT EXISTS (SELECT FROM pg_index x
+                   WHERE x.indrelid = c.oid AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL))
+               AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c')
+               AND NOT EXISTS (SELECT FROM pg_statistic_ext e WHERE e.stxrelid = c.oid) AS inert
+        FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        JOIN pg_type t ON t.oid = a.atttypid
+        WHERE c.relname = '{table}' AND n.nspname !~ '^pg_'
+        GROUP BY n.nspname, c.oid, c.relkind, c.relowner, c.relforcerowsecurity, c.relhassubclass
+    ) candidate WHERE wanted IS NULL OR candidate.schema = wanted;
+
+    -- The history: one on the path before others, and one beside it only if it is the only one, for a path that was
+    -- changed must not make a migrated database look new. Another role's is read by who could not add to it, and by
+    -- nobody else.
+    WITH eligible AS (
+        SELECT one, (one ->> 'trusted')::boolean AS trusted, (one ->> 'place')::int AS place
+        FROM jsonb_array_elements(tables) one
+        WHERE (one ->> 'ours')::boolean AND (wanted IS NOT NULL OR NOT of_connection OR one ->> 'place' IS NOT NULL)
+            AND ((one ->> 'trusted')::boolean OR (
+                (one ->> 'readable')::boolean AND NOT (one ->> 'insertable')::boolean AND (one ->> 'inert')::boolean))
+    ), ranked AS (
+        SELECT one, place, count(*) OVER () AS rivals, row_number() OVER (ORDER BY place NULLS LAST) AS rank
+        FROM eligible WHERE trusted OR NOT EXISTS (SELECT FROM eligible WHERE trusted)
+    )
+    SELECT one INTO chosen FROM ranked WHERE rank = 1 AND (rivals = 1 OR place IS NOT NULL);
+
+    IF NOT (chosen ->> 'hidden')::boolean THEN
+        EXECUTE (SELECT format('SELECT json_agg(h ORDER BY id) FROM (SELECT %s,'
+                ' extract(epoch FROM applied_at::timestamptz) AS onward_epoch FROM %I.{table}) h',
+                string_agg(quote_ident(name), ', '), chosen ->> 'schema')
+            FROM jsonb_array_elements_text(chosen -> 'columns') name WHERE name IN ({columns})) INTO history;
+    END IF;
+    IF history IS NULL THEN
+        SELECT json_agg(name) INTO occupants FROM (
+            SELECT format('%I.%I', n.nspname, c.relname) AS name, tool
+            FROM pg_class c
+            JOIN pg_namespace n ON n.oid = c.relnamespace
+            CROSS JOIN LATERAL (
+                SELECT c.relname IN ({tools}) OR n.nspname || '.' || c.relname IN ({tools}) AS tool) of
+            WHERE c.relkind IN ('r', 'p', 'f') AND (tool OR c.relname <> '{table}' AND n.nspname !~ '^pg_'
+                    AND n.nspname = ANY (path) AND n.nspname <> ALL (ARRAY[{platform}]))
+                AND NOT EXISTS (SELECT FROM pg_depend d
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+            ORDER BY tool DESC, 1 LIMIT 20
+        ) found;
+    END IF;
+    IF has_function_privilege('pg_control_system()', 'EXECUTE') THEN
+        EXECUTE 'SELECT system_identifier FROM pg_control_system()' INTO system;
+    END IF;
+    OPEN document FOR SELECT json_build_object(
+        'database', current_database(), 'version', current_setting('server_version'), 'role', current_user,
+        'pid', pg_backend_pid(), 'system', system, 'standby', pg_is_in_recovery(),
+        'read_only', current_setting('default_transaction_read_only')::boolean,
+        'settings', settings, 'home', home, 'home_exists', to_regnamespace(quote_ident(home)) IS NOT NULL,
+        'may_create', coalesce(has_schema_privilege(to_regnamespace(quote_ident(home)), 'CREATE'), false),
+        'tables', coalesce(tables, '[]'), 'chosen', chosen, 'history', coalesce(history, '[]'),
+        'occupants', coalesce(occupants, '[]'));
+END $onward$;
+FETCH ALL FROM onward_document
+"""
+
+
+def read_history(session: Session, *, schema: str | None, limits: str) -> History:
+    """Read it by one query under these `SET LOCAL` limits. Reads only: creates nothing, locks nothing, needs SELECT.
+
+    Raises HistoryConflict for a table that is not ours, or several that are and none on the search path;
+    UntrustedHistory for another role's; HistoryHidden where row security hides rows.
+    """
+    query = _QUERY.format(
+        table=TABLE,
+        schema=literal(schema),
+        columns=_literals(name for name in Applied._fields if name != "applied_at"),
+        platform=_literals(_PLATFORM_SCHEMAS),
+        tools=_literals(HISTORY_TABLES),
+    )
+    rows = session.query(query, usual=_USUAL.format(limits=limits, optional=_literals(OPTIONAL_LIMITS)))
+    facts: dict[str, Any] = json.loads(rows[-1][0] or "{}")
+    direct = facts["pid"] == session.pid
+    if not direct and re.search(r"(^|\s)(-c|--)", session.target.parameters.get("options", "")):
+        # It drops them, or sets them when it likes, and a run resets that: a file would run in another schema.
+        raise DatabaseUnsuitable(
+            f"{session.target} is reached through a pooler, which does not keep the options of its URL",
+            next_step="Nothing was changed. Take options out of the URL, or use the direct URL.",
+        )
+    chosen: dict[str, Any] | None = facts["chosen"]
+    if chosen is None:
+        _require_free_place(facts)
+    elif chosen["hidden"]:
+        raise _hidden(chosen, facts["role"])
+    columns = chosen["columns"] if chosen else AUDIT_COLUMNS
+    return History(
+        rows=tuple(_applied(row) for row in facts["history"]),
+        schema=chosen["schema"] if chosen else facts["home"],
+        table_id=(chosen["oid"], chosen["owner_oid"]) if chosen else None,
+        owner=chosen["owner"] if chosen else None,
+        trusted=chosen["trusted"] if chosen else True,
+        occupants=tuple(facts["occupants"]),
+        missing_columns=tuple(column for column in AUDIT_COLUMNS if column not in columns),
+        database=facts["database"],
+        version=facts["version"],
+        identity=_identity(facts, session.target),
+        role=facts["role"],
+        obstacle=_obstacle(facts, chosen),
+        direct=direct,
+        limits=frozenset(facts["settings"]) & OPTIONAL_LIMITS,
+    )
+
+
+def _literals(names: Iterable[str]) -> str:
+    return ", ".join(map(literal, names))
+
+
+def _applied(row: dict[str, Any]) -> Applied:
+    epoch = row["onward_epoch"]
+    row["applied_at"] = None if epoch is None else datetime.fromtimestamp(epoch, UTC)
+    values: Iterator[Any] = map(row.get, Applied._fields)
+    return Applied(*values)
+
+
+def _identity(facts: dict[str, Any], target: Target) -> str:
+    """What tells this database from a copy of it: the cluster, its name, and on Neon the branch's endpoint."""
+    host = unpooled(target.host)
+    parts = [facts["system"] or ".".join(filter(None, (target.tenant, host))), facts["database"]]
+    if host.startswith("ep-"):
+        parts.append(host.partition(".")[0])
+    return "/".join(parts)
+
+
+def _require_free_place(facts: dict[str, Any]) -> None:
+    """Raise unless a new history may be made: no table of its name is in the way, and none may be the real one."""
+    in_the_way = [one for one in facts["tables"] if one["place"] is not None or one["schema"] == facts["home"]]
+    of_connection = facts["settings"]["search_path"] == "client"
+    ours = [one for one in facts["tables"] if one["ours"] and not of_connection]
+    rivals = [one for one in ours if one["trusted"]] or [one for one in ours if _is_only_read(one)]
+    if len(rivals) > 1:
+        schemas = ", ".join(sorted(one["schema"] for one in rivals))
+        raise HistoryConflict(
+            f"there are several histories: {TABLE} in the schemas {schemas}, none on the search path",
+            next_step="Set MIGRATION_SCHEMA to the one that counts.",
+        )
+    if not in_the_way:
+        return
+    first = in_the_way[0]
+    if first["ours"]:
+        raise untrusted(first["schema"], first["owner"], facts["role"])
+    raise HistoryConflict(
+        f"{first['schema']}.{TABLE} is not a history of ours: its columns are others. It was not touched",
+        next_step="Set MIGRATION_SCHEMA to a schema where the history may be kept, or rename that table.",
+    )
+
+
+def _is_only_read(table: dict[str, Any]) -> bool:
+    """Whether another role's table may be read: by who could not add to it, and without calling anything of its."""
+    return bool(table["readable"] and not table["insertable"] and table["inert"])
+
+
+def _hidden(chosen: dict[str, Any], role: str) -> HistoryHidden:
+    table = qualified(chosen["schema"])
+    off = "NO FORCE" if chosen["forced"] else "DISABLE"
+    return HistoryHidden(
+        f"row security hides rows of {table} from the role {role}, so what is applied cannot be read",
+        next_step="Nothing was changed. Let its owner or a superuser run one of these:\n"
+        f"  ALTER ROLE {identifier(role)} BYPASSRLS;\n  ALTER TABLE {table} {off} ROW LEVEL SECURITY;",
+    )
+
+
+def _obstacle(facts: dict[str, Any], chosen: dict[str, Any] | None) -> str:
+    if facts["standby"]:
+        return "this server is a standby: it can only be read"
+    if facts["read_only"]:
+        return "sessions of this role are read-only (default_transaction_read_only is on)"
+    role = facts["role"]
+    if chosen:
+        table, grantee = qualified(chosen["schema"]), identifier(role)
+        grant = (
+            f"GRANT SELECT, INSERT, UPDATE ON {table} TO {grantee}; GRANT USAGE ON SEQUENCE {table}_id_seq TO {grantee}"
+        )
+        refusal = f"the role {role} may not insert into {chosen['schema']}.{TABLE}; its owner can say: {grant}"
+        return "" if chosen["readable"] and chosen["insertable"] and chosen["numbered"] else refusal
+    if not facts["home_exists"]:
+        home = f"there is no schema {facts['home']}" if facts["home"] else "the search path names no schema that exists"
+        return f"{home}: {TABLE} has no place. Create the schema, or set MIGRATION_SCHEMA to one that is there"
+    if not facts["may_create"]:
+        home = facts["home"]
+        grant = f"GRANT USAGE, CREATE ON SCHEMA {identifier(home)} TO {identifier(role)}"
+        return f"the role {role} may not create tables in the schema {home}; its owner can say: {grant}"
+    return ""

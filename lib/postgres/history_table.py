@@ -1,0 +1,228 @@
+"""The SQL that makes the history's table, compares it with the plan, writes rows to it and sees that they are there.
+
+What can run a team's own code (its triggers, its event triggers) runs on the usual path, and every name in it is
+qualified. All else runs behind PIN_PATH.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lib.plan import TABLE, History
+from lib.postgres.connection import PIN_PATH, USUAL_PATH
+from lib.quoting import literal
+
+# SQLSTATEs of our own checks.
+OTHER_TABLE, ROWS_CHANGED, NOT_STORED, TRANSACTION_ENDED = "OW001", "OW002", "OW003", "OW004"
+LOOK_AT_TRIGGERS = """\
+A trigger or a rule on schema_migrations changes what is written to it. List them, drop the one that does, run again:
+  SELECT trigger_name, action_statement FROM information_schema.triggers WHERE event_object_table = 'schema_migrations';
+  SELECT rulename, definition FROM pg_rules WHERE tablename = 'schema_migrations';"""
+
+_COLUMNS = """
+    id SERIAL PRIMARY KEY,
+    version VARCHAR(255) UNIQUE NOT NULL,
+    name VARCHAR(255) NOT NULL,
+    applied_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT pg_catalog.now(),
+    execution_time_ms INTEGER,
+    checksum VARCHAR(64),
+    environment pg_catalog.text,
+    identity pg_catalog.text,
+    git_commit pg_catalog.text,
+    applied_by pg_catalog.text
+"""
+
+# Some hosts hand every new table to their public roles by default; such a role could delete the history.
+_CREATE = """
+CREATE TABLE {table} ({columns});
+{pin}
+DO $onward$
+DECLARE
+    relation record;
+    grantee text;
+BEGIN
+    FOR relation IN SELECT oid, oid::regclass AS name, relkind, relowner, relacl FROM pg_class
+        WHERE oid IN (to_regclass({name}), pg_get_serial_sequence({name}, 'id')::regclass)
+    LOOP
+        FOR grantee IN SELECT DISTINCT CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
+            FROM aclexplode(relation.relacl) acl WHERE acl.grantee <> relation.relowner
+        LOOP
+            EXECUTE format('REVOKE ALL ON %s %s FROM %s',
+                CASE relation.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, relation.name, grantee);
+        END LOOP;
+    END LOOP;
+END $onward$;
+SELECT oid, relowner FROM pg_class WHERE oid = to_regclass({name});
+"""
+
+# Its name is resolved again in each transaction: before anything is read or written by it, it must still be that of
+# the table which the plan was made from. Its owner can hand it over only before a transaction of ours has read it.
+_SAME_TABLE = """
+    IF to_regclass({name}) IS DISTINCT FROM {oid}::oid {or_owner} THEN
+        RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{table} is another table than it was a moment ago';
+    END IF;
+"""
+
+_OR_OWNER = "OR (SELECT relowner FROM pg_class WHERE oid = {oid}) IS DISTINCT FROM {owner}::oid"
+
+_DIGEST = "pg_catalog.hash_record_extended(ROW({columns}), 0)"
+
+# In a statement of its own, so that its snapshot is younger than the lock.
+_COMPARE = """
+DO $onward$ BEGIN {same_table} END $onward$;
+SELECT count(*), coalesce(max(id), 0), coalesce(sum({digest}), 0) FROM {table};
+"""
+
+_INSERT = (
+    "INSERT INTO {table} (version, name, applied_at, execution_time_ms, checksum, environment, identity, git_commit, "
+    "applied_by) VALUES {values}"
+)
+
+_UPDATE = """
+UPDATE {table} SET version = {version}, name = {name}, checksum = {checksum} WHERE id OPERATOR(pg_catalog.=) {id};
+"""
+
+# A trigger or a rule can keep a row from being stored, or change it, and the INSERT is none the wiser. Deferred
+# triggers have their turn first.
+_VERIFY = """
+SET CONSTRAINTS ALL IMMEDIATE;
+{pin}
+DO $onward$
+DECLARE
+    stored bigint;
+    others bigint;
+    digest numeric;
+BEGIN
+    SELECT count(*) FILTER (WHERE (version, checksum) IN ({written})),
+        count(*) FILTER (WHERE NOT ({ours})), coalesce(sum({digest}) FILTER (WHERE NOT ({ours})), 0)
+        INTO stored, others, digest FROM {table};
+    IF stored <> {rows} THEN
+        RAISE EXCEPTION USING ERRCODE = '{not_stored}', MESSAGE = 'the row in {name} is not stored as it was written';
+    END IF;
+    IF others <> {count} OR digest <> {expected} THEN
+        RAISE EXCEPTION USING ERRCODE = '{rows_changed}', MESSAGE = 'other rows of {name} have been changed';
+    END IF;
+END $onward$;
+"""
+
+
+class Fingerprint(NamedTuple):
+    """What tells a history from one that was changed meanwhile."""
+
+    rows: int
+    newest: int
+    """The highest id."""
+    digest: int | None = None
+    """Of all rows, in no order; None where it is not known yet."""
+
+    def matches(self, found: Fingerprint) -> bool:
+        """Whether the history is still this one."""
+        return found[:2] == self[:2] and self.digest in (None, found.digest)
+
+    def plus(self, row: int, digest: int) -> Fingerprint:
+        """The fingerprint with one row more, of this id and digest."""
+        return Fingerprint(self.rows + 1, max(self.newest, row), (self.digest or 0) + digest)
+
+
+class Row(NamedTuple):
+    """A row to write."""
+
+    version: str
+    name: str
+    milliseconds: int | None
+    checksum: str
+    environment: str
+    identity: str
+    git_commit: str | None
+    applied_by: str
+
+
+def creation(history: History) -> str:
+    """Make the table, for its owner alone; the last row that comes back is its oid and its owner's.
+
+    Not IF NOT EXISTS: a table that another role has made meanwhile must not be taken for this one.
+    """
+    return _CREATE.format(table=history.table, columns=_COLUMNS, name=_name(history), pin=PIN_PATH)
+
+
+def addition(history: History) -> str:
+    """Add the audit columns that an older runner's table lacks."""
+    columns = (f"ADD COLUMN IF NOT EXISTS {column} pg_catalog.text" for column in history.missing_columns)
+    return f"ALTER TABLE {history.table} {', '.join(columns)};"
+
+
+def same_table(history: History, *, owner: bool = False) -> str:
+    """A check, for a block of PL/pgSQL, that the table's name, and its owner, is the same. Raises OTHER_TABLE."""
+    oid, its_owner = history.table_id or (0, 0)
+    or_owner = _OR_OWNER.format(oid=oid, owner=its_owner) if owner else ""
+    return _SAME_TABLE.format(name=_name(history), table=TABLE, oid=oid, or_owner=or_owner, code=OTHER_TABLE)
+
+
+def comparison(history: History) -> str:
+    """Its row makes a Fingerprint of the history as it is."""
+    return _COMPARE.format(same_table=same_table(history, owner=True), digest=_digest(history), table=history.table)
+
+
+def insertion(history: History, rows: Sequence[Row]) -> str:
+    """Write rows, on the usual path; id and digest of each come back. `verification` must follow."""
+    return f"{USUAL_PATH} {typed_insertion(history, rows)} RETURNING id, {_digest(history)};"
+
+
+def typed_insertion(history: History, rows: Sequence[Row]) -> str:
+    """The same, for somebody to type."""
+    return _INSERT.format(table=history.table, values=", ".join(map(_values, rows)))
+
+
+def update(history: History, row: int, version: str, name: str, checksum: str) -> str:
+    """Change the row of this id, on the usual path. `verification` must follow."""
+    written = {"version": literal(version), "name": literal(name), "checksum": literal(checksum)}
+    return USUAL_PATH + _UPDATE.format(table=history.table, id=row, **written)
+
+
+def verification(
+    history: History, before: Fingerprint, written: Sequence[tuple[str, str]], *, replaced: int | None = None
+) -> str:
+    """See that these versions with their checksums are stored once each, and nothing else was changed.
+
+    `replaced` is the id of a row that was updated: what it was before is not part of the digest that is known.
+    Raises ROWS_CHANGED or NOT_STORED.
+    """
+    versions = ", ".join(literal(version) for version, _ in written)
+    digest = _digest(history)
+    return _VERIFY.format(
+        pin=PIN_PATH,
+        table=history.table,
+        name=TABLE,
+        written=", ".join(f"({literal(version)}, {literal(checksum)})" for version, checksum in written),
+        ours=f"version IN ({versions})" if replaced is None else f"id = {replaced}",
+        digest=digest if replaced is None else "0",
+        count=before.rows - (replaced is not None),
+        expected=before.digest or 0 if replaced is None else 0,
+        rows=len(written),
+        rows_changed=ROWS_CHANGED,
+        not_stored=NOT_STORED,
+    )
+
+
+def stored_where(history: History, condition: str) -> str:
+    """The rows, as `insertion` returns them, for which a condition holds."""
+    return f"SELECT id, {_digest(history)} FROM {history.table} WHERE {condition}"  # noqa: S608 - text of ours
+
+
+def _name(history: History) -> str:
+    """The table's name as an SQL expression of type text."""
+    return f"format('%I.{TABLE}', {literal(history.schema)})"
+
+
+def _digest(history: History) -> str:
+    """Of what decides later: which files are applied, whether they were changed, and whose database this is."""
+    texts = ("version", "checksum", "environment", "identity")
+    there = (f"CAST({name} AS pg_catalog.text)" for name in texts if name not in history.missing_columns)
+    return _DIGEST.format(columns=", ".join(("id", *there)))
+
+
+def _values(row: Row) -> str:
+    before = (literal(row.version), literal(row.name), "pg_catalog.clock_timestamp()", literal(row.milliseconds))
+    audit = (row.checksum, row.environment, row.identity, row.git_commit, row.applied_by)
+    return f"({', '.join((*before, *map(literal, audit)))})"

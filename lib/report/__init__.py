@@ -1,0 +1,1 @@
+"""What people and machines read: text, JSON documents, annotations. Pure."""

@@ -1,0 +1,1 @@
+"""The two routes, and what is behind them."""
