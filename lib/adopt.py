@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lib.errors import FilesError, HistoryConflict
-from lib.guard import require_environment
-from lib.plan import Applied, Plan
-from lib.postgres.executor import Database
+from lib.guard import require_permission
+from lib.plan import AppliedMigration, Plan
+from lib.postgres.executor import Executor
 from lib.postgres.transaction import HistoryChanged
-from lib.runner import look
+from lib.runner import read_plan
 from lib.settings.config import Config
-from lib.source.migration import Migration, load, refuse, require_finished
+from lib.source.migration import Migration, load, require_finished, require_runnable
 
 
 def baseline(config: Config, number: int) -> tuple[Migration, ...]:
@@ -20,16 +20,16 @@ def baseline(config: Config, number: int) -> tuple[Migration, ...]:
     migrations = load(config.directory)
     if number not in (one.number for one in migrations):
         raise FilesError(f"{config.directory}: no file has the number {number}", next_step="Nothing was changed.")
-    with Database(config) as database:
+    with Executor(config) as database:
         while True:
-            history, plan = look(config._replace(allow_out_of_order=True), database, migrations)
+            history, plan = read_plan(config._replace(allow_out_of_order=True), database, migrations)
             history.require_trust()
             plan.require_no_conflict()
             recorded = tuple(one for one in plan.pending if one.number <= number)
-            refuse(recorded)
+            require_runnable(recorded)
             if not recorded:
                 return ()
-            require_environment(config, history)
+            require_permission(config, history)
             try:
                 database.prepare()
                 database.baseline(recorded)
@@ -44,15 +44,15 @@ def repair(config: Config, version: str) -> tuple[Migration, bool]:
     Returns the file, and whether there was anything to repair.
     """
     migrations = load(config.directory)
-    with Database(config) as database:
+    with Executor(config) as database:
         while True:
-            history, plan = look(config, database, migrations)
+            history, plan = read_plan(config, database, migrations)
             file, row = _applied_file(plan, version)
             history.require_trust()
             if (file.version, file.checksum) == (row.version, row.checksum):
                 return file, False
             require_finished([file])
-            require_environment(config, history)
+            require_permission(config, history)
             try:
                 database.prepare()
                 database.repair(row, file)
@@ -61,7 +61,7 @@ def repair(config: Config, version: str) -> tuple[Migration, bool]:
             return file, True
 
 
-def _applied_file(plan: Plan, version: str) -> tuple[Migration, Applied]:
+def _applied_file(plan: Plan, version: str) -> tuple[Migration, AppliedMigration]:
     for entry in plan.entries:
         if entry.migration and entry.applied and version in (entry.migration.version, entry.applied.version):
             return entry.migration, entry.applied

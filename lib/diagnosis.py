@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from lib.errors import Failure, ServerError
+from lib.errors import Diagnostic, ServerError
 from lib.printable import visible
 from lib.source.lexer import split
 from lib.source.migration import Migration
@@ -14,7 +14,7 @@ _CONTEXT_LINES = 2
 _WIDEST = 110
 
 
-def locate(migration: Migration, error: ServerError, *, finished: int, base: int = 0) -> Failure:
+def diagnose(migration: Migration, error: ServerError, *, finished: int, base: int = 0) -> Diagnostic:
     """Place an error in its file.
 
     `finished` statements ended well before it; `base` is the index of the sent text in the file's. Without a
@@ -23,11 +23,11 @@ def locate(migration: Migration, error: ServerError, *, finished: int, base: int
     text = migration.text()
     version, path = migration.version, str(migration.path)
     if error.position is None:
-        return Failure(version, path, error, statement=_statement(text, finished, None))
+        return Diagnostic(version, path, error, statement=_statement(text, finished, None))
     # "At end of input" is after the last character: shown where the text ends, not on an empty line behind it.
     offset = min(base + error.position - 1, len(text.rstrip(" \t\r\n\f\v")))
     line, column, excerpt = _place(text, offset)
-    return Failure(version, path, error, line, column, excerpt, _statement(text, finished, offset))
+    return Diagnostic(version, path, error, line, column, excerpt, _statement(text, finished, offset))
 
 
 def _statement(text: str, finished: int, offset: int | None) -> str:

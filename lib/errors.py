@@ -38,7 +38,7 @@ class ServerError(NamedTuple):
     """1-based, in characters of the text that was sent."""
 
 
-class Failure(NamedTuple):
+class Diagnostic(NamedTuple):
     """Where and why a migration failed. `line` and `column` are 1-based; None where the server gave no position."""
 
     version: str
@@ -51,7 +51,7 @@ class Failure(NamedTuple):
     """The failing statement in words, such as "statement 3 of 5, which begins on line 12"."""
 
 
-class Done(NamedTuple):
+class MigrationResult(NamedTuple):
     """A migration that is applied and recorded: COMMIT has answered."""
 
     version: str
@@ -70,7 +70,7 @@ class OnwardError(Exception):
         super().__init__(message)
         self.message = message
         self.next_step = next_step
-        self.applied: Sequence[Done] | None = None
+        self.applied: Sequence[MigrationResult] | None = None
         """What this run applied before the error, None where no run had begun."""
         self.remaining: Sequence[str] = ()
         self.blockers: Sequence[str] = ()
@@ -148,7 +148,7 @@ class MigrationFailed(OnwardError):
 
     exit_code, http_status, code = 1, 500, "migration_failed"
 
-    def __init__(self, failure: Failure, *, state: str, next_step: str) -> None:
+    def __init__(self, failure: Diagnostic, *, state: str, next_step: str) -> None:
         super().__init__(f"{failure.version} failed", next_step=next_step)
         self.failure = failure
         self.state = state

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lib.errors import Done, TableBusy
+from lib.errors import MigrationResult, TableBusy
 from lib.plan import History, Plan
 from lib.source.migration import Migration
 
@@ -29,15 +29,15 @@ class Retry(NamedTuple):
     pause: float
 
 
-Event = Started | Notice | Retry | Done
+Event = Started | Notice | Retry | MigrationResult
 Emit = Callable[[Event], None]
 
 
-class Run(NamedTuple):
+class RunResult(NamedTuple):
     """What a run did. `plan` is the one that it ended with."""
 
     environment: str
     database: str
     plan: Plan
-    applied: tuple[Done, ...]
+    applied: tuple[MigrationResult, ...]
     remaining: tuple[str, ...]

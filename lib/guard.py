@@ -12,7 +12,7 @@ from lib.settings.config import Config
 from lib.source.other_tools import HISTORY_TABLES
 
 
-def require_environment(config: Config, history: History) -> str:
+def require_permission(config: Config, history: History) -> str:
     """Raise WrongEnvironment unless this environment may change this database; return a warning, mostly empty."""
     here, identity = config.environment, history.identity
     if config.environments and here not in config.environments:
@@ -20,7 +20,7 @@ def require_environment(config: Config, history: History) -> str:
             f"{here} applies nothing: MIGRATION_ENVIRONMENTS is {','.join(config.environments)}",
             next_step="Nothing was changed.",
         )
-    last = owner(history)
+    last = last_migrated_as(history)
     if last == here or (last is None and _is_free(config, history)):
         return ""
     whose = f"was last migrated as {last}" if last else _unmarked(history)
@@ -29,12 +29,12 @@ def require_environment(config: Config, history: History) -> str:
     if last and config.production:
         return f"this database {whose}; production makes it its own with its next migration"
     raise WrongEnvironment(
-        f"this database {whose}, and this run is {here} (from {config.environment_source}): {config.target}",
+        f"this database {whose}, and this run is {here} (from {config.environment_source}): {config.url}",
         next_step=_ways_out(config, history, last),
     )
 
 
-def owner(history: History) -> str | None:
+def last_migrated_as(history: History) -> str | None:
     """The environment that last migrated this very database; None if the history does not say."""
     marks = [row for row in history.rows if row.environment and row.identity == history.identity]
     return max(marks, key=lambda row: row.id).environment if marks else None
@@ -60,7 +60,7 @@ def require_empty(config: Config, history: History) -> None:
         return
     shown = ", ".join(history.occupants[:5]) + (", …" if len(history.occupants) > 5 else "")
     raise NotEmpty(
-        f"{config.target} has no migration history, but tables: {shown}",
+        f"{config.url} has no migration history, but tables: {shown}",
         next_step="Nothing was changed. " + "".join(f"\n  - {way}" for way in _ways_in(history)),
     )
 

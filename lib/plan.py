@@ -30,7 +30,7 @@ class State(StrEnum):
     CONFLICT = "conflict"
 
 
-class Applied(NamedTuple):
+class AppliedMigration(NamedTuple):
     """A row of the history. Audit columns are None where an older runner wrote the row; times are UTC."""
 
     id: int
@@ -45,12 +45,12 @@ class Applied(NamedTuple):
     applied_by: str | None = None
 
 
-class Entry(NamedTuple):
+class MigrationStatus(NamedTuple):
     """A file, a row, or both of one number, and what that makes it. `problem` is a sentence with its remedy."""
 
     state: State
     migration: Migration | None
-    applied: Applied | None
+    applied: AppliedMigration | None
     problem: str = ""
 
     @property
@@ -69,7 +69,7 @@ class Entry(NamedTuple):
         return self.state is State.APPLIED and self.applied is not None and self.applied.checksum is None
 
     @property
-    def _one(self) -> Applied | Migration:
+    def _one(self) -> AppliedMigration | Migration:
         one = self.applied or self.migration
         assert one  # noqa: S101 - an entry has a file or a row
         return one
@@ -78,7 +78,7 @@ class Entry(NamedTuple):
 class History(NamedTuple):
     """What a database says of itself and of what was applied to it."""
 
-    rows: tuple[Applied, ...]
+    rows: tuple[AppliedMigration, ...]
     schema: str | None
     """Where the table is, or where it will be made; None where there is no place for it."""
     table_id: tuple[int, int] | None
@@ -119,28 +119,28 @@ class History(NamedTuple):
 class Plan(NamedTuple):
     """Every file and every row, by number."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[MigrationStatus, ...]
 
-    def of(self, *states: State) -> tuple[Entry, ...]:
+    def in_state(self, *states: State) -> tuple[MigrationStatus, ...]:
         """The entries in any of these states."""
         return tuple(entry for entry in self.entries if entry.state in states)
 
     @property
     def pending(self) -> tuple[Migration, ...]:
         """The files to apply, in order."""
-        return tuple(entry.migration for entry in self.of(State.PENDING) if entry.migration)
+        return tuple(entry.migration for entry in self.in_state(State.PENDING) if entry.migration)
 
     @property
-    def conflicts(self) -> tuple[Entry, ...]:
+    def conflicts(self) -> tuple[MigrationStatus, ...]:
         """The entries that forbid a run."""
-        return self.of(State.MODIFIED, State.MISSING, State.OUT_OF_ORDER)
+        return self.in_state(State.MODIFIED, State.MISSING, State.OUT_OF_ORDER)
 
     @property
     def state(self) -> State:
         """The plan's own state: conflict, pending, ahead or current."""
         if self.conflicts:
             return State.CONFLICT
-        return next((state for state in (State.PENDING, State.AHEAD) if self.of(state)), State.CURRENT)
+        return next((state for state in (State.PENDING, State.AHEAD) if self.in_state(state)), State.CURRENT)
 
     def require_no_conflict(self) -> None:
         """Raise HistoryConflict that names every contradiction with its remedy."""
@@ -154,14 +154,14 @@ class Plan(NamedTuple):
 
 def make_plan(
     migrations: Sequence[Migration],
-    history: Iterable[Applied],
+    history: Iterable[AppliedMigration],
     *,
     allow_out_of_order: bool = False,
     production: bool = False,
 ) -> Plan:
     """Compare files with history. `production` leaves resetting the database out of the remedies."""
     files = {migration.number: migration for migration in migrations}
-    rows: dict[int, list[Applied]] = defaultdict(list)
+    rows: dict[int, list[AppliedMigration]] = defaultdict(list)
     for row in history:
         number = number_of(row.version)
         rows[_NO_NUMBER if number is None else number].append(row)
@@ -184,7 +184,7 @@ class _Comparison(NamedTuple):
     allow_out_of_order: bool
     way_out: str
 
-    def entries(self, file: Migration | None, rows: list[Applied]) -> Iterator[Entry]:
+    def entries(self, file: Migration | None, rows: list[AppliedMigration]) -> Iterator[MigrationStatus]:
         # Two rows of one number come from a runner that allowed it: the file belongs to the row of its own name.
         rows = sorted(rows, key=lambda row: file is None or not _same_name(file, row))
         if file:
@@ -193,16 +193,16 @@ class _Comparison(NamedTuple):
         for row in rows:
             yield self._of_row(row, file)
 
-    def _of_file(self, file: Migration) -> Entry:
+    def _of_file(self, file: Migration) -> MigrationStatus:
         if file.number > self.newest_row or self.allow_out_of_order:
-            return Entry(State.PENDING, file, None)
+            return MigrationStatus(State.PENDING, file, None)
         problem = (
             f"{file.path}: not applied, but number {self.newest_row} already is; {self._renumber}, or apply it "
             "all the same with --allow-out-of-order (MIGRATION_ALLOW_OUT_OF_ORDER=1)"
         )
-        return Entry(State.OUT_OF_ORDER, file, None, problem + self.way_out)
+        return MigrationStatus(State.OUT_OF_ORDER, file, None, problem + self.way_out)
 
-    def _of_both(self, file: Migration, row: Applied) -> Entry:
+    def _of_both(self, file: Migration, row: AppliedMigration) -> MigrationStatus:
         same_sql = row.checksum is not None and file.matches(row.checksum)
         if not _same_name(file, row):
             problem = f"{file.path}: number {file.number} is applied as {row.version}; " + (
@@ -217,27 +217,27 @@ class _Comparison(NamedTuple):
                 f"or accept it as it is with `repair {file.version}`"
             )
         else:
-            return Entry(State.APPLIED, file, row)
-        return Entry(State.MODIFIED, file, row, problem + self.way_out)
+            return MigrationStatus(State.APPLIED, file, row)
+        return MigrationStatus(State.MODIFIED, file, row, problem + self.way_out)
 
-    def _of_row(self, row: Applied, twin: Migration | None) -> Entry:
+    def _of_row(self, row: AppliedMigration, twin: Migration | None) -> MigrationStatus:
         number = number_of(row.version)
         if number is not None and number > self.newest_file:
-            return Entry(State.AHEAD, None, row)
+            return MigrationStatus(State.AHEAD, None, row)
         if twin:
             problem = f"as {twin.version} is, and files cannot share a number; give its file and its row one of its own"
         elif number is None:
             problem = "but no file can have this name; give its file and its row one that begins with a number"
         else:
             problem = "but its file is gone; restore the file from version control"
-        return Entry(State.MISSING, None, row, f"{row.version}: applied, {problem}{self.way_out}")
+        return MigrationStatus(State.MISSING, None, row, f"{row.version}: applied, {problem}{self.way_out}")
 
     @property
     def _renumber(self) -> str:
         return f"rename the file to a number above {max(self.newest_file, self.newest_row)}"
 
 
-def _same_name(file: Migration, row: Applied) -> bool:
+def _same_name(file: Migration, row: AppliedMigration) -> bool:
     """Whether a row of the file's number has its description too: 0007 is 7, as numbers go."""
     return description_of(row.version) == description_of(file.version)
 

@@ -10,77 +10,77 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from lib.errors import Done, HistoryConflict, OnwardError, TableBusy
-from lib.events import Emit, Notice, Retry, Run, Started
-from lib.guard import owner, require_empty, require_environment
+from lib.errors import HistoryConflict, MigrationResult, OnwardError, TableBusy
+from lib.events import Emit, Notice, Retry, RunResult, Started
+from lib.guard import last_migrated_as, require_empty, require_permission
 from lib.plan import History, Plan, make_plan
-from lib.postgres.executor import Database, Job
-from lib.postgres.no_transaction import refuse_what_stays
+from lib.postgres.executor import Executor, Job
+from lib.postgres.no_transaction import require_no_session_state
 from lib.postgres.transaction import HistoryChanged
 from lib.settings.config import Config
-from lib.source.migration import Migration, load, refuse
+from lib.source.migration import Migration, load, require_runnable
 
 T = TypeVar("T")
 
 # Before a deadline: time to say what happened, and the least that is worth beginning a file with.
-MARGIN, LEAST = 3.0, 1.0
+SHUTDOWN_MARGIN_SECONDS, MIN_FILE_SECONDS = 3.0, 1.0
 
 
-def look(config: Config, database: Database, migrations: tuple[Migration, ...]) -> tuple[History, Plan]:
+def read_plan(config: Config, database: Executor, migrations: tuple[Migration, ...]) -> tuple[History, Plan]:
     """Read the history and compare. Reads only."""
     history = database.read()
-    production = config.production or owner(history) == "production"
+    production = config.production or last_migrated_as(history) == "production"
     plan = make_plan(migrations, history.rows, allow_out_of_order=config.allow_out_of_order, production=production)
     return history, plan
 
 
-def look_at(config: Config, **connecting: Any) -> tuple[History, Plan]:
+def connect_and_read_plan(config: Config, **connecting: Any) -> tuple[History, Plan]:
     """`look`, by a connection of its own. Reads only."""
     migrations = load(config.directory)
-    with Database(config, **connecting) as database:
-        return look(config, database, migrations)
+    with Executor(config, **connecting) as database:
+        return read_plan(config, database, migrations)
 
 
-def require_runnable(config: Config, history: History, plan: Plan) -> str:
+def require_run_allowed(config: Config, history: History, plan: Plan) -> str:
     """Raise what forbids a run of this plan here; return a warning, mostly empty."""
     history.require_trust()
-    warning = require_environment(config, history) if plan.pending or config.production else ""
+    warning = require_permission(config, history) if plan.pending or config.production else ""
     plan.require_no_conflict()
     if plan.pending:
         require_empty(config, history)
-    refuse(plan.pending)
+    require_runnable(plan.pending)
     if not history.direct:
-        refuse_what_stays(plan.pending)
+        require_no_session_state(plan.pending)
     return warning
 
 
-def run(config: Config, emit: Emit, *, deadline: float | None = None) -> Run:
+def run(config: Config, emit: Emit, *, deadline: float | None = None) -> RunResult:
     """Apply all pending files, each once and in order; with a deadline (monotonic seconds), those that fit before it.
 
     An OnwardError that ends it carries what was applied before and what was not. With nothing pending it writes
     nothing and takes no lock.
     """
     migrations = load(config.directory)
-    within = None if deadline is None else deadline - MARGIN
-    with Database(config, deadline=within, say=lambda text: emit(Notice(None, text))) as database:
+    within = None if deadline is None else deadline - SHUTDOWN_MARGIN_SECONDS
+    with Executor(config, deadline=within, say=lambda text: emit(Notice(None, text))) as database:
         return _Runner(config, database, migrations, emit).run()
 
 
 class _Runner:
     """One run, and what it has applied so far."""
 
-    def __init__(self, config: Config, database: Database, migrations: tuple[Migration, ...], emit: Emit) -> None:
+    def __init__(self, config: Config, database: Executor, migrations: tuple[Migration, ...], emit: Emit) -> None:
         self._config = config
         self._database = database
         self._migrations = migrations
         self._emit = emit
-        self._applied: list[Done] = []
+        self._applied: list[MigrationResult] = []
 
-    def run(self) -> Run:
+    def run(self) -> RunResult:
         plan: Plan | None = None
         while True:
             try:
-                history, plan = self._persistently(lambda _: look(self._config, self._database, self._migrations))
+                history, plan = self._persistently(lambda _: read_plan(self._config, self._database, self._migrations))
                 self._emit(Started(history, plan))
                 self._prepare(history, plan)
                 self._apply(plan.pending)
@@ -92,13 +92,15 @@ class _Runner:
                 if self._applied:  # the plan was made again, and is another one
                     error.next_step = error.next_step.replace("Nothing was changed", "Nothing more was changed")
                 raise
-            return Run(self._config.environment, history.database, plan, tuple(self._applied), self._remaining(plan))
+            return RunResult(
+                self._config.environment, history.database, plan, tuple(self._applied), self._remaining(plan)
+            )
 
     def _prepare(self, history: History, plan: Plan) -> None:
         self._require_progress(plan)
-        if warning := require_runnable(self._config, history, plan):
+        if warning := require_run_allowed(self._config, history, plan):
             self._emit(Notice(None, warning))
-        if plan.pending and self._database.seconds_left > LEAST:
+        if plan.pending and self._database.seconds_left > MIN_FILE_SECONDS:
             self._persistently(lambda _: self._database.prepare())
 
     def _require_progress(self, plan: Plan) -> None:
@@ -112,7 +114,7 @@ class _Runner:
 
     def _apply(self, pending: Sequence[Migration]) -> None:
         for migration, successor in zip_longest(pending, pending[1:]):
-            if self._database.seconds_left <= LEAST:
+            if self._database.seconds_left <= MIN_FILE_SECONDS:
                 return
             self._apply_one(migration, successor)
             self._emit(self._applied[-1])
@@ -125,7 +127,7 @@ class _Runner:
 
     def _persistently(self, attempt: Callable[[Patience], T]) -> T:
         """Try again while tables are busy."""
-        patience = Patience(self._config, self._emit, self._database.seconds_left - LEAST)
+        patience = Patience(self._config, self._emit, self._database.seconds_left - MIN_FILE_SECONDS)
         while True:
             try:
                 return attempt(patience)
@@ -134,12 +136,12 @@ class _Runner:
                     raise
 
     def _opens_next(self, successor: Migration | None) -> bool:
-        return successor is not None and successor.transactional and self._database.seconds_left > LEAST
+        return successor is not None and successor.transactional and self._database.seconds_left > MIN_FILE_SECONDS
 
     def _notice(self, migration: Migration, text: str) -> None:
         self._emit(Notice(migration, text))
 
-    def _note(self, done: Done) -> None:
+    def _note(self, done: MigrationResult) -> None:
         if self._applied[-1:] != [done]:
             self._applied.append(done)
 
@@ -157,7 +159,7 @@ class Patience:
 
     def __init__(self, config: Config, emit: Emit, longest: float) -> None:
         self._emit = emit
-        self._budget = min(config.retry, longest)
+        self._budget = min(config.busy_retry, longest)
         self._pause = 3 * (config.lock_timeout or 1.0)
         self._until = math.inf
         self._tries = 0

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lib import events, runner
-from lib.errors import Done, OnwardError
+from lib.errors import MigrationResult, OnwardError
 from lib.settings.config import Config, read_config
 from tests.conftest import Database, Server
 
@@ -27,7 +27,7 @@ class Events:
 
     @property
     def applied(self) -> list[str]:
-        return [event.version for event in self.all if isinstance(event, Done)]
+        return [event.version for event in self.all if isinstance(event, MigrationResult)]
 
     @property
     def notices(self) -> list[str]:

@@ -18,7 +18,7 @@ from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
 from lib.aws.function import Handler, UnknownEvent
-from lib.aws.secrets import References, _read
+from lib.aws.secrets import SecretReferences, _read
 from lib.web.routes import create_app
 from lib.web.service import Service
 from tests.conftest import ROOT, Database, Server
@@ -285,7 +285,7 @@ def test_with_too_little_time_left_nothing_is_begun(database: Database) -> None:
 def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.aws.function._GATEWAY", 3.5)
+    monkeypatch.setattr("lib.aws.function.GATEWAY_SECONDS", 3.5)
     for request_by in (http_api, rest_api, load_balancer):
         status, document = answer(function(database), request_by("POST", "/api/migrate", headers=BEARER))
         assert (status, document["complete"], document["remaining"]) == (202, False, OURS)
@@ -695,7 +695,7 @@ def test_many_at_once_ask_a_store_once(asked: list[str], plain: Database) -> Non
     store("app", plain.url)
     store("onward", SECRET)
     environ = {"DATABASE_URL": "secretsmanager:app", "MIGRATION_SECRET": "secretsmanager:onward"}
-    service = Service({"MIGRATION_ENV": "test", **environ}, References())
+    service = Service({"MIGRATION_ENV": "test", **environ}, SecretReferences())
 
     async def call(client: httpx2.AsyncClient, method: str, path: str) -> int:
         return (await client.request(method, path, headers=BEARER)).status_code

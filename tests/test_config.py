@@ -16,14 +16,14 @@ from lib import ROOT
 from lib.errors import ConfigError
 from lib.settings.config import (
     Config,
-    choose_target,
+    allowed_environments,
+    choose_database,
     migrations_directory,
     read_config,
     read_duration,
-    read_environments,
 )
-from lib.settings.database_url import Target, named_targets, parse_url, redact, unpooled
-from lib.settings.environ import URL_VARIABLES, databases_named, with_env_files
+from lib.settings.database_url import DatabaseURL, configured_urls, parse_url, redact, unpooled
+from lib.settings.environ import URL_VARIABLES, url_variables_set, with_env_files
 from tests.conftest import Server
 
 LOCAL = "postgresql://me:secret@localhost/app"
@@ -36,7 +36,7 @@ def config(**environ: str) -> Config:
     return read_config({"DATABASE_URL": LOCAL, **environ})
 
 
-def target(url: str, **environ: str) -> Target:
+def target(url: str, **environ: str) -> DatabaseURL:
     return parse_url("DATABASE_URL", url, environ)
 
 
@@ -59,8 +59,8 @@ def everything(error: BaseException) -> str:
 def test_the_first_variable_that_is_set_and_not_empty_is_chosen(chosen: int) -> None:
     empty = dict.fromkeys(URL_VARIABLES[:chosen], " ")
     environ = empty | dict.fromkeys(URL_VARIABLES[chosen:], LOCAL)
-    assert choose_target(environ).variable == URL_VARIABLES[chosen]
-    assert databases_named(environ) == list(URL_VARIABLES[chosen:])
+    assert choose_database(environ).variable == URL_VARIABLES[chosen]
+    assert url_variables_set(environ) == list(URL_VARIABLES[chosen:])
     assert URL_VARIABLES == (
         "MIGRATION_DATABASE_URL",
         "POSTGRES_URL_NON_POOLING",
@@ -72,9 +72,9 @@ def test_the_first_variable_that_is_set_and_not_empty_is_chosen(chosen: int) -> 
 
 def test_without_any_url_every_variable_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        choose_target({"DATABASE_URL": "", "POSTGRES_PRISMA_URL": LOCAL})
+        choose_database({"DATABASE_URL": "", "POSTGRES_PRISMA_URL": LOCAL})
     assert caught.value.message == f"no database is named: none of {', '.join(URL_VARIABLES)} is set"
-    assert databases_named({}) == []
+    assert url_variables_set({}) == []
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_without_any_url_every_variable_is_named() -> None:
     ],
 )
 def test_urls_that_differ_by_pooler_port_spelling_and_user_name_one_database(first: str, second: str) -> None:
-    assert choose_target({"POSTGRES_URL": first, "DATABASE_URL": second}).variable == "POSTGRES_URL"
+    assert choose_database({"POSTGRES_URL": first, "DATABASE_URL": second}).variable == "POSTGRES_URL"
 
 
 @pytest.mark.parametrize(
@@ -142,20 +142,20 @@ def test_urls_that_differ_by_pooler_port_spelling_and_user_name_one_database(fir
 def test_urls_of_different_databases_are_refused_by_their_names(first: str, second: str) -> None:
     environ = {"DATABASE_URL_UNPOOLED": first, "POSTGRES_URL": "", "DATABASE_URL": second}
     with pytest.raises(ConfigError) as caught:
-        choose_target(environ)
+        choose_database(environ)
     heading, *named = caught.value.message.split("\n  ")
     assert heading == "these variables name different databases:"
     assert [line.partition(":")[0] for line in named] == ["DATABASE_URL_UNPOOLED", "DATABASE_URL"]
     assert all(line.count(" on ") == 1 and "secret" not in line for line in named)
     assert "MIGRATION_DATABASE_URL" in caught.value.next_step
     assert caught.value.exit_code == 2
-    assert choose_target({**environ, "MIGRATION_DATABASE_URL": LOCAL}).variable == "MIGRATION_DATABASE_URL"
+    assert choose_database({**environ, "MIGRATION_DATABASE_URL": LOCAL}).variable == "MIGRATION_DATABASE_URL"
 
 
 def test_where_the_database_is_said_outright_the_other_urls_do_not_matter() -> None:
     environ = {"MIGRATION_DATABASE_URL": LOCAL, "POSTGRES_URL": "prisma+postgres://x", "DATABASE_URL": NEON.format("")}
-    assert read_config(environ).status_target.variable == "MIGRATION_DATABASE_URL"
-    assert [one.variable for one in named_targets(environ)] == ["MIGRATION_DATABASE_URL", "DATABASE_URL"]
+    assert read_config(environ).status_url.variable == "MIGRATION_DATABASE_URL"
+    assert [one.variable for one in configured_urls(environ)] == ["MIGRATION_DATABASE_URL", "DATABASE_URL"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_where_the_database_is_said_outright_the_other_urls_do_not_matter() -> N
     ],
 )
 def test_the_status_goes_through_the_pooled_url_of_the_same_database(environ: dict[str, str], variable: str) -> None:
-    assert read_config(environ).status_target.variable == variable
+    assert read_config(environ).status_url.variable == variable
 
 
 def test_a_target_shows_variable_host_and_database_only() -> None:
@@ -205,7 +205,7 @@ def test_whatever_decides_where_it_connects_is_shown_and_passed_on(
     url: str, environ: dict[str, str], shown: str
 ) -> None:
     found = target(url, **environ)
-    assert found.shown == shown
+    assert found.label == shown
     names = {name.removeprefix("PG").lower().replace("database", "dbname") for name in environ}
     assert names <= set(found.parameters), "libpq is told, and does not look for itself"
 
@@ -213,10 +213,10 @@ def test_whatever_decides_where_it_connects_is_shown_and_passed_on(
 @pytest.mark.parametrize(("url", "environ"), [(LOCAL, {"PGSERVICE": "kanarie7"}), (f"{LOCAL}?service=kanarie7", {})])
 def test_a_service_file_that_nobody_sees_does_not_decide_where_it_connects(url: str, environ: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"^PGSERVICE is set|^DATABASE_URL has the parameter service, ") as caught:
-        choose_target({"DATABASE_URL": url, **environ})
+        choose_database({"DATABASE_URL": url, **environ})
     assert "a service file" in caught.value.next_step
     assert CANARY not in everything(caught.value)
-    assert choose_target({"DATABASE_URL": LOCAL, "PGSERVICE": " ", "PGSERVICEFILE": "x"}).database == "app"
+    assert choose_database({"DATABASE_URL": LOCAL, "PGSERVICE": " ", "PGSERVICEFILE": "x"}).database == "app"
 
 
 @pytest.mark.parametrize("where", ["localhost:0", "localhost:65536", "a:1,b:99999", "localhost:5432/app?port=x1"])
@@ -228,7 +228,7 @@ def test_a_port_that_cannot_be_is_refused(where: str) -> None:
 @pytest.mark.parametrize("reference", ["secretsmanager:prod/url#KEY", " ssm:/prod/url ", "secretsmanager:kanarie7"])
 def test_a_reference_that_nothing_resolves_here_is_told_as_such(reference: str) -> None:
     with pytest.raises(ConfigError, match=r"^DATABASE_URL holds a reference to a secret; only on AWS") as caught:
-        choose_target({"DATABASE_URL": reference})
+        choose_database({"DATABASE_URL": reference})
     assert "prod/url" not in everything(caught.value)
     assert CANARY not in everything(caught.value)
 
@@ -521,8 +521,8 @@ def test_no_unencoded_password_can_be_seen_whether_its_url_is_read_or_refused(
     except ConfigError as error:
         shown = everything(error)
     else:
-        shown = f"{found} {found.target} {found.target.shown} {found.target.place} {found.status_target!r}"
-        assert CANARY in found.target.parameters["password"]
+        shown = f"{found} {found.url} {found.url.label} {found.url.database_key} {found.status_url!r}"
+        assert CANARY in found.url.parameters["password"]
     assert CANARY not in shown
 
 
@@ -533,7 +533,7 @@ def test_any_text_is_a_target_or_a_config_error(url: str) -> None:
     except ConfigError as error:
         assert error.message.startswith("DATABASE_URL ")
     else:
-        assert isinstance(found, Target)
+        assert isinstance(found, DatabaseURL)
 
 
 # Redaction
@@ -809,7 +809,7 @@ def test_any_other_duration_is_refused_by_the_variables_name(text: str) -> None:
 
 def test_settings_have_the_defaults_that_are_documented() -> None:
     found = config()
-    assert (found.lock_timeout, found.statement_timeout, found.wait) == (1, 0, 120)
+    assert (found.lock_timeout, found.statement_timeout, found.lock_wait) == (1, 0, 120)
     assert (found.schema, found.allow_out_of_order, found.git_commit) == (None, False, None)
     assert config(MIGRATION_SCHEMA=" ", MIGRATION_DIR="", MIGRATION_LOCK_TIMEOUT="", VERCEL_GIT_COMMIT_SHA="") == found
 
@@ -824,7 +824,7 @@ def test_settings_are_read_from_the_environment() -> None:
         GITHUB_SHA="abc",
         VERCEL_GIT_COMMIT_SHA=" ",
     )
-    assert (found.lock_timeout, found.statement_timeout, found.wait) == (2, 3, 4)
+    assert (found.lock_timeout, found.statement_timeout, found.lock_wait) == (2, 3, 4)
     assert (found.schema, found.allow_out_of_order, found.git_commit) == ("app", True, "abc")
 
 
@@ -840,7 +840,11 @@ def test_the_directory_begins_at_the_project_and_is_shown_from_where_one_stands(
 
 
 def test_how_long_a_busy_table_is_tried_again_is_a_setting() -> None:
-    assert (config().retry, config(MIGRATION_RETRY="0").retry, config(MIGRATION_RETRY=" 2min ").retry) == (60, 0, 120)
+    assert (
+        config().busy_retry,
+        config(MIGRATION_RETRY="0").busy_retry,
+        config(MIGRATION_RETRY=" 2min ").busy_retry,
+    ) == (60, 0, 120)
     with pytest.raises(ConfigError, match=r"^MIGRATION_RETRY is '60'; a duration looks like"):
         config(MIGRATION_RETRY="60")
 
@@ -882,7 +886,7 @@ def test_a_claim_of_half_a_pair_is_refused_and_not_shown(claim: str) -> None:
 def test_environments_are_names_with_commas_between(environments: str, expected: tuple[str, ...]) -> None:
     environ = {"MIGRATION_ENVIRONMENTS": environments, "VERCEL_ENV": "Preview"}
     assert config(**environ).environments == expected
-    assert read_environments(environ) == ("preview", expected), "without any URL"
+    assert allowed_environments(environ) == ("preview", expected), "without any URL"
 
 
 @pytest.mark.parametrize("name", ["production development", "production;preview", "größe", "x" * 64])

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from lib.errors import DatabaseUnsuitable, HistoryConflict, LockBusy, MigrationFailed, PartlyApplied
-from lib.postgres.executor import Database as Session
+from lib.postgres.executor import Executor as Session
 from lib.postgres.executor import Job
 from lib.source.migration import load
 from tests.conftest import Database, Server

@@ -5,19 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.diagnosis import locate
-from lib.errors import Failure, ServerError
+from lib.diagnosis import diagnose
+from lib.errors import Diagnostic, ServerError
 from lib.source.migration import Migration
 
 
-def failure(text: str, position: int | None = None, *, finished: int = 0, base: int = 0) -> Failure:
+def failure(text: str, position: int | None = None, *, finished: int = 0, base: int = 0) -> Diagnostic:
     content = text.encode()
     path = Path("migrations/001-x.sql")
     migration = Migration(1, "001-x", path, content, sha256(content).hexdigest(), frozenset())
-    return locate(migration, ServerError("42601", "no", position=position), finished=finished, base=base)
+    return diagnose(migration, ServerError("42601", "no", position=position), finished=finished, base=base)
 
 
-def at(text: str, word: str) -> Failure:
+def at(text: str, word: str) -> Diagnostic:
     """The failure where Postgres, which counts characters from 1, reports the word."""
     return failure(text, text.index(word) + 1)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lib.errors import FilesError
 from lib.source import other_tools
-from lib.source.migration import Migration, load, refuse
+from lib.source.migration import Migration, load, require_runnable
 
 HEAD = "-- migrate: no-transaction\n"
 SECTIONS = "remove the marks and the whole undo section"
@@ -27,7 +27,7 @@ def refused(text: str | bytes) -> list[str]:
     """What is refused in a file, without the directory."""
     migration = read(text)
     try:
-        refuse([migration])
+        require_runnable([migration])
     except FilesError as error:
         heading, *found = error.message.split("\n  ")
         assert heading == "pending migrations cannot run:"

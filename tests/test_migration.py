@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lib import ROOT
 from lib.errors import FilesError
-from lib.source.migration import BOM, DRAFT, NO_TRANSACTION, Migration, create, load, number_of, refuse
+from lib.source.migration import BOM, DRAFT, NO_TRANSACTION, Migration, create, load, number_of, require_runnable
 
 NAME = "the name must be NNN-kebab-case.sql: three digits or more, then lower-case words joined by hyphens"
 THERE_ARE = "there are `-- migrate: no-transaction` and `-- migrate: draft`, each on a line of its own"
@@ -293,7 +293,7 @@ def test_a_mark_of_dbmates_is_no_directive_and_refused_for_pending_files_only(tm
     migrations = load(fill(tmp_path, {"001-x.sql": "-- migrate:up transaction:false\nVACUUM;\n/* migrate:down */\n"}))
     assert migrations[0].transactional
     with pytest.raises(FilesError, match=r"001-x\.sql:1:1: `-- migrate:up transaction:false` is a mark of dbmate"):
-        refuse(migrations)
+        require_runnable(migrations)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_all_that_pending_files_may_not_contain_is_named_at_once(tmp_path: Path)
     }
     migrations = load(fill(tmp_path, dict(files)))
     with pytest.raises(FilesError) as caught:
-        refuse(migrations)
+        require_runnable(migrations)
     heading, *found = caught.value.message.split("\n  ")
     assert heading == "pending migrations cannot run:"
     once = "take it out: each file is one transaction already"
@@ -389,8 +389,8 @@ def test_all_that_pending_files_may_not_contain_is_named_at_once(tmp_path: Path)
         "004-piecewise.sql:3: \\copy is a command of psql, not SQL; take the line out, or write in SQL what it does",
     ]
     assert caught.value.next_step == "Nothing was changed. Mend the files and run again."
-    refuse(migrations[:1])
-    refuse([])
+    require_runnable(migrations[:1])
+    require_runnable([])
 
 
 # New files
@@ -418,7 +418,7 @@ def test_a_new_file_is_a_draft_that_can_be_loaded_and_not_run(tmp_path: Path) ->
     (migration,) = load(directory)
     assert migration.directives == {DRAFT}
     with pytest.raises(FilesError, match="still a draft"):
-        refuse([migration])
+        require_runnable([migration])
 
 
 @pytest.mark.parametrize("description", ["", " ", "---", "größe", "add \u212a", "a\0b", "a\x1b[1m"])

@@ -14,7 +14,7 @@ import pytest
 from lib import runner
 from lib.errors import DatabaseUnavailable, FilesError, PartlyApplied
 from lib.events import Retry
-from lib.postgres.no_transaction import refuse_what_stays
+from lib.postgres.no_transaction import require_no_session_state
 from lib.source.migration import load
 from tests.conftest import Cli, Database, Server
 from tests.running import (
@@ -71,7 +71,11 @@ def test_a_role_with_one_connection_is_told_that_such_a_file_needs_two(
     with login(server, database, "CONNECTION LIMIT 1") as single:
         database.execute(f"GRANT CREATE ON SCHEMA public TO {role(single)}")
         with pytest.raises(DatabaseUnavailable) as caught:
-            runner.run(config_of(single, directory), lambda _: None, deadline=time.monotonic() + runner.MARGIN + 4)
+            runner.run(
+                config_of(single, directory),
+                lambda _: None,
+                deadline=time.monotonic() + runner.SHUTDOWN_MARGIN_SECONDS + 4,
+            )
         assert "too many connections for role" in caught.value.message
         assert caught.value.next_step.startswith("A no-transaction file needs two connections at once: ")
         assert (tables(database), history(database)) == (["a"], ["001-plain"])
@@ -98,9 +102,9 @@ def test_what_ends_with_its_transaction_needs_no_direct_connection(
 ) -> None:
     text = f"{HEAD}BEGIN;\n{ends};\nSELECT 1;\nCOMMIT;\n"
     directory = migrations({"001-block.sql": text})
-    refuse_what_stays(load(directory))
+    require_no_session_state(load(directory))
     with pytest.raises(FilesError, match=r"001-block\.sql:7: SET would reach other clients"):
-        refuse_what_stays(load(migrations({"001-block.sql": f"{text}\n{stays};"})))
+        require_no_session_state(load(migrations({"001-block.sql": f"{text}\n{stays};"})))
     migrations({"001-block.sql": text})
     state = "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')"
     with psycopg.connect(database.url, autocommit=True) as session:

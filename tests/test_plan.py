@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.errors import HistoryConflict
-from lib.plan import Applied, Entry, Plan, State, make_plan
+from lib.plan import AppliedMigration, MigrationStatus, Plan, State, make_plan
 from lib.source.migration import Migration, number_of
 
 RESET = "; or reset this database, or take a fresh branch of it"
@@ -24,8 +24,8 @@ def file(version: str, content: str = "SELECT 1;") -> Migration:
     return Migration(number, version, path, content.encode(), checksum(content), frozenset())
 
 
-def row(version: str, content: str | None = "SELECT 1;") -> Applied:
-    return Applied(1, version, "", checksum=None if content is None else checksum(content))
+def row(version: str, content: str | None = "SELECT 1;") -> AppliedMigration:
+    return AppliedMigration(1, version, "", checksum=None if content is None else checksum(content))
 
 
 def plan(files: str, rows: str, **options: bool) -> Plan:
@@ -82,7 +82,7 @@ def test_files_and_rows_are_compared_as_sets(files: str, rows: str, expected: st
 def test_a_stored_checksum_decides_whether_a_file_is_modified(
     stored: str | None, state: State, unverified: bool
 ) -> None:
-    (entry,) = make_plan([file("001-a", "SELECT 1;\n")], [Applied(1, "001-a", "A", checksum=stored)]).entries
+    (entry,) = make_plan([file("001-a", "SELECT 1;\n")], [AppliedMigration(1, "001-a", "A", checksum=stored)]).entries
     assert (entry.state, entry.unverified) == (state, unverified)
 
 
@@ -105,10 +105,10 @@ def test_files_that_were_merged_late_are_pending_where_that_is_allowed() -> None
 
 
 def test_an_entry_goes_by_its_row_and_without_one_by_its_file() -> None:
-    named = make_plan([file("001-b-c"), file("002-d")], [Applied(7, "001-b", "An Older Name")])
+    named = make_plan([file("001-b-c"), file("002-d")], [AppliedMigration(7, "001-b", "An Older Name")])
     assert [(entry.version, entry.name) for entry in named.entries] == [("001-b", "An Older Name"), ("002-d", "D")]
-    assert named.of(State.PENDING, State.MODIFIED) == named.entries
-    assert named.of(State.APPLIED) == ()
+    assert named.in_state(State.PENDING, State.MODIFIED) == named.entries
+    assert named.in_state(State.APPLIED) == ()
     assert named.conflicts == (named.entries[0],)
 
 
@@ -178,7 +178,7 @@ def test_production_is_never_told_to_reset_its_database(files: str, rows: str) -
     ("files", "rows", "number"), [("001-a", "002-b", 2), ("001-a 030-c", "002-b", 30), ("001-a 030-c", "1000-b", 1000)]
 )
 def test_a_late_file_is_sent_above_all_files_and_all_rows(files: str, rows: str, number: int) -> None:
-    late = plan(files, rows).of(State.OUT_OF_ORDER)[0]
+    late = plan(files, rows).in_state(State.OUT_OF_ORDER)[0]
     assert f"rename the file to a number above {number}, or" in late.problem
 
 
@@ -227,7 +227,7 @@ def test_every_file_and_every_row_has_one_state(files: list[str], rows: list[str
     assert [one.number for one in found.pending] == sorted(one.number for one in found.pending)
 
 
-def expected_state(entry: Entry, files: list[str], highest: int, allowed: bool) -> str:
+def expected_state(entry: MigrationStatus, files: list[str], highest: int, allowed: bool) -> str:
     """By the words of the contract."""
     if entry.migration and entry.applied:
         same = entry.migration.version.partition("-")[2] == entry.applied.version.partition("-")[2]

@@ -9,17 +9,17 @@ import pytest
 
 from lib.errors import (
     ConfigError,
-    Done,
-    Failure,
+    Diagnostic,
     HistoryConflict,
     MigrationFailed,
+    MigrationResult,
     OnwardError,
     PartlyApplied,
     ServerError,
     TableBusy,
 )
-from lib.events import Notice, Retry, Run, Started
-from lib.plan import Applied, History, Plan, make_plan
+from lib.events import Notice, Retry, RunResult, Started
+from lib.plan import AppliedMigration, History, Plan, make_plan
 from lib.report import document, github
 from lib.report import text as report_text
 from lib.settings.config import Config, read_config
@@ -36,17 +36,17 @@ def file(version: str, content: str = "SELECT 1;") -> Migration:
     return Migration(int(version[:3]), version, path, content.encode(), checksum, frozenset())
 
 
-def row(version: str, at: str | None = None, milliseconds: int | None = None, **more: Any) -> Applied:
+def row(version: str, at: str | None = None, milliseconds: int | None = None, **more: Any) -> AppliedMigration:
     moment = datetime.fromisoformat(at) if at else None
     values: dict[str, Any] = {"id": int(version[:3]) + 1, "checksum": sha256(b"SELECT 1;").hexdigest()}
     values |= {"applied_at": moment, "execution_time_ms": milliseconds} | more
-    return Applied(version=version, name=version.title(), **values)
+    return AppliedMigration(version=version, name=version.title(), **values)
 
 
 ROWS = tuple(map(row, VERSIONS, TIMES, (25, 46, 27)))
 
 
-def history(*rows: Applied, version: str = "16.4 (Debian 16.4-1.pgdg120+1)") -> History:
+def history(*rows: AppliedMigration, version: str = "16.4 (Debian 16.4-1.pgdg120+1)") -> History:
     return History(
         rows=rows,
         schema="public",
@@ -65,7 +65,7 @@ def history(*rows: Applied, version: str = "16.4 (Debian 16.4-1.pgdg120+1)") -> 
     )
 
 
-def plan(files: tuple[str, ...] = VERSIONS, rows: tuple[Applied, ...] = ROWS) -> Plan:
+def plan(files: tuple[str, ...] = VERSIONS, rows: tuple[AppliedMigration, ...] = ROWS) -> Plan:
     return make_plan([file(version) for version in files], rows)
 
 
@@ -263,7 +263,8 @@ def test_a_run_says_what_the_server_says_and_what_is_applied() -> None:
         report_text.event_text(CONFIG, Notice(file("003-add-orders"), "NOTICE: hm")) == "   003-add-orders: NOTICE: hm"
     )
     assert (
-        report_text.event_text(CONFIG, Done("003-add-orders", "Add Orders", 46)) == "✅ Applied: 003-add-orders (46ms)"
+        report_text.event_text(CONFIG, MigrationResult("003-add-orders", "Add Orders", 46))
+        == "✅ Applied: 003-add-orders (46ms)"
     )
 
 
@@ -276,13 +277,13 @@ def test_a_run_says_what_the_server_says_and_what_is_applied() -> None:
     ],
 )
 def test_a_run_ends_with_a_count(count: int, text: str) -> None:
-    done = tuple(Done(f"00{number}-x", "X", 1) for number in range(count))
-    assert report_text.run_text(Run("development", "neondb", plan(), done, ())) == text
+    done = tuple(MigrationResult(f"00{number}-x", "X", 1) for number in range(count))
+    assert report_text.run_text(RunResult("development", "neondb", plan(), done, ())) == text
 
 
 def test_a_run_for_machines_says_what_is_done_and_what_remains() -> None:
-    done = (Done("003-add-orders", "Add Orders", 46),)
-    found = document.run_dict(Run("production", "neondb", plan(), done, ("004-x",)))
+    done = (MigrationResult("003-add-orders", "Add Orders", 46),)
+    found = document.run_dict(RunResult("production", "neondb", plan(), done, ("004-x",)))
     assert found == {
         "success": True,
         "environment": "production",
@@ -291,7 +292,7 @@ def test_a_run_for_machines_says_what_is_done_and_what_remains() -> None:
         "remaining": ["004-x"],
         "complete": False,
     }
-    assert document.run_dict(Run("production", "neondb", plan(), done, ()))["complete"] is True
+    assert document.run_dict(RunResult("production", "neondb", plan(), done, ()))["complete"] is True
 
 
 # Errors
@@ -302,11 +303,11 @@ def failed(kind: type[MigrationFailed] = MigrationFailed, /, **said: Any) -> Mig
     excerpt = "14 |   email citext\n   |         ^^^^^^"
     path = "migrations/007-add-email.sql"
     error = kind(
-        Failure("007-add-email", path, server, 14, 20, excerpt, "statement 3 of 5"),
+        Diagnostic("007-add-email", path, server, 14, 20, excerpt, "statement 3 of 5"),
         state="rolled back",
         next_step="Mend the file.",
     )
-    error.applied = [Done("005-a", "A", 4), Done("006-b", "B", 2)]
+    error.applied = [MigrationResult("005-a", "A", 4), MigrationResult("006-b", "B", 2)]
     error.remaining = ["007-add-email", "008-c"]
     return error
 
@@ -343,7 +344,7 @@ def test_a_failure_without_a_position_names_the_file_and_the_statement() -> None
 
 
 def test_without_a_sqlstate_none_is_shown() -> None:
-    failure = Failure("001-x", "001-x.sql", ServerError(None, "the connection was lost"))
+    failure = Diagnostic("001-x", "001-x.sql", ServerError(None, "the connection was lost"))
     error = MigrationFailed(failure, state="rolled back", next_step="")
     assert report_text.error_text(error) == "❌ FAILED 001-x.sql\nERROR: the connection was lost\nState: rolled back."
     assert github.annotation(error) == "::error file=001-x.sql::the connection was lost"
@@ -397,7 +398,7 @@ def test_an_error_for_machines_has_the_same_facts() -> None:
         (ConfigError("100%:\r\n  a, b"), "::error::100%25:%0A  a, b"),
         (
             MigrationFailed(
-                Failure("1", "C:\\a,b%\n.sql", ServerError("P0001", "a, b: 5%\n::error::x"), 1, 2),
+                Diagnostic("1", "C:\\a,b%\n.sql", ServerError("P0001", "a, b: 5%\n::error::x"), 1, 2),
                 state="",
                 next_step="",
             ),

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 
 from lib import events, runner
-from lib.errors import Done, FilesError, HistoryConflict, LockBusy, MigrationFailed, PartlyApplied
+from lib.errors import FilesError, HistoryConflict, LockBusy, MigrationFailed, MigrationResult, PartlyApplied
 from lib.events import Started
-from lib.postgres.executor import Database as Session
+from lib.postgres.executor import Executor as Session
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.running import (
     LOCK,
@@ -769,7 +769,7 @@ def test_what_was_applied_is_told_when_the_history_cannot_be_read_again(database
     directory = migrations({"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "-- migrate: no-transaction\nSELECT 1"})
 
     def spoil(event: events.Event) -> None:
-        if isinstance(event, Done):
+        if isinstance(event, MigrationResult):
             database.execute("INSERT INTO schema_migrations (version, name) VALUES ('009-other', 'Other')")
             database.execute("ALTER TABLE schema_migrations RENAME COLUMN checksum TO other")
 

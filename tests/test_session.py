@@ -27,10 +27,10 @@ from lib.errors import (
     PasswordRefused,
     TableBusy,
 )
-from lib.postgres.connection import READ_BUDGET, Budget, Session, connect
-from lib.postgres.executor import Database as Connected
+from lib.postgres.connection import READ_BUDGET, Budget, Connection, connect
+from lib.postgres.executor import Executor as Connected
 from lib.quoting import identifier, literal
-from lib.settings.database_url import Target, parse_url
+from lib.settings.database_url import DatabaseURL, parse_url
 from scripts.dev.embedded import Embedded, server_user
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.proxy import Hold, Proxy, fail
@@ -41,11 +41,11 @@ Write = Callable[[Mapping[str, str | bytes]], Path]
 ELSEWHERE = "0x7f000001"
 
 
-def target_of(database: Database) -> Target:
+def target_of(database: Database) -> DatabaseURL:
     return parse_url("POSTGRES_URL", database.url, {})
 
 
-def session_of(database: Database) -> Session:
+def session_of(database: Database) -> Connection:
     return connect(target_of(database), "onward test")
 
 

@@ -18,11 +18,11 @@ import pytest
 from lib import adopt, events, runner
 from lib.cli.commands import main
 from lib.errors import (
-    Done,
     FilesError,
     HistoryConflict,
     HistoryHidden,
     MigrationFailed,
+    MigrationResult,
     PartlyApplied,
     UntrustedHistory,
 )
@@ -190,7 +190,7 @@ def test_a_history_that_another_role_planted_where_ours_would_be_is_refused_and_
 ) -> None:
     database.execute(history_of(attacker, "public", "001-one"))
     before = database.execute("SELECT xmin, * FROM schema_migrations")
-    for ask in (partial(run, database), lambda directory: runner.look_at(config_of(database, directory))):
+    for ask in (partial(run, database), lambda directory: runner.connect_and_read_plan(config_of(database, directory))):
         with pytest.raises(UntrustedHistory) as caught:
             ask(migrations(ONE))
         assert (caught.value.exit_code, caught.value.http_status, caught.value.code) == (3, 409, "untrusted_history")
@@ -259,7 +259,7 @@ def test_code_of_an_untrusted_table_is_not_run_by_a_look(
 
 def trusted(database: Database, directory: Path) -> bool:
     """What the status says."""
-    return runner.look_at(config_of(database, directory))[0].trusted
+    return runner.connect_and_read_plan(config_of(database, directory))[0].trusted
 
 
 def test_a_reader_sees_the_only_history_there_is_and_is_told_whose_it_is(
@@ -451,7 +451,7 @@ def test_a_version_is_never_applied_twice_in_one_run(database: Database, migrati
     directory = migrations({**ONE, "002-two.sql": "-- migrate: no-transaction\nCREATE TABLE two ();"})
 
     def forget(event: events.Event) -> None:
-        if isinstance(event, Done):
+        if isinstance(event, MigrationResult):
             database.execute("DELETE FROM schema_migrations WHERE version = '001-one'; DROP TABLE one")
 
     with pytest.raises(HistoryConflict, match="not in the history any more: 001-one") as caught:

@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 
 from lib.source.migration import Migration, load
 from lib.web.routes import create_app
-from lib.web.service import Answer, Service
+from lib.web.service import ApiResult, Service
 from scripts.dev.embedded import Embedded
 from tests.conftest import SETTINGS, Database, Server
 from tests.running import LOCK, history, login, nothing_is_left_running, role, run, tables, until
@@ -431,7 +431,7 @@ class Held(Service):
             self.release.wait()
         yield environ
 
-    async def public_status(self) -> Answer:
+    async def public_status(self) -> ApiResult:
         self.asked += 1
         return await super().public_status()
 
@@ -449,7 +449,7 @@ def held(service: Held, count: int = 300) -> Iterator[tuple[int, Callable[..., F
 def test_two_hundred_who_wait_for_a_silent_database_hold_up_nobody(
     silent: Silent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.web.service._PATIENCE", 60.0)
+    monkeypatch.setattr("lib.web.service.STATUS_SECONDS", 60.0)
     service = Held(silent.database)
     with held(service) as (port, ask):
         waiting = [ask("GET", STATUS) for _ in range(200)]
@@ -478,13 +478,13 @@ def test_a_failed_read_is_shared_from_its_end_on(silent: Silent, start: Start) -
 def test_who_waits_too_long_is_told_so_while_the_read_goes_on(
     migrated: Database, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    monkeypatch.setattr("lib.web.service._PATIENCE", 0.01)
+    monkeypatch.setattr("lib.web.service.STATUS_SECONDS", 0.01)
     service = Held(migrated)
     with held(service) as (_, ask):
         answers = [one.result() for one in [ask("GET", STATUS) for _ in range(5)]]
         assert {(one.status, one.header("retry-after")) for one in answers} == {(503, "5")}
         assert json.loads(answers[0].body)["error"]["code"] == "database_unavailable"
-        monkeypatch.setattr("lib.web.service._PATIENCE", 60.0)
+        monkeypatch.setattr("lib.web.service.STATUS_SECONDS", 60.0)
         later = ask("GET", STATUS)
         until(lambda: service.asked == 6)
         service.release.set()
@@ -516,7 +516,7 @@ def test_what_a_run_has_done_is_in_the_next_status(start: Start, database: Datab
 def test_those_with_the_secret_hold_up_nobody_without_it_and_are_told_when_they_are_too_many(
     migrated: Database, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    monkeypatch.setattr("lib.web.service._QUEUE", 0.01)
+    monkeypatch.setattr("lib.web.service.QUEUE_SECONDS", 0.01)
     service = Held(migrated)
     authorized = ("POST", MIGRATE, "Content-Length: 0", *_headers(BEARER))
     with held(service) as (port, ask):

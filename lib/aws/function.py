@@ -19,7 +19,7 @@ Nothing here may call asyncio.run: it would take the event loop from the HTTP ev
 # ruff: noqa: E402 - the collector must be off before anything else is imported
 import gc
 
-from lib.aws.secrets import References
+from lib.aws.secrets import SecretReferences
 
 gc.disable()  # looking for garbage among what is imported takes a sixth of a cold start, and finds none
 
@@ -35,7 +35,7 @@ from mangum import Mangum
 from lib.web.routes import MIGRATE, STATUS, create_app
 from lib.web.service import ACTIONS, Service
 
-_GATEWAY = 27.0  # seconds; API Gateway gives up after 29, however long the function may run
+GATEWAY_SECONDS = 27.0  # seconds; API Gateway gives up after 29, however long the function may run
 # A stage, the base path of a custom domain, the path of a balancer's rule: all that may be in front of a route.
 _PREFIXED = re.compile(rf"(?:/(?!\.\.?/)[\w.~$+!*'()-]+)+({MIGRATE}|{STATUS})", re.ASCII)
 
@@ -48,7 +48,7 @@ class Handler:
     """What Lambda calls: one service behind both kinds of event."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._service = Service(environ, References())
+        self._service = Service(environ, SecretReferences())
         self._app = create_app(self._service)
         self._adapter = Mangum(self._serve, lifespan="off")
 
@@ -91,7 +91,9 @@ class Handler:
         elif "version" in event and scope["path"].removesuffix("/") == f"/{stage}":
             scope["path"] = "/"
         scope["raw_path"] = str(event.get("rawPath") or event.get("path")).encode(errors="replace")
-        scope["onward.deadline"] = time.monotonic() + (seconds if ".lambda-url." in domain else min(seconds, _GATEWAY))
+        scope["onward.deadline"] = time.monotonic() + (
+            seconds if ".lambda-url." in domain else min(seconds, GATEWAY_SECONDS)
+        )
         await self._app(scope, receive, send)
 
 

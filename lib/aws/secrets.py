@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from lib.errors import ConfigError
-from lib.settings.database_url import named_targets, parse_url
+from lib.settings.database_url import configured_urls, parse_url
 from lib.settings.environ import URL_VARIABLES
 from lib.web.threads import Shared
 
-_REMEMBERED = 60.0
+CACHE_SECONDS = 60.0
 _ASKED_ONCE_IN = 5.0  # seconds: a store is asked the same no more often, whatever it says, and if it fails
 _MAKING_CLIENTS = Lock()  # boto3's default session is not safe for threads; its clients are
 _REFERENCE = re.compile(r"(secretsmanager|ssm):.+")
@@ -29,7 +29,7 @@ _REASONS = {
 }
 
 
-class References:
+class SecretReferences:
     """Puts values in the place of references, and remembers them for a minute."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class References:
 
     def _remembered(self, variable: str, reference: str, began: float) -> str:
         since, value = self._known.get(reference, (0.0, ""))
-        if value and 0 <= began - since < _REMEMBERED:
+        if value and 0 <= began - since < CACHE_SECONDS:
             return value
         return self._remember(reference, self._ask(variable, reference, "AWSCURRENT"))
 
@@ -86,7 +86,7 @@ def _is_reference(value: str) -> bool:
 
 def _with_credentials(environ: dict[str, str], references: Mapping[str, str]) -> dict[str, str]:
     """The environment with each secret that is a user and a password put into the URLs that have none."""
-    addresses = [target.variable for target in named_targets(environ) if not target.parameters.get("password")]
+    addresses = [url.variable for url in configured_urls(environ) if not url.parameters.get("password")]
     for variable in (name for name in URL_VARIABLES if name in references):
         if environ[variable].startswith("{"):
             user, password = _credentials(variable, references[variable], environ[variable])

@@ -15,13 +15,13 @@ from lib.cli.signals import heed_no_signal
 from lib.errors import Interrupted, OnwardError, WrongEnvironment
 from lib.plan import Plan, State
 from lib.postgres.connection import READ_BUDGET
-from lib.postgres.executor import Database
+from lib.postgres.executor import Executor
 from lib.printable import hanging
 from lib.report.document import error_dict, run_dict, status_dict, validation_dict
 from lib.report.text import event_text, run_text, status_text
-from lib.settings.config import Config, migrations_directory, read_config, read_environments
-from lib.settings.environ import databases_named, with_env_files
-from lib.source.migration import Migration, create, load, refuse
+from lib.settings.config import Config, allowed_environments, migrations_directory, read_config
+from lib.settings.environ import url_variables_set, with_env_files
+from lib.source.migration import Migration, create, load, require_runnable
 
 _GLANCE = 5.0  # seconds, for a look that nothing depends on
 
@@ -52,7 +52,7 @@ def _options(arguments: Sequence[str]) -> SimpleNamespace:
 
 
 def _run(options: SimpleNamespace, output: Output) -> int:
-    here, environments = read_environments(output.environ)
+    here, environments = allowed_environments(output.environ)
     if environments and here not in environments:
         return _apply_nothing(options, output, here, environments)
     config = _config_to_write(options, output)
@@ -70,8 +70,8 @@ def _apply_nothing(options: SimpleNamespace, output: Output, here: str, environm
     try:
         config = _config(options, output)
         budget = READ_BUDGET.within(_GLANCE)
-        with Database(config, budget=budget, deadline=time.monotonic() + _GLANCE) as database:
-            plan = runner.look(config, database, migrations)[1]
+        with Executor(config, budget=budget, deadline=time.monotonic() + _GLANCE) as database:
+            plan = runner.read_plan(config, database, migrations)[1]
         pending = len(plan.pending)
         found = f"{pending} ({plan.state})" if plan.conflicts else str(pending)
     except Interrupted:
@@ -89,7 +89,7 @@ def _status(options: SimpleNamespace, output: Output) -> int:
     if options.upgrade_check:
         return _upgrade_check(options, output)
     config = _config(options, output)
-    history, plan = runner.look_at(config, budget=READ_BUDGET)
+    history, plan = runner.connect_and_read_plan(config, budget=READ_BUDGET)
     output.say(status_text(config, history, plan))
     output.document(status_dict(config, history, plan, full=True))
     if options.check:
@@ -111,7 +111,7 @@ def _upgrade_check(options: SimpleNamespace, output: Output) -> int:
 
 def _would_run(options: SimpleNamespace, output: Output) -> None:
     config = _config(options, output)
-    runner.require_runnable(config, *runner.look_at(config))
+    runner.require_run_allowed(config, *runner.connect_and_read_plan(config))
 
 
 def _require_good_secrets(environ: Mapping[str, str]) -> None:
@@ -123,18 +123,18 @@ def _require_good_secrets(environ: Mapping[str, str]) -> None:
 
 
 def _validate(options: SimpleNamespace, output: Output) -> int:
-    if not databases_named(output.environ):
+    if not url_variables_set(output.environ):
         return _validate_offline(output)
     config = _config(options, output)
     migrations = load(config.directory)
-    with Database(config, budget=READ_BUDGET) as database:
-        plan = runner.look(config, database, migrations)[1]
+    with Executor(config, budget=READ_BUDGET) as database:
+        plan = runner.read_plan(config, database, migrations)[1]
     warnings = list(_warnings(plan))
     for warning in warnings:
         output.say(hanging(f"⚠️  {warning}"))
     document = validation_dict(plan) | {"warnings": warnings}
-    unapplied = [entry.migration for entry in plan.of(State.PENDING, State.OUT_OF_ORDER) if entry.migration]
-    errors = list(_raised(plan.require_no_conflict, lambda: refuse(unapplied)))
+    unapplied = [entry.migration for entry in plan.in_state(State.PENDING, State.OUT_OF_ORDER) if entry.migration]
+    errors = list(_raised(plan.require_no_conflict, lambda: require_runnable(unapplied)))
     if not errors:
         output.say(f"✅ {_files(migrations)} valid, and those applied are unchanged")
         output.document(document)
@@ -155,7 +155,7 @@ def _validate(options: SimpleNamespace, output: Output) -> int:
 
 def _validate_offline(output: Output) -> int:
     migrations = load(migrations_directory(output.environ))
-    refuse(migrations)
+    require_runnable(migrations)
     output.say(f"✅ {_files(migrations)} valid (no database is named, so checksums were not compared)")
     output.document({"success": True, "state": None, "problems": [], "warnings": []})
     return 0
@@ -211,7 +211,7 @@ def _config_to_write(options: SimpleNamespace, output: Output) -> Config:
     config = _config(options, output)
     if config.production and not config.deploying and not options.production:
         raise WrongEnvironment(
-            f"this would change production from outside a deploy: {config.target}, "
+            f"this would change production from outside a deploy: {config.url}, "
             f"environment {config.environment} (from {config.environment_source})",
             next_step="Nothing was changed. Deploy instead; or say --production if that is what you mean.",
         )
@@ -220,7 +220,7 @@ def _config_to_write(options: SimpleNamespace, output: Output) -> Config:
 
 def _warnings(plan: Plan) -> Iterator[str]:
     """What is odd about applied files, and yet no reason to refuse them."""
-    for entry in plan.of(State.APPLIED, State.MODIFIED):
+    for entry in plan.in_state(State.APPLIED, State.MODIFIED):
         for refusal in entry.migration.refusals() if entry.migration else ():
             yield f"{refusal} (applied already, so it may stay)"
         if entry.unverified:
@@ -228,7 +228,7 @@ def _warnings(plan: Plan) -> Iterator[str]:
                 f"{entry.version}: applied without a checksum, so nobody can say whether it has changed; "
                 f"`repair {entry.version}` takes the file as it is"
             )
-    for entry in plan.of(State.AHEAD):
+    for entry in plan.in_state(State.AHEAD):
         yield f"{entry.version}: applied, but newer than every file here: an older build, after a rollback?"
 
 

@@ -15,7 +15,7 @@ from lib.printable import printable, printable_json
 from lib.report.document import error_dict
 from lib.report.github import annotation
 from lib.report.text import error_text
-from lib.settings.database_url import named_targets, redact
+from lib.settings.database_url import configured_urls, redact
 
 _COLOURS = {"❌": "31", "✅": "32", "⚠": "33"}
 # A shorter password stands in messages by chance, and without it they would be garbled.
@@ -104,11 +104,11 @@ class Output:
 
 def _secrets(environ: Mapping[str, str]) -> list[str]:
     """The passwords in the environment, longest first: those of URLs that nobody can read or asked for, too."""
-    found = {secret for target in named_targets(environ) for secret in target.secrets}
+    found = {secret for url in configured_urls(environ) for secret in url.secrets}
     found.update(environ.get(variable, "").strip() for variable in _SECRET_VARIABLES)
     for value in environ.values():
         found.update(re.findall("://[^:]*:(.*)@", value, re.DOTALL))
-    shown = {name for target in named_targets(environ) for name in (target.host, target.database)}
+    shown = {name for url in configured_urls(environ) for name in (url.host, url.database)}
     return sorted(found - shown - {""}, key=len, reverse=True)
 
 

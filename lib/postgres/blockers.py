@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from lib.errors import Interrupted, OnwardError
-from lib.postgres.connection import Session
+from lib.postgres.connection import Connection
 
 _SHOWN = 80  # characters of a query
 _PATIENCE = 1.0  # seconds for a look: the one who waits cannot read its answer meanwhile
@@ -31,12 +31,12 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = 
 _LITERAL = r"(?s)'(?:[^'\\]|\\.|'')*'?|\$\w*\$.*"
 
 
-class Observer:
+class BlockerMonitor:
     """A second session, opened when it is first needed, that looks at what the first one waits for."""
 
-    def __init__(self, connect: Callable[[], Session]) -> None:
+    def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
-        self._session: Session | None = None
+        self._session: Connection | None = None
         self.seen: tuple[str, ...] = ()
         """The blockers that were last seen, in words."""
 
@@ -60,7 +60,7 @@ class Observer:
         self._session = None
 
 
-def holders(session: Session, key: int) -> list[tuple[str, str]]:
+def holders(session: Connection, key: int) -> list[tuple[str, str]]:
     """The pids of the sessions that hold an advisory lock, each with a description; none if they cannot be seen."""
     rows = session.read(_HOLDERS.format(key=key)).rows
     return [(str(pid), _session_in_words(pid, name, age)) for pid, name, age in rows]

@@ -38,7 +38,7 @@ from lib.errors import (
     TableBusy,
 )
 from lib.postgres.connect_failure import Attempt, Fate, advise, decide, read, unresolved
-from lib.settings.database_url import Target, redact
+from lib.settings.database_url import DatabaseURL, redact
 
 _GRACE = 2.0  # for a server to end what was cancelled at the deadline
 _NOTICES_KEPT = 100
@@ -103,11 +103,11 @@ CONNECT_BUDGET = Budget()
 READ_BUDGET = Budget(absent=False)  # who only looks wants to know at once that the server on this machine is not up
 
 
-def silent(_: str) -> None:
+def ignore(_: str) -> None:
     """Say nothing."""
 
 
-class Answer:
+class Reply:
     """What came back for one message."""
 
     def __init__(self) -> None:
@@ -125,23 +125,23 @@ class Answer:
         return self.error or ServerError(None, "the connection to the server was lost")
 
 
-class Watch(NamedTuple):
+class IdleHook(NamedTuple):
     """What to do each time that the server has been silent for an interval, in seconds."""
 
     interval: float
     look: Callable[[], None]
 
 
-class Session:
+class Connection:
     """A connection in autocommit. Not for two threads. Close it, or use it as a context manager."""
 
-    def __init__(self, connection: psycopg.Connection, target: Target, deadline: float | None = None) -> None:
-        self.target = target
+    def __init__(self, connection: psycopg.Connection, url: DatabaseURL, deadline: float | None = None) -> None:
+        self.url = url
         self.notices: deque[str] = deque(maxlen=_NOTICES_KEPT)
         self.notice_count = 0
         self.deadline = deadline
         """In monotonic seconds: what still runs then is cancelled."""
-        self.watch: Watch | None = None
+        self.watch: IdleHook | None = None
         self._connection = connection
         self._cancelled = False
         self._pgconn = connection.pgconn
@@ -174,13 +174,13 @@ class Session:
         """Whether a transaction is open, failed or not."""
         return self._pgconn.transaction_status != pq.TransactionStatus.IDLE
 
-    def send(self, sql: bytes | str, *, keep: bool = True, into: Answer | None = None) -> Answer:
+    def send(self, sql: bytes | str, *, keep: bool = True, into: Reply | None = None) -> Reply:
         """Send one message and read its whole answer. A server's error comes back in it, it is not raised.
 
         Without `keep`, rows and tags are dropped as they arrive. Interrupted (by any exception of a signal
         handler), it cancels on the server and closes the session; `into` has what had arrived by then.
         """
-        answer = Answer() if into is None else into
+        answer = Reply() if into is None else into
         sent = self._sent = self._encoded(sql) if isinstance(sql, str) else sql
         try:
             self._pgconn.send_query(sent)
@@ -210,7 +210,7 @@ class Session:
             raise self.complaint(answer)
         return answer.rows
 
-    def read(self, sql: str, *, usual: str = "") -> Answer:
+    def read(self, sql: str, *, usual: str = "") -> Reply:
         """Send a query of ours, which finds its names in pg_catalog alone; `usual` comes first, on the usual path.
 
         In a transaction, it leaves path and settings of that as they were.
@@ -222,12 +222,12 @@ class Session:
             self.send("ROLLBACK")
         return answer
 
-    def complaint(self, answer: Answer) -> OnwardError:
+    def complaint(self, answer: Reply) -> OnwardError:
         """An error in a statement of ours, as the user's: busy, unsuitable or unreachable."""
         error = answer.error
         if error is None:
             return DatabaseUnavailable("the connection to the database was lost", next_step="Run again.")
-        message = redact(f"{error.message} (SQLSTATE {error.sqlstate})", self.target)
+        message = redact(f"{error.message} (SQLSTATE {error.sqlstate})", self.url)
         if error.sqlstate in BUSY:
             return TableBusy(f"the history is locked by another session: {message}", next_step="Run again later.")
         if error.sqlstate == "57014":
@@ -276,7 +276,7 @@ class Session:
         self._cancelled, self.deadline = True, time.monotonic() + _GRACE
         self._connection.cancel_safe(timeout=1.0)
 
-    def _take(self, result: pq.abc.PGresult, answer: Answer, keep: bool) -> None:
+    def _take(self, result: pq.abc.PGresult, answer: Reply, keep: bool) -> None:
         match result.status:
             case pq.ExecStatus.SINGLE_TUPLE:
                 if keep:
@@ -332,7 +332,7 @@ class Session:
     def _shortened(self, begin: bytes, size: int, longest: int) -> str:
         """What the server says, as far as it is worth showing, and without secrets."""
         whole = len(begin) == size
-        text = redact(_decoded(begin, self._encodings(), whole=whole), self.target)
+        text = redact(_decoded(begin, self._encodings(), whole=whole), self.url)
         return text if whole and len(text) <= longest else f"{text[:longest]}… ({size:,} bytes in all)"
 
     def _encodings(self) -> Iterator[str]:
@@ -368,25 +368,25 @@ class Session:
 
 
 def connect(
-    target: Target,
+    url: DatabaseURL,
     application_name: str,
     *,
     budget: Budget = CONNECT_BUDGET,
     deadline: float | None = None,
-    say: Callable[[str], None] = silent,
-) -> Session:
+    say: Callable[[str], None] = ignore,
+) -> Connection:
     """Open a session; tries again within the budget where that may help, and says so once, after one second.
 
     A statement that still runs at `deadline` (monotonic seconds) is cancelled. Raises DatabaseUnavailable, and
     ConfigError for what libpq refuses.
     """
-    wait, pause = _Wait(target, time.monotonic() + budget.seconds, say), 0.1
+    wait, pause = _Wait(url, time.monotonic() + budget.seconds, say), 0.1
     while True:
-        outcome = _dial(target, application_name, wait)
+        outcome = _dial(url, application_name, wait)
         if isinstance(outcome, psycopg.Connection):
-            return Session(outcome, target, deadline)
-        failure, fate = _connect_failure(target, outcome), decide(outcome).fate
-        absent = target.local and all(attempt.finds_nobody for attempt in outcome)
+            return Connection(outcome, url, deadline)
+        failure, fate = _connect_failure(url, outcome), decide(outcome).fate
+        absent = url.local and all(attempt.finds_nobody for attempt in outcome)
         if fate in (Fate.SETTING, Fate.FINAL) or (absent and not budget.absent) or wait.left < pause:
             raise failure
         wait.pause(pause * random.uniform(0.5, 1.0), failure.message)  # noqa: S311 - jitter, not a secret
@@ -398,7 +398,7 @@ def postponed(frame: FrameType | None, error: Exception) -> bool:
 
     It is raised by the session as soon as libpq returns.
     """
-    if frame is None or frame.f_code is not Session._receive.__code__:
+    if frame is None or frame.f_code is not Connection._receive.__code__:
         return False
     frame.f_locals["self"]._postponed = error
     return True
@@ -407,10 +407,10 @@ def postponed(frame: FrameType | None, error: Exception) -> bool:
 class _Wait:
     """How long a session is tried for, and what is said of it meanwhile."""
 
-    def __init__(self, target: Target, last: float, say: Callable[[str], None]) -> None:
+    def __init__(self, url: DatabaseURL, last: float, say: Callable[[str], None]) -> None:
         self._last, self._say = last, say
         self._quiet_until = time.monotonic() + _SILENTLY
-        self._unanswered = f"no answer yet from {target}"
+        self._unanswered = f"no answer yet from {url}"
 
     @property
     def left(self) -> float:
@@ -439,13 +439,13 @@ class _Wait:
         """Say once why it takes so long, if it does."""
         if time.monotonic() >= self._quiet_until:
             self._say(f"{why}; trying again for {max(0, round(self.left))} s at most")
-            self._say = silent
+            self._say = ignore
 
 
-def _dial(target: Target, application_name: str, wait: _Wait) -> psycopg.Connection | list[Attempt]:
+def _dial(url: DatabaseURL, application_name: str, wait: _Wait) -> psycopg.Connection | list[Attempt]:
     """Try each address of each server once; what came of them if none lets us in."""
     patience = str(min(10, max(2, int(wait.left))))
-    parameters = {**_DEFAULTS, "connect_timeout": patience, **target.parameters}
+    parameters = {**_DEFAULTS, "connect_timeout": patience, **url.parameters}
     parameters |= {"client_encoding": "utf8", "application_name": application_name}
     attempts: list[Attempt] = []
     for name in _PERSONAL:
@@ -483,13 +483,13 @@ def _not_dialled(message: str) -> Attempt:
     return unresolved(message, passes=int(number[1]) == socket.EAI_AGAIN) if number else read(message)[0]
 
 
-def _connect_failure(target: Target, attempts: list[Attempt]) -> ConfigError | DatabaseUnavailable:
+def _connect_failure(url: DatabaseURL, attempts: list[Attempt]) -> ConfigError | DatabaseUnavailable:
     deciding = decide(attempts)
-    reasons = redact("; ".join(dict.fromkeys(attempt.text for attempt in attempts)), target)
+    reasons = redact("; ".join(dict.fromkeys(attempt.text for attempt in attempts)), url)
     kind = PasswordRefused if any(attempt.refuses_credentials for attempt in attempts) else DatabaseUnavailable
     if deciding.fate is Fate.SETTING:
-        return ConfigError(f"libpq refuses {target}: {reasons}", next_step=advise(deciding))
-    return kind(f"no session with {target}: {reasons}", next_step=advise(deciding))
+        return ConfigError(f"libpq refuses {url}: {reasons}", next_step=advise(deciding))
+    return kind(f"no session with {url}: {reasons}", next_step=advise(deciding))
 
 
 def _decoded(value: bytes, encodings: Iterable[str], *, whole: bool = True) -> str:

@@ -14,21 +14,21 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from lib.diagnosis import locate
+from lib.diagnosis import diagnose
 from lib.errors import (
     DatabaseUnavailable,
     DatabaseUnsuitable,
-    Done,
-    Failure,
+    Diagnostic,
     Interrupted,
     MigrationFailed,
+    MigrationResult,
     OnwardError,
     PartlyApplied,
     ServerError,
     TableBusy,
 )
-from lib.plan import TABLE, Applied, History
-from lib.postgres.connection import BUSY, CONNECT_BUDGET, PIN_PATH, Answer, Budget, Session, silent
+from lib.plan import TABLE, AppliedMigration, History
+from lib.postgres.connection import BUSY, CONNECT_BUDGET, PIN_PATH, Budget, Connection, Reply, ignore
 from lib.postgres.history_table import (
     LOOK_AT_TRIGGERS,
     NOT_STORED,
@@ -44,11 +44,11 @@ from lib.postgres.history_table import (
     update,
     verification,
 )
-from lib.postgres.no_transaction import TWO_CONNECTIONS, Piecewise
-from lib.postgres.transaction import FORGET, RESET, Transactions
+from lib.postgres.no_transaction import TWO_CONNECTIONS, StatementRunner
+from lib.postgres.transaction import FORGET, RESET, Transaction
 from lib.quoting import literal
 from lib.settings.config import Config
-from lib.settings.database_url import Target
+from lib.settings.database_url import DatabaseURL
 from lib.source.migration import Migration
 
 # Deferred constraints come first, while the file's settings hold, for which their triggers were written; and a
@@ -78,30 +78,30 @@ class Job(NamedTuple):
     opens_next: Callable[[], bool]
     """Asked when the file is done: whether to send the next transaction's opening along."""
     notice: Callable[[str], None]
-    note: Callable[[Done], None]
+    note: Callable[[MigrationResult], None]
     """Told as soon as it is known that COMMIT was done; maybe twice."""
     again: Callable[[TableBusy], bool]
     """Whether to try a statement of a no-transaction file again; waits before it answers."""
 
 
-class Database:
+class Executor:
     """The database that a Config names, in one session. Use it as a context manager."""
 
     def __init__(
         self,
         config: Config,
         *,
-        target: Target | None = None,
+        url: DatabaseURL | None = None,
         budget: Budget = CONNECT_BUDGET,
         deadline: float | None = None,
-        say: Callable[[str], None] = silent,
+        say: Callable[[str], None] = ignore,
     ) -> None:
         """Connect within about that budget; after `deadline` (monotonic seconds) statements are cancelled.
 
         `say` gets a line for people where something takes long or is not as it should be.
         """
         self._config = config
-        self._tx = Transactions(config, target or config.target, budget=budget, deadline=deadline, say=say)
+        self._tx = Transaction(config, url or config.url, budget=budget, deadline=deadline, say=say)
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +152,7 @@ class Database:
         rows = [self._row(migration, None) for migration in migrations]
         self._tx.change(lambda: self._insertion(rows), f"version = {last}")
 
-    def repair(self, row: Applied, migration: Migration) -> None:
+    def repair(self, row: AppliedMigration, migration: Migration) -> None:
         """Make a file's name and checksum those of its row."""
         version, checksum = migration.version, migration.checksum
         self._tx.change(
@@ -187,7 +187,9 @@ class Database:
         with _as_second():
             work = self._tx.connect()
         with work:
-            pieces = Piecewise(job.migration, work, self._still_locked, lambda busy: job.again(self._blocked(busy)))
+            pieces = StatementRunner(
+                job.migration, work, self._still_locked, lambda busy: job.again(self._blocked(busy))
+            )
             pieces.lock_timeout = self._config.lock_timeout
             with _as_second():  # a pooler lets it connect, and has none with the server for it when it is used
                 self._limit(job, work, pieces)
@@ -204,17 +206,17 @@ class Database:
                 self._tx.leave(work)
         self._record(job, _since(started), None)
 
-    def _limit(self, job: Job, work: Session, pieces: Piecewise) -> None:
+    def _limit(self, job: Job, work: Connection, pieces: StatementRunner) -> None:
         if self._tx.known().direct:
             work.query(self._tx.limits().replace("SET LOCAL", "SET"))
             work.watch = self._tx.watching(str(work.pid))
-            pieces.patience = max(self._config.retry, self._config.lock_timeout)
+            pieces.patience = max(self._config.busy_retry, self._config.lock_timeout)
         elif limits := self._tx.limits_of_others(work):
             job.notice(f"{', '.join(limits)}, as the role or the database has it: {_NOT_THROUGH_A_POOLER}")
 
     def _record(self, job: Job, milliseconds: int, proof: str | None) -> None:
         """Clean the session, write the row, COMMIT; and open the next transaction in the same message."""
-        migration, done = job.migration, Done(job.migration.version, job.migration.name, milliseconds)
+        migration, done = job.migration, MigrationResult(job.migration.version, job.migration.name, milliseconds)
         answer = self._tx.commit(
             migration.version,
             self._recording(migration, milliseconds, proof),
@@ -252,14 +254,14 @@ class Database:
         answer = self._tx.session.send("SELECT 1")
         return not (answer.error or answer.lost)
 
-    def _failed(self, migration: Migration, answer: Answer, *, ended: bool) -> OnwardError:
+    def _failed(self, migration: Migration, answer: Reply, *, ended: bool) -> OnwardError:
         error = answer.failure
         if ended:
-            failure = locate(migration, error, finished=answer.finished)
+            failure = diagnose(migration, error, finished=answer.finished)
             return PartlyApplied(failure, state=_ENDED, next_step=_LEAVE_ALONE)
         if error.sqlstate in BUSY:
             return self._table_busy(migration, error)
-        failure = locate(migration, error, finished=answer.finished)
+        failure = diagnose(migration, error, finished=answer.finished)
         return MigrationFailed(failure, state=_ROLLED_BACK, next_step=_next_step(error))
 
     def _table_busy(self, migration: Migration, error: ServerError) -> TableBusy:
@@ -274,14 +276,14 @@ class Database:
         return error
 
     def _not_recorded(
-        self, migration: Migration, answer: Answer, milliseconds: int, *, trial: bool = False
+        self, migration: Migration, answer: Reply, milliseconds: int, *, trial: bool = False
     ) -> OnwardError:
         """The file ran; what came after it failed: deferred constraints, the look at its transaction, or its row."""
         error = answer.failure
         if error.sqlstate in BUSY and (migration.transactional or trial):
             return self._table_busy(migration, error)
         where, next_step = _what_came_after(answer)
-        failure = Failure(migration.version, str(migration.path), error, statement=where)
+        failure = Diagnostic(migration.version, str(migration.path), error, statement=where)
         if trial:
             return MigrationFailed(failure, state=_NOT_RUN, next_step=next_step)
         if not migration.transactional:
@@ -343,7 +345,7 @@ _ADVICE = {
 }
 
 
-def _what_came_after(answer: Answer) -> tuple[str, str]:
+def _what_came_after(answer: Reply) -> tuple[str, str]:
     """Which step behind the file failed, and what to do about it."""
     error = answer.failure
     at_its_row = f"after the file, when its row was written to {TABLE}"
@@ -375,7 +377,7 @@ def _next_step(error: ServerError) -> str:
     return _ADVICE.get(error.sqlstate, "Mend the file and run again (or deploy again). Nothing needs repair.")
 
 
-def _tell(session: Session, notice: Callable[[str], None]) -> None:
+def _tell(session: Connection, notice: Callable[[str], None]) -> None:
     """Pass on the last notices of a session, and forget them."""
     dropped = session.notice_count - len(session.notices)
     if dropped > 0:

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lib.errors import DatabaseUnsuitable, HistoryConflict, HistoryHidden
-from lib.plan import AUDIT_COLUMNS, TABLE, Applied, History, qualified, untrusted
-from lib.postgres.connection import Session
+from lib.plan import AUDIT_COLUMNS, TABLE, AppliedMigration, History, qualified, untrusted
+from lib.postgres.connection import Connection
 from lib.quoting import identifier, literal
-from lib.settings.database_url import Target, unpooled
+from lib.settings.database_url import DatabaseURL, unpooled
 from lib.source.other_tools import HISTORY_TABLES
 
 OPTIONAL_LIMITS = frozenset(
@@ -151,7 +151,7 @@ FETCH ALL FROM onward_document
 """
 
 
-def read_history(session: Session, *, schema: str | None, limits: str) -> History:
+def read_history(session: Connection, *, schema: str | None, limits: str) -> History:
     """Read it by one query under these `SET LOCAL` limits. Reads only: creates nothing, locks nothing, needs SELECT.
 
     Raises HistoryConflict for a table that is not ours, or several that are and none on the search path;
@@ -160,17 +160,17 @@ def read_history(session: Session, *, schema: str | None, limits: str) -> Histor
     query = _QUERY.format(
         table=TABLE,
         schema=literal(schema),
-        columns=_literals(name for name in Applied._fields if name != "applied_at"),
+        columns=_literals(name for name in AppliedMigration._fields if name != "applied_at"),
         platform=_literals(_PLATFORM_SCHEMAS),
         tools=_literals(HISTORY_TABLES),
     )
     rows = session.query(query, usual=_USUAL.format(limits=limits, optional=_literals(OPTIONAL_LIMITS)))
     facts: dict[str, Any] = json.loads(rows[-1][0] or "{}")
     direct = facts["pid"] == session.pid
-    if not direct and re.search(r"(^|\s)(-c|--)", session.target.parameters.get("options", "")):
+    if not direct and re.search(r"(^|\s)(-c|--)", session.url.parameters.get("options", "")):
         # It drops them, or sets them when it likes, and a run resets that: a file would run in another schema.
         raise DatabaseUnsuitable(
-            f"{session.target} is reached through a pooler, which does not keep the options of its URL",
+            f"{session.url} is reached through a pooler, which does not keep the options of its URL",
             next_step="Nothing was changed. Take options out of the URL, or use the direct URL.",
         )
     chosen: dict[str, Any] | None = facts["chosen"]
@@ -189,7 +189,7 @@ def read_history(session: Session, *, schema: str | None, limits: str) -> Histor
         missing_columns=tuple(column for column in AUDIT_COLUMNS if column not in columns),
         database=facts["database"],
         version=facts["version"],
-        identity=_identity(facts, session.target),
+        identity=_identity(facts, session.url),
         role=facts["role"],
         obstacle=_obstacle(facts, chosen),
         direct=direct,
@@ -201,17 +201,17 @@ def _literals(names: Iterable[str]) -> str:
     return ", ".join(map(literal, names))
 
 
-def _applied(row: dict[str, Any]) -> Applied:
+def _applied(row: dict[str, Any]) -> AppliedMigration:
     epoch = row["onward_epoch"]
     row["applied_at"] = None if epoch is None else datetime.fromtimestamp(epoch, UTC)
-    values: Iterator[Any] = map(row.get, Applied._fields)
-    return Applied(*values)
+    values: Iterator[Any] = map(row.get, AppliedMigration._fields)
+    return AppliedMigration(*values)
 
 
-def _identity(facts: dict[str, Any], target: Target) -> str:
+def _identity(facts: dict[str, Any], url: DatabaseURL) -> str:
     """What tells this database from a copy of it: the cluster, its name, and on Neon the branch's endpoint."""
-    host = unpooled(target.host)
-    parts = [facts["system"] or ".".join(filter(None, (target.tenant, host))), facts["database"]]
+    host = unpooled(url.host)
+    parts = [facts["system"] or ".".join(filter(None, (url.tenant, host))), facts["database"]]
     if host.startswith("ep-"):
         parts.append(host.partition(".")[0])
     return "/".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lib.postgres.connection import Session
+from lib.postgres.connection import Connection
 from lib.source.lexer import Statement
 
 # Invalid indexes that nobody is building, and partitions whose detaching has begun.
@@ -47,7 +47,7 @@ def finishing(statement: Statement) -> str | None:
     return f"{found[1]} FINALIZE" if found else None
 
 
-def leftovers(session: Session) -> Leftovers | None:
+def leftovers(session: Connection) -> Leftovers | None:
     """What broken-off statements have left in the database by now; None where the session cannot tell any more."""
     answer = session.read(_LOOK)
     return None if answer.error or answer.lost else frozenset(answer.rows)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from lib.diagnosis import locate
+from lib.diagnosis import diagnose
 from lib.errors import FilesError, PartlyApplied, ServerError, TableBusy
-from lib.postgres.connection import BUSY, Answer, Session
+from lib.postgres.connection import BUSY, Connection, Reply
 from lib.postgres.leftovers import (
     Leftovers,
     finishing,
@@ -79,13 +79,13 @@ _NOT_IN_THAT_STATE = "55000"
 _FROM_THE_START = "It starts at its first statement: all of them must be repeatable."
 
 
-class Piecewise:
+class StatementRunner:
     """The statements of a no-transaction file, run one at a time; knows which are done."""
 
     def __init__(
         self,
         migration: Migration,
-        work: Session,
+        work: Connection,
         still_locked: Callable[[], bool],
         again: Callable[[TableBusy], bool],
     ) -> None:
@@ -164,7 +164,7 @@ class Piecewise:
         if index:
             self._require_valid(*index, statement)
 
-    def _send(self, statement: Statement) -> Answer:
+    def _send(self, statement: Statement) -> Reply:
         self._partly = runs_in_several_transactions(statement) and not self._work.in_transaction
         answer = self._work.send(statement.text, keep=False)
         if answer.failure.sqlstate == _NOT_IN_THAT_STATE and (rest := finishing(statement)):
@@ -199,7 +199,7 @@ class Piecewise:
         if not self._still_locked():
             raise self._stopped(ServerError(None, "the session that holds the run's lock is gone"), statement)
 
-    def _drop_invalid(self, table: str, name: str, statement: Statement) -> Answer | None:
+    def _drop_invalid(self, table: str, name: str, statement: Statement) -> Reply | None:
         """An index that a broken build left behind is in the way, and IF NOT EXISTS would pass it off as built.
 
         The server's answer where it cannot be dropped.
@@ -228,22 +228,22 @@ class Piecewise:
     def _indexes(self, table: str, name: str, statement: Statement) -> list[tuple[str | None, ...]]:
         return self._rows(self._look(table, name), statement)[1:]
 
-    def _look(self, table: str, name: str) -> Answer:
+    def _look(self, table: str, name: str) -> Reply:
         return self._work.read(_INDEX.format(name=literal(name)), usual=_TABLE.format(table=literal(table)))
 
-    def _rows(self, answer: Answer, statement: Statement) -> list[tuple[str | None, ...]]:
+    def _rows(self, answer: Reply, statement: Statement) -> list[tuple[str | None, ...]]:
         if answer.error or answer.lost:
             raise self._stopped(answer.failure._replace(position=None), statement)  # a position in text of ours
         return answer.rows
 
     def _stopped(self, error: ServerError, statement: Statement | None, left: str = "") -> PartlyApplied:
         base = statement.offset if statement else 0
-        failure = locate(self._migration, error, finished=self._done, base=base)
+        failure = diagnose(self._migration, error, finished=self._done, base=base)
         mend = _MENDS.get(error.sqlstate or "", "Mend the file")
         return PartlyApplied(failure, state=self.state + left, next_step=f"{mend} and run again. {_FROM_THE_START}")
 
 
-def refuse_what_stays(migrations: Iterable[Migration]) -> None:
+def require_no_session_state(migrations: Iterable[Migration]) -> None:
     """Raise FilesError for what a session keeps outside a transaction: through a pooler, others would get it."""
     found = [
         f"{one.path}:{statement.line}: {statement.keywords[0]} would reach other clients of the pooler"

@@ -24,8 +24,8 @@ from lib.errors import (
     TableBusy,
 )
 from lib.plan import History
-from lib.postgres.blockers import Observer, holders
-from lib.postgres.connection import CONNECT_BUDGET, PIN_PATH, USUAL_PATH, Answer, Budget, Session, Watch, connect
+from lib.postgres.blockers import BlockerMonitor, holders
+from lib.postgres.connection import CONNECT_BUDGET, PIN_PATH, USUAL_PATH, Budget, Connection, IdleHook, Reply, connect
 from lib.postgres.history import read_history
 from lib.postgres.history_table import (
     LOOK_AT_TRIGGERS,
@@ -39,7 +39,7 @@ from lib.postgres.history_table import (
 )
 from lib.quoting import literal
 from lib.settings.config import Config
-from lib.settings.database_url import Target
+from lib.settings.database_url import DatabaseURL
 
 _LOCK_KEY = 0x6F6E77617264  # "onward": one run at a time in a database, whatever its schemas
 _POLL = (0.05, 0.25)
@@ -80,23 +80,23 @@ class HistoryChanged(Exception):
     """Under the lock the history is not what the plan was made from: plan again."""
 
 
-class Transactions:
+class Transaction:
     """The session of a run, what it knows of the database, and the transactions in it."""
 
     def __init__(
-        self, config: Config, target: Target, *, budget: Budget, deadline: float | None, say: Callable[[str], None]
+        self, config: Config, url: DatabaseURL, *, budget: Budget, deadline: float | None, say: Callable[[str], None]
     ) -> None:
         self._config = config
-        self._target = target
+        self._url = url
         self._deadline = deadline
         self._budget = budget.within(self.seconds_left)
         self._say = say
         self.session = self.connect()
-        self._observer = Observer(partial(self.connect, 0.0))
+        self._observer = BlockerMonitor(partial(self.connect, 0.0))
         self._history: History | None = None
         self._refused: set[str] = set()
         self._fingerprint = Fingerprint(0, 0)
-        self._opened: Answer | None = None
+        self._opened: Reply | None = None
 
     def close(self) -> None:
         """End all sessions; what is open in them is rolled back."""
@@ -166,7 +166,7 @@ class Transactions:
             self.session.close()
             self.session = self.connect()
             answer = self._begin(holding=holding, compare=compare)
-        until, waiting = until or time.monotonic() + self._config.wait, False
+        until, waiting = until or time.monotonic() + self._config.lock_wait, False
         while not (lock := self._lock(answer, compare=compare)):
             if time.monotonic() > until:
                 self.rollback()
@@ -188,7 +188,7 @@ class Transactions:
         self.session.watch = self.watching(pid)
         return proof
 
-    def _begin(self, answer: Answer | None = None, *, holding: bool, compare: bool) -> Answer:
+    def _begin(self, answer: Reply | None = None, *, holding: bool, compare: bool) -> Reply:
         """Send the opening; again without a limit that the server refuses."""
         answer = answer or self.session.send(self._opening(holding=holding, compare=compare))
         while answer.error and (refused := self._refused_limit(answer.error)):
@@ -212,7 +212,7 @@ class Transactions:
         found = holders(self.session, _LOCK_KEY)
         who = "; ".join(words for _, words in found)
         end = f"; or end it: SELECT pg_terminate_backend({found[0][0]})" if found else ""
-        message = f"another run holds the lock on {self._target}" + (f": {who}" if who else "")
+        message = f"another run holds the lock on {self._url}" + (f": {who}" if who else "")
         return LockBusy(message, next_step=f"Run again when it is done{end}.")
 
     def _opening(self, *, holding: bool = False, compare: bool = True) -> str:
@@ -225,7 +225,7 @@ class Transactions:
         compared = f"SAVEPOINT onward; {compared} ROLLBACK TO onward;" if holding else compared
         return opening + compared + USUAL_PATH
 
-    def _lock(self, answer: Answer, *, compare: bool) -> tuple[str, str] | None:
+    def _lock(self, answer: Reply, *, compare: bool) -> tuple[str, str] | None:
         """The proof of a lock and the pid that has it; None where another session has it."""
         if answer.error or answer.lost:
             self.rollback()
@@ -235,13 +235,13 @@ class Transactions:
         proof, pid = answer.rows[-2 if compare else -1]  # behind those of a COMMIT that travelled with it
         return (proof, str(pid)) if proof else None
 
-    def watching(self, pid: str) -> Watch | None:
+    def watching(self, pid: str) -> IdleHook | None:
         """To see who keeps this session waiting; more often than a wait can time out."""
         self._observer.seen = ()
         timeout = self._config.lock_timeout
-        return Watch(timeout * _OFTEN, partial(self._observer.look, pid)) if timeout else None
+        return IdleHook(timeout * _OFTEN, partial(self._observer.look, pid)) if timeout else None
 
-    def change(self, sql: Callable[[], str], landed: str | None, *, compare: bool = True) -> Answer:
+    def change(self, sql: Callable[[], str], landed: str | None, *, compare: bool = True) -> Reply:
         """A whole transaction of ours, without a file; `sql` is asked for when the history is compared."""
         self.open(compare=compare)
         answer = self.commit("the history", sql(), landed)
@@ -262,20 +262,20 @@ class Transactions:
         sql: str,
         landed: str | None,
         *,
-        note: Callable[[Answer], None] = lambda _: None,
+        note: Callable[[Reply], None] = lambda _: None,
         open_next: bool = False,
-    ) -> Answer:
+    ) -> Reply:
         """Send the end of a transaction and COMMIT; where the answer is lost, find out whether that was done.
 
         `landed` is what holds for a row of the history if it was; without it, the plan is made again. `note` gets the
         answer at once, for a signal may come between the answer and the next step. `open_next` opens the next one in
         the same message. Without COMMIT among the answer's tags it was not done. Raises OutcomeUnknown.
         """
-        answer = Answer()
+        answer = Reply()
         try:
             self.session.send(f"{sql}COMMIT;" + (self._opening() if open_next else ""), into=answer)
             if answer.lost and "COMMIT" not in answer.tags:
-                self._find_out(what, answer, landed, CONNECT_BUDGET.seconds, self._config.wait)
+                self._find_out(what, answer, landed, CONNECT_BUDGET.seconds, self._config.lock_wait)
             note(answer)
         except Interrupted:
             if landed and "COMMIT" not in answer.tags:
@@ -288,7 +288,7 @@ class Transactions:
             self._opened = answer
         return answer
 
-    def _find_out(self, what: str, answer: Answer, landed: str | None, away: float, wait: float) -> None:
+    def _find_out(self, what: str, answer: Reply, landed: str | None, away: float, wait: float) -> None:
         """Whether a COMMIT was done whose answer was lost: a look under the lock, by a new connection.
 
         Without the lock absence would prove nothing: the COMMIT may still be on its way. The database may stay `away`
@@ -335,7 +335,7 @@ class Transactions:
         if self.session.in_transaction:
             self.session.send(f"ROLLBACK; {_FORGET_ALL}")
 
-    def leave(self, work: Session) -> None:
+    def leave(self, work: Connection) -> None:
         """Let a pooler's next client find nothing of a file that ran without a transaction."""
         if not self.known().direct:
             work.send("ROLLBACK")
@@ -364,14 +364,14 @@ class Transactions:
         limits |= {name: seconds for name, seconds in wanted.items() if name in known}
         return " ".join(f"SET LOCAL {name} = '{round(seconds * 1000)}ms';" for name, seconds in limits.items())
 
-    def limits_of_others(self, work: Session) -> list[str]:
+    def limits_of_others(self, work: Connection) -> list[str]:
         """The limits of the role or the database that hold in a session in which none can be set."""
         return [f"{setting}" for (setting,) in work.query(_THEIRS)]
 
-    def connect(self, longest: float = math.inf) -> Session:
+    def connect(self, longest: float = math.inf) -> Connection:
         """Another session with the same database, tried for so many seconds at most."""
         budget = self._budget.within(min(self.seconds_left, longest))
-        return connect(self._target, self._name, budget=budget, deadline=self._deadline, say=self._say)
+        return connect(self._url, self._name, budget=budget, deadline=self._deadline, say=self._say)
 
     @property
     def _name(self) -> str:

@@ -4,9 +4,9 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from lib.errors import Done, MigrationFailed, OnwardError
-from lib.events import Run
-from lib.plan import Entry, History, Plan, State
+from lib.errors import MigrationFailed, MigrationResult, OnwardError
+from lib.events import RunResult
+from lib.plan import History, MigrationStatus, Plan, State
 from lib.settings.config import Config
 
 
@@ -21,7 +21,7 @@ def status_dict(config: Config, history: History, plan: Plan, *, full: bool = Fa
         "pgVersion": f"PostgreSQL {history.version.split()[0]}",
         "state": str(plan.state),
         "appliedMigrations": len(applied),
-        "pendingMigrations": len(plan.of(State.PENDING, State.OUT_OF_ORDER)),
+        "pendingMigrations": len(plan.in_state(State.PENDING, State.OUT_OF_ORDER)),
         "lastMigration": last and {"version": last.version, "name": last.name, "appliedAt": iso(last.applied_at)},
         "migrations": [_entry_dict(entry, full=full) for entry in plan.entries],
     } | ({"trusted": history.trusted, "owner": history.owner} if full else {})
@@ -34,7 +34,7 @@ def summary_dict(config: Config, history: History, plan: Plan) -> dict[str, Any]
     return {name: status[name] for name in kept} | {"pgVersion": re.sub(r"(\d+).*", r"\1", status["pgVersion"])}
 
 
-def _entry_dict(entry: Entry, *, full: bool) -> dict[str, Any]:
+def _entry_dict(entry: MigrationStatus, *, full: bool) -> dict[str, Any]:
     row = entry.applied
     public = {
         "version": entry.version,
@@ -63,7 +63,7 @@ def validation_dict(plan: Plan) -> dict[str, Any]:
     return {"success": not problems, "state": str(plan.state), "problems": problems}
 
 
-def run_dict(run: Run) -> dict[str, Any]:
+def run_dict(run: RunResult) -> dict[str, Any]:
     """What a run did."""
     return {
         "success": True,
@@ -75,7 +75,7 @@ def run_dict(run: Run) -> dict[str, Any]:
     }
 
 
-def done_dict(done: Done) -> dict[str, Any]:
+def done_dict(done: MigrationResult) -> dict[str, Any]:
     """One applied migration."""
     return {"version": done.version, "name": done.name, "executionTimeMs": done.milliseconds}
 

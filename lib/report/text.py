@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from lib.errors import Done, MigrationFailed, OnwardError, ServerError
-from lib.events import Event, Notice, Retry, Run, Started
-from lib.plan import Entry, History, Plan, State
+from lib.errors import MigrationFailed, MigrationResult, OnwardError, ServerError
+from lib.events import Event, Notice, Retry, RunResult, Started
+from lib.plan import History, MigrationStatus, Plan, State
 from lib.printable import hanging
 from lib.settings.config import Config
 from lib.source.migration import DRAFT
@@ -22,7 +22,7 @@ def status_text(config: Config, history: History, plan: Plan) -> str:
     width = max([35, *(len(entry.version) for entry in plan.entries)])
     lines = ["📊 Migration Status", "", f"Database: {history.database}", f"Environment: {config.environment}"]
     for title, states in _TITLES:
-        entries = plan.of(*states)
+        entries = plan.in_state(*states)
         if entries:
             lines += ["", f"{title} ({len(entries)}):", *(_entry_text(entry, width) for entry in entries)]
         elif State.AHEAD not in states:
@@ -39,7 +39,7 @@ def status_text(config: Config, history: History, plan: Plan) -> str:
     return _joined(lines)
 
 
-def _entry_text(entry: Entry, width: int) -> str:
+def _entry_text(entry: MigrationStatus, width: int) -> str:
     line = f"{_MARKS.get(entry.state, '❌')} {entry.version}"
     if row := entry.applied:
         line += " " * (width - len(entry.version))
@@ -52,7 +52,7 @@ def _warnings(plan: Plan) -> list[str]:
     warnings = []
     if unverified := [entry.version for entry in plan.entries if entry.unverified]:
         warnings.append(f"⚠️  Applied without a checksum, so not verified: {', '.join(unverified)}")
-    if ahead := plan.of(State.AHEAD):
+    if ahead := plan.in_state(State.AHEAD):
         warnings.append(f"⚠️  The database is ahead of these files by {len(ahead)}: an older build, after a rollback?")
     return warnings
 
@@ -66,14 +66,14 @@ def event_text(config: Config, event: Event) -> str:
             return hanging(f"   {migration.version}: {text}" if migration else f"⚠️  {text}")
         case Retry(error, pause):
             return _joined([f"⏳ {error.message}; once more in {pause:.1f} s", *_blocked_by(error)])
-        case Done(version, _, milliseconds):
+        case MigrationResult(version, _, milliseconds):
             return f"✅ Applied: {version} ({milliseconds}ms)"
 
 
 def _started_text(config: Config, history: History, plan: Plan) -> str:
     count = len(plan.pending)
     lines = [
-        f"Database: {config.target}",
+        f"Database: {config.url}",
         f"Environment: {config.environment} (from {config.environment_source})",
         f"Pending: {count or 'none'} of {len(plan.entries)}, PostgreSQL {history.version.split()[0]}",
         *_warnings(plan),
@@ -86,7 +86,7 @@ def _started_text(config: Config, history: History, plan: Plan) -> str:
     return _joined(lines)
 
 
-def run_text(run: Run) -> str:
+def run_text(run: RunResult) -> str:
     """The last line of a run."""
     count = len(run.applied)
     if not count:

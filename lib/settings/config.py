@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from lib import ROOT
 from lib.errors import ConfigError
-from lib.settings.database_url import _SERVICE_ADVICE, Target, named_targets, parse_url
-from lib.settings.environ import URL_VARIABLES, databases_named, is_set, value_of
+from lib.settings.database_url import _SERVICE_ADVICE, DatabaseURL, configured_urls, parse_url
+from lib.settings.environ import URL_VARIABLES, is_set, url_variables_set, value_of
 
 _ENVIRONMENT_VARIABLES = ("MIGRATION_ENV", "VERCEL_TARGET_ENV", "VERCEL_ENV")
 _COMMIT_VARIABLES = ("VERCEL_GIT_COMMIT_SHA", "GITHUB_SHA", "CI_COMMIT_SHA", "CODEBUILD_RESOLVED_SOURCE_VERSION")
@@ -27,17 +27,17 @@ _LONGEST = (2**31 - 1) / 1000  # what Postgres takes for a limit
 class Config(NamedTuple):
     """Everything that the environment decides. Times are in seconds; a timeout of 0 is none."""
 
-    target: Target
-    status_target: Target
+    url: DatabaseURL
+    status_url: DatabaseURL
     environment: str
     environment_source: str
     directory: Path
     schema: str | None
     lock_timeout: float
     statement_timeout: float
-    wait: float
+    lock_wait: float
     """How long to wait for another run to finish."""
-    retry: float
+    busy_retry: float
     """How long to try again while a table is busy."""
     allow_out_of_order: bool
     allow_nonempty: bool
@@ -60,30 +60,30 @@ class Config(NamedTuple):
 def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) -> Config:
     """Make a Config. Raises ConfigError that names the variable at fault; connects to nothing."""
     environment, source = _environment(environ)
-    target = choose_target(environ)
+    url = choose_database(environ)
     deploying = is_set(environ, "CI") or any(value_of(environ, variable) for variable in _DEPLOY_VARIABLES)
     return Config(
-        target=target,
-        status_target=_status_target(environ, target),
+        url=url,
+        status_url=_status_url(environ, url),
         environment=environment,
         environment_source=source,
         directory=migrations_directory(environ),
         schema=value_of(environ, "MIGRATION_SCHEMA") or None,
         lock_timeout=read_duration(environ, "MIGRATION_LOCK_TIMEOUT", "1s"),
         statement_timeout=read_duration(environ, "MIGRATION_STATEMENT_TIMEOUT", "0"),
-        wait=read_duration(environ, "MIGRATION_WAIT", "120s"),
-        retry=read_duration(environ, "MIGRATION_RETRY", "60s"),
+        lock_wait=read_duration(environ, "MIGRATION_WAIT", "120s"),
+        busy_retry=read_duration(environ, "MIGRATION_RETRY", "60s"),
         allow_out_of_order=is_set(environ, "MIGRATION_ALLOW_OUT_OF_ORDER"),
         allow_nonempty=is_set(environ, "MIGRATION_ALLOW_NONEMPTY"),
         git_commit=next(filter(None, (value_of(environ, variable) for variable in _COMMIT_VARIABLES)), None),
         applied_by=applied_by or ("build" if deploying else "cli"),
         deploying=deploying,
-        environments=read_environments(environ)[1],
+        environments=allowed_environments(environ)[1],
         claim=_claim(environ),
     )
 
 
-def read_environments(environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+def allowed_environments(environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
     """This environment, and those that MIGRATION_ENVIRONMENTS lets apply anything (none: all). Raises ConfigError."""
     names = (name.strip() for name in value_of(environ, "MIGRATION_ENVIRONMENTS").split(","))
     allowed = tuple(_environment_name("MIGRATION_ENVIRONMENTS", name) for name in names if name)
@@ -109,9 +109,9 @@ def read_duration(environ: Mapping[str, str], variable: str, default: str) -> fl
     return seconds
 
 
-def choose_target(environ: Mapping[str, str]) -> Target:
+def choose_database(environ: Mapping[str, str]) -> DatabaseURL:
     """The database to migrate. Raises ConfigError if none is named, or two are."""
-    named = databases_named(environ)
+    named = url_variables_set(environ)
     if value_of(environ, "PGSERVICE"):
         raise ConfigError("PGSERVICE is set, and libpq would obey it", next_step=f"Unset it. {_SERVICE_ADVICE}")
     if not named:
@@ -120,14 +120,13 @@ def choose_target(environ: Mapping[str, str]) -> Target:
             next_step="Set one of them to a postgresql:// URL.",
         )
     explicit = named[0] == "MIGRATION_DATABASE_URL"
-    targets = [parse_url(variable, environ[variable], environ) for variable in (named[:1] if explicit else named)]
-    if len({target.place for target in targets}) > 1:
+    urls = [parse_url(variable, environ[variable], environ) for variable in (named[:1] if explicit else named)]
+    if len({url.database_key for url in urls}) > 1:
         raise ConfigError(
-            "these variables name different databases:"
-            + "".join(f"\n  {target.variable}: {target.shown}" for target in targets),
+            "these variables name different databases:" + "".join(f"\n  {url.variable}: {url.label}" for url in urls),
             next_step="Set MIGRATION_DATABASE_URL to the one to migrate, or unset the others.",
         )
-    return targets[0]
+    return urls[0]
 
 
 def _environment(environ: Mapping[str, str]) -> tuple[str, str]:
@@ -186,7 +185,7 @@ def _environment_name(variable: str, name: str) -> str:
     return name.lower()
 
 
-def _status_target(environ: Mapping[str, str], target: Target) -> Target:
+def _status_url(environ: Mapping[str, str], url: DatabaseURL) -> DatabaseURL:
     """The same database, through the pooled URL if there is one."""
-    pooled = (one for one in named_targets(environ) if one.variable in ("POSTGRES_URL", "DATABASE_URL"))
-    return next((one for one in pooled if one.place == target.place), target)
+    pooled = (one for one in configured_urls(environ) if one.variable in ("POSTGRES_URL", "DATABASE_URL"))
+    return next((one for one in pooled if one.database_key == url.database_key), url)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from lib.errors import ConfigError
-from lib.settings.environ import databases_named
+from lib.settings.environ import url_variables_set
 
 # Like libpq's own, but with one @ at most. Else a password with an unencoded @, / or ? would be taken for a host or a
 # database, and shown.
@@ -86,7 +86,7 @@ _SUPABASE = re.compile(r"db\.(\w+)\.supabase\.co|[\w-]+\.pooler\.supabase\.com")
 _SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 
 
-class Server(NamedTuple):
+class UrlServer(NamedTuple):
     """One server as a URL names it; what it does not say is empty."""
 
     host: str
@@ -94,7 +94,7 @@ class Server(NamedTuple):
     port: str
 
     @property
-    def shown(self) -> str:
+    def label(self) -> str:
         """In words: the port where it is not Postgres' own, the address where the host does not decide it."""
         name = self.host or self.address or "this machine"
         name = f"[{name}]" if ":" in name else name
@@ -106,7 +106,7 @@ class Server(NamedTuple):
         """Whether a port has this number; one that is not said has Postgres' own."""
         return not self.port or bool(re.fullmatch("[0-9]{1,5}", self.port) and 0 < int(self.port) < 2**16)
 
-    def place(self, tenant: str) -> str:
+    def server_key(self, tenant: str) -> str:
         """Which server it is. A pooler's own port is none: it leads to the same database."""
         name = _canonical(self.host or self.address)
         if project := _SUPABASE.fullmatch(name):
@@ -117,7 +117,7 @@ class Server(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class DatabaseURL:
     """One database as a URL variable names it. `str` is safe to print: variable, host and database only."""
 
     variable: str
@@ -127,27 +127,27 @@ class Target:
     """libpq's keywords and values, password included: for the driver, never for output."""
 
     def __str__(self) -> str:
-        return f"{self.shown} (from {self.variable})"
+        return f"{self.label} (from {self.variable})"
 
     @property
-    def shown(self) -> str:
+    def label(self) -> str:
         """Database and host in words, and what else decides where a connection leads."""
-        hosts = ",".join(server.shown for server in self.servers)
+        hosts = ",".join(server.label for server in self.servers)
         chosen = ", ".join(map("=".join, self.choices))
         return f"{self.database or 'the default database'} on {hosts}" + (f" ({chosen})" if chosen else "")
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def database_key(self) -> tuple[str, ...]:
         """What all URLs of one database share, through a pooler or not and however they spell its host."""
         database = self.database or self.parameters.get("user", "")  # libpq's own default
-        return (database, *map("=".join, self.choices), *(server.place(self.tenant) for server in self.servers))
+        return (database, *map("=".join, self.choices), *(server.server_key(self.tenant) for server in self.servers))
 
     @property
-    def servers(self) -> list["Server"]:
+    def servers(self) -> list["UrlServer"]:
         """The servers that libpq tries, in this order."""
         columns = [self.parameters.get(name, "").split(",") for name in ("host", "hostaddr", "port")]
         one_for_all = [column * (max(map(len, columns)) if len(column) == 1 else 1) for column in columns]
-        return list(starmap(Server, zip_longest(*one_for_all, fillvalue="")))
+        return list(starmap(UrlServer, zip_longest(*one_for_all, fillvalue="")))
 
     @property
     def choices(self) -> list[tuple[str, str]]:
@@ -172,16 +172,16 @@ class Target:
         return tuple(sorted(found - {"", self.host, self.database}, key=len, reverse=True))
 
 
-def named_targets(environ: Mapping[str, str]) -> tuple[Target, ...]:
+def configured_urls(environ: Mapping[str, str]) -> tuple[DatabaseURL, ...]:
     """All databases that variables name, first choice first; a URL that cannot be read names none."""
     found = []
-    for variable in databases_named(environ):
+    for variable in url_variables_set(environ):
         with suppress(ConfigError):
             found.append(parse_url(variable, environ[variable], environ))
     return tuple(found)
 
 
-def parse_url(variable: str, url: str, environ: Mapping[str, str]) -> Target:
+def parse_url(variable: str, url: str, environ: Mapping[str, str]) -> DatabaseURL:
     """Take a URL apart as libpq does. Raises ConfigError that names the variable and shows nothing of the URL."""
     if _REFERENCE.match(url.strip()):
         raise ConfigError(
@@ -198,14 +198,14 @@ def parse_url(variable: str, url: str, environ: Mapping[str, str]) -> Target:
     process = {name: environ[taken] for name, taken in _FROM_PROCESS.items() if environ.get(taken)}
     parameters = process | parameters
     host, database = parameters.get("host") or parameters.get("hostaddr", ""), parameters.get("dbname", "")
-    target = Target(variable, host, database, parameters)
+    found = DatabaseURL(variable, host, database, parameters)
     if re.search("[^,]@|://", f"{host},{parameters.get('hostaddr')},{database}"):
         raise _unreadable(variable, "has a host or database that looks like a URL itself")
-    if not all(server.port_exists for server in target.servers):
+    if not all(server.port_exists for server in found.servers):
         raise _unreadable(variable, "has a port that is not a number from 1 to 65535")
-    if not target.local and not _verifying(parameters, environ):
+    if not found.local and not _verifying(parameters, environ):
         parameters.setdefault("sslmode", "require")
-    return target
+    return found
 
 
 def unpooled(host: str) -> str:
@@ -223,9 +223,9 @@ def _canonical(host: str) -> str:
     return "" if name in _THIS_MACHINE else name
 
 
-def redact(text: str, *targets: Target | None) -> str:
-    """The text without the targets' secrets, however they are written, and without any URL's credentials."""
-    for secret in (secret for target in targets if target for secret in target.secrets):
+def redact(text: str, *urls: DatabaseURL | None) -> str:
+    """The text without the urls' secrets, however they are written, and without any URL's credentials."""
+    for secret in (secret for url in urls if url for secret in url.secrets):
         text = re.sub("".join(map(_spellings, secret)), "***", text)
     text = re.sub(r"(\w://)\S*@", r"\1***@", text)
     return re.sub(r"(?i)(password=)[^\s&]+", r"\1***", text)

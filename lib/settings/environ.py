@@ -26,7 +26,7 @@ _IN_DOUBLE_QUOTES = re.compile(r"""\\(["$\\nr])|""" + _REPLACED)
 _IN_NO_QUOTES = re.compile(r"\\(\$)|" + _REPLACED)
 
 
-def databases_named(environ: Mapping[str, str]) -> list[str]:
+def url_variables_set(environ: Mapping[str, str]) -> list[str]:
     """The URL variables that are set, first choice first."""
     return [variable for variable in URL_VARIABLES if value_of(environ, variable)]
 
@@ -39,7 +39,7 @@ def with_env_files(environ: Mapping[str, str], folder: Path = ROOT) -> dict[str,
     """
     merged = dict(environ)
     for name in _ENV_FILES:
-        urls = () if databases_named(merged) else URL_VARIABLES
+        urls = () if url_variables_set(merged) else URL_VARIABLES
         written = _env_file(folder / name)
         for variable in written:
             if not value_of(merged, variable) and (variable in urls or re.fullmatch(_SETTING, variable)):

@@ -115,7 +115,7 @@ def load(directory: Path) -> tuple[Migration, ...]:
     return tuple(sorted(migrations, key=lambda migration: migration.number))
 
 
-def refuse(migrations: Iterable[Migration]) -> None:
+def require_runnable(migrations: Iterable[Migration]) -> None:
     """Raise FilesError if any of these (pending) files may not run; reads only, names every reason."""
     problems = [refusal for migration in migrations for refusal in migration.refusals()]
     _require_none(problems, "pending migrations cannot run", "Nothing was changed.")

@@ -22,7 +22,7 @@ from starlette.types import Scope
 from lib import ROOT
 from lib.plan import State
 from lib.web import auth
-from lib.web.service import ACTIONS, Answer, Refused, Service
+from lib.web.service import ACTIONS, ApiResult, Refused, Service
 
 STATUS, MIGRATE = "/api/migration-status", "/api/migrate"
 _LONGEST_BODY = 4096
@@ -41,29 +41,29 @@ def create_app(service: Service) -> Starlette:
 
     async def migrate(request: Request) -> Response:
         with service.exchange() as exchange:
-            exchange.entry["secret"] = _slot(request, await service.secrets())
+            exchange.entry["secret"] = _authenticate(request, await service.secrets())
             exchange.entry["action"] = action = _action(request, await _body(request))
             deadline = request.scope.get("onward.deadline")  # set by what knows the platform's
             by = "api" if deadline is None else "lambda"
             exchange.answer = await service.perform(action, applied_by=by, deadline=deadline)
         return _response(request, exchange.answer)
 
-    routes = [_Exactly(MIGRATE, migrate, methods=["POST"]), _Exactly("/", _page, methods=["GET"])]
+    routes = [_ExactRoute(MIGRATE, migrate, methods=["POST"]), _ExactRoute("/", _page, methods=["GET"])]
     if not service.hides_status:
-        routes.append(_Exactly(STATUS, status, methods=["GET"]))
+        routes.append(_ExactRoute(STATUS, status, methods=["GET"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False  # a redirect would be built from the Host header
     return app
 
 
-class _Exactly(Route):
+class _ExactRoute(Route):
     """A route whose path must be written as it is: `%2f` and its like name nothing here."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         return (Match.NONE, {}) if b"%" in (scope.get("raw_path") or b"") else super().matches(scope)
 
 
-def _slot(request: Request, secrets: Mapping[str, bytes]) -> str:
+def _authenticate(request: Request, secrets: Mapping[str, bytes]) -> str:
     """Which of the secrets the request carries. Raises Refused."""
     given = request.headers.getlist("authorization")
     if not given:
@@ -132,7 +132,7 @@ async def _page(request: Request) -> Response:
     return _for_method(request, HTMLResponse(page, headers=_HEADERS))
 
 
-def _response(request: Request, answer: Answer) -> Response:
+def _response(request: Request, answer: ApiResult) -> Response:
     return _for_method(request, JSONResponse(answer.document, answer.status, headers={**_HEADERS, **answer.headers}))
 
 

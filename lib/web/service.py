@@ -23,12 +23,12 @@ from lib import runner
 from lib.errors import ConfigError, DatabaseUnavailable, LockBusy, MigrationFailed, OnwardError, PasswordRefused
 from lib.plan import History, Plan
 from lib.postgres.connection import READ_BUDGET, Budget
-from lib.postgres.executor import Database
+from lib.postgres.executor import Executor
 from lib.report.document import done_dict, run_dict, status_dict, summary_dict, validation_dict
 from lib.settings.config import Config, read_config, read_duration
-from lib.settings.database_url import named_targets, redact
+from lib.settings.database_url import configured_urls, redact
 from lib.settings.environ import URL_VARIABLES
-from lib.source.migration import Migration, load, refuse
+from lib.source.migration import Migration, load, require_runnable
 from lib.web.auth import bearer_secret
 from lib.web.threads import AllBusy, Shared, Workers
 
@@ -39,10 +39,10 @@ _SHARED_FOR = 2.0
 # The public status: for connecting, for its one statement, and for both.
 _CONNECT, _STATEMENT, _READ = 2.0, 1.5, 4.0
 # And for an answer, whatever else does not answer: a store of secrets, a resolver of names, several hosts in a row.
-_PATIENCE = 4.5
+STATUS_SECONDS = 4.5
 # What the secret's owner may have done at a time, each on a connection of its own, and how long one more waits.
-_AT_ONCE, _QUEUE = 8, 2.0
-_SHORTEST_RUN = runner.MARGIN + 0.2  # less leaves no time to read what there is to do
+_AT_ONCE, QUEUE_SECONDS = 8, 2.0
+_SHORTEST_RUN = runner.SHUTDOWN_MARGIN_SECONDS + 0.2  # less leaves no time to read what there is to do
 _AGAIN = ("busy", "database_unavailable")
 _MESSAGES = {
     "not_configured": "The server is not configured for this; its log says which variable.",
@@ -62,10 +62,10 @@ _MESSAGES = {
 }
 
 Resolve = Callable[[Mapping[str, str], Sequence[str]], Iterable[Mapping[str, str]]]
-Entry = dict[str, Any]
+LogEntry = dict[str, Any]
 
 
-class Answer(NamedTuple):
+class ApiResult(NamedTuple):
     """A status code and a document: what HTTP sends and a direct event returns."""
 
     status: int
@@ -79,15 +79,15 @@ class Refused(Exception):
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(code)
         document = {"success": False, "error": {"code": code, "message": message}}
-        self.answer = Answer(status, document, dict(headers or {}))
+        self.answer = ApiResult(status, document, dict(headers or {}))
 
 
 class Exchange:
     """A request under way: whatever is raised within becomes its answer, and its end is a line in the log."""
 
     def __init__(self, action: str | None, redacted: Callable[[str], str]) -> None:
-        self.answer = Answer(500, {})
-        self.entry: Entry = {"requestId": secrets.token_hex(16), "action": action}
+        self.answer = ApiResult(500, {})
+        self.entry: LogEntry = {"requestId": secrets.token_hex(16), "action": action}
         self._redacted = redacted
         self._started = time.monotonic()
 
@@ -107,7 +107,7 @@ class Exchange:
         self.answer = self.answer._replace(headers=headers)
         return True
 
-    def _answer_to(self, error: Exception) -> Answer:
+    def _answer_to(self, error: Exception) -> ApiResult:
         match error:
             case Refused():
                 return error.answer
@@ -162,34 +162,34 @@ class Service:
         self._files = _Files()
         self._status = Shared(self._read_status, seconds=_SHARED_FOR)
         self._secrets = Shared(self._read_secrets, seconds=0.0)
-        self._workers = Workers(_AT_ONCE, patience=_QUEUE)
+        self._workers = Workers(_AT_ONCE, patience=QUEUE_SECONDS)
 
     @property
     def hides_status(self) -> bool:
         """Whether there is to be no public status."""
         return self._shown == "off"
 
-    async def public_status(self) -> Answer:
+    async def public_status(self) -> ApiResult:
         """The public status: read by one connection at a time, shared, and never waited for longer. Never raises."""
         try:
-            return await asyncio.wait_for(self._status.get(), _PATIENCE)
+            return await asyncio.wait_for(self._status.get(), STATUS_SECONDS)
         except TimeoutError:
             with self.exchange("public_status") as exchange:
-                raise DatabaseUnavailable(f"the status was not read within {_PATIENCE:g} s") from None
+                raise DatabaseUnavailable(f"the status was not read within {STATUS_SECONDS:g} s") from None
             return exchange.answer
 
     async def secrets(self) -> dict[str, bytes]:
         """The secrets by slot. Raises ConfigError naming the variable of one that is missing or cannot be one."""
         return await self._secrets.get()
 
-    def act(self, action: str, *, applied_by: str, seconds: float | None = None) -> Answer:
+    def act(self, action: str, *, applied_by: str, seconds: float | None = None) -> ApiResult:
         """`perform` in this thread, for those whom nobody needs to ask for a secret. Never raises."""
         deadline = None if seconds is None else time.monotonic() + seconds
         with self.exchange(action) as exchange:
             exchange.answer = self._perform(action, applied_by, deadline)
         return exchange.answer
 
-    async def perform(self, action: str, *, applied_by: str, deadline: float | None) -> Answer:
+    async def perform(self, action: str, *, applied_by: str, deadline: float | None) -> ApiResult:
         """Do one of ACTIONS; a run before a deadline in monotonic seconds, else within MIGRATION_HTTP_BUDGET.
 
         Raises OnwardError. Who leaves does not end it.
@@ -203,7 +203,7 @@ class Service:
         """A request, to be used as a context manager, which raises nothing."""
         return Exchange(action, self._redacted)
 
-    def _read_status(self) -> Answer:
+    def _read_status(self) -> ApiResult:
         with self.exchange("public_status") as exchange:
             exchange.answer = self._connected("api", self._public_status)
         return exchange.answer
@@ -217,7 +217,7 @@ class Service:
                 found[slot] = bearer_secret(variable, text)
         return found
 
-    def _perform(self, action: str, applied_by: str, deadline: float | None) -> Answer:
+    def _perform(self, action: str, applied_by: str, deadline: float | None) -> ApiResult:
         if action != "migrate":
             return self._connected(applied_by, {"status": self._full_status, "validate": self._validate}[action])
         if deadline is None:
@@ -229,7 +229,7 @@ class Service:
         finally:
             self._status.forget()  # whatever the run has done, it is news
 
-    def _connected(self, applied_by: str, work: Callable[[Config], Answer]) -> Answer:
+    def _connected(self, applied_by: str, work: Callable[[Config], ApiResult]) -> ApiResult:
         failure: OnwardError = ConfigError("no environment was resolved")
         for environ in self._environments(URL_VARIABLES):
             try:
@@ -247,48 +247,46 @@ class Service:
 
     def _look(self, config: Config, *, budget: Budget = READ_BUDGET, **connecting: Any) -> tuple[History, Plan]:
         migrations = self._files.load(config.directory)
-        with Database(config, budget=budget, **connecting) as database:
-            return runner.look(config, database, migrations)
+        with Executor(config, budget=budget, **connecting) as database:
+            return runner.read_plan(config, database, migrations)
 
     @property
     def _shown(self) -> str:
         return self._environ.get("MIGRATION_STATUS", "").strip().lower() or "full"
 
-    def _public_status(self, config: Config) -> Answer:
+    def _public_status(self, config: Config) -> ApiResult:
         shown = _STATUSES.get(self._shown)
         if not shown:
             raise ConfigError(f"MIGRATION_STATUS is {self._shown!r}; it can be {', '.join(_STATUSES)}")
         config = config._replace(statement_timeout=_STATEMENT)
         deadline = time.monotonic() + _READ
         try:
-            found = self._look(
-                config, target=config.status_target, budget=READ_BUDGET.within(_CONNECT), deadline=deadline
-            )
+            found = self._look(config, url=config.status_url, budget=READ_BUDGET.within(_CONNECT), deadline=deadline)
         except LockBusy as error:  # a conflict for who wants to change something; who only looks has nothing to resolve
             raise DatabaseUnavailable(error.message) from None
-        return Answer(200, shown(config, *found))
+        return ApiResult(200, shown(config, *found))
 
-    def _full_status(self, config: Config) -> Answer:
-        return Answer(200, status_dict(config, *self._look(config), full=True))
+    def _full_status(self, config: Config) -> ApiResult:
+        return ApiResult(200, status_dict(config, *self._look(config), full=True))
 
-    def _validate(self, config: Config) -> Answer:
+    def _validate(self, config: Config) -> ApiResult:
         _, plan = self._look(config)
-        refuse(plan.pending)
+        require_runnable(plan.pending)
         document = validation_dict(plan)
-        return Answer(200 if document["success"] else 409, document)
+        return ApiResult(200 if document["success"] else 409, document)
 
     def _redacted(self, text: str) -> str:
         for variable in _SECRETS.values():
             text = text.replace(self._resolved.get(variable, "").strip() or "\0", "***")
-        return redact(text, *named_targets(self._resolved))
+        return redact(text, *configured_urls(self._resolved))
 
 
-def _migrate(config: Config, deadline: float) -> Answer:
-    run = runner.run(config._replace(wait=0.0), lambda _: None, deadline=deadline)
-    return Answer(202 if run.remaining else 200, run_dict(run))
+def _migrate(config: Config, deadline: float) -> ApiResult:
+    run = runner.run(config._replace(lock_wait=0.0), lambda _: None, deadline=deadline)
+    return ApiResult(202 if run.remaining else 200, run_dict(run))
 
 
-def _error_answer(error: OnwardError) -> Answer:
+def _error_answer(error: OnwardError) -> ApiResult:
     headers = {"Retry-After": "5"} if error.code in _AGAIN else {}
     answer = Refused(error.http_status, error.code, _MESSAGES[error.code], headers).answer
     if isinstance(error, MigrationFailed):
@@ -305,7 +303,7 @@ def _error_answer(error: OnwardError) -> Answer:
     return answer
 
 
-def _outcome(answer: Answer) -> Entry:
+def _outcome(answer: ApiResult) -> LogEntry:
     """What the log says of an answer."""
     error = dict(answer.document.get("error", {}))
     error.pop("message", None)
@@ -314,7 +312,7 @@ def _outcome(answer: Answer) -> Entry:
     return {"status": answer.status, "outcome": outcome, "applied": applied, **error}
 
 
-def _log(entry: Entry) -> None:
+def _log(entry: LogEntry) -> None:
     """One JSON object on one line of stdout, where every platform collects it."""
     sys.stdout.write(json.dumps(entry) + "\n")
     sys.stdout.flush()

@@ -10,7 +10,7 @@ from typing import Any
 
 from lib.cli.process import run_process
 from lib.postgres import connection
-from lib.settings.database_url import Target
+from lib.settings.database_url import DatabaseURL
 from tests.running import SETTLED
 
 # The server that forks has imported all this, and has no thread and no connection.
@@ -76,9 +76,9 @@ def _run(environ: dict[str, str], log: Path, barrier: Barrier | None) -> None:
 def _meet(barrier: Barrier) -> None:
     dial = connection._dial
 
-    def together(target: Target, application_name: str, wait: Any) -> Any:
+    def together(url: DatabaseURL, application_name: str, wait: Any) -> Any:
         connection._dial = dial
         barrier.wait()
-        return dial(target, application_name, wait)
+        return dial(url, application_name, wait)
 
     connection._dial = together
