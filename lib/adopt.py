@@ -1,4 +1,6 @@
-"""Bring the history in line with a database that is there: baseline and repair. Neither runs SQL of a file."""
+"""Bring the history in line with a database that is there: baseline and repair. Neither runs SQL of
+a file.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,22 @@ from lib.source.migration import Migration, load, require_finished, require_runn
 
 
 def baseline(config: Config, number: int) -> tuple[Migration, ...]:
-    """Record the files up to `number` that are not recorded, without running them, and return these.
+    """Record the files up to `number` that are not recorded, without running them, and return
+    these.
 
-    Raises FilesError for files that could not run, and HistoryConflict where files and history disagree.
+    Raises FilesError for files that could not run, and HistoryConflict where files and history
+    disagree.
     """
     migrations = load(config.directory)
     if number not in (one.number for one in migrations):
-        raise FilesError(f"{config.directory}: no file has the number {number}", next_step="Nothing was changed.")
+        raise FilesError(
+            f"{config.directory}: no file has the number {number}", next_step="Nothing was changed."
+        )
     with Executor(config) as database:
         while True:
-            history, plan = read_plan(config._replace(allow_out_of_order=True), database, migrations)
+            history, plan = read_plan(
+                config._replace(allow_out_of_order=True), database, migrations
+            )
             history.require_trust()
             plan.require_no_conflict()
             recorded = tuple(one for one in plan.pending if one.number <= number)
@@ -39,7 +47,8 @@ def baseline(config: Config, number: int) -> tuple[Migration, ...]:
 
 
 def repair(config: Config, version: str) -> tuple[Migration, bool]:
-    """Accept a changed or renamed file: its row takes the file's name and checksum. Runs no SQL of the file.
+    """Accept a changed or renamed file: its row takes the file's name and checksum. Runs no SQL of
+    the file.
 
     Returns the file, and whether there was anything to repair.
     """
@@ -63,7 +72,11 @@ def repair(config: Config, version: str) -> tuple[Migration, bool]:
 
 def _applied_file(plan: Plan, version: str) -> tuple[Migration, AppliedMigration]:
     for entry in plan.entries:
-        if entry.migration and entry.applied and version in (entry.migration.version, entry.applied.version):
+        if (
+            entry.migration
+            and entry.applied
+            and version in (entry.migration.version, entry.applied.version)
+        ):
             return entry.migration, entry.applied
     raise HistoryConflict(
         f"{version} is not both a file and applied, so there is nothing to repair",

@@ -26,7 +26,9 @@ from typing import NamedTuple
 
 
 class ServerError(NamedTuple):
-    """What Postgres said. `message` and `detail` may carry row data: for the terminal, never for HTTP or logs."""
+    """What Postgres said. `message` and `detail` may carry row data: for the terminal, never for
+    HTTP or logs.
+    """
 
     sqlstate: str | None
     message: str
@@ -39,7 +41,9 @@ class ServerError(NamedTuple):
 
 
 class Diagnostic(NamedTuple):
-    """Where and why a migration failed. `line` and `column` are 1-based; None where the server gave no position."""
+    """Where and why a migration failed. `line` and `column` are 1-based; None where the server gave
+    no position.
+    """
 
     version: str
     path: str
@@ -74,7 +78,9 @@ class OnwardError(Exception):
         """What this run applied before the error, None where no run had begun."""
         self.remaining: Sequence[str] = ()
         self.blockers: Sequence[str] = ()
-        """The sessions that were in the way. Their queries are for the terminal, never for HTTP or logs."""
+        """The sessions that were in the way. Their queries are for the terminal, never for HTTP or
+        logs.
+        """
 
 
 class ConfigError(OnwardError):
@@ -96,13 +102,17 @@ class HistoryConflict(OnwardError):
 
 
 class NotEmpty(HistoryConflict):
-    """The database has tables but no history, so which files its schema has already is unknown; nothing was written."""
+    """The database has tables but no history, so which files its schema has already is unknown;
+    nothing was written.
+    """
 
     code = "not_empty"
 
 
 class UntrustedHistory(HistoryConflict):
-    """The history's owner is a role that could not otherwise decide what this role runs; nothing was written."""
+    """The history's owner is a role that could not otherwise decide what this role runs; nothing
+    was written.
+    """
 
     code = "untrusted_history"
 
@@ -120,7 +130,9 @@ class LockBusy(OnwardError):
 
 
 class TableBusy(LockBusy):
-    """Other sessions hold a lock on a table, or there was a deadlock. The same may go well in a moment."""
+    """Other sessions hold a lock on a table, or there was a deadlock. The same may go well in a
+    moment.
+    """
 
 
 class DatabaseUnavailable(OnwardError):
@@ -130,7 +142,9 @@ class DatabaseUnavailable(OnwardError):
 
 
 class PasswordRefused(DatabaseUnavailable):
-    """The server does not accept the password: another one may be needed, after a rotation for instance."""
+    """The server does not accept the password: another one may be needed, after a rotation for
+    instance.
+    """
 
 
 class DatabaseUnsuitable(DatabaseUnavailable):
@@ -161,7 +175,9 @@ class PartlyApplied(MigrationFailed):
 
 
 class OutcomeUnknown(OnwardError):
-    """COMMIT was sent and the connection broke before its answer: applied or not, nobody here knows."""
+    """COMMIT was sent and the connection broke before its answer: applied or not, nobody here
+    knows.
+    """
 
     exit_code, code = 6, "outcome_unknown"
 

@@ -16,7 +16,9 @@ class Started(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """Something worth a line: what the server said while a file ran, or without a file, what takes long."""
+    """Something worth a line: what the server said while a file ran, or without a file, what takes
+    long.
+    """
 
     migration: Migration | None
     text: str

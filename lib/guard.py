@@ -1,7 +1,7 @@
 """Whose database is this: the environment of a run against the one that the history names. Pure.
 
-A database's identity goes with its rows, but a copy has another one; so the history of a copy says of itself that it
-is somebody else's, and the copy is free.
+A database's identity goes with its rows, but a copy has another one; so the history of a copy says
+of itself that it is somebody else's, and the copy is free.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,9 @@ from lib.source.other_tools import HISTORY_TABLES
 
 
 def require_permission(config: Config, history: History) -> str:
-    """Raise WrongEnvironment unless this environment may change this database; return a warning, mostly empty."""
+    """Raise WrongEnvironment unless this environment may change this database; return a warning,
+    mostly empty.
+    """
     here, identity = config.environment, history.identity
     if config.environments and here not in config.environments:
         raise WrongEnvironment(
@@ -29,7 +31,8 @@ def require_permission(config: Config, history: History) -> str:
     if last and config.production:
         return f"this database {whose}; production makes it its own with its next migration"
     raise WrongEnvironment(
-        f"this database {whose}, and this run is {here} (from {config.environment_source}): {config.url}",
+        f"this database {whose}, and this run is {here} (from {config.environment_source}): "
+        f"{config.url}",
         next_step=_ways_out(config, history, last),
     )
 
@@ -41,7 +44,9 @@ def last_migrated_as(history: History) -> str | None:
 
 
 def _is_free(config: Config, history: History) -> bool:
-    """New, a copy, or taken over from a runner that left no marks by who says in so many words what it is."""
+    """New, a copy, or taken over from a runner that left no marks by who says in so many words what
+    it is.
+    """
     others = [row.identity for row in history.rows if row.environment and row.identity]
     copied = any(_kind(other) == _kind(history.identity) for other in others)
     named = config.production or config.environment_source == "MIGRATION_ENV"
@@ -55,7 +60,9 @@ def _unmarked(history: History) -> str:
 
 
 def require_empty(config: Config, history: History) -> None:
-    """Raise NotEmpty for a database that has tables and no history, unless the configuration allows that."""
+    """Raise NotEmpty for a database that has tables and no history, unless the configuration allows
+    that.
+    """
     if history.rows or not history.occupants or config.allow_nonempty:
         return
     shown = ", ".join(history.occupants[:5]) + (", …" if len(history.occupants) > 5 else "")
@@ -68,7 +75,11 @@ def require_empty(config: Config, history: History) -> None:
 def _ways_in(history: History) -> Iterator[str]:
     names = (name.replace('"', "") for name in history.occupants)
     tool = next(
-        (found for name in names if (found := HISTORY_TABLES.get(name) or HISTORY_TABLES.get(name.partition(".")[2]))),
+        (
+            found
+            for name in names
+            if (found := HISTORY_TABLES.get(name) or HISTORY_TABLES.get(name.partition(".")[2]))
+        ),
         None,
     )
     if tool:
@@ -78,7 +89,9 @@ def _ways_in(history: History) -> Iterator[str]:
 
 
 def _kind(identity: str) -> tuple[bool, bool]:
-    """What an identity is made of: one of another kind may be the same database's, seen by another role or name."""
+    """What an identity is made of: one of another kind may be the same database's, seen by another
+    role or name.
+    """
     first, _, rest = identity.partition("/")
     return first.isdigit(), "/ep-" in rest
 
@@ -89,9 +102,12 @@ def _ways_out(config: Config, history: History, whose: str | None) -> str:
     ways = [
         f"give {here} a database or branch of its own, and let only {here} have its URL",
         f"set MIGRATION_ENVIRONMENTS={allowed}: then {here} applies nothing, and its builds pass",
-        f"if this database is that of {here} from now on, set MIGRATION_CLAIM={here}@{history.identity}",
+        f"if this database is that of {here} from now on, set "
+        f"MIGRATION_CLAIM={here}@{history.identity}",
     ]
     if whose is None:
         ways.append(f"or, if it is not production's, say so once with MIGRATION_ENV={here}")
     other = f" MIGRATION_CLAIM names another pair: {config.claim}." if config.claim else ""
-    return f"Nothing was changed.{other} There are these ways out:" + "".join(f"\n  - {way}" for way in ways)
+    return f"Nothing was changed.{other} There are these ways out:" + "".join(
+        f"\n  - {way}" for way in ways
+    )

@@ -1,6 +1,7 @@
 """Files and history compared: what is applied, what is pending, what contradicts. Pure.
 
-Sets are compared, never a high-water mark: a file that was merged late is seen, whatever its number.
+Sets are compared, never a high-water mark: a file that was merged late is seen, whatever its
+number.
 """
 
 from collections import defaultdict
@@ -31,7 +32,9 @@ class State(StrEnum):
 
 
 class AppliedMigration(NamedTuple):
-    """A row of the history. Audit columns are None where an older runner wrote the row; times are UTC."""
+    """A row of the history. Audit columns are None where an older runner wrote the row; times are
+    UTC.
+    """
 
     id: int
     version: str
@@ -46,7 +49,9 @@ class AppliedMigration(NamedTuple):
 
 
 class MigrationStatus(NamedTuple):
-    """A file, a row, or both of one number, and what that makes it. `problem` is a sentence with its remedy."""
+    """A file, a row, or both of one number, and what that makes it. `problem` is a sentence with
+    its remedy.
+    """
 
     state: State
     migration: Migration | None
@@ -66,7 +71,11 @@ class MigrationStatus(NamedTuple):
     @property
     def unverified(self) -> bool:
         """Applied by a runner that stored no checksum: nobody can say whether the file has changed."""
-        return self.state is State.APPLIED and self.applied is not None and self.applied.checksum is None
+        return (
+            self.state is State.APPLIED
+            and self.applied is not None
+            and self.applied.checksum is None
+        )
 
     @property
     def _one(self) -> AppliedMigration | Migration:
@@ -82,12 +91,18 @@ class History(NamedTuple):
     schema: str | None
     """Where the table is, or where it will be made; None where there is no place for it."""
     table_id: tuple[int, int] | None
-    """The table's oid and that of its owner: another table of its name is another history. None without a table."""
+    """The table's oid and that of its owner: another table of its name is another history. None
+    without a table.
+    """
     owner: str | None
     trusted: bool
-    """Whether the table's owner may decide what this role runs. False only for a role that could not add to it."""
+    """Whether the table's owner may decide what this role runs. False only for a role that could
+    not add to it.
+    """
     occupants: tuple[str, ...]
-    """Where nothing is recorded: tables that are there all the same, those of other migration tools first."""
+    """Where nothing is recorded: tables that are there all the same, those of other migration tools
+    first.
+    """
     missing_columns: tuple[str, ...]
     database: str
     version: str
@@ -140,7 +155,9 @@ class Plan(NamedTuple):
         """The plan's own state: conflict, pending, ahead or current."""
         if self.conflicts:
             return State.CONFLICT
-        return next((state for state in (State.PENDING, State.AHEAD) if self.in_state(state)), State.CURRENT)
+        return next(
+            (state for state in (State.PENDING, State.AHEAD) if self.in_state(state)), State.CURRENT
+        )
 
     def require_no_conflict(self) -> None:
         """Raise HistoryConflict that names every contradiction with its remedy."""
@@ -172,7 +189,13 @@ def make_plan(
         way_out="" if production else "; or reset this database, or take a fresh branch of it",
     )
     numbers = sorted(files.keys() | rows.keys())
-    return Plan(tuple(entry for number in numbers for entry in compare.entries(files.get(number), rows[number])))
+    return Plan(
+        tuple(
+            entry
+            for number in numbers
+            for entry in compare.entries(files.get(number), rows[number])
+        )
+    )
 
 
 _NO_NUMBER = -1
@@ -184,8 +207,11 @@ class _Comparison(NamedTuple):
     allow_out_of_order: bool
     way_out: str
 
-    def entries(self, file: Migration | None, rows: list[AppliedMigration]) -> Iterator[MigrationStatus]:
-        # Two rows of one number come from a runner that allowed it: the file belongs to the row of its own name.
+    def entries(
+        self, file: Migration | None, rows: list[AppliedMigration]
+    ) -> Iterator[MigrationStatus]:
+        # Two rows of one number come from a runner that allowed it: the file belongs to the row of
+        # its own name.
         rows = sorted(rows, key=lambda row: file is None or not _same_name(file, row))
         if file:
             yield self._of_both(file, rows[0]) if rows else self._of_file(file)
@@ -197,7 +223,8 @@ class _Comparison(NamedTuple):
         if file.number > self.newest_row or self.allow_out_of_order:
             return MigrationStatus(State.PENDING, file, None)
         problem = (
-            f"{file.path}: not applied, but number {self.newest_row} already is; {self._renumber}, or apply it "
+            f"{file.path}: not applied, but number {self.newest_row} already is; {self._renumber}, "
+            "or apply it "
             "all the same with --allow-out-of-order (MIGRATION_ALLOW_OUT_OF_ORDER=1)"
         )
         return MigrationStatus(State.OUT_OF_ORDER, file, None, problem + self.way_out)
@@ -206,13 +233,15 @@ class _Comparison(NamedTuple):
         same_sql = row.checksum is not None and file.matches(row.checksum)
         if not _same_name(file, row):
             problem = f"{file.path}: number {file.number} is applied as {row.version}; " + (
-                f"give the same SQL its name again, or accept the new one with `repair {file.version}`"
+                "give the same SQL its name again, or accept the new one with `repair "
+                f"{file.version}`"
                 if same_sql
                 else f"{self._renumber}, and restore {row.version} from version control"
             )
         elif row.checksum is not None and not same_sql:
             problem = (
-                f"{file.path}: changed after it was applied (checksum {row.checksum:.12}, now {file.checksum:.12}); "
+                f"{file.path}: changed after it was applied (checksum {row.checksum:.12}, now "
+                f"{file.checksum:.12}); "
                 "restore the file from version control and put the change into a new one, "
                 f"or accept it as it is with `repair {file.version}`"
             )
@@ -230,7 +259,9 @@ class _Comparison(NamedTuple):
             problem = "but no file can have this name; give its file and its row one that begins with a number"
         else:
             problem = "but its file is gone; restore the file from version control"
-        return MigrationStatus(State.MISSING, None, row, f"{row.version}: applied, {problem}{self.way_out}")
+        return MigrationStatus(
+            State.MISSING, None, row, f"{row.version}: applied, {problem}{self.way_out}"
+        )
 
     @property
     def _renumber(self) -> str:
@@ -251,9 +282,12 @@ def untrusted(schema: str, owner: str, role: str) -> UntrustedHistory:
     """The error for a history whose owner must not decide what this role runs."""
     table = qualified(schema)
     return UntrustedHistory(
-        f"{table} belongs to the role {owner}, which the role {role} does not trust: its rows and its code do not "
+        f"{table} belongs to the role {owner}, which the role {role} does not trust: its rows and "
+        "its code do not "
         "decide what runs here",
-        next_step="Nothing was changed. If it is the history of this database, let its owner or a superuser run one "
-        f"of these; otherwise drop or rename the table:\n  ALTER TABLE {table} OWNER TO {identifier(role)};\n"
+        next_step="Nothing was changed. If it is the history of this database, let its owner or a "
+        "superuser run one "
+        f"of these; otherwise drop or rename the table:\n  ALTER TABLE {table} OWNER TO "
+        f"{identifier(role)};\n"
         f"  GRANT {identifier(owner)} TO {identifier(role)};",
     )

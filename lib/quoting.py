@@ -6,7 +6,9 @@ _SPECIAL = re.compile(r"[^ -~]|['\\]")
 
 
 def literal(value: str | int | None) -> str:
-    """A value as SQL text: ASCII only and read alike whatever a file has set (encodings, string syntax)."""
+    """A value as SQL text: ASCII only and read alike whatever a file has set (encodings, string
+    syntax).
+    """
     if value is None or isinstance(value, int):
         return "NULL" if value is None else str(value)
     return f"E'{_SPECIAL.sub(_escape, value)}'"
@@ -17,7 +19,9 @@ def identifier(name: str) -> str:
     quoted = '"' + name.replace('"', '""') + '"'
     if name.isascii():
         return quoted
-    return "U&" + "".join(char if " " <= char <= "~" and char != "\\" else f"\\+{ord(char):06X}" for char in quoted)
+    return "U&" + "".join(
+        char if " " <= char <= "~" and char != "\\" else f"\\+{ord(char):06X}" for char in quoted
+    )
 
 
 def _escape(special: re.Match[str]) -> str:

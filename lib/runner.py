@@ -1,4 +1,6 @@
-"""The only run loop: files and history to a plan, and the plan's pending files to the database, one at a time."""
+"""The only run loop: files and history to a plan, and the plan's pending files to the database, one
+at a time.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,18 @@ T = TypeVar("T")
 SHUTDOWN_MARGIN_SECONDS, MIN_FILE_SECONDS = 3.0, 1.0
 
 
-def read_plan(config: Config, database: Executor, migrations: tuple[Migration, ...]) -> tuple[History, Plan]:
+def read_plan(
+    config: Config, database: Executor, migrations: tuple[Migration, ...]
+) -> tuple[History, Plan]:
     """Read the history and compare. Reads only."""
     history = database.read()
     production = config.production or last_migrated_as(history) == "production"
-    plan = make_plan(migrations, history.rows, allow_out_of_order=config.allow_out_of_order, production=production)
+    plan = make_plan(
+        migrations,
+        history.rows,
+        allow_out_of_order=config.allow_out_of_order,
+        production=production,
+    )
     return history, plan
 
 
@@ -55,10 +64,11 @@ def require_run_allowed(config: Config, history: History, plan: Plan) -> str:
 
 
 def run(config: Config, emit: Emit, *, deadline: float | None = None) -> RunResult:
-    """Apply all pending files, each once and in order; with a deadline (monotonic seconds), those that fit before it.
+    """Apply all pending files, each once and in order; with a deadline (monotonic seconds), those
+    that fit before it.
 
-    An OnwardError that ends it carries what was applied before and what was not. With nothing pending it writes
-    nothing and takes no lock.
+    An OnwardError that ends it carries what was applied before and what was not. With nothing
+    pending it writes nothing and takes no lock.
     """
     migrations = load(config.directory)
     within = None if deadline is None else deadline - SHUTDOWN_MARGIN_SECONDS
@@ -69,7 +79,9 @@ def run(config: Config, emit: Emit, *, deadline: float | None = None) -> RunResu
 class _Runner:
     """One run, and what it has applied so far."""
 
-    def __init__(self, config: Config, database: Executor, migrations: tuple[Migration, ...], emit: Emit) -> None:
+    def __init__(
+        self, config: Config, database: Executor, migrations: tuple[Migration, ...], emit: Emit
+    ) -> None:
         self._config = config
         self._database = database
         self._migrations = migrations
@@ -80,7 +92,9 @@ class _Runner:
         plan: Plan | None = None
         while True:
             try:
-                history, plan = self._persistently(lambda _: read_plan(self._config, self._database, self._migrations))
+                history, plan = self._persistently(
+                    lambda _: read_plan(self._config, self._database, self._migrations)
+                )
                 self._emit(Started(history, plan))
                 self._prepare(history, plan)
                 self._apply(plan.pending)
@@ -90,10 +104,16 @@ class _Runner:
                 if plan:
                     error.applied, error.remaining = self._applied, list(self._remaining(plan))
                 if self._applied:  # the plan was made again, and is another one
-                    error.next_step = error.next_step.replace("Nothing was changed", "Nothing more was changed")
+                    error.next_step = error.next_step.replace(
+                        "Nothing was changed", "Nothing more was changed"
+                    )
                 raise
             return RunResult(
-                self._config.environment, history.database, plan, tuple(self._applied), self._remaining(plan)
+                self._config.environment,
+                history.database,
+                plan,
+                tuple(self._applied),
+                self._remaining(plan),
             )
 
     def _prepare(self, history: History, plan: Plan) -> None:
@@ -104,12 +124,15 @@ class _Runner:
             self._persistently(lambda _: self._database.prepare())
 
     def _require_progress(self, plan: Plan) -> None:
-        """Raise HistoryConflict if a row that this run has written is gone: its file must not run again."""
+        """Raise HistoryConflict if a row that this run has written is gone: its file must not run
+        again.
+        """
         applied = {done.version for done in self._applied}
         if gone := [one.version for one in plan.pending if one.version in applied]:
             raise HistoryConflict(
                 f"applied by this run, but not in the history any more: {', '.join(gone)}",
-                next_step="Another session deletes rows of the history. Stop it and write them back, then run again.",
+                next_step="Another session deletes rows of the history. Stop it and write them "
+                "back, then run again.",
             )
 
     def _apply(self, pending: Sequence[Migration]) -> None:
@@ -121,13 +144,19 @@ class _Runner:
 
     def _apply_one(self, migration: Migration, successor: Migration | None) -> None:
         job = partial(
-            Job, migration, partial(self._opens_next, successor), partial(self._notice, migration), self._note
+            Job,
+            migration,
+            partial(self._opens_next, successor),
+            partial(self._notice, migration),
+            self._note,
         )
         self._persistently(lambda again: self._database.apply(job(again)))
 
     def _persistently(self, attempt: Callable[[Patience], T]) -> T:
         """Try again while tables are busy."""
-        patience = Patience(self._config, self._emit, self._database.seconds_left - MIN_FILE_SECONDS)
+        patience = Patience(
+            self._config, self._emit, self._database.seconds_left - MIN_FILE_SECONDS
+        )
         while True:
             try:
                 return attempt(patience)
@@ -136,7 +165,11 @@ class _Runner:
                     raise
 
     def _opens_next(self, successor: Migration | None) -> bool:
-        return successor is not None and successor.transactional and self._database.seconds_left > MIN_FILE_SECONDS
+        return (
+            successor is not None
+            and successor.transactional
+            and self._database.seconds_left > MIN_FILE_SECONDS
+        )
 
     def _notice(self, migration: Migration, text: str) -> None:
         self._emit(Notice(migration, text))
@@ -151,10 +184,11 @@ class _Runner:
 
 
 class Patience:
-    """How long one thing is tried again while tables are busy: MIGRATION_RETRY from the first time on.
+    """How long one thing is tried again while tables are busy: MIGRATION_RETRY from the first time
+    on.
 
-    A pause is at least three times the lock timeout, so that those get through whom our wait in the queue kept
-    waiting, and grows.
+    A pause is at least three times the lock timeout, so that those get through whom our wait in the
+    queue kept waiting, and grows.
     """
 
     def __init__(self, config: Config, emit: Emit, longest: float) -> None:

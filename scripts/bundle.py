@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """Builds the zip for AWS Lambda, and says what is in one: `scripts/bundle.py --help`.
 
-It holds what scripts/locks/runtime.txt lists, for Lambda's Python and processor whatever this machine's are, and our
-api/, lib/, migrations/ and public/. Each file comes with its bytecode: without it, or with bytecode that goes by a
-file's date, a cold start compiles everything and takes twice as long. The same files make the same zip, byte for byte.
+It holds what scripts/locks/runtime.txt lists, for Lambda's Python and processor whatever this
+machine's are, and our api/, lib/, migrations/ and public/. Each file comes with its bytecode:
+without it, or with bytecode that goes by a file's date, a cold start compiles everything and takes
+twice as long. The same files make the same zip, byte for byte.
 """
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` deals with it: Ctrl-C shows no traceback
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # until `main` deals with it: Ctrl-C shows no traceback
 
 import argparse
 import hashlib
@@ -61,7 +64,15 @@ UNWANTED = re.compile(
     r"|(.*/)?(\.[^/]*|pyproject\.toml|requirements[^/]*\.txt|[^/]*\.(pem|key))"
     r"|(boto3|botocore|pip|setuptools|pytest|ruff|mypy)(/|-\d).*|[^/]+\.(md|toml|ini|yaml|yml|json|sql)"
 )
-LEFT_BY_INSTALLERS = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_build.json", "uv_cache.json", ".lock")
+LEFT_BY_INSTALLERS = (
+    "INSTALLER",
+    "RECORD",
+    "REQUESTED",
+    "direct_url.json",
+    "uv_build.json",
+    "uv_cache.json",
+    ".lock",
+)
 DESCRIPTION = "Build the zip for AWS Lambda, or look into one. Its handler is lib.aws.handler."
 EXAMPLES = """\
 examples:
@@ -95,7 +106,9 @@ class Target:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build or check; the exit code is 0, 1 for a zip that is not as it should be, 2 if none can be built."""
+    """Build or check; the exit code is 0, 1 for a zip that is not as it should be, 2 if none can be
+    built.
+    """
     options = _parse(arguments)
     try:
         if options.check is None:
@@ -120,9 +133,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "scripts/bundle.py", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=formatter
     )
-    parser.add_argument("--python", choices=sorted(MAGIC), default="3.13", help="Lambda's Python (default: 3.13)")
-    parser.add_argument("--arch", choices=ARCHITECTURES, default="x86_64", help="its processor (default: x86_64)")
-    parser.add_argument("--output", type=Path, metavar="ZIP", help="default: dist/onward-python3.13-x86_64.zip")
+    parser.add_argument(
+        "--python", choices=sorted(MAGIC), default="3.13", help="Lambda's Python (default: 3.13)"
+    )
+    parser.add_argument(
+        "--arch", choices=ARCHITECTURES, default="x86_64", help="its processor (default: x86_64)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="ZIP", help="default: dist/onward-python3.13-x86_64.zip"
+    )
     parser.add_argument(
         "--requirements",
         type=Path,
@@ -130,7 +149,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=ROOT / "scripts" / "locks" / "runtime.txt",
         help="what to install: exact versions with hashes (default: scripts/locks/runtime.txt)",
     )
-    parser.add_argument("--check", type=Path, metavar="ZIP", help="build nothing, look into this one")
+    parser.add_argument(
+        "--check", type=Path, metavar="ZIP", help="build nothing, look into this one"
+    )
     return parser.parse_args(arguments)
 
 
@@ -161,13 +182,20 @@ class Pin(NamedTuple):
 
 
 def pins(requirements: Path) -> list[Pin]:
-    """The lines of a requirements file. Raises BundleError for one that is no exact version, or has no hash."""
+    """The lines of a requirements file. Raises BundleError for one that is no exact version, or has
+    no hash.
+    """
     text = re.sub(r"\\\n", "", requirements.read_text(encoding="utf-8"))
-    lines = [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines()) if line]
+    lines = [
+        line
+        for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
+        if line
+    ]
     found = {line: re.fullmatch(PIN, line) for line in lines}
     if loose := [line.partition(" --hash")[0] for line, pin in found.items() if not pin]:
         raise BundleError(
-            f"{requirements.name} must name exact versions with their hashes, such as starlette==1.10.0"
+            f"{requirements.name} must name exact versions with their hashes, such as "
+            "starlette==1.10.0"
             f" --hash=sha256:..., as `uv pip compile --generate-hashes` writes them: {loose}"
         )
     return [Pin(pin["package"], pin["version"], not pin["marker"]) for pin in found.values() if pin]
@@ -182,10 +210,14 @@ def find_python(target: Target) -> str:
     """An interpreter of the target's minor version that runs. Raises BundleError."""
     variable = f"PYTHON{target.minor.replace('.', '')}"
     for candidate in _candidates(variable, target.minor):
-        if _said([candidate, "-I", "-c", "import sys; print(sys.implementation.cache_tag)"]) == target.tag:
+        if (
+            _said([candidate, "-I", "-c", "import sys; print(sys.implementation.cache_tag)"])
+            == target.tag
+        ):
             return candidate
     raise BundleError(
-        f"no Python {target.minor} runs here, and only that can make its bytecode: install it (uv python install"
+        f"no Python {target.minor} runs here, and only that can make its bytecode: install it (uv "
+        "python install"
         f" {target.minor}), or set {variable} to it"
     )
 
@@ -211,21 +243,47 @@ def _said(command: Sequence[str]) -> str:
 
 
 def _install(python: str, target: Target, requirements: Path, directory: Path) -> None:
-    """By an installer that goes by the target's version, not its own, in what a package needs only on some versions.
+    """By an installer that goes by the target's version, not its own, in what a package needs only
+    on some versions.
 
-    It takes only files whose hash the requirements have, and refuses requirements that leave out what these need. Two
-    tags, because some wheels are for 2.28 and some for 2.17 only; with one of them pip finds no file for the others.
+    It takes only files whose hash the requirements have, and refuses requirements that leave out
+    what these need. Two tags, because some wheels are for 2.28 and some for 2.17 only; with one of
+    them pip finds no file for the others.
     """
     if _said([python, "-m", "pip", "--version"]):
-        platforms = [f"--platform={tag}_{target.architecture}" for tag in ("manylinux_2_28", "manylinux2014")]
-        command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", *platforms]
+        platforms = [
+            f"--platform={tag}_{target.architecture}" for tag in ("manylinux_2_28", "manylinux2014")
+        ]
+        command = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-compile",
+            *platforms,
+        ]
         command += ["--implementation=cp", f"--python-version={target.minor}"]
     elif shutil.which("uv"):
         platform = f"--python-platform={target.architecture}-manylinux_2_28"
-        command = ["uv", "pip", "install", f"--python={python}", f"--python-version={target.minor}", platform]
+        command = [
+            "uv",
+            "pip",
+            "install",
+            f"--python={python}",
+            f"--python-version={target.minor}",
+            platform,
+        ]
     else:
         raise BundleError(f"{python} has no pip, and there is no uv")
-    command += ["--quiet", "--require-hashes", "--only-binary=:all:", f"--target={directory}", "-r", str(requirements)]
+    command += [
+        "--quiet",
+        "--require-hashes",
+        "--only-binary=:all:",
+        f"--target={directory}",
+        "-r",
+        str(requirements),
+    ]
     _run(command)
     shutil.rmtree(directory / "bin", ignore_errors=True)
     for left in (*directory.iterdir(), *directory.glob("*.dist-info/*")):
@@ -240,23 +298,43 @@ def _copy_ours(directory: Path) -> None:
         copy = directory / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    (directory / "api" / "__init__.py").touch()  # not in the repository, where Vercel would make a function of it
+    (
+        directory / "api" / "__init__.py"
+    ).touch()  # not in the repository, where Vercel would make a function of it
 
 
 def _compile(python: str, directory: Path) -> None:
     places = ["-s", str(directory), "-p", PLACE]
-    command = [python, "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", *places]
+    command = [
+        python,
+        "-m",
+        "compileall",
+        "-q",
+        "-f",
+        "--invalidation-mode",
+        "unchecked-hash",
+        *places,
+    ]
     _run([*command, str(directory)], PYTHONHASHSEED="0")
 
 
 def _run(command: Sequence[str], **environ: str) -> None:
-    result = subprocess.run(command, env=os.environ | environ, check=False, capture_output=True, text=True)
+    result = subprocess.run(
+        command, env=os.environ | environ, check=False, capture_output=True, text=True
+    )
     if result.returncode:
-        raise BundleError(f"{Path(command[0]).name} {' '.join(command[1:4])} failed:\n{result.stdout}{result.stderr}")
+        raise BundleError(
+            f"{Path(command[0]).name} {' '.join(command[1:4])} "
+            f"failed:\n{result.stdout}{result.stderr}"
+        )
 
 
 def _pack(directory: Path, output: Path) -> None:
-    files = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(directory).as_posix(): path
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
     unfinished = output.with_name(output.name + ".part")
     with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, path in sorted(files.items()):
@@ -272,7 +350,9 @@ def contents(path: Path) -> Iterator[str]:
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             first = entry.filename.partition("/")[0]
-            sizes[entry.filename if first in OURS and "__pycache__" not in entry.filename else first] += entry.file_size
+            sizes[
+                entry.filename if first in OURS and "__pycache__" not in entry.filename else first
+            ] += entry.file_size
     yield from (f"{size:>10}  {name}" for name, size in sorted(sizes.items()))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     yield f"{path}: {path.stat().st_size / 1e6:.2f} MB zipped, {sizes.total() / 1e6:.1f} MB unzipped, sha256 {digest}"
@@ -280,29 +360,49 @@ def contents(path: Path) -> Iterator[str]:
 
 def check(path: Path, requirements: Path) -> list[str]:
     """What is wrong with a zip."""
-    problems = [f"{path.stat().st_size} bytes are more than {LARGEST}"] if path.stat().st_size > LARGEST else []
+    problems = (
+        [f"{path.stat().st_size} bytes are more than {LARGEST}"]
+        if path.stat().st_size > LARGEST
+        else []
+    )
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         problems += [f"must not be in it: {name}" for name in names if UNWANTED.fullmatch(name)]
         problems += [f"twice in it: {name}" for name, times in Counter(names).items() if times > 1]
         problems += [f"missing: {name}" for name in NEEDED if name not in names]
-        problems += [] if any(re.fullmatch(r"migrations/\d+-.*\.sql", name) for name in names) else ["no migrations"]
+        problems += (
+            []
+            if any(re.fullmatch(r"migrations/\d+-.*\.sql", name) for name in names)
+            else ["no migrations"]
+        )
         problems += _wrong_packages(names, pins(requirements))
         return problems + list(_wrong_binaries(names, archive.read))
 
 
 def _wrong_packages(names: Sequence[str], wanted: Sequence[Pin]) -> Iterator[str]:
-    """The packages must be those of the requirements; one with a marker may be for another platform."""
+    """The packages must be those of the requirements; one with a marker may be for another
+    platform.
+    """
     expected = {pin.dist_info: pin for pin in wanted}
-    present = {_alike(folder): folder for name in names if (folder := name.partition("/")[0]).endswith(".dist-info")}
+    present = {
+        _alike(folder): folder
+        for name in names
+        if (folder := name.partition("/")[0]).endswith(".dist-info")
+    }
     missing = [pin for name, pin in expected.items() if pin.everywhere and name not in present]
     yield from (f"missing: {pin.package} {pin.version}" for pin in missing)
-    yield from (f"must not be in it: {folder}" for name, folder in present.items() if name not in expected)
+    yield from (
+        f"must not be in it: {folder}" for name, folder in present.items() if name not in expected
+    )
 
 
 def _wrong_binaries(names: Sequence[str], read: Callable[[str], bytes]) -> Iterator[str]:
-    """Extension modules must be for one Python and processor, and every module must have bytecode of that Python."""
-    extensions = {found[1] for name in names if (found := re.search(r"\.(cpython-[^/]*)\.so$", name))}
+    """Extension modules must be for one Python and processor, and every module must have bytecode
+    of that Python.
+    """
+    extensions = {
+        found[1] for name in names if (found := re.search(r"\.(cpython-[^/]*)\.so$", name))
+    }
     targets = {f"{target.tag}-{target.architecture}-linux-gnu": target for target in _targets()}
     if len(extensions) != 1 or not extensions <= set(targets):
         yield f"extension modules must be for one Python and processor of Lambda, not {sorted(extensions)}"

@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""Vercel's build command runs this before it migrates: will every function of `api/` be found, and run?
+"""Vercel's build command runs this before it migrates: will every function of `api/` be found, and
+run?
 
-Vercel looks for functions without importing them. One that cannot be imported builds green and answers 500, and one
-without a plain `app` builds green and is not there: both on a database that is migrated already.
+Vercel looks for functions without importing them. One that cannot be imported builds green and
+answers 500, and one without a plain `app` builds green and is not there: both on a database that is
+migrated already.
 """
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` deals with it: Ctrl-C shows no traceback
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # until `main` deals with it: Ctrl-C shows no traceback
 
 import ast
 import importlib.util
@@ -25,7 +29,8 @@ from lib.cli.output import Output
 from lib.errors import FilesError
 
 REMEDY = (
-    "The database was not touched. Mend it, or name in requirements.txt what it imports, and deploy again; "
+    "The database was not touched. Mend it, or name in requirements.txt what it imports, and "
+    "deploy again; "
     "a module that is no function has a name with _ first."
 )
 
@@ -33,15 +38,24 @@ REMEDY = (
 def main() -> int:
     """Look at all functions; the exit code is 0, or 2 for one that would not run."""
     output = Output(os.environ, as_json=False)
-    functions = [path for path in sorted((ROOT / "api").rglob("*.py")) if _is_function(path.relative_to(ROOT))]
+    functions = [
+        path
+        for path in sorted((ROOT / "api").rglob("*.py"))
+        if _is_function(path.relative_to(ROOT))
+    ]
     try:
         problems = [problem for path in functions for problem in _problems(path)]
     except KeyboardInterrupt:
         output.say("❌ interrupted; the database was not touched", error=True)
         return 130
     if problems:
-        return output.failure(FilesError("\n  ".join(["these functions would not run:", *problems]), next_step=REMEDY))
-    output.say(f"✅ Functions that can be imported: {', '.join(str(path.relative_to(ROOT)) for path in functions)}")
+        return output.failure(
+            FilesError("\n  ".join(["these functions would not run:", *problems]), next_step=REMEDY)
+        )
+    output.say(
+        "✅ Functions that can be imported: "
+        f"{', '.join(str(path.relative_to(ROOT)) for path in functions)}"
+    )
     return 0
 
 
@@ -61,7 +75,9 @@ def _problems(path: Path) -> Iterator[str]:
 
 
 def _is_entry(statement: ast.stmt) -> bool:
-    """What Vercel takes for a function: it reads the file's own statements, nothing inside an `if` or a `try`."""
+    """What Vercel takes for a function: it reads the file's own statements, nothing inside an `if`
+    or a `try`.
+    """
     match statement:
         case ast.Assign(targets=targets):
             names = [target.id for target in targets if isinstance(target, ast.Name)]
@@ -87,13 +103,17 @@ def _import(path: Path) -> None:
 
 def _place(error: BaseException) -> str:
     """Where in the project it was raised; a syntax error says that itself."""
-    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    frames = [
+        (Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)
+    ]
     ours = [f" ({path.relative_to(ROOT)}:{line})" for path, line in frames if _is_ours(path)]
     return ours[-1] if ours else ""
 
 
 def _is_ours(path: Path) -> bool:
-    return path.is_relative_to(ROOT) and "site-packages" not in path.parts and path != Path(__file__)
+    return (
+        path.is_relative_to(ROOT) and "site-packages" not in path.parts and path != Path(__file__)
+    )
 
 
 if __name__ == "__main__":

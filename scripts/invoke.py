@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Runs the deployed Lambda function and tells a pipeline how it went: `scripts/invoke.py --help`.
 
-`aws lambda invoke` exits 0 whatever the function says, and after a minute without an answer it calls a second time.
-This calls once and waits for as long as the function may take.
+`aws lambda invoke` exits 0 whatever the function says, and after a minute without an answer it
+calls a second time. This calls once and waits for as long as the function may take.
 """
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` deals with it: Ctrl-C shows no traceback
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # until `main` deals with it: Ctrl-C shows no traceback
 
 import argparse
 import base64
@@ -59,7 +61,11 @@ def main(arguments: Sequence[str]) -> int:
     except CallError as error:
         print(printable(hanging(f"❌ {error.message}")), file=sys.stderr)
         if options.json:
-            print(printable_json({"success": False, "error": {"code": "not_called", "message": error.message}}))
+            print(
+                printable_json(
+                    {"success": False, "error": {"code": "not_called", "message": error.message}}
+                )
+            )
         return error.exit_code
     except KeyboardInterrupt:
         print(f"❌ interrupted, and the function goes on; {LOOK}", file=sys.stderr)
@@ -67,7 +73,10 @@ def main(arguments: Sequence[str]) -> int:
     code = exit_code(document)
     if options.json:
         print(printable_json(document))
-    print(printable("\n".join(map(hanging, _words(document)))), file=sys.stderr if code or options.json else sys.stdout)
+    print(
+        printable("\n".join(map(hanging, _words(document)))),
+        file=sys.stderr if code or options.json else sys.stdout,
+    )
     if code and log:
         print(printable(hanging(f"The end of the function's log:\n{log}")), file=sys.stderr)
     return code
@@ -84,7 +93,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("function", help="its name or ARN")
     parser.add_argument("--action", choices=("migrate", "status", "validate"), default="migrate")
     parser.add_argument("--region", help="default: AWS_REGION, or that of the profile")
-    parser.add_argument("--json", action="store_true", help="the function's document on stdout; words go to stderr")
+    parser.add_argument(
+        "--json", action="store_true", help="the function's document on stdout; words go to stderr"
+    )
     return parser.parse_args(arguments)
 
 
@@ -105,7 +116,9 @@ def call(function: str, action: str, region: str | None) -> tuple[dict[str, Any]
         raise _function_error(function, answer)
     if not isinstance(answer, dict) or "success" not in answer:
         raise CallError(f"{function} answers, but it is not lib.aws.handler", 70)
-    return answer, base64.b64decode(response.get("LogResult") or "").decode(errors="replace").strip()
+    return answer, base64.b64decode(response.get("LogResult") or "").decode(
+        errors="replace"
+    ).strip()
 
 
 def _invoke(function: str, action: str, region: str | None) -> dict[str, Any]:
@@ -118,7 +131,9 @@ def _invoke(function: str, action: str, region: str | None) -> dict[str, Any]:
         longest = int(asking.get_function_configuration(FunctionName=function)["Timeout"])
     except (BotoCoreError, ClientError):  # a pipeline's role may call it and no more
         longest = LONGEST
-    once = Config(read_timeout=longest + MARGIN, tcp_keepalive=True, retries={"total_max_attempts": 1})
+    once = Config(
+        read_timeout=longest + MARGIN, tcp_keepalive=True, retries={"total_max_attempts": 1}
+    )
     client = boto3.client("lambda", region_name=region, config=once)
     event = json.dumps({"action": action})
     response: dict[str, Any] = client.invoke(FunctionName=function, Payload=event, LogType="Tail")
@@ -161,7 +176,9 @@ def exit_code(document: dict[str, Any]) -> int:
 
 
 def _kinds(error: type[OnwardError]) -> Iterator[type[OnwardError]]:
-    """The error's subclasses before itself, so that of two with one code the more general one counts."""
+    """The error's subclasses before itself, so that of two with one code the more general one
+    counts.
+    """
     for kind in error.__subclasses__():
         yield from _kinds(kind)
     yield error
@@ -169,12 +186,17 @@ def _kinds(error: type[OnwardError]) -> Iterator[type[OnwardError]]:
 
 def _words(document: dict[str, Any]) -> Iterator[str]:
     yield from (
-        f"✅ Applied: {one['version'] if isinstance(one, dict) else one}" for one in document.get("applied", ())
+        f"✅ Applied: {one['version'] if isinstance(one, dict) else one}"
+        for one in document.get("applied", ())
     )
     if error := document.get("error"):
-        where = ", ".join(f"{name} {error[name]}" for name in ("version", "sqlstate", "line") if error.get(name))
+        where = ", ".join(
+            f"{name} {error[name]}" for name in ("version", "sqlstate", "line") if error.get(name)
+        )
         yield f"❌ {error['message']}" + (f" ({where})" if where else "")
-    yield from (f"❌ {problem['version']}: {problem['message']}" for problem in document.get("problems", ()))
+    yield from (
+        f"❌ {problem['version']}: {problem['message']}" for problem in document.get("problems", ())
+    )
     if document.get("remaining"):
         yield f"Not applied: {', '.join(document['remaining'])}"
     if document["success"]:

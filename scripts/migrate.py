@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """The command line, and the build step of a deploy."""
 
-from __future__ import annotations  # without it an older Python would not get as far as the message below
+from __future__ import (
+    annotations,
+)  # without it an older Python would not get as far as the message below
 
 import os
 import signal
@@ -19,7 +21,9 @@ def _leave(number: int, _: object) -> None:
     os._exit(128 + number)
 
 
-if __name__ == "__main__":  # now, since what follows takes a moment, and there is nothing to clean up in it
+if (
+    __name__ == "__main__"
+):  # now, since what follows takes a moment, and there is nothing to clean up in it
     for _number in _SIGNALS:
         signal.signal(_number, _leave)
 
@@ -39,7 +43,14 @@ except ImportError as missing:  # most often the system's Python instead of the 
     remedy = "Use Python 3.11 or newer with what requirements.txt names: scripts/setup makes such a one in .venv."
     print(f"❌ this Python cannot run it: {words}\nNext: {remedy}", file=sys.stderr)
     if "--json" in sys.argv:
-        print(json.dumps({"success": False, "error": {"code": "internal", "message": words, "nextStep": remedy}}))
+        print(
+            json.dumps(
+                {
+                    "success": False,
+                    "error": {"code": "internal", "message": words, "nextStep": remedy},
+                }
+            )
+        )
     sys.exit(2)
 
 gc.freeze()

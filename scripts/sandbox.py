@@ -1,12 +1,16 @@
-"""A Postgres on this machine with `migrations/` applied, and both routes, to try things out: `scripts/sandbox --help`.
+"""A Postgres on this machine with `migrations/` applied, and both routes, to try things out:
+`scripts/sandbox --help`.
 
-Its data is in `.sandbox/` and stays between runs. Nothing here reaches another database but the one of `--url`.
+Its data is in `.sandbox/` and stays between runs. Nothing here reaches another database but the one
+of `--url`.
 """
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` deals with it: Ctrl-C shows no traceback
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # until `main` deals with it: Ctrl-C shows no traceback
 
 import argparse
 import os
@@ -54,16 +58,25 @@ class Target:
     embedded: bool
 
     def environment(self) -> dict[str, str]:
-        """What scripts/migrate.py gets: this database and no other, whatever this shell has set for deploying."""
+        """What scripts/migrate.py gets: this database and no other, whatever this shell has set for
+        deploying.
+        """
         dropped = {*URL_VARIABLES, "MIGRATION_ENV", "CI"}
-        libpq = "PG" if self.embedded else "VERCEL"  # PGSSLMODE and its like are about a database of yours
+        libpq = (
+            "PG" if self.embedded else "VERCEL"
+        )  # PGSSLMODE and its like are about a database of yours
         kept = {
             name: value
             for name, value in os.environ.items()
             if name not in dropped and not name.startswith(("VERCEL", libpq))
         }
-        # Said outright, so that a pulled .env.local cannot say otherwise; about a database of yours we claim nothing.
-        return kept | {"POSTGRES_URL": self.url} | ({"MIGRATION_ENV": "development"} if self.embedded else {})
+        # Said outright, so that a pulled .env.local cannot say otherwise; about a database of yours
+        # we claim nothing.
+        return (
+            kept
+            | {"POSTGRES_URL": self.url}
+            | ({"MIGRATION_ENV": "development"} if self.embedded else {})
+        )
 
     def migrate(self, *arguments: str) -> int:
         """Run scripts/migrate.py on it; its exit code."""
@@ -77,10 +90,17 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if options.url:
-            return _use(Target(options.url, _without_password(options.url), embedded=False), options.once, signal.pause)
+            return _use(
+                Target(options.url, _without_password(options.url), embedded=False),
+                options.once,
+                signal.pause,
+            )
         return _run_embedded(reset=options.reset, once=options.once)
     except (EmbeddedError, OSError) as error:
-        print(f"sandbox: {error}\nscripts/sandbox --reset starts afresh, without its data.", file=sys.stderr)
+        print(
+            f"sandbox: {error}\nscripts/sandbox --reset starts afresh, without its data.",
+            file=sys.stderr,
+        )
         return 5
     except KeyboardInterrupt:
         print("sandbox: interrupted", file=sys.stderr)
@@ -109,7 +129,9 @@ def _run_embedded(*, reset: bool, once: bool) -> int:
 
 
 def _data_directory() -> Path:
-    """`.sandbox/postgres`; a link to /var/tmp where the server's user cannot get there, as below root's home."""
+    """`.sandbox/postgres`; a link to /var/tmp where the server's user cannot get there, as below
+    root's home.
+    """
     place = ROOT / ".sandbox" / "postgres"
     if place.exists():
         return place.resolve()
@@ -124,7 +146,9 @@ def _data_directory() -> Path:
 
 
 def _use(target: Target, once: bool, wait: Callable[[], object]) -> int:
-    """Migrate, show the status, and unless `once` keep the database there until `wait` returns or Ctrl-C."""
+    """Migrate, show the status, and unless `once` keep the database there until `wait` returns or
+    Ctrl-C.
+    """
     code = target.migrate()
     if code == 0:
         print(flush=True)
@@ -134,8 +158,13 @@ def _use(target: Target, once: bool, wait: Callable[[], object]) -> int:
     print(f"\nURL: {target.shown}")
     if code:
         script = os.path.relpath(ROOT / "scripts" / "migrate.py")
-        command = f"POSTGRES_URL={shlex.quote(target.shown)} {os.path.relpath(sys.executable)} {script}"
-        print(f"The migration failed (exit code {code}). Mend the file and run, in another terminal:\n  {command}")
+        command = (
+            f"POSTGRES_URL={shlex.quote(target.shown)} {os.path.relpath(sys.executable)} {script}"
+        )
+        print(
+            f"The migration failed (exit code {code}). Mend the file and run, in another "
+            f"terminal:\n  {command}"
+        )
     try:
         _serve(target, wait)
     except KeyboardInterrupt:
@@ -156,7 +185,9 @@ def _serve(target: Target, wait: Callable[[], object]) -> None:
 
 @contextmanager
 def _serving(target: Target, secret: str) -> Iterator[str]:
-    """Serve both routes in a process that ends with this one, `kill -9` included; the address, which works at once."""
+    """Serve both routes in a process that ends with this one, `kill -9` included; the address,
+    which works at once.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listening:
         descriptor, port = listening.fileno(), listening.getsockname()[1]
         server = subprocess.Popen(

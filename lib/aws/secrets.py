@@ -15,7 +15,9 @@ from lib.settings.environ import URL_VARIABLES
 from lib.web.threads import Shared
 
 CACHE_SECONDS = 60.0
-_ASKED_ONCE_IN = 5.0  # seconds: a store is asked the same no more often, whatever it says, and if it fails
+_ASKED_ONCE_IN = (
+    5.0  # seconds: a store is asked the same no more often, whatever it says, and if it fails
+)
 _MAKING_CLIENTS = Lock()  # boto3's default session is not safe for threads; its clients are
 _REFERENCE = re.compile(r"(secretsmanager|ssm):.+")
 _DENIED = "this function's role may not read it"
@@ -36,17 +38,28 @@ class SecretReferences:
         self._known: dict[str, tuple[float, str]] = {}
         self._asked: dict[tuple[str, str, str], Shared[_Found]] = {}
 
-    def __call__(self, environ: Mapping[str, str], variables: Sequence[str]) -> Iterator[Mapping[str, str]]:
-        """The environment with these variables resolved; the next one is for when a password of the last is refused.
+    def __call__(
+        self, environ: Mapping[str, str], variables: Sequence[str]
+    ) -> Iterator[Mapping[str, str]]:
+        """The environment with these variables resolved; the next one is for when a password of the
+        last is refused.
 
-        First as remembered, then as stored now, then as the rotation under way will store it: none of them twice.
-        Raises ConfigError that names the variable and the reference, never what is behind it.
+        First as remembered, then as stored now, then as the rotation under way will store it: none
+        of them twice. Raises ConfigError that names the variable and the reference, never what is
+        behind it.
         """
         began = time.time()
-        references = {name: environ[name].strip() for name in variables if _is_reference(environ.get(name, ""))}
+        references = {
+            name: environ[name].strip()
+            for name in variables
+            if _is_reference(environ.get(name, ""))
+        }
         tried: list[dict[str, str]] = []
         for read in (self._remembered, self._current, self._pending):
-            values = {variable: read(variable, reference, began) for variable, reference in references.items()}
+            values = {
+                variable: read(variable, reference, began)
+                for variable, reference in references.items()
+            }
             if values not in tried:
                 tried.append(values)
                 yield _with_credentials({**environ, **values}, references)
@@ -61,7 +74,9 @@ class SecretReferences:
         since, value = self._known[reference]
         if since >= began:
             return value
-        return self._remember(reference, self._ask(variable, reference, "AWSCURRENT", "after a refusal"))
+        return self._remember(
+            reference, self._ask(variable, reference, "AWSCURRENT", "after a refusal")
+        )
 
     def _pending(self, variable: str, reference: str, _: float) -> str:
         value = "" if reference.startswith("ssm:") else self._ask(variable, reference, "AWSPENDING")
@@ -72,7 +87,9 @@ class SecretReferences:
         return value
 
     def _ask(self, variable: str, reference: str, stage: str, why: str = "") -> str:
-        """The store's answer: one for all who want the same meanwhile or soon after. Raises ConfigError."""
+        """The store's answer: one for all who want the same meanwhile or soon after. Raises
+        ConfigError.
+        """
         asking = Shared(partial(_fetch, reference, stage), seconds=_ASKED_ONCE_IN)
         found = self._asked.setdefault((reference, stage, why), asking).result()
         if found.reason:
@@ -85,8 +102,12 @@ def _is_reference(value: str) -> bool:
 
 
 def _with_credentials(environ: dict[str, str], references: Mapping[str, str]) -> dict[str, str]:
-    """The environment with each secret that is a user and a password put into the URLs that have none."""
-    addresses = [url.variable for url in configured_urls(environ) if not url.parameters.get("password")]
+    """The environment with each secret that is a user and a password put into the URLs that have
+    none.
+    """
+    addresses = [
+        url.variable for url in configured_urls(environ) if not url.parameters.get("password")
+    ]
     for variable in (name for name in URL_VARIABLES if name in references):
         if environ[variable].startswith("{"):
             user, password = _credentials(variable, references[variable], environ[variable])
@@ -94,7 +115,9 @@ def _with_credentials(environ: dict[str, str], references: Mapping[str, str]) ->
                 missing = "it does not say where the database is; set another URL variable to a URL without a password"
                 raise _unusable(variable, references[variable], missing)
             environ[variable] = environ[addresses[0]]
-            environ |= {name: _with_user(environ[name], user, password) for name in (variable, *addresses)}
+            environ |= {
+                name: _with_user(environ[name], user, password) for name in (variable, *addresses)
+            }
         try:
             parse_url(variable, environ[variable], environ)
         except ConfigError as error:
@@ -116,7 +139,9 @@ def _with_user(url: str, user: str, password: str) -> str:
 
 
 class _Found(NamedTuple):
-    """What a store said: a value, empty where a secret has no such stage; or the reason why there is none."""
+    """What a store said: a value, empty where a secret has no such stage; or the reason why there
+    is none.
+    """
 
     value: str = ""
     reason: str = ""
@@ -134,7 +159,9 @@ def _fetch(reference: str, stage: str) -> _Found:
         none_yet = (stage, code) == ("AWSPENDING", "ResourceNotFoundException")
         return _Found() if none_yet else _Found(reason=_REASONS.get(code, code))
     except BotoCoreError as error:
-        return _Found(reason=f"{type(error).__name__}; from within a VPC the store needs an endpoint there")
+        return _Found(
+            reason=f"{type(error).__name__}; from within a VPC the store needs an endpoint there"
+        )
     key = reference.partition("#")[2]
     value = _json(text).get(key) if key else text
     if isinstance(value, str) and value.strip():

@@ -83,18 +83,28 @@ class UsageError(OnwardError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, next_step=f"`{self.prog} --help` says what there is. Nothing was changed.")
+        raise UsageError(
+            message, next_step=f"`{self.prog} --help` says what there is. Nothing was changed."
+        )
 
 
 def parser() -> argparse.ArgumentParser:
     """It sets what is given only: the defaults are the caller's. Raises UsageError."""
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--json", action="store_true", help="one JSON document on stdout; words go to stderr")
-    common.add_argument("--allow-out-of-order", action="store_true", help="apply files that were merged late, too")
     common.add_argument(
-        "--allow-nonempty", action="store_true", help="run all files in a database with tables and no history"
+        "--json", action="store_true", help="one JSON document on stdout; words go to stderr"
     )
-    common.add_argument("--production", action="store_true", help="change production from outside a deploy")
+    common.add_argument(
+        "--allow-out-of-order", action="store_true", help="apply files that were merged late, too"
+    )
+    common.add_argument(
+        "--allow-nonempty",
+        action="store_true",
+        help="run all files in a database with tables and no history",
+    )
+    common.add_argument(
+        "--production", action="store_true", help="change production from outside a deploy"
+    )
     found = _Parser(
         prog="scripts/migrate.py",
         usage="scripts/migrate.py [options] [command]",
@@ -104,22 +114,37 @@ def parser() -> argparse.ArgumentParser:
         parents=[common],
         allow_abbrev=False,
     )
-    found.add_argument("--version", action="version", version=f"onward {VERSION}", help="show the version")
+    found.add_argument(
+        "--version", action="version", version=f"onward {VERSION}", help="show the version"
+    )
     commands = found.add_subparsers(
         dest="command", metavar="command", prog="scripts/migrate.py", help=argparse.SUPPRESS
     )
-    add = partial(commands.add_parser, formatter_class=_formatter, parents=[common], allow_abbrev=False)
-    status = add("status", description="Show what is applied and what is pending. Reads only.")
-    status.add_argument("--check", action="store_true", help="exit 8 if migrations are pending, 3 on a conflict")
-    status.add_argument(
-        "--upgrade-check", action="store_true", help="say what a run of this version would refuse here, and why"
+    add = partial(
+        commands.add_parser, formatter_class=_formatter, parents=[common], allow_abbrev=False
     )
-    add("validate", description="Check the files; where a database is named, their checksums too. Reads only.")
+    status = add("status", description="Show what is applied and what is pending. Reads only.")
+    status.add_argument(
+        "--check", action="store_true", help="exit 8 if migrations are pending, 3 on a conflict"
+    )
+    status.add_argument(
+        "--upgrade-check",
+        action="store_true",
+        help="say what a run of this version would refuse here, and why",
+    )
+    add(
+        "validate",
+        description="Check the files; where a database is named, their checksums too. Reads only.",
+    )
     create = add("create", description="Write a new draft with the next number.")
     create.add_argument("description", nargs="+", help='such as "add orders"')
     baseline = add("baseline", description="Record files as applied without running them.")
-    baseline.add_argument("number", type=_number, metavar="NNN", help="the last number that counts as applied")
-    repair = add("repair", description="Take a changed or renamed file's checksum and name into the history.")
+    baseline.add_argument(
+        "number", type=_number, metavar="NNN", help="the last number that counts as applied"
+    )
+    repair = add(
+        "repair", description="Take a changed or renamed file's checksum and name into the history."
+    )
     repair.add_argument("version", metavar="VERSION", help="such as 001-create-users-table")
     return found
 

@@ -42,7 +42,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def _options(arguments: Sequence[str]) -> SimpleNamespace:
     # Not the parser's defaults: a command's would undo what stands before it on the command line.
     options = SimpleNamespace(
-        command=None, json=False, allow_out_of_order=False, allow_nonempty=False, production=False, upgrade_check=False
+        command=None,
+        json=False,
+        allow_out_of_order=False,
+        allow_nonempty=False,
+        production=False,
+        upgrade_check=False,
     )
     if arguments:
         from lib.cli.arguments import parser  # noqa: PLC0415 - a build has none, and does not wait for argparse
@@ -63,8 +68,12 @@ def _run(options: SimpleNamespace, output: Output) -> int:
     return 0
 
 
-def _apply_nothing(options: SimpleNamespace, output: Output, here: str, environments: Sequence[str]) -> int:
-    """Let the build of an environment pass that is not to touch the database, whatever state that is in."""
+def _apply_nothing(
+    options: SimpleNamespace, output: Output, here: str, environments: Sequence[str]
+) -> int:
+    """Let the build of an environment pass that is not to touch the database, whatever state that
+    is in.
+    """
     migrations = load(migrations_directory(output.environ))
     pending: int | None = None
     try:
@@ -81,7 +90,9 @@ def _apply_nothing(options: SimpleNamespace, output: Output, here: str, environm
     reason = f"{here} is not among MIGRATION_ENVIRONMENTS={','.join(environments)}"
     mark = "⚠️ " if here == "production" else "⏩"
     output.say(hanging(f"{mark} Applied nothing: {reason}. Pending: {found}."))
-    output.document({"success": True, "environment": here, "applied": [], "skipped": reason, "pending": pending})
+    output.document(
+        {"success": True, "environment": here, "applied": [], "skipped": reason, "pending": pending}
+    )
     return 0
 
 
@@ -99,7 +110,9 @@ def _status(options: SimpleNamespace, output: Output) -> int:
 
 def _upgrade_check(options: SimpleNamespace, output: Output) -> int:
     """What a run of this version would refuse here, before one does. Reads only."""
-    problems = list(_raised(lambda: _would_run(options, output), lambda: _require_good_secrets(output.environ)))
+    problems = list(
+        _raised(lambda: _would_run(options, output), lambda: _require_good_secrets(output.environ))
+    )
     for problem in problems:
         output.complain(problem)
     if not problems:
@@ -133,7 +146,11 @@ def _validate(options: SimpleNamespace, output: Output) -> int:
     for warning in warnings:
         output.say(hanging(f"⚠️  {warning}"))
     document = validation_dict(plan) | {"warnings": warnings}
-    unapplied = [entry.migration for entry in plan.in_state(State.PENDING, State.OUT_OF_ORDER) if entry.migration]
+    unapplied = [
+        entry.migration
+        for entry in plan.in_state(State.PENDING, State.OUT_OF_ORDER)
+        if entry.migration
+    ]
     errors = list(_raised(plan.require_no_conflict, lambda: require_runnable(unapplied)))
     if not errors:
         output.say(f"✅ {_files(migrations)} valid, and those applied are unchanged")
@@ -156,7 +173,9 @@ def _validate(options: SimpleNamespace, output: Output) -> int:
 def _validate_offline(output: Output) -> int:
     migrations = load(migrations_directory(output.environ))
     require_runnable(migrations)
-    output.say(f"✅ {_files(migrations)} valid (no database is named, so checksums were not compared)")
+    output.say(
+        f"✅ {_files(migrations)} valid (no database is named, so checksums were not compared)"
+    )
     output.document({"success": True, "state": None, "problems": [], "warnings": []})
     return 0
 
@@ -181,10 +200,14 @@ def _repair(options: SimpleNamespace, output: Output) -> int:
     version = Path(options.version).name.removesuffix(".sql")
     file, changed = repair(_config_to_write(options, output), version)
     if changed:
-        output.say(f"✅ Repaired: the history has name and checksum of {file.path} now; its SQL was not run")
+        output.say(
+            f"✅ Repaired: the history has name and checksum of {file.path} now; its SQL was not run"
+        )
     else:
         output.say(f"✅ Nothing to repair: {file.path} is as the history has it")
-    output.document({"success": True, "version": file.version, "checksum": file.checksum, "changed": changed})
+    output.document(
+        {"success": True, "version": file.version, "checksum": file.checksum, "changed": changed}
+    )
     return 0
 
 
@@ -207,13 +230,16 @@ def _config(options: SimpleNamespace, output: Output) -> Config:
 
 
 def _config_to_write(options: SimpleNamespace, output: Output) -> Config:
-    """The Config of a command that writes. Raises WrongEnvironment where a person would change production."""
+    """The Config of a command that writes. Raises WrongEnvironment where a person would change
+    production.
+    """
     config = _config(options, output)
     if config.production and not config.deploying and not options.production:
         raise WrongEnvironment(
             f"this would change production from outside a deploy: {config.url}, "
             f"environment {config.environment} (from {config.environment_source})",
-            next_step="Nothing was changed. Deploy instead; or say --production if that is what you mean.",
+            next_step="Nothing was changed. Deploy instead; or say --production if that is what "
+            "you mean.",
         )
     return config
 
@@ -225,7 +251,8 @@ def _warnings(plan: Plan) -> Iterator[str]:
             yield f"{refusal} (applied already, so it may stay)"
         if entry.unverified:
             yield (
-                f"{entry.version}: applied without a checksum, so nobody can say whether it has changed; "
+                f"{entry.version}: applied without a checksum, so nobody can say whether it has "
+                "changed; "
                 f"`repair {entry.version}` takes the file as it is"
             )
     for entry in plan.in_state(State.AHEAD):

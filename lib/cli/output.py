@@ -1,4 +1,6 @@
-"""Where words and the JSON document of a command go: without secrets, and fit for a terminal and a CI."""
+"""Where words and the JSON document of a command go: without secrets, and fit for a terminal and a
+CI.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ class Output:
     def say(self, text: str, *, error: bool = False) -> None:
         """Words for people: stdout, or stderr for errors and where stdout is for the document.
 
-        All words of servers, files and variables go through here: without secrets, and fit for a terminal and a CI.
+        All words of servers, files and variables go through here: without secrets, and fit for a
+        terminal and a CI.
         """
         stream = sys.stderr if error or self.as_json else sys.stdout
         coloured = stream.isatty() and not self.environ.get("NO_COLOR")
@@ -70,14 +73,21 @@ class Output:
         return error.exit_code
 
     def fault(self, error: Exception) -> int:
-        """An error of ours in one line: a traceback could show what nobody has looked through for secrets."""
+        """An error of ours in one line: a traceback could show what nobody has looked through for
+        secrets.
+        """
         heed_no_signal()
         words = " ".join(f"{type(error).__name__}: {error}".split())
         for secret in self._hidden:
             words = words.replace(secret, "***")
         words = f"internal error{_place(error)}, please report it: {redact(words)}"
         self.say(f"❌ {words}; what is committed stays, `status` shows it", error=True)
-        self.document({"success": False, "error": {"code": OnwardError.code, "message": words, "nextStep": ""}})
+        self.document(
+            {
+                "success": False,
+                "error": {"code": OnwardError.code, "message": words, "nextStep": ""},
+            }
+        )
         return OnwardError.exit_code
 
     def redacted(self, value: Any) -> Any:
@@ -94,7 +104,9 @@ class Output:
         return redact(value)
 
     def _named_by_github(self, path: str) -> str:
-        """A file's path from the root of the workspace, wherever the run stands; outside of it, the whole path."""
+        """A file's path from the root of the workspace, wherever the run stands; outside of it, the
+        whole path.
+        """
         workspace = self.environ.get("GITHUB_WORKSPACE")
         if not workspace:
             return path
@@ -103,7 +115,9 @@ class Output:
 
 
 def _secrets(environ: Mapping[str, str]) -> list[str]:
-    """The passwords in the environment, longest first: those of URLs that nobody can read or asked for, too."""
+    """The passwords in the environment, longest first: those of URLs that nobody can read or asked
+    for, too.
+    """
     found = {secret for url in configured_urls(environ) for secret in url.secrets}
     found.update(environ.get(variable, "").strip() for variable in _SECRET_VARIABLES)
     for value in environ.values():

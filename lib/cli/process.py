@@ -30,8 +30,14 @@ def run_process() -> int:
 
 
 def _mend_streams() -> None:
-    """Let a closed stream lead nowhere: else the connection gets its number. No character stops a run."""
+    """Let a closed stream lead nowhere: else the connection gets its number. No character stops a
+    run.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8", closefd=False))
+            setattr(
+                sys,
+                name,
+                os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8", closefd=False),
+            )
         getattr(sys, name).reconfigure(errors="replace")

@@ -1,4 +1,6 @@
-"""The signals that end a command: the first one decides, and none cuts short what is said at the end."""
+"""The signals that end a command: the first one decides, and none cuts short what is said at the
+end.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,11 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def heed_no_signal() -> None:
-    """The first signal decides, and so does an end that is reached: what there is to do and to say is not cut short.
+    """The first signal decides, and so does an end that is reached: what there is to do and to say
+    is not cut short.
 
-    Not SIG_IGN: of a signal that has come and was not dealt with yet, Python would print that it ignores it.
+    Not SIG_IGN: of a signal that has come and was not dealt with yet, Python would print that it
+    ignores it.
     """
     for number in SIGNALS:
         if signal.getsignal(number) is interrupt:

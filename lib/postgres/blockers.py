@@ -61,7 +61,9 @@ class BlockerMonitor:
 
 
 def holders(session: Connection, key: int) -> list[tuple[str, str]]:
-    """The pids of the sessions that hold an advisory lock, each with a description; none if they cannot be seen."""
+    """The pids of the sessions that hold an advisory lock, each with a description; none if they
+    cannot be seen.
+    """
     rows = session.read(_HOLDERS.format(key=key)).rows
     return [(str(pid), _session_in_words(pid, name, age)) for pid, name, age in rows]
 

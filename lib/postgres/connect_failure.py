@@ -1,9 +1,9 @@
 """What an attempt to connect came to, read from libpq's words about it. Pure.
 
-An answer decides by its SQLSTATE, which is the same in every language: it is final unless it is known to pass. Proxies
-have few SQLSTATEs for all that they say, so theirs are known by their texts; these are data, each beside the place
-where it is written. Silence is worth another try. The address before a message is not looked at: a directory or a
-host may have any name.
+An answer decides by its SQLSTATE, which is the same in every language: it is final unless it is
+known to pass. Proxies have few SQLSTATEs for all that they say, so theirs are known by their texts;
+these are data, each beside the place where it is written. Silence is worth another try. The address
+before a message is not looked at: a directory or a host may have any name.
 """
 
 from __future__ import annotations
@@ -14,19 +14,24 @@ from enum import IntEnum
 from typing import NamedTuple
 
 _ADDRESS = re.compile(
-    r'^connection to server (?:at "[^"\n]*"(?: \([^)\n]*\))?, port [^\n]*?|on socket "[^\n]*?") failed: ', re.MULTILINE
+    r'^connection to server (?:at "[^"\n]*"(?: \([^)\n]*\))?, port [^\n]*?|on socket "[^\n]*?") failed: ',
+    re.MULTILINE,
 )
-_ANSWER = re.compile(r"(?P<severity>[^:\n]+):  (?:(?P<sqlstate>[0-9A-Z]{5}): )?(?P<words>.*)", re.DOTALL)
+_ANSWER = re.compile(
+    r"(?P<severity>[^:\n]+):  (?:(?P<sqlstate>[0-9A-Z]{5}): )?(?P<words>.*)", re.DOTALL
+)
 _LOCATION = re.compile(r"\nLOCATION:  .*", re.DOTALL)
 _QUOTED = re.compile(r"""(["'])[^"'\n]*\1""")
 
-# A connection that was lost, a limit that is reached, a timeout at login, a server that goes or comes.
+# A connection that was lost, a limit that is reached, a timeout at login, a server that goes or
+# comes.
 _PASSING_STATES = re.compile(r"080(?:00|01|03|06)|53[0-3]00|57014|57P0[123]")
-# For PgBouncer (08P01), Neon's proxy and Supavisor (XX000), pgcat and Odyssey (58000) these say nothing; nor does none.
+# For PgBouncer (08P01), Neon's proxy and Supavisor (XX000), pgcat and Odyssey (58000) these say
+# nothing; nor does none.
 _VAGUE_STATES = re.compile(r"08...|58...|XX...|")
 _PASSING_TEXTS = (
-    # PostgreSQL, whose words proxies pass on under a SQLSTATE of theirs: src/backend/tcop/backend_startup.c,
-    # storage/lmgr/proc.c, utils/init/postinit.c
+    # PostgreSQL, whose words proxies pass on under a SQLSTATE of theirs:
+    # src/backend/tcop/backend_startup.c, storage/lmgr/proc.c, utils/init/postinit.c
     r"the database system is (?:starting up|shutting down|in recovery mode|not (?:yet )?accepting connections)",
     r"too many clients already|remaining connection slots are reserved|too many connections for (?:role|database)",
     # pgbouncer/pgbouncer: src/client.c, objects.c, janitor.c, server.c; "cannot connect" until 1.17
@@ -38,7 +43,8 @@ _PASSING_TEXTS = (
     r"(?:unable|failed) to check ?out (?:a )?connection|connection to database (?:closed|not available)",
     r"failed to subscribe to tenant|failed to start proxy|proxy supervisor unavailable|auth_query .*timed out",
     r"DbHandler exited",
-    # neondatabase/neon: proxy/src/compute/mod.rs, auth/mod.rs, control_plane/errors.rs and messages.rs
+    # neondatabase/neon: proxy/src/compute/mod.rs, auth/mod.rs, control_plane/errors.rs and
+    # messages.rs
     r"couldn't connect to compute node|too many connections (?:attempts|to this endpoint)|failed to acquire permit",
     r"control plane request failed(?!: endpoint (?:cannot be found|is disabled))|running operations",
     # yandex/odyssey: sources/frontend.c
@@ -56,8 +62,9 @@ _REFUSING_TEXTS = (
     # Amazon RDS User Guide, as above
     r"password that was provided for the role .* is wrong|no credentials for the role",
 )
-# libpq's own words where it has heard nothing, or not from the server that it wants. Others are about what it heard.
-# postgres: src/interfaces/libpq/fe-connect.c, fe-secure.c, fe-secure-openssl.c, fe-misc.c
+# libpq's own words where it has heard nothing, or not from the server that it wants. Others are
+# about what it heard. postgres: src/interfaces/libpq/fe-connect.c, fe-secure.c,
+# fe-secure-openssl.c, fe-misc.c
 _SILENCE = (
     r"connection (?:refused|reset|timed out|aborted)|operation timed out|timeout expired|broken pipe|no route to host",
     r"(?:network|host) is (?:unreachable|down)|cannot assign requested address|no such file or directory",
@@ -68,7 +75,9 @@ _SILENCE = (
 )
 _NOBODY_LISTENS = re.compile(r"connection refused|no such file or directory", re.IGNORECASE)
 # And where it could not use what it was given, once it had reached the server.
-_SETTING = re.compile(r"^invalid (?:integer )?value |certificate file \"|private key file \"|private SSL key")
+_SETTING = re.compile(
+    r"^invalid (?:integer )?value |certificate file \"|private key file \"|private SSL key"
+)
 
 
 class Fate(IntEnum):
@@ -91,13 +100,16 @@ class Attempt(NamedTuple):
     text: str
     """What libpq said of it, on one line."""
     words: str
-    """The same without the address, and without what stands between quotes, which may be any name."""
+    """The same without the address, and without what stands between quotes, which may be any name.
+    """
     sqlstate: str = ""
 
     @property
     def refuses_credentials(self) -> bool:
         """Whether another password, or another user, may be let in."""
-        return self.sqlstate.startswith("28") or (_is_vague(self) and _matches(_REFUSING_TEXTS, self.words))
+        return self.sqlstate.startswith("28") or (
+            _is_vague(self) and _matches(_REFUSING_TEXTS, self.words)
+        )
 
     @property
     def finds_nobody(self) -> bool:
@@ -106,12 +118,17 @@ class Attempt(NamedTuple):
 
 
 def read(message: str) -> list[Attempt]:
-    """What libpq says of one connection, which may have taken several attempts: with TLS, and without."""
+    """What libpq says of one connection, which may have taken several attempts: with TLS, and
+    without.
+    """
     places = list(_ADDRESS.finditer(message))
     if not places:
         return [Attempt(Fate.SETTING, _line(message), message)]
     ends = [*(place.start() for place in places[1:]), len(message)]
-    return [_attempt(place[0], message[place.end() : end]) for place, end in zip(places, ends, strict=True)]
+    return [
+        _attempt(place[0], message[place.end() : end])
+        for place, end in zip(places, ends, strict=True)
+    ]
 
 
 def unresolved(message: str, *, passes: bool) -> Attempt:
@@ -128,7 +145,11 @@ def advise(attempt: Attempt) -> str:
     """What to do about it."""
     said = f"{attempt.sqlstate} {attempt.words}"
     answered = attempt.fate in (Fate.PASSES, Fate.FINAL)
-    fitting = (advice for pattern, advice in _ADVICE if answered and re.search(pattern, said, re.IGNORECASE))
+    fitting = (
+        advice
+        for pattern, advice in _ADVICE
+        if answered and re.search(pattern, said, re.IGNORECASE)
+    )
     return next(fitting, _ADVICE_BY_FATE[attempt.fate])
 
 
@@ -136,7 +157,8 @@ _CHECK_URL = "Check user, password and database in the URL."
 _ADVICE = (
     (
         "does not support SSL",
-        "A server that is not on this machine is spoken to over TLS; add sslmode=disable to the URL to do without.",
+        "A server that is not on this machine is spoken to over TLS; add sslmode=disable to the "
+        "URL to do without.",
     ),
     (
         "unsupported startup parameter",
@@ -144,22 +166,32 @@ _ADVICE = (
     ),
     (
         "certificate|SSL error",
-        "Check host, sslmode and sslrootcert in the URL: the server must be the one that its certificate names.",
+        "Check host, sslmode and sslrootcert in the URL: the server must be the one that its "
+        "certificate names.",
     ),
     (
         "^28000 ",
-        "Check user, password and database in the URL, and that the server lets this client in: pg_hba.conf, or the "
+        "Check user, password and database in the URL, and that the server lets this client in: "
+        "pg_hba.conf, or the "
         "addresses that the provider allows.",
     ),
-    ("^28|^3D000|^(?:08P01|XX...) .*(?:authentication failed|no such|not found)|no password supplied", _CHECK_URL),
+    (
+        "^28|^3D000|^(?:08P01|XX...) .*(?:authentication failed|no such|not found)|no password "
+        "supplied",
+        _CHECK_URL,
+    ),
     ("^ unknown host", "Check the host in the URL."),
-    ("^53300|too many|max client|no more connections", "Close sessions that are not needed, then run again."),
+    (
+        "^53300|too many|max client|no more connections",
+        "Close sessions that are not needed, then run again.",
+    ),
 )
 _ADVICE_BY_FATE = {
     Fate.SETTING: "Correct it in the URL, or in the PG… variable of the environment that says it.",
     Fate.PASSES: "Run again when the database takes connections.",
     Fate.FINAL: "Correct what the answer names; another try would be answered alike.",
-    Fate.SILENCE: "Check that the server runs and that its host and port are right, then run again.",
+    Fate.SILENCE: "Check that the server runs and that its host and port are right, then run "
+    "again.",
 }
 
 
@@ -169,7 +201,9 @@ def _attempt(address: str, said: str) -> Attempt:
     if not answer:
         return Attempt(_fate_without_answer(said), _line(address + said), said)
     sqlstate, words = answer["sqlstate"] or "", _QUOTED.sub('""', answer["words"])
-    told = f"{address}{answer['severity']}: {answer['words']}" + (f" (SQLSTATE {sqlstate})" if sqlstate else "")
+    told = f"{address}{answer['severity']}: {answer['words']}" + (
+        f" (SQLSTATE {sqlstate})" if sqlstate else ""
+    )
     attempt = Attempt(Fate.FINAL, _line(told), _line(words), sqlstate)
     return attempt._replace(fate=Fate.PASSES) if _passes(attempt) else attempt
 
@@ -178,7 +212,9 @@ def _passes(attempt: Attempt) -> bool:
     passing_state = bool(_PASSING_STATES.fullmatch(attempt.sqlstate))
     if not _is_vague(attempt):
         return passing_state
-    return _matches(_PASSING_TEXTS, attempt.words) or (passing_state and not attempt.refuses_credentials)
+    return _matches(_PASSING_TEXTS, attempt.words) or (
+        passing_state and not attempt.refuses_credentials
+    )
 
 
 def _fate_without_answer(said: str) -> Fate:

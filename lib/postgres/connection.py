@@ -1,8 +1,10 @@
-"""One session with a server: connect, send text, read what comes back. The only module that meets psycopg.
+"""One session with a server: connect, send text, read what comes back. The only module that meets
+psycopg.
 
-Everything goes as literal text by the simple protocol. That is what lets a whole file travel as one message, sends
-`%` and `$1` verbatim, works through a transaction pooler, and leaves no snapshot behind in an idle transaction (a
-query with parameters would, and CREATE INDEX CONCURRENTLY in another session would wait for it for ever).
+Everything goes as literal text by the simple protocol. That is what lets a whole file travel as one
+message, sends `%` and `$1` verbatim, works through a transaction pooler, and leaves no snapshot
+behind in an idle transaction (a query with parameters would, and CREATE INDEX CONCURRENTLY in
+another session would wait for it for ever).
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ from lib.settings.database_url import DatabaseURL, redact
 
 _GRACE = 2.0  # for a server to end what was cancelled at the deadline
 _NOTICES_KEPT = 100
-_LONGEST_NOTICE, _LONGEST_TEXT = 2_000, 8_000  # characters: a row's value, or a statement, may have millions
+_LONGEST_NOTICE, _LONGEST_TEXT = (
+    2_000,
+    8_000,
+)  # characters: a row's value, or a statement, may have millions
 _LONGEST_SECRET = 1_000  # what is cut is not cut inside of one
 _NOTICE_READ = _LONGEST_NOTICE + _LONGEST_SECRET
 _SILENTLY = 1.0  # seconds: a server that is back so soon is not worth a line
@@ -53,7 +58,8 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "15000",
 }
-# What libpq hands on from a person's environment as settings of the session: a file must mean the same for everybody.
+# What libpq hands on from a person's environment as settings of the session: a file must mean the
+# same for everybody.
 _PERSONAL = ("PGDATESTYLE", "PGGEQO", "PGTZ")
 _EVENTS: dict[int, int] = {pq.PollingStatus.READING: POLLIN, pq.PollingStatus.WRITING: POLLOUT}
 _SEVERITY, _MESSAGE = int(pq.DiagnosticField.SEVERITY), int(pq.DiagnosticField.MESSAGE_PRIMARY)
@@ -66,21 +72,26 @@ _AWAY = "08...|53300|57P0[123]"  # a pooler without a server, no connection left
 
 BUSY = ("55P03", "40P01")  # lock_timeout (and NOWAIT), deadlock
 
-# Every statement of ours runs between these two. On a search path of the role's, whoever may create in one of its
-# schemas could put a function, an operator or a type in front of a built-in one, and would be called as this role
-# (CVE-2018-1058). Row security would hide rows without a word; off, the server raises an error instead.
+# Every statement of ours runs between these two. On a search path of the role's, whoever may create
+# in one of its schemas could put a function, an operator or a type in front of a built-in one, and
+# would be called as this role (CVE-2018-1058). Row security would hide rows without a word; off,
+# the server raises an error instead.
 PIN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off;"
 USUAL_PATH = "SET LOCAL search_path TO DEFAULT; SET LOCAL row_security TO DEFAULT;"
-_SAVEPOINT = "SAVEPOINT onward_query", "ROLLBACK TO SAVEPOINT onward_query; RELEASE SAVEPOINT onward_query"
-# One snapshot for all that is read: else another run's first tables could be seen without the rows that record them.
+_SAVEPOINT = (
+    "SAVEPOINT onward_query",
+    "ROLLBACK TO SAVEPOINT onward_query; RELEASE SAVEPOINT onward_query",
+)
+# One snapshot for all that is read: else another run's first tables could be seen without the rows
+# that record them.
 _TRANSACTION = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", "COMMIT"
 
 
 def _verbose(pgconn: pq.abc.PGconn) -> None:
     """Let libpq tell the SQLSTATE with a connection that fails: psycopg does not offer that.
 
-    It is asked for in the library that psycopg has loaded, beneath its compiled module or held by the one in Python.
-    Where it is not found there, failures are known by PostgreSQL's English.
+    It is asked for in the library that psycopg has loaded, beneath its compiled module or held by
+    the one in Python. Where it is not found there, failures are known by PostgreSQL's English.
     """
     module = sys.modules[pq.PGconn.__module__]
     with suppress(AttributeError, OSError, TypeError):
@@ -89,7 +100,9 @@ def _verbose(pgconn: pq.abc.PGconn) -> None:
 
 
 class Budget(NamedTuple):
-    """How many seconds a session is tried for, and whether also one on this machine where nobody listens."""
+    """How many seconds a session is tried for, and whether also one on this machine where nobody
+    listens.
+    """
 
     seconds: float = 20.0
     absent: bool = True
@@ -100,7 +113,9 @@ class Budget(NamedTuple):
 
 
 CONNECT_BUDGET = Budget()
-READ_BUDGET = Budget(absent=False)  # who only looks wants to know at once that the server on this machine is not up
+READ_BUDGET = Budget(
+    absent=False
+)  # who only looks wants to know at once that the server on this machine is not up
 
 
 def ignore(_: str) -> None:
@@ -135,7 +150,9 @@ class IdleHook(NamedTuple):
 class Connection:
     """A connection in autocommit. Not for two threads. Close it, or use it as a context manager."""
 
-    def __init__(self, connection: psycopg.Connection, url: DatabaseURL, deadline: float | None = None) -> None:
+    def __init__(
+        self, connection: psycopg.Connection, url: DatabaseURL, deadline: float | None = None
+    ) -> None:
         self.url = url
         self.notices: deque[str] = deque(maxlen=_NOTICES_KEPT)
         self.notice_count = 0
@@ -156,7 +173,10 @@ class Connection:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -166,7 +186,9 @@ class Connection:
 
     @property
     def pid(self) -> int:
-        """The server process as this end knows it; a pooler tells another number than the server does."""
+        """The server process as this end knows it; a pooler tells another number than the server
+        does.
+        """
         return self._pgconn.backend_pid
 
     @property
@@ -175,10 +197,12 @@ class Connection:
         return self._pgconn.transaction_status != pq.TransactionStatus.IDLE
 
     def send(self, sql: bytes | str, *, keep: bool = True, into: Reply | None = None) -> Reply:
-        """Send one message and read its whole answer. A server's error comes back in it, it is not raised.
+        """Send one message and read its whole answer. A server's error comes back in it, it is not
+        raised.
 
-        Without `keep`, rows and tags are dropped as they arrive. Interrupted (by any exception of a signal
-        handler), it cancels on the server and closes the session; `into` has what had arrived by then.
+        Without `keep`, rows and tags are dropped as they arrive. Interrupted (by any exception of a
+        signal handler), it cancels on the server and closes the session; `into` has what had
+        arrived by then.
         """
         answer = Reply() if into is None else into
         sent = self._sent = self._encoded(sql) if isinstance(sql, str) else sql
@@ -211,7 +235,8 @@ class Connection:
         return answer.rows
 
     def read(self, sql: str, *, usual: str = "") -> Reply:
-        """Send a query of ours, which finds its names in pg_catalog alone; `usual` comes first, on the usual path.
+        """Send a query of ours, which finds its names in pg_catalog alone; `usual` comes first, on
+        the usual path.
 
         In a transaction, it leaves path and settings of that as they were.
         """
@@ -226,16 +251,24 @@ class Connection:
         """An error in a statement of ours, as the user's: busy, unsuitable or unreachable."""
         error = answer.error
         if error is None:
-            return DatabaseUnavailable("the connection to the database was lost", next_step="Run again.")
+            return DatabaseUnavailable(
+                "the connection to the database was lost", next_step="Run again."
+            )
         message = redact(f"{error.message} (SQLSTATE {error.sqlstate})", self.url)
         if error.sqlstate in BUSY:
-            return TableBusy(f"the history is locked by another session: {message}", next_step="Run again later.")
+            return TableBusy(
+                f"the history is locked by another session: {message}", next_step="Run again later."
+            )
         if error.sqlstate == "57014":
-            return LockBusy(f"the history is locked by another session: {message}", next_step="Run again later.")
+            return LockBusy(
+                f"the history is locked by another session: {message}", next_step="Run again later."
+            )
         if answer.lost or re.fullmatch(_AWAY, error.sqlstate or ""):
             return DatabaseUnavailable(f"the database is away: {message}", next_step="Run again.")
         if error.sqlstate == "42501":
-            return DatabaseUnsuitable(message, next_step="Grant the role what it lacks, or use the owner's URL.")
+            return DatabaseUnsuitable(
+                message, next_step="Grant the role what it lacks, or use the owner's URL."
+            )
         return DatabaseUnsuitable(message, next_step=error.hint or "")
 
     def _flush(self) -> None:
@@ -280,7 +313,9 @@ class Connection:
         match result.status:
             case pq.ExecStatus.SINGLE_TUPLE:
                 if keep:
-                    answer.rows.append(tuple(self._value(result, column) for column in range(result.nfields)))
+                    answer.rows.append(
+                        tuple(self._value(result, column) for column in range(result.nfields))
+                    )
             case pq.ExecStatus.COMMAND_OK | pq.ExecStatus.TUPLES_OK:
                 answer.finished += 1
                 if keep:
@@ -290,14 +325,20 @@ class Connection:
             case pq.ExecStatus.EMPTY_QUERY:
                 pass
             case _:  # COPY to or from the client: there is nobody to feed it, and no way out but to leave
-                answer.error = ServerError("0A000", "COPY to or from the client cannot run in a migration")
+                answer.error = ServerError(
+                    "0A000", "COPY to or from the client cannot run in a migration"
+                )
                 self._connection.close()
                 raise psycopg.OperationalError
 
     def _receive(self, notice: pq.abc.PGresult) -> None:
-        """Called by libpq, which would drop an exception: see `postponed`. So it calls nothing that is Python."""
+        """Called by libpq, which would drop an exception: see `postponed`. So it calls nothing that
+        is Python.
+        """
         message = notice.error_field(_MESSAGE) or b""
-        self._received.append((notice.error_field(_SEVERITY) or b"", message[:_NOTICE_READ], len(message)))
+        self._received.append(
+            (notice.error_field(_SEVERITY) or b"", message[:_NOTICE_READ], len(message))
+        )
         self.notice_count += 1
 
     def _take_notices(self) -> None:
@@ -310,7 +351,8 @@ class Connection:
         position = self._said(result, pq.DiagnosticField.STATEMENT_POSITION)
         return ServerError(
             sqlstate=self._said(result, pq.DiagnosticField.SQLSTATE),
-            message=self._said(result, pq.DiagnosticField.MESSAGE_PRIMARY) or self._text(result.error_message).strip(),
+            message=self._said(result, pq.DiagnosticField.MESSAGE_PRIMARY)
+            or self._text(result.error_message).strip(),
             detail=self._said(result, pq.DiagnosticField.MESSAGE_DETAIL),
             hint=self._said(result, pq.DiagnosticField.MESSAGE_HINT),
             context=self._said(result, pq.DiagnosticField.CONTEXT),
@@ -320,9 +362,15 @@ class Connection:
 
     def _value(self, result: pq.abc.PGresult, column: int) -> str | None:
         value = result.get_value(0, column)
-        return None if value is None else _decoded(value, (self._parameter(b"client_encoding"), "UTF8"))
+        return (
+            None
+            if value is None
+            else _decoded(value, (self._parameter(b"client_encoding"), "UTF8"))
+        )
 
-    def _said(self, result: pq.abc.PGresult, field: pq.DiagnosticField, longest: int = _LONGEST_TEXT) -> str | None:
+    def _said(
+        self, result: pq.abc.PGresult, field: pq.DiagnosticField, longest: int = _LONGEST_TEXT
+    ) -> str | None:
         value = result.error_field(field)
         return None if value is None else self._text(value, longest)
 
@@ -333,19 +381,24 @@ class Connection:
         """What the server says, as far as it is worth showing, and without secrets."""
         whole = len(begin) == size
         text = redact(_decoded(begin, self._encodings(), whole=whole), self.url)
-        return text if whole and len(text) <= longest else f"{text[:longest]}… ({size:,} bytes in all)"
+        return (
+            text if whole and len(text) <= longest else f"{text[:longest]}… ({size:,} bytes in all)"
+        )
 
     def _encodings(self) -> Iterator[str]:
         """What the server may have been speaking, the likeliest first.
 
-        Where a file changes that, the server says so only behind its answer, and if the file fails, not at all.
+        Where a file changes that, the server says so only behind its answer, and if the file fails,
+        not at all.
         """
         yield "UTF8"  # what is not hardly ever looks like it
         yield self._parameter(b"client_encoding")
         yield from (found[1].decode() for found in _SETS_ENCODING.finditer(self._sent))
 
     def _encoded(self, sql: str) -> bytes:
-        """A statement as the server will read it, should a file have changed that; else it would read other letters."""
+        """A statement as the server will read it, should a file have changed that; else it would
+        read other letters.
+        """
         encoding = "UTF8" if self._knows_bytes_only else self._parameter(b"client_encoding")
         try:
             return sql.encode(_codec(encoding))
@@ -375,10 +428,11 @@ def connect(
     deadline: float | None = None,
     say: Callable[[str], None] = ignore,
 ) -> Connection:
-    """Open a session; tries again within the budget where that may help, and says so once, after one second.
+    """Open a session; tries again within the budget where that may help, and says so once, after
+    one second.
 
-    A statement that still runs at `deadline` (monotonic seconds) is cancelled. Raises DatabaseUnavailable, and
-    ConfigError for what libpq refuses.
+    A statement that still runs at `deadline` (monotonic seconds) is cancelled. Raises
+    DatabaseUnavailable, and ConfigError for what libpq refuses.
     """
     wait, pause = _Wait(url, time.monotonic() + budget.seconds, say), 0.1
     while True:
@@ -387,7 +441,11 @@ def connect(
             return Connection(outcome, url, deadline)
         failure, fate = _connect_failure(url, outcome), decide(outcome).fate
         absent = url.local and all(attempt.finds_nobody for attempt in outcome)
-        if fate in (Fate.SETTING, Fate.FINAL) or (absent and not budget.absent) or wait.left < pause:
+        if (
+            fate in (Fate.SETTING, Fate.FINAL)
+            or (absent and not budget.absent)
+            or wait.left < pause
+        ):
             raise failure
         wait.pause(pause * random.uniform(0.5, 1.0), failure.message)  # noqa: S311 - jitter, not a secret
         pause = min(pause * 2, 3.0)
@@ -442,7 +500,9 @@ class _Wait:
             self._say = ignore
 
 
-def _dial(url: DatabaseURL, application_name: str, wait: _Wait) -> psycopg.Connection | list[Attempt]:
+def _dial(
+    url: DatabaseURL, application_name: str, wait: _Wait
+) -> psycopg.Connection | list[Attempt]:
     """Try each address of each server once; what came of them if none lets us in."""
     patience = str(min(10, max(2, int(wait.left))))
     parameters = {**_DEFAULTS, "connect_timeout": patience, **url.parameters}
@@ -457,7 +517,9 @@ def _dial(url: DatabaseURL, application_name: str, wait: _Wait) -> psycopg.Conne
                 return psycopg.Connection(pgconn)
             attempts += read(complaint)
             pgconn.finish()
-    except psycopg.Error as error:  # before anything was sent: the name of a host, or two lists of unlike length
+    except (
+        psycopg.Error
+    ) as error:  # before anything was sent: the name of a host, or two lists of unlike length
         return [_not_dialled(str(error))]
     return attempts
 
@@ -480,13 +542,23 @@ def _shake_hands(pgconn: pq.abc.PGconn, seconds: float, wait: _Wait) -> str | No
 
 def _not_dialled(message: str) -> Attempt:
     number = re.search(r"failed to resolve host .*\[Errno (-?\d+)\]", message)
-    return unresolved(message, passes=int(number[1]) == socket.EAI_AGAIN) if number else read(message)[0]
+    return (
+        unresolved(message, passes=int(number[1]) == socket.EAI_AGAIN)
+        if number
+        else read(message)[0]
+    )
 
 
-def _connect_failure(url: DatabaseURL, attempts: list[Attempt]) -> ConfigError | DatabaseUnavailable:
+def _connect_failure(
+    url: DatabaseURL, attempts: list[Attempt]
+) -> ConfigError | DatabaseUnavailable:
     deciding = decide(attempts)
     reasons = redact("; ".join(dict.fromkeys(attempt.text for attempt in attempts)), url)
-    kind = PasswordRefused if any(attempt.refuses_credentials for attempt in attempts) else DatabaseUnavailable
+    kind = (
+        PasswordRefused
+        if any(attempt.refuses_credentials for attempt in attempts)
+        else DatabaseUnavailable
+    )
     if deciding.fate is Fate.SETTING:
         return ConfigError(f"libpq refuses {url}: {reasons}", next_step=advise(deciding))
     return kind(f"no session with {url}: {reasons}", next_step=advise(deciding))
@@ -495,7 +567,8 @@ def _connect_failure(url: DatabaseURL, attempts: list[Attempt]) -> ConfigError |
 def _decoded(value: bytes, encodings: Iterable[str], *, whole: bool = True) -> str:
     for encoding in encodings:
         try:
-            # Incremental: where they are not the whole, the last bytes may be the beginning of a character.
+            # Incremental: where they are not the whole, the last bytes may be the beginning of a
+            # character.
             return codecs.getincrementaldecoder(_codec(encoding))().decode(value, final=whole)
         except (LookupError, UnicodeDecodeError):
             continue

@@ -1,8 +1,9 @@
-"""What is done to a database: make the history's table, apply one migration and record it, baseline, repair.
+"""What is done to a database: make the history's table, apply one migration and record it,
+baseline, repair.
 
-A file takes two round trips: it travels alone, and what records it travels with what opens the next transaction. It
-never shares a message with a COMMIT: the server parses a message whole, so a syntax error in one part would undo the
-other.
+A file takes two round trips: it travels alone, and what records it travels with what opens the next
+transaction. It never shares a message with a COMMIT: the server parses a message whole, so a syntax
+error in one part would undo the other.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from lib.errors import (
     TableBusy,
 )
 from lib.plan import TABLE, AppliedMigration, History
-from lib.postgres.connection import BUSY, CONNECT_BUDGET, PIN_PATH, Budget, Connection, Reply, ignore
+from lib.postgres.connection import (
+    BUSY,
+    CONNECT_BUDGET,
+    PIN_PATH,
+    Budget,
+    Connection,
+    Reply,
+    ignore,
+)
 from lib.postgres.history_table import (
     LOOK_AT_TRIGGERS,
     NOT_STORED,
@@ -51,8 +60,8 @@ from lib.settings.config import Config
 from lib.settings.database_url import DatabaseURL
 from lib.source.migration import Migration
 
-# Deferred constraints come first, while the file's settings hold, for which their triggers were written; and a
-# temporary table with some outstanding cannot be dropped.
+# Deferred constraints come first, while the file's settings hold, for which their triggers were
+# written; and a temporary table with some outstanding cannot be dropped.
 _CLEAN = f"""
 SET CONSTRAINTS ALL IMMEDIATE;
 {RESET}
@@ -96,7 +105,8 @@ class Executor:
         deadline: float | None = None,
         say: Callable[[str], None] = ignore,
     ) -> None:
-        """Connect within about that budget; after `deadline` (monotonic seconds) statements are cancelled.
+        """Connect within about that budget; after `deadline` (monotonic seconds) statements are
+        cancelled.
 
         `say` gets a line for people where something takes long or is not as it should be.
         """
@@ -107,7 +117,10 @@ class Executor:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._tx.close()
 
@@ -117,14 +130,17 @@ class Executor:
         return self._tx.seconds_left
 
     def read(self) -> History:
-        """The history and what goes with it, by one query. Reads only: creates nothing, locks nothing.
+        """The history and what goes with it, by one query. Reads only: creates nothing, locks
+        nothing.
 
         Raises HistoryConflict for a table that is not ours, or several that are.
         """
         return self._tx.read()
 
     def prepare(self) -> None:
-        """Make what a run needs: the table, its audit columns. Raises DatabaseUnsuitable if this role cannot."""
+        """Make what a run needs: the table, its audit columns. Raises DatabaseUnsuitable if this
+        role cannot.
+        """
         history = self._tx.known()
         if history.obstacle:
             raise DatabaseUnsuitable(history.obstacle, next_step="Nothing was changed.")
@@ -139,7 +155,8 @@ class Executor:
     def apply(self, job: Job) -> None:
         """Apply one file and record it.
 
-        Raises HistoryChanged, LockBusy, TableBusy, MigrationFailed (rolled back), PartlyApplied, OutcomeUnknown.
+        Raises HistoryChanged, LockBusy, TableBusy, MigrationFailed (rolled back), PartlyApplied,
+        OutcomeUnknown.
         """
         if job.migration.transactional:
             self._apply_whole(job)
@@ -158,13 +175,17 @@ class Executor:
         self._tx.change(
             lambda: (
                 update(self._tx.known(), row.id, version, migration.name, checksum)
-                + verification(self._tx.known(), self._tx.fingerprint, [(version, checksum)], replaced=row.id)
+                + verification(
+                    self._tx.known(), self._tx.fingerprint, [(version, checksum)], replaced=row.id
+                )
             ),
             f"id = {row.id} AND version = {literal(version)} AND checksum = {literal(checksum)}",
         )
 
     def _apply_whole(self, job: Job) -> None:
-        """A file in one transaction: alone in its message, between one that opens it and one that ends it."""
+        """A file in one transaction: alone in its message, between one that opens it and one that
+        ends it.
+        """
         proof = self._tx.open()
         started = time.perf_counter()
         answer = self._tx.session.send(job.migration.sql, keep=False)
@@ -177,7 +198,8 @@ class Executor:
         self._record(job, milliseconds, proof)
 
     def _apply_piecewise(self, job: Job) -> None:
-        """A no-transaction file: its statements one at a time in another session, while this one holds the lock.
+        """A no-transaction file: its statements one at a time in another session, while this one
+        holds the lock.
 
         Nothing of it can be undone, so that its row can be written is tried before.
         """
@@ -191,7 +213,9 @@ class Executor:
                 job.migration, work, self._still_locked, lambda busy: job.again(self._blocked(busy))
             )
             pieces.lock_timeout = self._config.lock_timeout
-            with _as_second():  # a pooler lets it connect, and has none with the server for it when it is used
+            with (
+                _as_second()
+            ):  # a pooler lets it connect, and has none with the server for it when it is used
                 self._limit(job, work, pieces)
             try:
                 pieces.run()
@@ -212,11 +236,18 @@ class Executor:
             work.watch = self._tx.watching(str(work.pid))
             pieces.patience = max(self._config.busy_retry, self._config.lock_timeout)
         elif limits := self._tx.limits_of_others(work):
-            job.notice(f"{', '.join(limits)}, as the role or the database has it: {_NOT_THROUGH_A_POOLER}")
+            job.notice(
+                f"{', '.join(limits)}, as the role or the database has it: {_NOT_THROUGH_A_POOLER}"
+            )
 
     def _record(self, job: Job, milliseconds: int, proof: str | None) -> None:
-        """Clean the session, write the row, COMMIT; and open the next transaction in the same message."""
-        migration, done = job.migration, MigrationResult(job.migration.version, job.migration.name, milliseconds)
+        """Clean the session, write the row, COMMIT; and open the next transaction in the same
+        message.
+        """
+        migration, done = (
+            job.migration,
+            MigrationResult(job.migration.version, job.migration.name, milliseconds),
+        )
         answer = self._tx.commit(
             migration.version,
             self._recording(migration, milliseconds, proof),
@@ -239,7 +270,8 @@ class Executor:
             raise self._not_recorded(migration, answer, 0, trial=True)
 
     def _recording(self, migration: Migration, milliseconds: int, proof: str | None) -> str:
-        # The one that stood idle has read the history in a savepoint only, and does not keep its owner.
+        # The one that stood idle has read the history in a savepoint only, and does not keep its
+        # owner.
         same = same_table(self._tx.known(), owner=not migration.transactional)
         clean = _CLEAN.format(xid=literal(proof), same_table=same)
         return f"{clean}{self._tx.limits()}{self._insertion([self._row(migration, milliseconds)])}"
@@ -250,7 +282,9 @@ class Executor:
         return insertion(history, rows) + verification(history, self._tx.fingerprint, written)
 
     def _still_locked(self) -> bool:
-        """Whether the transaction that holds the lock lives. Literal SQL: it must not keep a snapshot."""
+        """Whether the transaction that holds the lock lives. Literal SQL: it must not keep a
+        snapshot.
+        """
         answer = self._tx.session.send("SELECT 1")
         return not (answer.error or answer.lost)
 
@@ -266,8 +300,10 @@ class Executor:
 
     def _table_busy(self, migration: Migration, error: ServerError) -> TableBusy:
         busy = TableBusy(
-            f"{migration.version}: {error.message} (SQLSTATE {error.sqlstate}); rolled back, nothing of it is kept",
-            next_step="Run again when the tables that it changes are less busy, or raise MIGRATION_RETRY.",
+            f"{migration.version}: {error.message} (SQLSTATE {error.sqlstate}); rolled back, "
+            "nothing of it is kept",
+            next_step="Run again when the tables that it changes are less busy, or raise "
+            "MIGRATION_RETRY.",
         )
         return self._blocked(busy)
 
@@ -278,7 +314,9 @@ class Executor:
     def _not_recorded(
         self, migration: Migration, answer: Reply, milliseconds: int, *, trial: bool = False
     ) -> OnwardError:
-        """The file ran; what came after it failed: deferred constraints, the look at its transaction, or its row."""
+        """The file ran; what came after it failed: deferred constraints, the look at its
+        transaction, or its row.
+        """
         error = answer.failure
         if error.sqlstate in BUSY and (migration.transactional or trial):
             return self._table_busy(migration, error)
@@ -296,7 +334,13 @@ class Executor:
 
     def _row(self, migration: Migration, milliseconds: int | None) -> Row:
         config, identity = self._config, self._tx.known().identity
-        audit = (migration.checksum, config.environment, identity, config.git_commit, config.applied_by)
+        audit = (
+            migration.checksum,
+            config.environment,
+            identity,
+            config.git_commit,
+            config.applied_by,
+        )
         return Row(migration.version, migration.name, milliseconds, *audit)
 
 
@@ -304,31 +348,40 @@ _NOT_RUN = "nothing of this file was run or recorded: its row was tried first"
 _ROLLED_BACK = "rolled back: nothing of this file is kept or recorded"
 _ENDED = "the file ended its own transaction: part of what it did is kept; it is not recorded"
 _SEQUENCE = (
-    "Its ids have run behind its rows, as after a restore. Say SELECT setval(pg_get_serial_sequence("
+    "Its ids have run behind its rows, as after a restore. Say SELECT "
+    "setval(pg_get_serial_sequence("
     f"'{TABLE}', 'id'), (SELECT max(id) FROM {TABLE})); and run again."
 )
 _NOT_THROUGH_A_POOLER = (
-    "this file runs without a transaction and through a pooler, where nothing else can be set; a direct URL in "
+    "this file runs without a transaction and through a pooler, where nothing else can be set; a "
+    "direct URL in "
     "MIGRATION_DATABASE_URL is the way without"
 )
 _OWN_TABLE = (
-    f"Onward makes {TABLE} itself, before the first file: take what names it out of the file, and run again. "
+    f"Onward makes {TABLE} itself, before the first file: take what names it out of the file, and "
+    "run again. "
     f"`pg_dump --exclude-table='*.{TABLE}*'` writes a dump without it."
 )
-_LEAVE_ALONE = f"A migration must leave {TABLE} and its own transaction alone: mend the file and run again."
+_LEAVE_ALONE = (
+    f"A migration must leave {TABLE} and its own transaction alone: mend the file and run again."
+)
 _ADVICE_ON_ITS_ROW = {
     NOT_STORED: LOOK_AT_TRIGGERS,
     TRANSACTION_ENDED: _LEAVE_ALONE,
     **dict.fromkeys(
         (OTHER_TABLE, ROWS_CHANGED),
-        f"{_LEAVE_ALONE} If another session changed the history meanwhile, find out which one first.",
+        f"{_LEAVE_ALONE} If another session changed the history meanwhile, find out which one "
+        "first.",
     ),
 }
 
 _SAFE_TO_RUN = "It is safe to run again."
-_NO_TRANSACTION = "Put `-- migrate: no-transaction` in the comment that opens the file, and run again."
+_NO_TRANSACTION = (
+    "Put `-- migrate: no-transaction` in the comment that opens the file, and run again."
+)
 _THERE_ALREADY = (
-    "Something of that name is there already. If all of this file was done by other means, record it without running "
+    "Something of that name is there already. If all of this file was done by other means, record "
+    "it without running "
     "it: scripts/migrate.py baseline NNN, with its number. Else mend the file. Then run again."
 )
 _ADVICE = {
@@ -338,10 +391,12 @@ _ADVICE = {
     "42501": "Grant the role what it lacks, or use the owner's URL. Then run again.",
     "53100": "The server's disk is full. The file is not at fault: free some space and run again.",
     "53200": "The server lacks memory. The file is not at fault: give it more and run again.",
-    "53300": "The server has no connection left. The file is not at fault: end some, or raise its limit; run again.",
+    "53300": "The server has no connection left. The file is not at fault: end some, or raise its "
+    "limit; run again.",
     "55P04": "A new value of an enum can be used once it is committed: use it in the next file. "
     f"Or, if this file only fails for that: {_NO_TRANSACTION[0].lower()}{_NO_TRANSACTION[1:]}",
-    "57014": "The statement was cancelled, or took longer than MIGRATION_STATEMENT_TIMEOUT. Run again.",
+    "57014": "The statement was cancelled, or took longer than MIGRATION_STATEMENT_TIMEOUT. Run "
+    "again.",
 }
 
 
@@ -349,7 +404,9 @@ def _what_came_after(answer: Reply) -> tuple[str, str]:
     """Which step behind the file failed, and what to do about it."""
     error = answer.failure
     at_its_row = f"after the file, when its row was written to {TABLE}"
-    known = {f"{TABLE}_pkey": _SEQUENCE, f"{TABLE}_version_key": _LEAVE_ALONE}.get(error.constraint or "")
+    known = {f"{TABLE}_pkey": _SEQUENCE, f"{TABLE}_version_key": _LEAVE_ALONE}.get(
+        error.constraint or ""
+    )
     if advice := known or _ADVICE_ON_ITS_ROW.get(error.sqlstate or ""):
         return at_its_row, advice
     if answer.lost:
@@ -372,9 +429,13 @@ def _as_second() -> Iterator[None]:
 def _next_step(error: ServerError) -> str:
     if error.sqlstate is None:
         return _SAFE_TO_RUN
-    if error.sqlstate == "42P07" and re.search(rf"\b{TABLE}(?:_id_seq|_pkey|_version_key)?\b", error.message):
+    if error.sqlstate == "42P07" and re.search(
+        rf"\b{TABLE}(?:_id_seq|_pkey|_version_key)?\b", error.message
+    ):
         return _OWN_TABLE
-    return _ADVICE.get(error.sqlstate, "Mend the file and run again (or deploy again). Nothing needs repair.")
+    return _ADVICE.get(
+        error.sqlstate, "Mend the file and run again (or deploy again). Nothing needs repair."
+    )
 
 
 def _tell(session: Connection, notice: Callable[[str], None]) -> None:

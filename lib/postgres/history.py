@@ -1,4 +1,6 @@
-"""What a database says of itself and of what was applied to it: one query, and its answer taken apart."""
+"""What a database says of itself and of what was applied to it: one query, and its answer taken
+apart.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,20 @@ from lib.settings.database_url import DatabaseURL, unpooled
 from lib.source.other_tools import HISTORY_TABLES
 
 OPTIONAL_LIMITS = frozenset(
-    "client_connection_check_interval idle_in_transaction_session_timeout idle_session_timeout transaction_timeout "
+    "client_connection_check_interval idle_in_transaction_session_timeout idle_session_timeout "
+    "transaction_timeout "
     "tcp_keepalives_idle tcp_keepalives_interval tcp_user_timeout".split()
 )
 # What a host keeps in a database of its own accord.
 _PLATFORM_SCHEMAS = (
-    "auth cron extensions graphql graphql_public information_schema neon_auth net pgbouncer pgsodium "
+    "auth cron extensions graphql graphql_public information_schema neon_auth net pgbouncer "
+    "pgsodium "
     "pgsodium_masks realtime storage supabase_functions vault".split()
 )
 
-# Read on the usual path, before ours is set: every name in it is qualified. A path that came with the connection, by
-# `options` in the URL, has another source than one that is set for the database or the role.
+# Read on the usual path, before ours is set: every name in it is qualified. A path that came with
+# the connection, by `options` in the URL, has another source than one that is set for the database
+# or the role.
 _USUAL = """
 SET LOCAL search_path TO DEFAULT;
 SET LOCAL TimeZone TO DEFAULT;
@@ -39,8 +44,9 @@ SELECT pg_catalog.set_config('onward.path', CAST(pg_catalog.current_schemas(fals
             AND name OPERATOR(pg_catalog.=) ANY (ARRAY[{optional}]))), true);
 """
 
-# One message, one round trip, whether the table exists or not and wherever it is: the block looks for it and opens a
-# cursor on one JSON document. `applied_at` of an older runner is a time of day in the server's own zone.
+# One message, one round trip, whether the table exists or not and wherever it is: the block looks
+# for it and opens a cursor on one JSON document. `applied_at` of an older runner is a time of day
+# in the server's own zone.
 _QUERY = """
 DO $onward$
 DECLARE
@@ -152,10 +158,11 @@ FETCH ALL FROM onward_document
 
 
 def read_history(session: Connection, *, schema: str | None, limits: str) -> History:
-    """Read it by one query under these `SET LOCAL` limits. Reads only: creates nothing, locks nothing, needs SELECT.
+    """Read it by one query under these `SET LOCAL` limits. Reads only: creates nothing, locks
+    nothing, needs SELECT.
 
-    Raises HistoryConflict for a table that is not ours, or several that are and none on the search path;
-    UntrustedHistory for another role's; HistoryHidden where row security hides rows.
+    Raises HistoryConflict for a table that is not ours, or several that are and none on the search
+    path; UntrustedHistory for another role's; HistoryHidden where row security hides rows.
     """
     query = _QUERY.format(
         table=TABLE,
@@ -164,13 +171,17 @@ def read_history(session: Connection, *, schema: str | None, limits: str) -> His
         platform=_literals(_PLATFORM_SCHEMAS),
         tools=_literals(HISTORY_TABLES),
     )
-    rows = session.query(query, usual=_USUAL.format(limits=limits, optional=_literals(OPTIONAL_LIMITS)))
+    rows = session.query(
+        query, usual=_USUAL.format(limits=limits, optional=_literals(OPTIONAL_LIMITS))
+    )
     facts: dict[str, Any] = json.loads(rows[-1][0] or "{}")
     direct = facts["pid"] == session.pid
     if not direct and re.search(r"(^|\s)(-c|--)", session.url.parameters.get("options", "")):
-        # It drops them, or sets them when it likes, and a run resets that: a file would run in another schema.
+        # It drops them, or sets them when it likes, and a run resets that: a file would run in
+        # another schema.
         raise DatabaseUnsuitable(
-            f"{session.url} is reached through a pooler, which does not keep the options of its URL",
+            f"{session.url} is reached through a pooler, which does not keep the options of its "
+            "URL",
             next_step="Nothing was changed. Take options out of the URL, or use the direct URL.",
         )
     chosen: dict[str, Any] | None = facts["chosen"]
@@ -209,7 +220,9 @@ def _applied(row: dict[str, Any]) -> AppliedMigration:
 
 
 def _identity(facts: dict[str, Any], url: DatabaseURL) -> str:
-    """What tells this database from a copy of it: the cluster, its name, and on Neon the branch's endpoint."""
+    """What tells this database from a copy of it: the cluster, its name, and on Neon the branch's
+    endpoint.
+    """
     host = unpooled(url.host)
     parts = [facts["system"] or ".".join(filter(None, (url.tenant, host))), facts["database"]]
     if host.startswith("ep-"):
@@ -218,15 +231,20 @@ def _identity(facts: dict[str, Any], url: DatabaseURL) -> str:
 
 
 def _require_free_place(facts: dict[str, Any]) -> None:
-    """Raise unless a new history may be made: no table of its name is in the way, and none may be the real one."""
-    in_the_way = [one for one in facts["tables"] if one["place"] is not None or one["schema"] == facts["home"]]
+    """Raise unless a new history may be made: no table of its name is in the way, and none may be
+    the real one.
+    """
+    in_the_way = [
+        one for one in facts["tables"] if one["place"] is not None or one["schema"] == facts["home"]
+    ]
     of_connection = facts["settings"]["search_path"] == "client"
     ours = [one for one in facts["tables"] if one["ours"] and not of_connection]
     rivals = [one for one in ours if one["trusted"]] or [one for one in ours if _is_only_read(one)]
     if len(rivals) > 1:
         schemas = ", ".join(sorted(one["schema"] for one in rivals))
         raise HistoryConflict(
-            f"there are several histories: {TABLE} in the schemas {schemas}, none on the search path",
+            f"there are several histories: {TABLE} in the schemas {schemas}, none on the search "
+            "path",
             next_step="Set MIGRATION_SCHEMA to the one that counts.",
         )
     if not in_the_way:
@@ -235,13 +253,17 @@ def _require_free_place(facts: dict[str, Any]) -> None:
     if first["ours"]:
         raise untrusted(first["schema"], first["owner"], facts["role"])
     raise HistoryConflict(
-        f"{first['schema']}.{TABLE} is not a history of ours: its columns are others. It was not touched",
-        next_step="Set MIGRATION_SCHEMA to a schema where the history may be kept, or rename that table.",
+        f"{first['schema']}.{TABLE} is not a history of ours: its columns are others. It was not "
+        "touched",
+        next_step="Set MIGRATION_SCHEMA to a schema where the history may be kept, or rename that "
+        "table.",
     )
 
 
 def _is_only_read(table: dict[str, Any]) -> bool:
-    """Whether another role's table may be read: by who could not add to it, and without calling anything of its."""
+    """Whether another role's table may be read: by who could not add to it, and without calling
+    anything of its.
+    """
     return bool(table["readable"] and not table["insertable"] and table["inert"])
 
 
@@ -249,9 +271,11 @@ def _hidden(chosen: dict[str, Any], role: str) -> HistoryHidden:
     table = qualified(chosen["schema"])
     off = "NO FORCE" if chosen["forced"] else "DISABLE"
     return HistoryHidden(
-        f"row security hides rows of {table} from the role {role}, so what is applied cannot be read",
+        f"row security hides rows of {table} from the role {role}, so what is applied cannot be "
+        "read",
         next_step="Nothing was changed. Let its owner or a superuser run one of these:\n"
-        f"  ALTER ROLE {identifier(role)} BYPASSRLS;\n  ALTER TABLE {table} {off} ROW LEVEL SECURITY;",
+        f"  ALTER ROLE {identifier(role)} BYPASSRLS;\n  ALTER TABLE {table} {off} ROW LEVEL "
+        "SECURITY;",
     )
 
 
@@ -263,13 +287,15 @@ def _obstacle(facts: dict[str, Any], chosen: dict[str, Any] | None) -> str:
     role = facts["role"]
     if chosen:
         table, grantee = qualified(chosen["schema"]), identifier(role)
-        grant = (
-            f"GRANT SELECT, INSERT, UPDATE ON {table} TO {grantee}; GRANT USAGE ON SEQUENCE {table}_id_seq TO {grantee}"
-        )
+        grant = f"GRANT SELECT, INSERT, UPDATE ON {table} TO {grantee}; GRANT USAGE ON SEQUENCE {table}_id_seq TO {grantee}"
         refusal = f"the role {role} may not insert into {chosen['schema']}.{TABLE}; its owner can say: {grant}"
         return "" if chosen["readable"] and chosen["insertable"] and chosen["numbered"] else refusal
     if not facts["home_exists"]:
-        home = f"there is no schema {facts['home']}" if facts["home"] else "the search path names no schema that exists"
+        home = (
+            f"there is no schema {facts['home']}"
+            if facts["home"]
+            else "the search path names no schema that exists"
+        )
         return f"{home}: {TABLE} has no place. Create the schema, or set MIGRATION_SCHEMA to one that is there"
     if not facts["may_create"]:
         home = facts["home"]

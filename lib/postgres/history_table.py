@@ -1,7 +1,8 @@
-"""The SQL that makes the history's table, compares it with the plan, writes rows to it and sees that they are there.
+"""The SQL that makes the history's table, compares it with the plan, writes rows to it and sees
+that they are there.
 
-What can run a team's own code (its triggers, its event triggers) runs on the usual path, and every name in it is
-qualified. All else runs behind PIN_PATH.
+What can run a team's own code (its triggers, its event triggers) runs on the usual path, and every
+name in it is qualified. All else runs behind PIN_PATH.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _COLUMNS = """
     applied_by pg_catalog.text
 """
 
-# Some hosts hand every new table to their public roles by default; such a role could delete the history.
+# Some hosts hand every new table to their public roles by default; such a role could delete the
+# history.
 _CREATE = """
 CREATE TABLE {table} ({columns});
 {pin}
@@ -56,8 +58,9 @@ END $onward$;
 SELECT oid, relowner FROM pg_class WHERE oid = to_regclass({name});
 """
 
-# Its name is resolved again in each transaction: before anything is read or written by it, it must still be that of
-# the table which the plan was made from. Its owner can hand it over only before a transaction of ours has read it.
+# Its name is resolved again in each transaction: before anything is read or written by it, it must
+# still be that of the table which the plan was made from. Its owner can hand it over only before a
+# transaction of ours has read it.
 _SAME_TABLE = """
     IF to_regclass({name}) IS DISTINCT FROM {oid}::oid {or_owner} THEN
         RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{table} is another table than it was a moment ago';
@@ -75,7 +78,8 @@ SELECT count(*), coalesce(max(id), 0), coalesce(sum({digest}), 0) FROM {table};
 """
 
 _INSERT = (
-    "INSERT INTO {table} (version, name, applied_at, execution_time_ms, checksum, environment, identity, git_commit, "
+    "INSERT INTO {table} (version, name, applied_at, execution_time_ms, checksum, environment, "
+    "identity, git_commit, "
     "applied_by) VALUES {values}"
 )
 
@@ -83,8 +87,8 @@ _UPDATE = """
 UPDATE {table} SET version = {version}, name = {name}, checksum = {checksum} WHERE id OPERATOR(pg_catalog.=) {id};
 """
 
-# A trigger or a rule can keep a row from being stored, or change it, and the INSERT is none the wiser. Deferred
-# triggers have their turn first.
+# A trigger or a rule can keep a row from being stored, or change it, and the INSERT is none the
+# wiser. Deferred triggers have their turn first.
 _VERIFY = """
 SET CONSTRAINTS ALL IMMEDIATE;
 {pin}
@@ -148,20 +152,28 @@ def creation(history: History) -> str:
 
 def addition(history: History) -> str:
     """Add the audit columns that an older runner's table lacks."""
-    columns = (f"ADD COLUMN IF NOT EXISTS {column} pg_catalog.text" for column in history.missing_columns)
+    columns = (
+        f"ADD COLUMN IF NOT EXISTS {column} pg_catalog.text" for column in history.missing_columns
+    )
     return f"ALTER TABLE {history.table} {', '.join(columns)};"
 
 
 def same_table(history: History, *, owner: bool = False) -> str:
-    """A check, for a block of PL/pgSQL, that the table's name, and its owner, is the same. Raises OTHER_TABLE."""
+    """A check, for a block of PL/pgSQL, that the table's name, and its owner, is the same. Raises
+    OTHER_TABLE.
+    """
     oid, its_owner = history.table_id or (0, 0)
     or_owner = _OR_OWNER.format(oid=oid, owner=its_owner) if owner else ""
-    return _SAME_TABLE.format(name=_name(history), table=TABLE, oid=oid, or_owner=or_owner, code=OTHER_TABLE)
+    return _SAME_TABLE.format(
+        name=_name(history), table=TABLE, oid=oid, or_owner=or_owner, code=OTHER_TABLE
+    )
 
 
 def comparison(history: History) -> str:
     """Its row makes a Fingerprint of the history as it is."""
-    return _COMPARE.format(same_table=same_table(history, owner=True), digest=_digest(history), table=history.table)
+    return _COMPARE.format(
+        same_table=same_table(history, owner=True), digest=_digest(history), table=history.table
+    )
 
 
 def insertion(history: History, rows: Sequence[Row]) -> str:
@@ -181,12 +193,17 @@ def update(history: History, row: int, version: str, name: str, checksum: str) -
 
 
 def verification(
-    history: History, before: Fingerprint, written: Sequence[tuple[str, str]], *, replaced: int | None = None
+    history: History,
+    before: Fingerprint,
+    written: Sequence[tuple[str, str]],
+    *,
+    replaced: int | None = None,
 ) -> str:
-    """See that these versions with their checksums are stored once each, and nothing else was changed.
+    """See that these versions with their checksums are stored once each, and nothing else was
+    changed.
 
-    `replaced` is the id of a row that was updated: what it was before is not part of the digest that is known.
-    Raises ROWS_CHANGED or NOT_STORED.
+    `replaced` is the id of a row that was updated: what it was before is not part of the digest
+    that is known. Raises ROWS_CHANGED or NOT_STORED.
     """
     versions = ", ".join(literal(version) for version, _ in written)
     digest = _digest(history)
@@ -194,7 +211,9 @@ def verification(
         pin=PIN_PATH,
         table=history.table,
         name=TABLE,
-        written=", ".join(f"({literal(version)}, {literal(checksum)})" for version, checksum in written),
+        written=", ".join(
+            f"({literal(version)}, {literal(checksum)})" for version, checksum in written
+        ),
         ours=f"version IN ({versions})" if replaced is None else f"id = {replaced}",
         digest=digest if replaced is None else "0",
         count=before.rows - (replaced is not None),
@@ -216,13 +235,22 @@ def _name(history: History) -> str:
 
 
 def _digest(history: History) -> str:
-    """Of what decides later: which files are applied, whether they were changed, and whose database this is."""
+    """Of what decides later: which files are applied, whether they were changed, and whose database
+    this is.
+    """
     texts = ("version", "checksum", "environment", "identity")
-    there = (f"CAST({name} AS pg_catalog.text)" for name in texts if name not in history.missing_columns)
+    there = (
+        f"CAST({name} AS pg_catalog.text)" for name in texts if name not in history.missing_columns
+    )
     return _DIGEST.format(columns=", ".join(("id", *there)))
 
 
 def _values(row: Row) -> str:
-    before = (literal(row.version), literal(row.name), "pg_catalog.clock_timestamp()", literal(row.milliseconds))
+    before = (
+        literal(row.version),
+        literal(row.name),
+        "pg_catalog.clock_timestamp()",
+        literal(row.milliseconds),
+    )
     audit = (row.checksum, row.environment, row.identity, row.git_commit, row.applied_by)
     return f"({', '.join((*before, *map(literal, audit)))})"

@@ -1,4 +1,6 @@
-"""Statements that run in several transactions: which they are, what they leave when they fail, and what ends that."""
+"""Statements that run in several transactions: which they are, what they leave when they fail, and
+what ends that.
+"""
 
 from __future__ import annotations
 
@@ -38,34 +40,46 @@ def runs_in_several_transactions(statement: Statement) -> bool:
 
 def is_concurrent(statement: Statement) -> bool:
     """Whether it works beside others, in steps, of which each is committed."""
-    return statement.keywords[:1] != ("REFRESH",) and "CONCURRENTLY" in (token.upper() for token in statement.head)
+    return statement.keywords[:1] != ("REFRESH",) and "CONCURRENTLY" in (
+        token.upper() for token in statement.head
+    )
 
 
 def finishing(statement: Statement) -> str | None:
-    """The statement that goes on with a DETACH PARTITION CONCURRENTLY that was broken off; None for any other."""
+    """The statement that goes on with a DETACH PARTITION CONCURRENTLY that was broken off; None for
+    any other.
+    """
     found = _DETACH.fullmatch(" ".join(statement.head))
     return f"{found[1]} FINALIZE" if found else None
 
 
 def leftovers(session: Connection) -> Leftovers | None:
-    """What broken-off statements have left in the database by now; None where the session cannot tell any more."""
+    """What broken-off statements have left in the database by now; None where the session cannot
+    tell any more.
+    """
     answer = session.read(_LOOK)
     return None if answer.error or answer.lost else frozenset(answer.rows)
 
 
 def in_words(left: Leftovers, statement: Statement, *, rebuilt: bool) -> str:
-    """What there is of it, and what ends it; an index that has a name in its statement is `rebuilt` by a rerun."""
+    """What there is of it, and what ends it; an index that has a name in its statement is `rebuilt`
+    by a rerun.
+    """
     found = []
     for _, _, name, parent in sorted(left, key=str):
         if parent:
             rest = f"ALTER TABLE {parent} DETACH PARTITION {name} FINALIZE;"
             found.append(
-                f"the partition {name} of {parent} is pending detach, and a rerun finishes that, as does {rest}"
+                f"the partition {name} of {parent} is pending detach, and a rerun finishes that, "
+                f"as does {rest}"
             )
         elif rebuilt:
             found.append(f"the invalid index {name} is left behind, and a rerun builds it again")
         elif statement.keywords[0] == "DROP":
             found.append(f"the index {name} is left invalid, and a rerun drops it")
         else:
-            found.append(f"the invalid index {name} is left behind, to be dropped: DROP INDEX CONCURRENTLY {name};")
+            found.append(
+                f"the invalid index {name} is left behind, to be dropped: DROP INDEX CONCURRENTLY "
+                f"{name};"
+            )
     return "".join(f"; {words}" for words in found)

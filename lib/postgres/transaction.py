@@ -1,4 +1,5 @@
-"""Transactions that hold the run's lock: one after the other in one session, each on top of the history as planned.
+"""Transactions that hold the run's lock: one after the other in one session, each on top of the
+history as planned.
 
 What ends one transaction travels with what opens the next: that is a round trip less for each file.
 """
@@ -25,7 +26,16 @@ from lib.errors import (
 )
 from lib.plan import History
 from lib.postgres.blockers import BlockerMonitor, holders
-from lib.postgres.connection import CONNECT_BUDGET, PIN_PATH, USUAL_PATH, Budget, Connection, IdleHook, Reply, connect
+from lib.postgres.connection import (
+    CONNECT_BUDGET,
+    PIN_PATH,
+    USUAL_PATH,
+    Budget,
+    Connection,
+    IdleHook,
+    Reply,
+    connect,
+)
 from lib.postgres.history import read_history
 from lib.postgres.history_table import (
     LOOK_AT_TRIGGERS,
@@ -56,8 +66,8 @@ SET LOCAL client_encoding = 'UTF8'; SET LOCAL application_name = {name}; -- whic
 SELECT CASE WHEN pg_try_advisory_xact_lock({key}) THEN {proof} END, pg_backend_pid();
 """
 
-# What a session keeps whether its transaction is committed or not. Only what was prepared by SQL is deallocated: a
-# pooler keeps its other clients' prepared statements on the same connection.
+# What a session keeps whether its transaction is committed or not. Only what was prepared by SQL is
+# deallocated: a pooler keeps its other clients' prepared statements on the same connection.
 RESET = """
 RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
 """
@@ -67,7 +77,9 @@ FORGET = """
         EXECUTE format('DEALLOCATE %I', prepared);
     END LOOP;
 """
-_FORGET_ALL = f"BEGIN; {PIN_PATH} DO $onward$ DECLARE prepared text; BEGIN {FORGET} END $onward$; COMMIT"
+_FORGET_ALL = (
+    f"BEGIN; {PIN_PATH} DO $onward$ DECLARE prepared text; BEGIN {FORGET} END $onward$; COMMIT"
+)
 
 
 _THEIRS = """
@@ -84,7 +96,13 @@ class Transaction:
     """The session of a run, what it knows of the database, and the transactions in it."""
 
     def __init__(
-        self, config: Config, url: DatabaseURL, *, budget: Budget, deadline: float | None, say: Callable[[str], None]
+        self,
+        config: Config,
+        url: DatabaseURL,
+        *,
+        budget: Budget,
+        deadline: float | None,
+        say: Callable[[str], None],
     ) -> None:
         self._config = config
         self._url = url
@@ -127,10 +145,11 @@ class Transaction:
         self._history = self.known()._replace(**changed)
 
     def read(self) -> History:
-        """The history and what goes with it, by one query. Reads only: creates nothing, locks nothing.
+        """The history and what goes with it, by one query. Reads only: creates nothing, locks
+        nothing.
 
-        A pooler shows only now that there is no server behind it: so it connects again, within the budget. Raises
-        HistoryConflict for a table that is not ours, or several that are.
+        A pooler shows only now that there is no server behind it: so it connects again, within the
+        budget. Raises HistoryConflict for a table that is not ours, or several that are.
         """
         last, said = time.monotonic() + self._budget.seconds, False
         while True:
@@ -140,7 +159,9 @@ class Transaction:
                 if type(error) is not DatabaseUnavailable or time.monotonic() > last:
                     raise
                 if not said:
-                    self._say(f"{error.message}; trying again for {round(self._budget.seconds)} s at most")
+                    self._say(
+                        f"{error.message}; trying again for {round(self._budget.seconds)} s at most"
+                    )
                     said = True
                 _pause(*_POLL)
                 self.session.close()
@@ -150,19 +171,26 @@ class Transaction:
                 return self._history
 
     def _read(self) -> History:
-        return read_history(self.session, schema=self._config.schema, limits=self.limits(optional=False))
+        return read_history(
+            self.session, schema=self._config.schema, limits=self.limits(optional=False)
+        )
 
-    def open(self, *, holding: bool = False, compare: bool = True, until: float | None = None) -> str:
+    def open(
+        self, *, holding: bool = False, compare: bool = True, until: float | None = None
+    ) -> str:
         """Begin a transaction that holds the run's lock, and return the proof of it.
 
-        The proof is the transaction's id, or for `holding`, a transaction that will stand idle, a mere word: one with
-        an id would hold back vacuum. Raises LockBusy, or HistoryChanged with nothing left open.
+        The proof is the transaction's id, or for `holding`, a transaction that will stand idle, a
+        mere word: one with an id would hold back vacuum. Raises LockBusy, or HistoryChanged with
+        nothing left open.
         """
         for name in sorted(_WANTED - self.known().limits - self._refused):
             self._go_without(name, "it is fixed there")
         opened, self._opened = self._opened, None
         answer = self._begin(opened, holding=holding, compare=compare)
-        if answer.lost and not opened:  # while it stood idle, when nothing was at stake: an idle_session_timeout may be
+        if (
+            answer.lost and not opened
+        ):  # while it stood idle, when nothing was at stake: an idle_session_timeout may be
             self.session.close()
             self.session = self.connect()
             answer = self._begin(holding=holding, compare=compare)
@@ -175,7 +203,9 @@ class Transaction:
                 who = "; ".join(words for _, words in holders(self.session, _LOCK_KEY))
                 self._say(f"another run holds the lock ({who or 'unknown'}); waiting for it")
                 waiting = True
-            self.session.send("ROLLBACK")  # a pooler's connection that is waited in is one that the holder may need
+            self.session.send(
+                "ROLLBACK"
+            )  # a pooler's connection that is waited in is one that the holder may need
             _pause(*_POLL)
             answer = self._begin(holding=holding, compare=compare)
         if compare:
@@ -200,7 +230,8 @@ class Transaction:
     def _go_without(self, limit: str, why: str) -> None:
         self._refused.add(limit)
         self._say(
-            f"this server does not take {limit} from a session ({why}): if this process is killed or freezes, its "
+            f"this server does not take {limit} from a session ({why}): if this process is killed "
+            "or freezes, its "
             "locks may stay for a while"
         )
 
@@ -221,7 +252,8 @@ class Transaction:
         name = literal(self._name)
         opening = _OPEN.format(name=name, limits=limits, pin=PIN_PATH, key=_LOCK_KEY, proof=proof)
         compared = comparison(self.known()) if compare else ""
-        # A lock on the table would stand in the way of a file that works on the whole database: REINDEX, VACUUM FULL.
+        # A lock on the table would stand in the way of a file that works on the whole database:
+        # REINDEX, VACUUM FULL.
         compared = f"SAVEPOINT onward; {compared} ROLLBACK TO onward;" if holding else compared
         return opening + compared + USUAL_PATH
 
@@ -229,10 +261,16 @@ class Transaction:
         """The proof of a lock and the pid that has it; None where another session has it."""
         if answer.error or answer.lost:
             self.rollback()
-            if answer.error and answer.error.sqlstate in ("42P01", "42703", OTHER_TABLE):  # no such table, or column
+            if answer.error and answer.error.sqlstate in (
+                "42P01",
+                "42703",
+                OTHER_TABLE,
+            ):  # no such table, or column
                 raise HistoryChanged
             raise self.session.complaint(answer)
-        proof, pid = answer.rows[-2 if compare else -1]  # behind those of a COMMIT that travelled with it
+        proof, pid = answer.rows[
+            -2 if compare else -1
+        ]  # behind those of a COMMIT that travelled with it
         return (proof, str(pid)) if proof else None
 
     def watching(self, pid: str) -> IdleHook | None:
@@ -242,7 +280,9 @@ class Transaction:
         return IdleHook(timeout * _OFTEN, partial(self._observer.look, pid)) if timeout else None
 
     def change(self, sql: Callable[[], str], landed: str | None, *, compare: bool = True) -> Reply:
-        """A whole transaction of ours, without a file; `sql` is asked for when the history is compared."""
+        """A whole transaction of ours, without a file; `sql` is asked for when the history is
+        compared.
+        """
         self.open(compare=compare)
         answer = self.commit("the history", sql(), landed)
         if "COMMIT" not in answer.tags:
@@ -250,7 +290,9 @@ class Transaction:
             if sqlstate in ("42P07", OTHER_TABLE):
                 raise HistoryChanged
             if sqlstate in (NOT_STORED, ROWS_CHANGED):
-                raise HistoryConflict(f"{answer.failure.message}; rolled back", next_step=LOOK_AT_TRIGGERS)
+                raise HistoryConflict(
+                    f"{answer.failure.message}; rolled back", next_step=LOOK_AT_TRIGGERS
+                )
             error = self.session.complaint(answer)
             error.blockers = self.blockers if isinstance(error, TableBusy) else ()
             raise error
@@ -265,11 +307,13 @@ class Transaction:
         note: Callable[[Reply], None] = lambda _: None,
         open_next: bool = False,
     ) -> Reply:
-        """Send the end of a transaction and COMMIT; where the answer is lost, find out whether that was done.
+        """Send the end of a transaction and COMMIT; where the answer is lost, find out whether that
+        was done.
 
-        `landed` is what holds for a row of the history if it was; without it, the plan is made again. `note` gets the
-        answer at once, for a signal may come between the answer and the next step. `open_next` opens the next one in
-        the same message. Without COMMIT among the answer's tags it was not done. Raises OutcomeUnknown.
+        `landed` is what holds for a row of the history if it was; without it, the plan is made
+        again. `note` gets the answer at once, for a signal may come between the answer and the next
+        step. `open_next` opens the next one in the same message. Without COMMIT among the answer's
+        tags it was not done. Raises OutcomeUnknown.
         """
         answer = Reply()
         try:
@@ -288,11 +332,15 @@ class Transaction:
             self._opened = answer
         return answer
 
-    def _find_out(self, what: str, answer: Reply, landed: str | None, away: float, wait: float) -> None:
-        """Whether a COMMIT was done whose answer was lost: a look under the lock, by a new connection.
+    def _find_out(
+        self, what: str, answer: Reply, landed: str | None, away: float, wait: float
+    ) -> None:
+        """Whether a COMMIT was done whose answer was lost: a look under the lock, by a new
+        connection.
 
-        Without the lock absence would prove nothing: the COMMIT may still be on its way. The database may stay `away`
-        for so many seconds, and another run hold the lock for `wait` seconds more.
+        Without the lock absence would prove nothing: the COMMIT may still be on its way. The
+        database may stay `away` for so many seconds, and another run hold the lock for `wait`
+        seconds more.
         """
         now = time.monotonic()
         kept, self._deadline = self._deadline, now + max(1.0, min(away + wait, self.seconds_left))
@@ -305,8 +353,12 @@ class Transaction:
             answer.rows, answer.tags, answer.error, answer.lost = rows, ["COMMIT"], None, False
             self._say(f"the answer to the COMMIT of {what} was lost; confirmed after reconnecting")
 
-    def _look_again(self, what: str, landed: str | None, away: float) -> list[tuple[str | None, ...]] | None:
-        """What has landed; None if this connection is lost too, and it is not yet `away` (monotonic seconds)."""
+    def _look_again(
+        self, what: str, landed: str | None, away: float
+    ) -> list[tuple[str | None, ...]] | None:
+        """What has landed; None if this connection is lost too, and it is not yet `away` (monotonic
+        seconds).
+        """
         self.session.close()
         try:
             self.session = self.connect(away - time.monotonic())
@@ -316,10 +368,15 @@ class Transaction:
         except Interrupted:
             raise
         except OnwardError as error:
-            if isinstance(error, DatabaseUnavailable) and time.monotonic() < away and self.seconds_left > 0:
+            if (
+                isinstance(error, DatabaseUnavailable)
+                and time.monotonic() < away
+                and self.seconds_left > 0
+            ):
                 return None
             raise OutcomeUnknown(
-                f"the connection was lost while {what} was being committed, and whether it is applied could not be "
+                f"the connection was lost while {what} was being committed, and whether it is "
+                "applied could not be "
                 f"found out: {error.message}",
                 next_step="Look with `status`; if it is still pending, run again.",
             ) from None
@@ -342,7 +399,9 @@ class Transaction:
             work.send(RESET + _FORGET_ALL)
 
     def limits(self, *, holding: bool = False, optional: bool = True) -> str:
-        """Settings that die with the transaction: through a pooler, others would reach the next client."""
+        """Settings that die with the transaction: through a pooler, others would reach the next
+        client.
+        """
         config = self._config
         wanted = {
             "client_connection_check_interval": 2.0,
@@ -350,7 +409,8 @@ class Transaction:
             # The role's or the database's own are meant for the application.
             "idle_session_timeout": 0,
             "transaction_timeout": 0,
-            # The server's side of what the client's has too: for a client that vanished from the network.
+            # The server's side of what the client's has too: for a client that vanished from the
+            # network.
             "tcp_keepalives_idle": 5.0,
             "tcp_keepalives_interval": 2.0,
             "tcp_user_timeout": 15.0,
@@ -362,7 +422,9 @@ class Transaction:
             "statement_timeout": 0 if longest == math.inf else max(longest, 0.001),
         }
         limits |= {name: seconds for name, seconds in wanted.items() if name in known}
-        return " ".join(f"SET LOCAL {name} = '{round(seconds * 1000)}ms';" for name, seconds in limits.items())
+        return " ".join(
+            f"SET LOCAL {name} = '{round(seconds * 1000)}ms';" for name, seconds in limits.items()
+        )
 
     def limits_of_others(self, work: Connection) -> list[str]:
         """The limits of the role or the database that hold in a session in which none can be set."""

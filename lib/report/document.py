@@ -10,7 +10,9 @@ from lib.plan import History, MigrationStatus, Plan, State
 from lib.settings.config import Config
 
 
-def status_dict(config: Config, history: History, plan: Plan, *, full: bool = False) -> dict[str, Any]:
+def status_dict(
+    config: Config, history: History, plan: Plan, *, full: bool = False
+) -> dict[str, Any]:
     """The status for machines; `full` adds checksums and audit columns, which are not public."""
     applied = [entry.applied for entry in plan.entries if entry.applied]
     last = max(applied, key=lambda row: row.id, default=None)
@@ -22,7 +24,8 @@ def status_dict(config: Config, history: History, plan: Plan, *, full: bool = Fa
         "state": str(plan.state),
         "appliedMigrations": len(applied),
         "pendingMigrations": len(plan.in_state(State.PENDING, State.OUT_OF_ORDER)),
-        "lastMigration": last and {"version": last.version, "name": last.name, "appliedAt": iso(last.applied_at)},
+        "lastMigration": last
+        and {"version": last.version, "name": last.name, "appliedAt": iso(last.applied_at)},
         "migrations": [_entry_dict(entry, full=full) for entry in plan.entries],
     } | ({"trusted": history.trusted, "owner": history.owner} if full else {})
 
@@ -30,8 +33,17 @@ def status_dict(config: Config, history: History, plan: Plan, *, full: bool = Fa
 def summary_dict(config: Config, history: History, plan: Plan) -> dict[str, Any]:
     """What of the status names nothing: no migration, no database, no exact version of the server."""
     status = status_dict(config, history, plan)
-    kept = ("success", "environment", "pgVersion", "state", "appliedMigrations", "pendingMigrations")
-    return {name: status[name] for name in kept} | {"pgVersion": re.sub(r"(\d+).*", r"\1", status["pgVersion"])}
+    kept = (
+        "success",
+        "environment",
+        "pgVersion",
+        "state",
+        "appliedMigrations",
+        "pendingMigrations",
+    )
+    return {name: status[name] for name in kept} | {
+        "pgVersion": re.sub(r"(\d+).*", r"\1", status["pgVersion"])
+    }
 
 
 def _entry_dict(entry: MigrationStatus, *, full: bool) -> dict[str, Any]:
@@ -58,7 +70,8 @@ def _entry_dict(entry: MigrationStatus, *, full: bool) -> dict[str, Any]:
 def validation_dict(plan: Plan) -> dict[str, Any]:
     """What `validate` found."""
     problems = [
-        {"version": entry.version, "state": str(entry.state), "message": entry.problem} for entry in plan.conflicts
+        {"version": entry.version, "state": str(entry.state), "message": entry.problem}
+        for entry in plan.conflicts
     ]
     return {"success": not problems, "state": str(plan.state), "problems": problems}
 
@@ -82,7 +95,11 @@ def done_dict(done: MigrationResult) -> dict[str, Any]:
 
 def error_dict(error: OnwardError) -> dict[str, Any]:
     """An error with everything a terminal may show; HTTP shows less."""
-    found: dict[str, Any] = {"code": error.code, "message": error.message, "nextStep": error.next_step}
+    found: dict[str, Any] = {
+        "code": error.code,
+        "message": error.message,
+        "nextStep": error.next_step,
+    }
     if isinstance(error, MigrationFailed):
         failure = error.failure
         found |= {
@@ -102,7 +119,10 @@ def error_dict(error: OnwardError) -> dict[str, Any]:
         found["blockers"] = list(error.blockers)
     document: dict[str, Any] = {"success": False, "error": found}
     if error.applied is not None:
-        document |= {"applied": [done_dict(done) for done in error.applied], "remaining": list(error.remaining)}
+        document |= {
+            "applied": [done_dict(done) for done in error.applied],
+            "remaining": list(error.remaining),
+        }
     return document
 
 

@@ -8,7 +8,8 @@ from lib.report.text import _message
 
 
 def annotation(error: OnwardError, named: Callable[[str], str] = str) -> str:
-    """The error as a GitHub Actions workflow command, so that it shows beside the line in the pull request.
+    """The error as a GitHub Actions workflow command, so that it shows beside the line in the pull
+    request.
 
     `named` makes of a path what GitHub calls the file.
     """

@@ -20,19 +20,33 @@ _TITLES = (
 def status_text(config: Config, history: History, plan: Plan) -> str:
     """The status for people."""
     width = max([35, *(len(entry.version) for entry in plan.entries)])
-    lines = ["📊 Migration Status", "", f"Database: {history.database}", f"Environment: {config.environment}"]
+    lines = [
+        "📊 Migration Status",
+        "",
+        f"Database: {history.database}",
+        f"Environment: {config.environment}",
+    ]
     for title, states in _TITLES:
         entries = plan.in_state(*states)
         if entries:
-            lines += ["", f"{title} ({len(entries)}):", *(_entry_text(entry, width) for entry in entries)]
+            lines += [
+                "",
+                f"{title} ({len(entries)}):",
+                *(_entry_text(entry, width) for entry in entries),
+            ]
         elif State.AHEAD not in states:
             lines += ["", f"{title}: None"]
     if plan.conflicts:
-        lines += ["", "Conflicts:", *(f"{entry.state}: {entry.problem}" for entry in plan.conflicts)]
+        lines += [
+            "",
+            "Conflicts:",
+            *(f"{entry.state}: {entry.problem}" for entry in plan.conflicts),
+        ]
     warnings = _warnings(plan)
     if not history.trusted:
         warnings.append(
-            f"⚠️  {history.table} belongs to {history.owner}, whom {history.role} does not trust: it is only shown"
+            f"⚠️  {history.table} belongs to {history.owner}, whom {history.role} does not trust: "
+            "it is only shown"
         )
     if warnings:
         lines += ["", *warnings]
@@ -43,7 +57,9 @@ def _entry_text(entry: MigrationStatus, width: int) -> str:
     line = f"{_MARKS.get(entry.state, '❌')} {entry.version}"
     if row := entry.applied:
         line += " " * (width - len(entry.version))
-        line += f" ({row.applied_at:%Y-%m-%d %H:%M:%S} UTC)" if row.applied_at else " (time unknown)"
+        line += (
+            f" ({row.applied_at:%Y-%m-%d %H:%M:%S} UTC)" if row.applied_at else " (time unknown)"
+        )
         line += f" - {row.execution_time_ms}ms" if row.execution_time_ms is not None else ""
     return line if entry.state in (State.APPLIED, State.PENDING) else f"{line}  {entry.state}"
 
@@ -53,7 +69,10 @@ def _warnings(plan: Plan) -> list[str]:
     if unverified := [entry.version for entry in plan.entries if entry.unverified]:
         warnings.append(f"⚠️  Applied without a checksum, so not verified: {', '.join(unverified)}")
     if ahead := plan.in_state(State.AHEAD):
-        warnings.append(f"⚠️  The database is ahead of these files by {len(ahead)}: an older build, after a rollback?")
+        warnings.append(
+            f"⚠️  The database is ahead of these files by {len(ahead)}: an older build, after a "
+            "rollback?"
+        )
     return warnings
 
 
@@ -75,7 +94,8 @@ def _started_text(config: Config, history: History, plan: Plan) -> str:
     lines = [
         f"Database: {config.url}",
         f"Environment: {config.environment} (from {config.environment_source})",
-        f"Pending: {count or 'none'} of {len(plan.entries)}, PostgreSQL {history.version.split()[0]}",
+        f"Pending: {count or 'none'} of {len(plan.entries)}, PostgreSQL "
+        f"{history.version.split()[0]}",
         *_warnings(plan),
         *(
             f"⚠️  {one.version} has no statement in it: it is only recorded"
@@ -99,7 +119,9 @@ def error_text(error: OnwardError) -> str:
     lines = _failure_lines(error) if isinstance(error, MigrationFailed) else [f"❌ {error.message}"]
     lines += _blocked_by(error)
     if error.applied is not None:
-        lines.append(f"Applied in this run: {', '.join(done.version for done in error.applied) or 'none'}.")
+        lines.append(
+            f"Applied in this run: {', '.join(done.version for done in error.applied) or 'none'}."
+        )
         if error.remaining:
             lines.append(f"Not applied: {', '.join(error.remaining)}.")
     return _joined([*lines, *([f"Next: {error.next_step}"] if error.next_step else [])])

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 from lib.errors import ConfigError
 from lib.settings.environ import url_variables_set
 
-# Like libpq's own, but with one @ at most. Else a password with an unencoded @, / or ? would be taken for a host or a
-# database, and shown.
+# Like libpq's own, but with one @ at most. Else a password with an unencoded @, / or ? would be
+# taken for a host or a database, and shown.
 _URL = re.compile(
     r"(?:postgres|postgresql|postgresql\+psycopg)://"
     r"(?:(?P<user>[^\s:@/?]*)(?::(?P<password>[^\s@/?]*))?@)?(?P<hosts>[^\s@/?]*)"
@@ -26,18 +26,25 @@ _URL = re.compile(
 )
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]*))?")
 _LOCAL = re.compile(r"(?:localhost|::1|127(?:\.[0-9]+){3}|[/@].*)?", re.IGNORECASE)
-# libpq refuses a URL with a parameter that it does not know, and providers add those of other drivers.
+# libpq refuses a URL with a parameter that it does not know, and providers add those of other
+# drivers.
 _LIBPQ_PARAMETERS = frozenset(
-    "application_name channel_binding client_encoding connect_timeout dbname fallback_application_name gssdelegation "
-    "gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname "
-    "load_balance_hosts max_protocol_version min_protocol_version oauth_client_id oauth_client_secret oauth_issuer "
-    "oauth_scope options passfile password port replication require_auth requirepeer scram_client_key "
-    "scram_server_key ssl_max_protocol_version ssl_min_protocol_version sslcert sslcertmode sslcompression "
+    "application_name channel_binding client_encoding connect_timeout dbname "
+    "fallback_application_name gssdelegation "
+    "gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle "
+    "keepalives_interval krbsrvname "
+    "load_balance_hosts max_protocol_version min_protocol_version oauth_client_id "
+    "oauth_client_secret oauth_issuer "
+    "oauth_scope options passfile password port replication require_auth requirepeer "
+    "scram_client_key "
+    "scram_server_key ssl_max_protocol_version ssl_min_protocol_version sslcert sslcertmode "
+    "sslcompression "
     "sslcrl sslcrldir sslkey sslkeylogfile sslmode sslnegotiation sslpassword sslrootcert sslsni "
     "target_session_attrs tcp_user_timeout user".split()
 )
-# asyncpg, pgx, lib/pq and postgres.js send what they do not know to the server, as a setting of the session; other
-# drivers have names of their own for some. libpq refuses them all, and without them the SQL would do something else.
+# asyncpg, pgx, lib/pq and postgres.js send what they do not know to the server, as a setting of the
+# session; other drivers have names of their own for some. libpq refuses them all, and without them
+# the SQL would do something else.
 _SETTING_PARAMETERS = re.compile(
     r"allow_\w+|array_nulls|back\w+|bytea_output|check_\w+|client_\w+|commit_\w+|compute_\w+|constraint_exclusion|"
     r"cpu_\w+|createrole_\w+|currentschema|cursor_\w+|datestyle|deadlock_\w+|debug_\w+|"
@@ -54,8 +61,10 @@ _SETTING_PARAMETERS = re.compile(
     re.IGNORECASE,
 )
 _SETTING_ADVICE = (
-    "Remove it from the URL. On a direct connection Postgres' own form is obeyed: options=-c%20NAME%3DVALUE. "
-    "MIGRATION_SCHEMA says where the history is; MIGRATION_LOCK_TIMEOUT and MIGRATION_STATEMENT_TIMEOUT are our limits."
+    "Remove it from the URL. On a direct connection Postgres' own form is obeyed: "
+    "options=-c%20NAME%3DVALUE. "
+    "MIGRATION_SCHEMA says where the history is; MIGRATION_LOCK_TIMEOUT and "
+    "MIGRATION_STATEMENT_TIMEOUT are our limits."
 )
 _SERVICE_ADVICE = "Name the database in a URL: what a service file says would not be shown."
 _REFUSED_PARAMETERS = {
@@ -75,15 +84,25 @@ _FROM_PROCESS = {
     "options": "PGOPTIONS",
 }
 _REFERENCE = re.compile(r"(?:secretsmanager|ssm):")
-# Of what `options` may hold: where the history is looked for, and at a proxy before many databases, which one is meant.
+# Of what `options` may hold: where the history is looked for, and at a proxy before many databases,
+# which one is meant.
 _CHOICE = re.compile(
-    r"(?:^|\s)(?:-c\s*|--)?(search[_-]path|endpoint|project|reference|cluster)\s*=\s*((?:\\.|\S)+)", re.IGNORECASE
+    r"(?:^|\s)(?:-c\s*|--)?(search[_-]path|endpoint|project|reference|cluster)\s*=\s*((?:\\.|\S)+)",
+    re.IGNORECASE,
 )
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "/tmp", "/run/postgresql", "/var/run/postgresql")  # noqa: S108
 _USUAL_PORTS = ("", "5432", "6432", "6543")  # none, a server's, PgBouncer's, Supavisor's
-_USERS_TENANT = re.compile(r"\.pooler\.|\.psdb\.cloud$", re.IGNORECASE)  # Supabase's pooler, PlanetScale
+_USERS_TENANT = re.compile(
+    r"\.pooler\.|\.psdb\.cloud$", re.IGNORECASE
+)  # Supabase's pooler, PlanetScale
 _SUPABASE = re.compile(r"db\.(\w+)\.supabase\.co|[\w-]+\.pooler\.supabase\.com")
-_SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+_SECRET_PARAMETERS = (
+    "password",
+    "sslpassword",
+    "oauth_client_secret",
+    "scram_client_key",
+    "scram_server_key",
+)
 
 
 class UrlServer(NamedTuple):
@@ -95,16 +114,22 @@ class UrlServer(NamedTuple):
 
     @property
     def label(self) -> str:
-        """In words: the port where it is not Postgres' own, the address where the host does not decide it."""
+        """In words: the port where it is not Postgres' own, the address where the host does not
+        decide it.
+        """
         name = self.host or self.address or "this machine"
         name = f"[{name}]" if ":" in name else name
         port = "" if self.port in ("", "5432") else f":{self.port}"
-        return f"{name}{port}" + (f" (address {self.address})" if self.host and self.address else "")
+        return f"{name}{port}" + (
+            f" (address {self.address})" if self.host and self.address else ""
+        )
 
     @property
     def port_exists(self) -> bool:
         """Whether a port has this number; one that is not said has Postgres' own."""
-        return not self.port or bool(re.fullmatch("[0-9]{1,5}", self.port) and 0 < int(self.port) < 2**16)
+        return not self.port or bool(
+            re.fullmatch("[0-9]{1,5}", self.port) and 0 < int(self.port) < 2**16
+        )
 
     def server_key(self, tenant: str) -> str:
         """Which server it is. A pooler's own port is none: it leads to the same database."""
@@ -113,12 +138,16 @@ class UrlServer(NamedTuple):
             return f"supabase {project[1] or tenant}"
         pooled = unpooled(name) != name or ".pooler." in name
         port = "" if pooled or self.port in _USUAL_PORTS else self.port
-        return " ".join((unpooled(name), port, tenant, _canonical(self.address) if self.host else ""))
+        return " ".join(
+            (unpooled(name), port, tenant, _canonical(self.address) if self.host else "")
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseURL:
-    """One database as a URL variable names it. `str` is safe to print: variable, host and database only."""
+    """One database as a URL variable names it. `str` is safe to print: variable, host and database
+    only.
+    """
 
     variable: str
     host: str
@@ -134,19 +163,31 @@ class DatabaseURL:
         """Database and host in words, and what else decides where a connection leads."""
         hosts = ",".join(server.label for server in self.servers)
         chosen = ", ".join(map("=".join, self.choices))
-        return f"{self.database or 'the default database'} on {hosts}" + (f" ({chosen})" if chosen else "")
+        return f"{self.database or 'the default database'} on {hosts}" + (
+            f" ({chosen})" if chosen else ""
+        )
 
     @property
     def database_key(self) -> tuple[str, ...]:
-        """What all URLs of one database share, through a pooler or not and however they spell its host."""
+        """What all URLs of one database share, through a pooler or not and however they spell its
+        host.
+        """
         database = self.database or self.parameters.get("user", "")  # libpq's own default
-        return (database, *map("=".join, self.choices), *(server.server_key(self.tenant) for server in self.servers))
+        return (
+            database,
+            *map("=".join, self.choices),
+            *(server.server_key(self.tenant) for server in self.servers),
+        )
 
     @property
     def servers(self) -> list["UrlServer"]:
         """The servers that libpq tries, in this order."""
-        columns = [self.parameters.get(name, "").split(",") for name in ("host", "hostaddr", "port")]
-        one_for_all = [column * (max(map(len, columns)) if len(column) == 1 else 1) for column in columns]
+        columns = [
+            self.parameters.get(name, "").split(",") for name in ("host", "hostaddr", "port")
+        ]
+        one_for_all = [
+            column * (max(map(len, columns)) if len(column) == 1 else 1) for column in columns
+        ]
         return list(starmap(UrlServer, zip_longest(*one_for_all, fillvalue="")))
 
     @property
@@ -158,7 +199,11 @@ class DatabaseURL:
     @property
     def tenant(self) -> str:
         """Whose database it is, where a host is many customers' and the user's name says that."""
-        return self.parameters.get("user", "").partition(".")[2] if _USERS_TENANT.search(self.host) else ""
+        return (
+            self.parameters.get("user", "").partition(".")[2]
+            if _USERS_TENANT.search(self.host)
+            else ""
+        )
 
     @property
     def local(self) -> bool:
@@ -167,7 +212,9 @@ class DatabaseURL:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not appear in any output, longest first. What is printed anyway would only be given away by ***."""
+        """What must not appear in any output, longest first. What is printed anyway would only be
+        given away by ***.
+        """
         found = {self.parameters.get(name, "") for name in _SECRET_PARAMETERS}
         return tuple(sorted(found - {"", self.host, self.database}, key=len, reverse=True))
 
@@ -182,22 +229,31 @@ def configured_urls(environ: Mapping[str, str]) -> tuple[DatabaseURL, ...]:
 
 
 def parse_url(variable: str, url: str, environ: Mapping[str, str]) -> DatabaseURL:
-    """Take a URL apart as libpq does. Raises ConfigError that names the variable and shows nothing of the URL."""
+    """Take a URL apart as libpq does. Raises ConfigError that names the variable and shows nothing
+    of the URL.
+    """
     if _REFERENCE.match(url.strip()):
         raise ConfigError(
-            f"{variable} holds a reference to a secret; only on AWS Lambda are references resolved, and only once",
+            f"{variable} holds a reference to a secret; only on AWS Lambda are references "
+            "resolved, and only once",
             next_step="Set it to a postgresql:// URL.",
         )
     parts = _URL.fullmatch(url.strip())
     if not parts:
         raise _unreadable(variable, "is not a URL of a Postgres database")
     hosts, ports = _hosts_and_ports(variable, parts["hosts"])
-    written = {name: parts[name] or "" for name in ("user", "password", "dbname")} | {"host": hosts, "port": ports}
+    written = {name: parts[name] or "" for name in ("user", "password", "dbname")} | {
+        "host": hosts,
+        "port": ports,
+    }
     parameters = {name: _decoded(variable, value) for name, value in written.items() if value}
     parameters |= _query_parameters(variable, parts["query"] or "")
     process = {name: environ[taken] for name, taken in _FROM_PROCESS.items() if environ.get(taken)}
     parameters = process | parameters
-    host, database = parameters.get("host") or parameters.get("hostaddr", ""), parameters.get("dbname", "")
+    host, database = (
+        parameters.get("host") or parameters.get("hostaddr", ""),
+        parameters.get("dbname", ""),
+    )
     found = DatabaseURL(variable, host, database, parameters)
     if re.search("[^,]@|://", f"{host},{parameters.get('hostaddr')},{database}"):
         raise _unreadable(variable, "has a host or database that looks like a URL itself")
@@ -215,7 +271,9 @@ def unpooled(host: str) -> str:
 
 
 def _canonical(host: str) -> str:
-    """A host, address or socket directory in one of its spellings; nothing where it is this machine."""
+    """A host, address or socket directory in one of its spellings; nothing where it is this
+    machine.
+    """
     name = host.rstrip("/") if host.startswith(("/", "@")) else host.lower().rstrip(".")
     if ":" in name:
         with suppress(OSError):
@@ -224,7 +282,9 @@ def _canonical(host: str) -> str:
 
 
 def redact(text: str, *urls: DatabaseURL | None) -> str:
-    """The text without the urls' secrets, however they are written, and without any URL's credentials."""
+    """The text without the urls' secrets, however they are written, and without any URL's
+    credentials.
+    """
     for secret in (secret for url in urls if url for secret in url.secrets):
         text = re.sub("".join(map(_spellings, secret)), "***", text)
     text = re.sub(r"(\w://)\S*@", r"\1***@", text)
@@ -238,41 +298,64 @@ def _spellings(char: str) -> str:
 
 
 def _verifying(parameters: Mapping[str, str], environ: Mapping[str, str]) -> bool:
-    """Whether libpq verifies the server unless it is told otherwise: then a default of ours would weaken it."""
+    """Whether libpq verifies the server unless it is told otherwise: then a default of ours would
+    weaken it.
+    """
     roots = parameters.get("sslrootcert") or environ.get("PGSSLROOTCERT")
     return roots == "system" or environ.get("PGSSLMODE") in ("verify-ca", "verify-full")
 
 
 def _query_parameters(variable: str, query: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
-    pairs = [[_decoded(variable, half) for half in part.partition("=")[::2]] for part in query.split("&")]
+    pairs = [
+        [_decoded(variable, half) for half in part.partition("=")[::2]] for part in query.split("&")
+    ]
     for name, value in pairs:
         if complaint := _complaint(name, value):
             raise ConfigError(f"{variable} has {complaint[0]}", next_step=complaint[1])
         if name in _LIBPQ_PARAMETERS and value:
             parameters[name] = value
-    if ["ssl", "true"] in pairs and parameters.setdefault("sslmode", "require") in ("disable", "allow", "prefer"):
+    if ["ssl", "true"] in pairs and parameters.setdefault("sslmode", "require") in (
+        "disable",
+        "allow",
+        "prefer",
+    ):
         raise ConfigError(
-            f"{variable} has both ssl=true and an sslmode that can do without TLS", next_step="Keep the one you mean."
+            f"{variable} has both ssl=true and an sslmode that can do without TLS",
+            next_step="Keep the one you mean.",
         )
     return parameters
 
 
 def _complaint(name: str, value: str) -> tuple[str, str] | None:
-    """Why a parameter can be neither obeyed nor dropped, and what to do. Its name is shown if it is one of ours."""
+    """Why a parameter can be neither obeyed nor dropped, and what to do. Its name is shown if it is
+    one of ours.
+    """
     if advice := _REFUSED_PARAMETERS.get(name.lower()):
         return f"the parameter {name}, which is not obeyed here", advice
     if name in _LIBPQ_PARAMETERS or (name, value) in (("schema", "public"), ("ssl", "true")):
         return None
     if name == "schema":
-        return "a schema parameter other than public, which Postgres itself does not know", _SETTING_ADVICE
+        return (
+            "a schema parameter other than public, which Postgres itself does not know",
+            _SETTING_ADVICE,
+        )
     if name.lower().startswith("ssl"):
-        advice = "Say it with sslmode and sslrootcert, such as sslmode=verify-full&sslrootcert=system."
+        advice = (
+            "Say it with sslmode and sslrootcert, such as sslmode=verify-full&sslrootcert=system."
+        )
         return "an ssl parameter that libpq does not know and would not obey", advice
     if _SETTING_PARAMETERS.fullmatch(name):
-        return f"the parameter {name}, a setting of the session that libpq does not take from there", _SETTING_ADVICE
+        return (
+            f"the parameter {name}, a setting of the session that libpq does not take from there",
+            _SETTING_ADVICE,
+        )
     sent = re.fullmatch(r"\w+\.\w+|\w+\[.*", name)
-    return ("a parameter that other drivers make a setting of the session", _SETTING_ADVICE) if sent else None
+    return (
+        ("a parameter that other drivers make a setting of the session", _SETTING_ADVICE)
+        if sent
+        else None
+    )
 
 
 def _hosts_and_ports(variable: str, hosts: str) -> tuple[str, str]:
@@ -287,13 +370,16 @@ def _hosts_and_ports(variable: str, hosts: str) -> tuple[str, str]:
 def _decoded(variable: str, value: str) -> str:
     decoded = unquote(value)
     if re.search(r"%(?![0-9A-Fa-f]{2})", value) or re.search("[\0\ufffd\ud800-\udfff]", decoded):
-        raise _unreadable(variable, "has characters that cannot be decoded; a % itself is written %25")
+        raise _unreadable(
+            variable, "has characters that cannot be decoded; a % itself is written %25"
+        )
     return decoded
 
 
 def _unreadable(variable: str, what: str) -> ConfigError:
     return ConfigError(
         f"{variable} {what}",
-        next_step="It must look like postgresql://user:password@host:5432/database, without quotes around it; "
+        next_step="It must look like postgresql://user:password@host:5432/database, without quotes "
+        "around it; "
         "in user and password @ is written %40, / is %2F, ? is %3F, % is %25 and a space %20.",
     )

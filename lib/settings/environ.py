@@ -32,17 +32,21 @@ def url_variables_set(environ: Mapping[str, str]) -> list[str]:
 
 
 def with_env_files(environ: Mapping[str, str], folder: Path = ROOT) -> dict[str, str]:
-    """The environment completed from `.env.local` and `.env`; raises ConfigError for one that cannot be read.
+    """The environment completed from `.env.local` and `.env`; raises ConfigError for one that
+    cannot be read.
 
-    The first of process, `.env.local` and `.env` that names a database supplies all URLs: never a mix of two worlds.
-    Only what names database, environment and settings is taken: a pulled file must not pass a laptop off as a build.
+    The first of process, `.env.local` and `.env` that names a database supplies all URLs: never a
+    mix of two worlds. Only what names database, environment and settings is taken: a pulled file
+    must not pass a laptop off as a build.
     """
     merged = dict(environ)
     for name in _ENV_FILES:
         urls = () if url_variables_set(merged) else URL_VARIABLES
         written = _env_file(folder / name)
         for variable in written:
-            if not value_of(merged, variable) and (variable in urls or re.fullmatch(_SETTING, variable)):
+            if not value_of(merged, variable) and (
+                variable in urls or re.fullmatch(_SETTING, variable)
+            ):
                 merged[variable] = _Expansion(name, written, environ).value(variable)
     return merged
 
@@ -61,12 +65,19 @@ def _env_file(path: Path) -> dict[str, tuple[str, str, str]]:
     """What each variable is in a file: in double quotes, in quotes that keep all as it is, in none."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):  # a directory of that name is somebody's virtual environment
+    except (
+        FileNotFoundError,
+        IsADirectoryError,
+    ):  # a directory of that name is somebody's virtual environment
         return {}
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{path.name} cannot be read as UTF-8 text", next_step="Mend it, or move it away.") from None
+        raise ConfigError(
+            f"{path.name} cannot be read as UTF-8 text", next_step="Mend it, or move it away."
+        ) from None
     found = re.findall(_ASSIGNMENT, text)
-    return {name: (double, single or backtick, bare) for name, double, single, backtick, bare in found}
+    return {
+        name: (double, single or backtick, bare) for name, double, single, backtick, bare in found
+    }
 
 
 class _Expansion(NamedTuple):
@@ -77,7 +88,9 @@ class _Expansion(NamedTuple):
     environ: Mapping[str, str]
 
     def value(self, variable: str, *within: str) -> str:
-        """A variable's value, with what it refers to put in. Raises ConfigError for what has two readings, or none."""
+        """A variable's value, with what it refers to put in. Raises ConfigError for what has two
+        readings, or none.
+        """
         double, kept, bare = self.written[variable]
         pattern, text = (_IN_DOUBLE_QUOTES, double) if double else (_IN_NO_QUOTES, bare)
         return kept or pattern.sub(lambda found: self._replaced(found, variable, *within), text)
@@ -93,7 +106,12 @@ class _Expansion(NamedTuple):
         if undecided or name not in self.written or name in (variable, *within):
             raise ConfigError(
                 f"{variable} in {self.file} has a $ that "
-                + ("may be meant as it is" if undecided else "names no variable of that file or of this process"),
-                next_step="Write ${NAME} for the value of another variable, \\$ for the sign itself.",
+                + (
+                    "may be meant as it is"
+                    if undecided
+                    else "names no variable of that file or of this process"
+                ),
+                next_step="Write ${NAME} for the value of another variable, \\$ for the sign "
+                "itself.",
             )
         return self.value(name, variable, *within)

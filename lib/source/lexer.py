@@ -1,9 +1,11 @@
-"""A lexer of psql's grade: where each statement of a file begins and ends, and which ones a migration cannot contain.
+"""A lexer of psql's grade: where each statement of a file begins and ends, and which ones a
+migration cannot contain.
 
-The algorithm is that of psql's scanner (PostgreSQL's src/fe_utils/psqlscan.l), `standard_conforming_strings` on. Only
-the end of a BEGIN ATOMIC body goes by the server's grammar instead, so that we count what the server counts: an END
-that stands where a statement could begin. psql counts BEGIN, CASE and END, and columns of such names lead it astray.
-Any text is split, in linear time and without an error: a quote, a comment, a parenthesis or a body that is left open
+The algorithm is that of psql's scanner (PostgreSQL's src/fe_utils/psqlscan.l),
+`standard_conforming_strings` on. Only the end of a BEGIN ATOMIC body goes by the server's grammar
+instead, so that we count what the server counts: an END that stands where a statement could begin.
+psql counts BEGIN, CASE and END, and columns of such names lead it astray. Any text is split, in
+linear time and without an error: a quote, a comment, a parenthesis or a body that is left open
 reaches to the end of the file, and the server says what is wrong with it.
 """
 
@@ -16,25 +18,30 @@ from typing import NamedTuple
 
 
 def _run(*alternatives: str) -> str:
-    # Python 3.11.0 to 3.11.4 (Debian 12 has 3.11.2) go on after what the round that failed had read, not before it
-    # (python/cpython#106052). A last alternative that fails without reading anything takes the position back. And
-    # none may capture: in 3.11.7 too, a group that has begun when a round fails can make `match` raise SystemError.
+    # Python 3.11.0 to 3.11.4 (Debian 12 has 3.11.2) go on after what the round that failed had
+    # read, not before it (python/cpython#106052). A last alternative that fails without reading
+    # anything takes the position back. And none may capture: in 3.11.7 too, a group that has begun
+    # when a round fails can make `match` raise SystemError.
     return f"(?:{'|'.join(alternatives)}|(?!))*+"
 
 
 def _string(prefix: str, inside: str) -> str:
-    # A string may go on in a later line, by the rules of its first part: backslashes count there too after E'...'.
+    # A string may go on in a later line, by the rules of its first part: backslashes count there
+    # too after E'...'.
     return prefix + "'" + inside + _run("'" + _NEXT_LINE + "'" + inside) + "'?+"
 
 
-# Every character beyond ASCII is a letter. The classes are written as what they lack: that compiles far faster.
+# Every character beyond ASCII is a letter. The classes are written as what they lack: that compiles
+# far faster.
 _LETTER = r"[^\x00-@\[-^`{-\x7f]"
 _LETTER_OR_DIGIT = r"[^\x00-/:-@\[-^`{-\x7f]"
 WORD = _LETTER + r"[^\x00-#%-/:-@\[-^`{-\x7f]*+"
 _SPACE = " \t\n\r\f\v"
 _LINE_COMMENT = r"--[^\r\n]*+"
 _FLAT_COMMENT = r"/\*" + _run(r"[^*/]++", r"\*(?!/)", r"/(?!\*)") + r"\*/"
-_NEXT_LINE = rf"[ \t\f\v]*+(?:{_LINE_COMMENT})?[\r\n]" + _run(rf"[{_SPACE}]++", rf"{_LINE_COMMENT}[\r\n]")
+_NEXT_LINE = rf"[ \t\f\v]*+(?:{_LINE_COMMENT})?[\r\n]" + _run(
+    rf"[{_SPACE}]++", rf"{_LINE_COMMENT}[\r\n]"
+)
 _DOLLAR_TAG = rf"\$(?:{_LETTER}{_LETTER_OR_DIGIT}*+)?\$"
 _DOLLAR_STRING = rf"(?P<tag>{_DOLLAR_TAG})[^$]*+" + _run(r"(?!(?P=tag))\$[^$]*+") + "(?P=tag)?+"
 _QUOTED = (
@@ -46,28 +53,43 @@ _QUOTED = (
     '[uU]&"' + _run('[^"]++', '""') + '"?+',
 )
 _GAP = (rf"[{_SPACE}]++", _LINE_COMMENT, _FLAT_COMMENT)
-_SIGNS = (r"[\x00-\x08\x0e-\x1f!#%&*+,.0-9:<=>?@\[\]^`{|}~\x7f]++", "-", r"/(?!\*)", rf"(?!{_DOLLAR_TAG})\$")
+_SIGNS = (
+    r"[\x00-\x08\x0e-\x1f!#%&*+,.0-9:<=>?@\[\]^`{|}~\x7f]++",
+    "-",
+    r"/(?!\*)",
+    rf"(?!{_DOLLAR_TAG})\$",
+)
 _FLAT = (*_GAP, *_QUOTED, WORD, *_SIGNS)
 
 _SPACES = rf"[{_SPACE}]*+"
 _LINE = r"[^\r\n]*+"
 _BETWEEN_TOKENS = _run(*_GAP)
 _BETWEEN_STATEMENTS = _run(*_GAP, ";")
-# What neither ends a statement nor needs a closer look. Parentheses without others inside are the common case.
+# What neither ends a statement nor needs a closer look. Parentheses without others inside are the
+# common case.
 _STRETCH = _run(*_FLAT, rf"\({_run(*_FLAT, ';')}\)")
 # What is neither quoted nor a comment; and anything that ends before the text does.
 _CODE_WORD = rf"""(?![eEbBnNxX]'|[uU]&['"]){WORD}"""
 _CODE = _run(rf"[{_SPACE}]++", _CODE_WORD, r"[();]", _SIGNS[0], "-(?!-)", *_SIGNS[2:])
 _CLOSED = _run(
-    *(rf"[{_SPACE}]++", rf"{_LINE_COMMENT}[\r\n]", _FLAT_COMMENT, *(quoted.removesuffix("?+") for quoted in _QUOTED)),
+    *(
+        rf"[{_SPACE}]++",
+        rf"{_LINE_COMMENT}[\r\n]",
+        _FLAT_COMMENT,
+        *(quoted.removesuffix("?+") for quoted in _QUOTED),
+    ),
     *(_CODE_WORD, r"[();]", _SIGNS[0], "-(?!-)", *_SIGNS[2:]),
 )
 _QUOTE = "|".join((*_QUOTED, _DOLLAR_STRING))
-_TOKEN = "|".join((*_QUOTED, WORD, _DOLLAR_STRING, "[0-9]++", r"\\[^\r\n]*+", r"/\*[\s\S]*+", r"[\s\S]"))
+_TOKEN = "|".join(
+    (*_QUOTED, WORD, _DOLLAR_STRING, "[0-9]++", r"\\[^\r\n]*+", r"/\*[\s\S]*+", r"[\s\S]")
+)
 
 
 class Statement(NamedTuple):
-    """One statement, from its first token to before its semicolon; or one line that is a command of psql's."""
+    """One statement, from its first token to before its semicolon; or one line that is a command of
+    psql's.
+    """
 
     text: str
     offset: int  # of the text's first character in the file's text
@@ -75,12 +97,16 @@ class Statement(NamedTuple):
 
     @property
     def head(self) -> tuple[str, ...]:
-        """The first tokens, at most 16, as written: words, names and strings with their quotes, single characters."""
+        """The first tokens, at most 16, as written: words, names and strings with their quotes,
+        single characters.
+        """
         return tuple(token[0] for token in islice(tokens(self.text), 16))
 
     @property
     def keywords(self) -> tuple[str, ...]:
-        """The words that the head begins with, in upper case, up to its first token that is not an unquoted word."""
+        """The words that the head begins with, in upper case, up to its first token that is not an
+        unquoted word.
+        """
         return tuple(map(upper, takewhile(compiled(WORD).fullmatch, self.head)))
 
 
@@ -105,7 +131,9 @@ class Piece(NamedTuple):
 
 
 def split(sql: str) -> Iterator[Statement]:
-    """The statements one at a time, as many as the server counts; once something is left open, the rest is one."""
+    """The statements one at a time, as many as the server counts; once something is left open, the
+    rest is one.
+    """
     line, counted, start = 1, 0, _start(sql)
     while (start := _skip(_BETWEEN_STATEMENTS, sql, start)) < len(sql):
         line += line_ends(sql, counted, start)
@@ -115,14 +143,16 @@ def split(sql: str) -> Iterator[Statement]:
 
 
 def pieces_at(sql: str, indexes: Iterable[int]) -> Iterator[Piece]:
-    """The piece that each character is in; ascending indexes. What lies between is passed over in one go.
+    """The piece that each character is in; ascending indexes. What lies between is passed over in
+    one go.
 
     A character's comment counts as one between the parts of a string, too.
     """
     piece = Piece(Kind.CODE, 0, _start(sql))
     for index in indexes:
         while piece.end <= index:
-            # Not beyond the index: what is cut off there has no end, and is the piece that is looked for.
+            # Not beyond the index: what is cut off there has no end, and is the piece that is
+            # looked for.
             passed = compiled(_CLOSED).match(sql, piece.end, index)
             start = passed.end() if passed else piece.end
             piece = _piece(sql, start)
@@ -150,7 +180,9 @@ def bodies(sql: str) -> Iterator[tuple[int, int]]:
 
 
 def opening_comment(sql: str) -> Iterator[str]:
-    """The comments before the first token as written, each line comment by itself; reads no further than that."""
+    """The comments before the first token as written, each line comment by itself; reads no further
+    than that.
+    """
     start = _start(sql)
     while end := _comment_end(sql, start := _past(_SPACES, sql, start)):
         yield sql[start:end]
@@ -158,7 +190,9 @@ def opening_comment(sql: str) -> Iterator[str]:
 
 
 def _statement_end(sql: str, start: int) -> int:
-    """The place of the semicolon that ends the statement, or of the psql command that cuts it off, or the end."""
+    """The place of the semicolon that ends the statement, or of the psql command that cuts it off,
+    or the end.
+    """
     if sql.startswith("\\", start):
         return _past(_LINE, sql, start)
     if _is_routine(sql, start):
@@ -178,7 +212,9 @@ def _statement_end(sql: str, start: int) -> int:
 
 
 def _is_routine(sql: str, start: int) -> bool:
-    """Whether it begins CREATE [OR REPLACE] FUNCTION or PROCEDURE: these may have statements for a body."""
+    """Whether it begins CREATE [OR REPLACE] FUNCTION or PROCEDURE: these may have statements for a
+    body.
+    """
     if sql[start : start + 6].upper() != "CREATE":
         return False
     words = [upper(token[0]) for token in islice(tokens(sql, start), 4)]
@@ -216,7 +252,9 @@ def tokens(sql: str, start: int = 0) -> Iterator[re.Match[str]]:
 
 
 def _skip(gap: str, sql: str, start: int) -> int:
-    """The place after a gap with its comments, those that contain others too; a comment left open is not passed."""
+    """The place after a gap with its comments, those that contain others too; a comment left open
+    is not passed.
+    """
     while end := _comment_end(sql, start := _past(gap, sql, start)):
         start = end
     return start
@@ -241,7 +279,8 @@ def _start(sql: str) -> int:
 @cache
 def compiled(pattern: str) -> re.Pattern[str]:
     """A pattern, compiled once."""
-    # On first use only: a run with nothing pending needs few of the patterns and would wait for all of them.
+    # On first use only: a run with nothing pending needs few of the patterns and would wait for all
+    # of them.
     return re.compile(pattern)
 
 
@@ -257,5 +296,6 @@ def line_ends(sql: str, start: int, end: int) -> int:
 
 def upper(word: str) -> str:
     """A word in upper case, where Postgres would fold it."""
-    # Keywords are ASCII. `str.upper` would turn letters from beyond it into ASCII ones, as the long s into S.
+    # Keywords are ASCII. `str.upper` would turn letters from beyond it into ASCII ones, as the long
+    # s into S.
     return word.upper() if word.isascii() else word

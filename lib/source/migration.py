@@ -1,6 +1,7 @@
 """A migration file, the directory of all of them, and new ones.
 
-Pure but for reading and creating files. Everything that can be known without a database is refused here, all at once.
+Pure but for reading and creating files. Everything that can be known without a database is refused
+here, all at once.
 """
 
 import os
@@ -21,12 +22,11 @@ DRAFT = "draft"
 _PIECE = 1 << 20
 _FILE_NAME = re.compile(r"[0-9]{3,}(?:-[a-z0-9]+)+\.sql")
 _DIRECTIVES = {f"-- migrate: {word}": word for word in (NO_TRANSACTION, DRAFT)}
-# A line of a comment that means to be a directive: `migrate:` with anything behind it, and a directive's word in other
-# clothes. `-- Migration: 003-add-orders` and `-- Migrate: all users` are prose, as are directives inside a sentence.
+# A line of a comment that means to be a directive: `migrate:` with anything behind it, and a
+# directive's word in other clothes. `-- Migration: 003-add-orders` and `-- Migrate: all users` are
+# prose, as are directives inside a sentence.
 _WORD = r"(?:no[\W_]*trans\w*|draft\b)"
-_NEAR_MISS = (
-    rf"[\s*/-]*(?:migrate\s*:.*|(?i:migrate\s*:\s*{_WORD}.*|(?:migrat\w*[\W_]*{_WORD}|no[\W_]*trans\w*)[\W_]*))"
-)
+_NEAR_MISS = rf"[\s*/-]*(?:migrate\s*:.*|(?i:migrate\s*:\s*{_WORD}.*|(?:migrat\w*[\W_]*{_WORD}|no[\W_]*trans\w*)[\W_]*))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,9 @@ class Migration:
 
     def matches(self, checksum: str) -> bool:
         """Whether a stored checksum is this file's, whichever line endings it was taken with."""
-        return checksum == self.checksum or any(checksum == _digest(form) for form in _forms(self.content))
+        return checksum == self.checksum or any(
+            checksum == _digest(form) for form in _forms(self.content)
+        )
 
     def refusals(self) -> list[str]:
         """Why this file may not run, a sentence each with its place and remedy; empty if it may."""
@@ -78,13 +80,16 @@ class Migration:
         )
 
     def unfinished(self) -> list[str]:
-        """Those of the refusals for which its checksum is of no use to anybody: it is not yet what it will be."""
+        """Those of the refusals for which its checksum is of no use to anybody: it is not yet what
+        it will be.
+        """
         return self._told(*other_tools.unfinished(_bytewise(self.content)))
 
     def _told(self, *refusals: Refusal) -> list[str]:
         draft = f"{self.path}: still a draft; take the line `-- migrate: {DRAFT}` out when it is finished"
         return [draft] * (DRAFT in self.directives) + [
-            f"{self.path}:{one.line}:{f'{one.column}:' if one.column else ''} {_readable(one.what)}; {one.remedy}"
+            f"{self.path}:{one.line}:{f'{one.column}:' if one.column else ''} "
+            f"{_readable(one.what)}; {one.remedy}"
             for one in sorted(refusals, key=lambda one: (one.line, one.column or 0))
         ]
 
@@ -122,13 +127,17 @@ def require_runnable(migrations: Iterable[Migration]) -> None:
 
 
 def require_finished(migrations: Iterable[Migration]) -> None:
-    """Raise FilesError if the checksum of any of these should not be recorded, whether the file is run or not."""
+    """Raise FilesError if the checksum of any of these should not be recorded, whether the file is
+    run or not.
+    """
     problems = [problem for migration in migrations for problem in migration.unfinished()]
     _require_none(problems, "migrations cannot be recorded", "Nothing was changed.")
 
 
 def create(directory: Path, description: str, date: str) -> Path:
-    """Write a new draft with the next number and return its path. Raises FilesError; overwrites nothing."""
+    """Write a new draft with the next number and return its path. Raises FilesError; overwrites
+    nothing.
+    """
     description = " ".join(description.split())
     words = re.findall(r"[a-z0-9]+", description.lower())
     if not (words and description.isascii() and description.isprintable()):
@@ -141,7 +150,10 @@ def create(directory: Path, description: str, date: str) -> Path:
         number = f"{max((one for one in taken if one is not None), default=-1) + 1:03d}"
         path = directory / f"{number}-{'-'.join(words)}.sql"
         with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(f"-- migrate: {DRAFT}\n-- Version: {number}\n-- Date: {date}\n-- Description: {description}\n\n")
+            file.write(
+                f"-- migrate: {DRAFT}\n-- Version: {number}\n-- Date: {date}\n-- Description: "
+                f"{description}\n\n"
+            )
     except OSError as error:
         raise FilesError(f"{directory}: cannot create a migration: {_reason(error)}") from None
     return path
@@ -150,14 +162,17 @@ def create(directory: Path, description: str, date: str) -> Path:
 def _sql_files(directory: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
-            found = sorted((entry for entry in entries if _is_sql(entry.name)), key=lambda entry: entry.name)
+            found = sorted(
+                (entry for entry in entries if _is_sql(entry.name)), key=lambda entry: entry.name
+            )
         problem = "no .sql file in it"
     except OSError as error:
         found, problem = [], f"no migrations can be read: {_reason(error)}"
     if not found:
         raise FilesError(
             f"{directory}: {problem}",
-            next_step="Add a migration, set MIGRATION_DIR, or add the directory to what is deployed.",
+            next_step="Add a migration, set MIGRATION_DIR, or add the directory to what is "
+            "deployed.",
         )
     return found
 
@@ -179,12 +194,15 @@ def _read(file: os.DirEntry[str], path: Path) -> Migration:
     """Raises ValueError that says what is wrong with this one file."""
     if not _FILE_NAME.fullmatch(file.name):
         raise ValueError(
-            "the name must be NNN-kebab-case.sql: three digits or more, then lower-case words joined by hyphens"
+            "the name must be NNN-kebab-case.sql: three digits or more, then lower-case words "
+            "joined by hyphens"
         )
     content = _content(file, path)
     _require_text(content)
     version, directives = file.name.removesuffix(".sql"), frozenset(_directives(content))
-    return Migration(int(version.partition("-")[0]), version, path, content, _digest(_unix(content)), directives)
+    return Migration(
+        int(version.partition("-")[0]), version, path, content, _digest(_unix(content)), directives
+    )
 
 
 def _content(file: os.DirEntry[str], path: Path) -> bytes:
@@ -202,7 +220,9 @@ def _content(file: os.DirEntry[str], path: Path) -> bytes:
 
 
 def _require_text(content: bytes) -> None:
-    """Raises ValueError with the offset of what is not text. In pieces: a str of it all may be four times as large."""
+    """Raises ValueError with the offset of what is not text. In pieces: a str of it all may be four
+    times as large.
+    """
     decoder = getincrementaldecoder("utf-8")()
     for start in range(0, len(content) + 1, _PIECE):
         behind = len(decoder.getstate()[0])
@@ -210,13 +230,20 @@ def _require_text(content: bytes) -> None:
             decoder.decode(content[start : start + _PIECE], final=start + _PIECE > len(content))
         except UnicodeDecodeError as error:
             at = start - behind + error.start
-            raise ValueError(f"not UTF-8: byte 0x{content[at]:02x} at offset {at}; save the file as UTF-8") from None
+            raise ValueError(
+                f"not UTF-8: byte 0x{content[at]:02x} at offset {at}; save the file as UTF-8"
+            ) from None
     if (nul := content.find(b"\0")) >= 0:
-        raise ValueError(f"a NUL byte at offset {nul}, where the server would stop reading; save the file as UTF-8")
+        raise ValueError(
+            f"a NUL byte at offset {nul}, where the server would stop reading; save the file as "
+            "UTF-8"
+        )
 
 
 def _bytewise(content: bytes) -> str:
-    """The SQL with a character for each byte: lexed alike, and one emoji does not make it four times as large."""
+    """The SQL with a character for each byte: lexed alike, and one emoji does not make it four
+    times as large.
+    """
     return content.removeprefix(BOM).decode("latin-1")
 
 
@@ -235,12 +262,16 @@ def _directives(content: bytes) -> Iterator[str]:
             unknown += [_quoted(line.strip()) for line in lines if re.fullmatch(_NEAR_MISS, line)]
     if unknown:
         known = " and ".join(f"`{directive}`" for directive in _DIRECTIVES)
-        raise ValueError(f"unknown directive {', '.join(unknown)}; there are {known}, each on a line of its own")
+        raise ValueError(
+            f"unknown directive {', '.join(unknown)}; there are {known}, each on a line of its own"
+        )
 
 
 def _quoted(directive: str) -> str:
     return f"`{directive}`" + (
-        " (sqlx's, without effect here: take the line out)" if directive == "-- no-transaction" else ""
+        " (sqlx's, without effect here: take the line out)"
+        if directive == "-- no-transaction"
+        else ""
     )
 
 
@@ -255,7 +286,9 @@ def _unix(content: bytes) -> bytes:
 
 
 def _forms(content: bytes) -> Iterator[bytes]:
-    """The forms in which an older runner may have hashed this file: as it is, with LF or CRLF, with or without BOM."""
+    """The forms in which an older runner may have hashed this file: as it is, with LF or CRLF, with
+    or without BOM.
+    """
     yield content
     unix = _unix(content)
     for form in (unix, unix.replace(b"\n", b"\r\n")):

@@ -1,8 +1,9 @@
-"""What does not belong in a file whatever its statements say: other tools' marks, merge conflicts, unseen characters.
+"""What does not belong in a file whatever its statements say: other tools' marks, merge conflicts,
+unseen characters.
 
-None of it is looked for inside strings and bodies, but for one thing: characters that display code or a comment in
-another order than it has. What could be any of it is searched for first; a file without a hint is not taken apart.
-Texts are UTF-8 with a character for each byte. Pure.
+None of it is looked for inside strings and bodies, but for one thing: characters that display code
+or a comment in another order than it has. What could be any of it is searched for first; a file
+without a hint is not taken apart. Texts are UTF-8 with a character for each byte. Pure.
 """
 
 import re
@@ -42,7 +43,8 @@ class Finding(NamedTuple):
     remedy: str
 
 
-# The tables in which other tools keep their histories. A `schema_migrations` of another shape is seen by its columns.
+# The tables in which other tools keep their histories. A `schema_migrations` of another shape is
+# seen by its columns.
 HISTORY_TABLES = {
     "_prisma_migrations": "Prisma Migrate",
     "__drizzle_migrations": "Drizzle",
@@ -56,15 +58,24 @@ HISTORY_TABLES = {
 _LINE, _END, _SPACE = r"[^\r\n]*", r"[ \t]*(?![^\r\n])", r"[ \t]+"
 _MORE = rf"\b{_LINE}"
 _EVOLUTION = Mark("Play Evolutions", rf"!(?:Ups|Downs){_MORE}")
-# As the tools' own parsers have them, and somewhat freer where nobody would write that in a sentence. Prose is no mark
-# (`-- Down migration is not needed`), nor is what does no harm here (Drizzle's `--> statement-breakpoint`).
+# As the tools' own parsers have them, and somewhat freer where nobody would write that in a
+# sentence. Prose is no mark (`-- Down migration is not needed`), nor is what does no harm here
+# (Drizzle's `--> statement-breakpoint`).
 _MARKS = (
     Mark("goose", rf"\+goose{_SPACE}NO{_SPACE}TRANSACTION{_MORE}", no_transaction=True),
     Mark("goose", rf"\+goose{_MORE}"),
-    Mark("sql-migrate", rf"\+migrate{_SPACE}(?:Up|Down){_SPACE}notransaction{_MORE}", no_transaction=True),
+    Mark(
+        "sql-migrate",
+        rf"\+migrate{_SPACE}(?:Up|Down){_SPACE}notransaction{_MORE}",
+        no_transaction=True,
+    ),
     Mark("sql-migrate", rf"\+migrate{_MORE}"),
     Mark("micrate", rf"\+micrate{_MORE}"),
-    Mark("dbmate", rf"migrate:(?:up|down){_SPACE}{_LINE}\btransaction:false{_MORE}", no_transaction=True),
+    Mark(
+        "dbmate",
+        rf"migrate:(?:up|down){_SPACE}{_LINE}\btransaction:false{_MORE}",
+        no_transaction=True,
+    ),
     Mark("dbmate", rf"migrate:(?:up|down)(?:{_SPACE}{_LINE}|{_END})"),
     Mark("node-pg-migrate", rf"(?i:up|down){_SPACE}(?i:migration)[^\w\x80-\xff\r\n]*{_END}"),
     Mark("tern", rf"create above / drop below ----{_END}"),
@@ -76,19 +87,29 @@ _MARKS = (
     Mark("Atlas", rf"atlas:(?:txtar|delimiter){_MORE}", opening=True),
     Mark("Atlas", rf"atlas:txmode{_SPACE}none{_END}", False, True, opening=True),
     Mark("graphile-migrate", rf"![ \t]*no-transaction{_MORE}", False, True, opening=True),
-    Mark("postgres-migrations", rf"postgres-migrations{_SPACE}disable-transaction{_MORE}", False, True),
+    Mark(
+        "postgres-migrations",
+        rf"postgres-migrations{_SPACE}disable-transaction{_MORE}",
+        False,
+        True,
+    ),
     Mark("yoyo", rf"(?i:transactional:)[ \t]*(?i:false){_END}", False, True, opening=True),
 )
 _DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
 _POINTER = "version https://git-lfs.github.com/spec/"
 
-# Each begins with characters that are found fast. Without a limit, a line of hyphens would be read once for each.
+# Each begins with characters that are found fast. Without a limit, a line of hyphens would be read
+# once for each.
 _COMMENTED = r"(?a)--[\t -]{0,99}+(?:" + "|".join(f"({mark.pattern})" for mark in _MARKS) + ")"
 _HASHED = rf"(?a)#[\t #-]{{0,99}}+{_EVOLUTION.pattern}"  # an operator to the server
-_CONFLICT = tuple(rf"{sign}(?: {_LINE}|(?![^\r\n]))" for sign in ("<<<<<<<", r"\|\|\|\|\|\|\|", "=======", ">>>>>>>"))
-# Control characters, U+0080 to U+00A0, U+00AD, U+034F, U+061C, U+115F, U+1160, U+1680, U+17B4, U+17B5, U+180B to
-# U+180F, U+2000 to U+200F, U+2028 to U+202F, U+205F to U+206F, U+2800, U+3000, U+3164, U+FE00 to U+FE0F, U+FEFF,
-# U+FFA0, U+FFF9 to U+FFFB, U+1BCA0 to U+1BCA3, U+1D173 to U+1D17A, U+E0000 to U+E0FFF.
+_CONFLICT = tuple(
+    rf"{sign}(?: {_LINE}|(?![^\r\n]))"
+    for sign in ("<<<<<<<", r"\|\|\|\|\|\|\|", "=======", ">>>>>>>")
+)
+# Control characters, U+0080 to U+00A0, U+00AD, U+034F, U+061C, U+115F, U+1160, U+1680, U+17B4,
+# U+17B5, U+180B to U+180F, U+2000 to U+200F, U+2028 to U+202F, U+205F to U+206F, U+2800, U+3000,
+# U+3164, U+FE00 to U+FE0F, U+FEFF, U+FFA0, U+FFF9 to U+FFFB, U+1BCA0 to U+1BCA3, U+1D173 to
+# U+1D17A, U+E0000 to U+E0FFF.
 _UNSEEN = (
     r"[\x00-\x08\x0e-\x1f\x7f\xc2\xcd\xd8\xe1-\xe3\xef\xf0\xf3](?:(?<=[\x00-\x1f\x7f])"
     r"|(?<=\xc2)[\x80-\xa0\xad]|(?<=\xcd)\x8f|(?<=\xd8)\x9c"
@@ -100,7 +121,9 @@ _UNSEEN = (
     r"|(?<=\xf3)\xa0[\x80-\xbf][\x80-\xbf])"
 )
 _TURNS = r"[\r\n]|\xe2(?:\x80[\xaa-\xae]|\x81[\xa6-\xa9])"
-_CLOSED_BY = dict.fromkeys("\u202a\u202b\u202d\u202e", "\u202c") | dict.fromkeys("\u2066\u2067\u2068", "\u2069")
+_CLOSED_BY = dict.fromkeys("\u202a\u202b\u202d\u202e", "\u202c") | dict.fromkeys(
+    "\u2066\u2067\u2068", "\u2069"
+)
 _LEFTWARD = "\u202b\u202e\u2067\u2068"  # where the others are left open, Latin text stays as it is
 _LINE_ENDS = ("", "\r", "\n")
 _SHOWN = 4
@@ -112,7 +135,9 @@ def is_mark(line: str) -> bool:
 
 
 def unfinished(sql: str) -> list[Refusal]:
-    """What shows that this is not the file that somebody wrote: a pointer to it, or a conflict in it."""
+    """What shows that this is not the file that somebody wrote: a pointer to it, or a conflict in
+    it.
+    """
     if sql.startswith(_POINTER):
         remedy = "fetch the file with `git lfs pull`; for a build, switch Git LFS on where it checks the repository out"
         return [Refusal(1, "this is a Git LFS pointer in the file's place", remedy, 1)]
@@ -125,9 +150,15 @@ def refusals(sql: str, *, transactional: bool) -> list[Refusal]:
 
 
 def _marks(sql: str, *, transactional: bool) -> Iterator[Finding]:
-    hints = [(one.start(), one) for pattern in (_COMMENTED, _HASHED) for one in re.finditer(pattern, sql)]
+    hints = [
+        (one.start(), one) for pattern in (_COMMENTED, _HASHED) for one in re.finditer(pattern, sql)
+    ]
     hints.sort(key=itemgetter(0))
-    found = [(offset, one) for offset, one, piece in _placed(sql, hints) if _is_in_its_place(sql, one, piece)]
+    found = [
+        (offset, one)
+        for offset, one, piece in _placed(sql, hints)
+        if _is_in_its_place(sql, one, piece)
+    ]
     if not found:
         return
     opening = next((statement.offset for statement in split(sql)), len(sql))
@@ -154,7 +185,9 @@ def _reason(mark: Mark, text: str, *, transactional: bool) -> tuple[str, str]:
     return f"`{text}` is a mark of {mark.tool}, and {why}", remedy
 
 
-def _outside(spans: Iterator[tuple[int, int]], found: Iterable[tuple[int, T]]) -> Iterator[tuple[int, T]]:
+def _outside(
+    spans: Iterator[tuple[int, int]], found: Iterable[tuple[int, T]]
+) -> Iterator[tuple[int, T]]:
     start, end = 0.0, 0.0
     for offset, one in found:
         while end <= offset:
@@ -164,35 +197,50 @@ def _outside(spans: Iterator[tuple[int, int]], found: Iterable[tuple[int, T]]) -
 
 
 def _conflicts(sql: str) -> Iterator[Finding]:
-    hints = sorted((one.start(), one[0].rstrip()) for sign in _CONFLICT for one in re.finditer(sign, sql))
+    hints = sorted(
+        (one.start(), one[0].rstrip()) for sign in _CONFLICT for one in re.finditer(sign, sql)
+    )
     for offset, text, piece in _placed(sql, hints):
         # In a comment a line of equals signs is a heading's.
-        is_one = piece.kind is Kind.CODE or (piece.kind is Kind.BLOCK_COMMENT and len(text) > len("======="))
+        is_one = piece.kind is Kind.CODE or (
+            piece.kind is Kind.BLOCK_COMMENT and len(text) > len("=======")
+        )
         if is_one and sql[offset - 1 : offset] in _LINE_ENDS:
             yield Finding(offset, f"`{text}` is a mark of a merge conflict", "resolve the conflict")
 
 
 def _unseen(sql: str) -> Iterator[Finding]:
     looked_at, left_open = Piece(Kind.CODE, 0, 0), frozenset[int]()
-    for offset, bytewise, piece in _placed(sql, ((one.start(), one[0]) for one in re.finditer(_UNSEEN, sql))):
+    for offset, bytewise, piece in _placed(
+        sql, ((one.start(), one[0]) for one in re.finditer(_UNSEEN, sql))
+    ):
         char = _readable(bytewise)
         if piece.kind is Kind.CODE:
-            yield Finding(offset, f"invisible character outside of quotes: {_name(char)}", _replacement(char))
+            yield Finding(
+                offset, f"invisible character outside of quotes: {_name(char)}", _replacement(char)
+            )
         elif char in _LEFTWARD and not _is_data(sql, piece):
             if piece is not looked_at:
                 looked_at, left_open = piece, frozenset(_left_open(sql, piece))
             if offset in left_open:
                 what = f"{_name(char)} is not closed on its line, so the text is displayed in another order than it has"
-                yield Finding(offset, what, f"remove it, or close it there with {_name(_CLOSED_BY[char])}")
+                yield Finding(
+                    offset, what, f"remove it, or close it there with {_name(_CLOSED_BY[char])}"
+                )
 
 
 def _is_data(sql: str, piece: Piece) -> bool:
     """Whether it is a string between apostrophes, and so no code: what dollars quote most often is."""
-    return piece.kind is Kind.QUOTED and re.compile("(?:[eEnNbBxX]|[uU]&)?'").match(sql, piece.start) is not None
+    return (
+        piece.kind is Kind.QUOTED
+        and re.compile("(?:[eEnNbBxX]|[uU]&)?'").match(sql, piece.start) is not None
+    )
 
 
 def _left_open(sql: str, piece: Piece) -> Iterator[int]:
-    """The indexes of what turns the direction of the text and is not ended in the same line and piece."""
+    """The indexes of what turns the direction of the text and is not ended in the same line and
+    piece.
+    """
     opened: dict[str, list[int]] = {closer: [] for closer in _CLOSED_BY.values()}
     for turn in re.compile(_TURNS).finditer(sql, piece.start, piece.end):
         char = _readable(turn[0])
@@ -224,7 +272,9 @@ def _name(char: str) -> str:
 def _placed(sql: str, hints: Iterable[tuple[int, T]]) -> Iterator[tuple[int, T, Piece]]:
     """Each hint with the piece of the text that it is in."""
     hints, again = tee(hints)
-    for (offset, hint), piece in zip(hints, pieces_at(sql, (offset for offset, _ in again)), strict=True):
+    for (offset, hint), piece in zip(
+        hints, pieces_at(sql, (offset for offset, _ in again)), strict=True
+    ):
         yield offset, hint, piece
 
 

@@ -1,7 +1,8 @@
 """The two routes as one Starlette application.
 
-`GET /api/migration-status` is public and says nothing that a stranger may not know. `POST /api/migrate` wants the
-secret, and looks at a request in this order: path, method, configuration, secret, size and type, JSON, database.
+`GET /api/migration-status` is public and says nothing that a stranger may not know. `POST
+/api/migrate` wants the secret, and looks at a request in this order: path, method, configuration,
+secret, size and type, JSON, database.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ def create_app(service: Service) -> Starlette:
             exchange.answer = await service.perform(action, applied_by=by, deadline=deadline)
         return _response(request, exchange.answer)
 
-    routes = [_ExactRoute(MIGRATE, migrate, methods=["POST"]), _ExactRoute("/", _page, methods=["GET"])]
+    routes = [
+        _ExactRoute(MIGRATE, migrate, methods=["POST"]),
+        _ExactRoute("/", _page, methods=["GET"]),
+    ]
     if not service.hides_status:
         routes.append(_ExactRoute(STATUS, status, methods=["GET"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
@@ -60,19 +64,26 @@ class _ExactRoute(Route):
     """A route whose path must be written as it is: `%2f` and its like name nothing here."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        return (Match.NONE, {}) if b"%" in (scope.get("raw_path") or b"") else super().matches(scope)
+        return (
+            (Match.NONE, {}) if b"%" in (scope.get("raw_path") or b"") else super().matches(scope)
+        )
 
 
 def _authenticate(request: Request, secrets: Mapping[str, bytes]) -> str:
     """Which of the secrets the request carries. Raises Refused."""
     given = request.headers.getlist("authorization")
     if not given:
-        raise Refused(401, "unauthorized", "A bearer token is needed.", {"WWW-Authenticate": "Bearer"})
+        raise Refused(
+            401, "unauthorized", "A bearer token is needed.", {"WWW-Authenticate": "Bearer"}
+        )
     scheme, _, rest = given[0].partition(" ")
     token = rest.lstrip(" ")
     digest = _digest(token.encode("latin-1", "replace") if len(token) <= auth.LONGEST else b"")
-    # Digests, in constant time, and of every slot: neither which one nor how much of it matched can be measured.
-    matching = [slot for slot, secret in secrets.items() if hmac.compare_digest(digest, _digest(secret))]
+    # Digests, in constant time, and of every slot: neither which one nor how much of it matched can
+    # be measured.
+    matching = [
+        slot for slot, secret in secrets.items() if hmac.compare_digest(digest, _digest(secret))
+    ]
     if len(given) > 1 or scheme.lower() != "bearer" or not matching:
         challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
         raise Refused(401, "unauthorized", "The bearer token is not valid.", challenge)
@@ -85,7 +96,9 @@ def _digest(text: bytes) -> bytes:
 
 async def _body(request: Request) -> bytes:
     if "content-encoding" in request.headers:
-        raise Refused(415, "unsupported_encoding", "Send the body as it is, without Content-Encoding.")
+        raise Refused(
+            415, "unsupported_encoding", "Send the body as it is, without Content-Encoding."
+        )
     body = b""
     try:
         async for chunk in request.stream():
@@ -101,15 +114,24 @@ def _action(request: Request, body: bytes) -> str:
     """What a body asks for; nothing in it may be misunderstood. Raises Refused."""
     if not body:
         return "migrate"
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if (
+        request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        != "application/json"
+    ):
         raise Refused(415, "unsupported_type", "Send application/json, or no body.")
     try:
-        document = json.loads(body.decode(), object_pairs_hook=_without_doubles, parse_constant=_no_constant)
+        document = json.loads(
+            body.decode(), object_pairs_hook=_without_doubles, parse_constant=_no_constant
+        )
     except (ValueError, RecursionError):
         raise Refused(400, "invalid_json", "The body is not valid JSON.") from None
     action = document.pop("action", "migrate") if isinstance(document, dict) else None
     if document or action not in ACTIONS:
-        raise Refused(400, "invalid_request", 'The body may say {"action": "migrate" | "status" | "validate"} only.')
+        raise Refused(
+            400,
+            "invalid_request",
+            'The body may say {"action": "migrate" | "status" | "validate"} only.',
+        )
     return str(action)
 
 
@@ -133,7 +155,10 @@ async def _page(request: Request) -> Response:
 
 
 def _response(request: Request, answer: ApiResult) -> Response:
-    return _for_method(request, JSONResponse(answer.document, answer.status, headers={**_HEADERS, **answer.headers}))
+    return _for_method(
+        request,
+        JSONResponse(answer.document, answer.status, headers={**_HEADERS, **answer.headers}),
+    )
 
 
 def _for_method(request: Request, response: Response) -> Response:

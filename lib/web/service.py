@@ -1,7 +1,9 @@
-"""What both routes and Lambda's direct events do, and the one place where errors become answers and log lines.
+"""What both routes and Lambda's direct events do, and the one place where errors become answers and
+log lines.
 
-Nobody outside learns what a server, a driver or an unknown exception said: it may hold a URL or a row. The log gets
-the redacted words of our own errors and of unknown exceptions, and of a failed migration only where and which SQLSTATE.
+Nobody outside learns what a server, a driver or an unknown exception said: it may hold a URL or a
+row. The log gets the redacted words of our own errors and of unknown exceptions, and of a failed
+migration only where and which SQLSTATE.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
 
 from lib import runner
-from lib.errors import ConfigError, DatabaseUnavailable, LockBusy, MigrationFailed, OnwardError, PasswordRefused
+from lib.errors import (
+    ConfigError,
+    DatabaseUnavailable,
+    LockBusy,
+    MigrationFailed,
+    OnwardError,
+    PasswordRefused,
+)
 from lib.plan import History, Plan
 from lib.postgres.connection import READ_BUDGET, Budget
 from lib.postgres.executor import Executor
@@ -38,24 +47,30 @@ _STATUSES = {"full": status_dict, "summary": summary_dict, "off": None}  # MIGRA
 _SHARED_FOR = 2.0
 # The public status: for connecting, for its one statement, and for both.
 _CONNECT, _STATEMENT, _READ = 2.0, 1.5, 4.0
-# And for an answer, whatever else does not answer: a store of secrets, a resolver of names, several hosts in a row.
+# And for an answer, whatever else does not answer: a store of secrets, a resolver of names, several
+# hosts in a row.
 STATUS_SECONDS = 4.5
-# What the secret's owner may have done at a time, each on a connection of its own, and how long one more waits.
+# What the secret's owner may have done at a time, each on a connection of its own, and how long one
+# more waits.
 _AT_ONCE, QUEUE_SECONDS = 8, 2.0
-_SHORTEST_RUN = runner.SHUTDOWN_MARGIN_SECONDS + 0.2  # less leaves no time to read what there is to do
+_SHORTEST_RUN = (
+    runner.SHUTDOWN_MARGIN_SECONDS + 0.2
+)  # less leaves no time to read what there is to do
 _AGAIN = ("busy", "database_unavailable")
 _MESSAGES = {
     "not_configured": "The server is not configured for this; its log says which variable.",
     "invalid_files": "The migration files of this deployment cannot be used; its log says why.",
     "history_conflict": "The files and the database's history disagree; nothing was run.",
     "not_empty": "This database has tables but no migration history; nothing was run.",
-    "untrusted_history": "The migration history belongs to a role that is not trusted; nothing was run.",
+    "untrusted_history": "The migration history belongs to a role that is not trusted; nothing was "
+    "run.",
     "wrong_environment": "This environment may not change this database; nothing was run.",
     "busy": "Another run, or another session's lock, is in the way; try again.",
     "database_unavailable": "The database cannot be used now.",
     "history_hidden": "Row security hides the migration history from this role.",
     "migration_failed": "A migration failed and was rolled back.",
-    "partly_applied": "A migration failed, and part of what it did stays; look at the database before anything else.",
+    "partly_applied": "A migration failed, and part of what it did stays; look at the database "
+    "before anything else.",
     "outcome_unknown": "A commit was not answered; look at the status before anything else.",
     "interrupted": "The run was interrupted; what was not committed is rolled back.",
     "internal": "Internal error.",
@@ -76,14 +91,18 @@ class ApiResult(NamedTuple):
 class Refused(Exception):
     """A request that goes no further; the answer says why."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(code)
         document = {"success": False, "error": {"code": code, "message": message}}
         self.answer = ApiResult(status, document, dict(headers or {}))
 
 
 class Exchange:
-    """A request under way: whatever is raised within becomes its answer, and its end is a line in the log."""
+    """A request under way: whatever is raised within becomes its answer, and its end is a line in
+    the log.
+    """
 
     def __init__(self, action: str | None, redacted: Callable[[str], str]) -> None:
         self.answer = ApiResult(500, {})
@@ -95,7 +114,10 @@ class Exchange:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> bool:
         if isinstance(error, Exception):
             self.answer = self._answer_to(error)
@@ -121,7 +143,9 @@ class Exchange:
 
 
 class _Files:
-    """The migration files: read once, and again when the directory looks otherwise, as a deployed one never does."""
+    """The migration files: read once, and again when the directory looks otherwise, as a deployed
+    one never does.
+    """
 
     def __init__(self) -> None:
         self._read: tuple[object, tuple[Migration, ...]] = None, ()
@@ -141,7 +165,10 @@ def _looks(directory: Path) -> object:
             stats = {entry.name: entry.stat() for entry in entries}
     except OSError:
         return None
-    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats.items()}
+    return {
+        name: (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        for name, stat in stats.items()
+    }
 
 
 def _as_it_is(environ: Mapping[str, str], _: Sequence[str]) -> Iterable[Mapping[str, str]]:
@@ -151,8 +178,9 @@ def _as_it_is(environ: Mapping[str, str], _: Sequence[str]) -> Iterable[Mapping[
 class Service:
     """What the routes do.
 
-    `resolve` completes variables of the environment, for instance from a store of secrets. It yields environments: each
-    next one is asked for when the database refuses the password of the last.
+    `resolve` completes variables of the environment, for instance from a store of secrets. It
+    yields environments: each next one is asked for when the database refuses the password of the
+    last.
     """
 
     def __init__(self, environ: Mapping[str, str], resolve: Resolve = _as_it_is) -> None:
@@ -170,16 +198,22 @@ class Service:
         return self._shown == "off"
 
     async def public_status(self) -> ApiResult:
-        """The public status: read by one connection at a time, shared, and never waited for longer. Never raises."""
+        """The public status: read by one connection at a time, shared, and never waited for longer.
+        Never raises.
+        """
         try:
             return await asyncio.wait_for(self._status.get(), STATUS_SECONDS)
         except TimeoutError:
             with self.exchange("public_status") as exchange:
-                raise DatabaseUnavailable(f"the status was not read within {STATUS_SECONDS:g} s") from None
+                raise DatabaseUnavailable(
+                    f"the status was not read within {STATUS_SECONDS:g} s"
+                ) from None
             return exchange.answer
 
     async def secrets(self) -> dict[str, bytes]:
-        """The secrets by slot. Raises ConfigError naming the variable of one that is missing or cannot be one."""
+        """The secrets by slot. Raises ConfigError naming the variable of one that is missing or
+        cannot be one.
+        """
         return await self._secrets.get()
 
     def act(self, action: str, *, applied_by: str, seconds: float | None = None) -> ApiResult:
@@ -190,14 +224,17 @@ class Service:
         return exchange.answer
 
     async def perform(self, action: str, *, applied_by: str, deadline: float | None) -> ApiResult:
-        """Do one of ACTIONS; a run before a deadline in monotonic seconds, else within MIGRATION_HTTP_BUDGET.
+        """Do one of ACTIONS; a run before a deadline in monotonic seconds, else within
+        MIGRATION_HTTP_BUDGET.
 
         Raises OnwardError. Who leaves does not end it.
         """
         try:
             return await self._workers.run(partial(self._perform, action, applied_by, deadline))
         except AllBusy:
-            raise LockBusy(f"{_AT_ONCE} other requests with the secret are being worked on") from None
+            raise LockBusy(
+                f"{_AT_ONCE} other requests with the secret are being worked on"
+            ) from None
 
     def exchange(self, action: str | None = None) -> Exchange:
         """A request, to be used as a context manager, which raises nothing."""
@@ -219,11 +256,18 @@ class Service:
 
     def _perform(self, action: str, applied_by: str, deadline: float | None) -> ApiResult:
         if action != "migrate":
-            return self._connected(applied_by, {"status": self._full_status, "validate": self._validate}[action])
+            return self._connected(
+                applied_by, {"status": self._full_status, "validate": self._validate}[action]
+            )
         if deadline is None:
-            deadline = time.monotonic() + read_duration(self._environ, "MIGRATION_HTTP_BUDGET", "25s")
+            deadline = time.monotonic() + read_duration(
+                self._environ, "MIGRATION_HTTP_BUDGET", "25s"
+            )
         if (seconds := deadline - time.monotonic()) < _SHORTEST_RUN:
-            raise ConfigError(f"{seconds:.1f} s are not enough: give MIGRATION_HTTP_BUDGET or the function more time")
+            raise ConfigError(
+                f"{seconds:.1f} s are not enough: give MIGRATION_HTTP_BUDGET or the function more "
+                "time"
+            )
         try:
             return self._connected(applied_by, partial(_migrate, deadline=deadline))
         finally:
@@ -245,7 +289,9 @@ class Service:
             self._resolved |= {name: environ[name] for name in variables if name in environ}
             yield environ
 
-    def _look(self, config: Config, *, budget: Budget = READ_BUDGET, **connecting: Any) -> tuple[History, Plan]:
+    def _look(
+        self, config: Config, *, budget: Budget = READ_BUDGET, **connecting: Any
+    ) -> tuple[History, Plan]:
         migrations = self._files.load(config.directory)
         with Executor(config, budget=budget, **connecting) as database:
             return runner.read_plan(config, database, migrations)
@@ -257,11 +303,18 @@ class Service:
     def _public_status(self, config: Config) -> ApiResult:
         shown = _STATUSES.get(self._shown)
         if not shown:
-            raise ConfigError(f"MIGRATION_STATUS is {self._shown!r}; it can be {', '.join(_STATUSES)}")
+            raise ConfigError(
+                f"MIGRATION_STATUS is {self._shown!r}; it can be {', '.join(_STATUSES)}"
+            )
         config = config._replace(statement_timeout=_STATEMENT)
         deadline = time.monotonic() + _READ
         try:
-            found = self._look(config, url=config.status_url, budget=READ_BUDGET.within(_CONNECT), deadline=deadline)
+            found = self._look(
+                config,
+                url=config.status_url,
+                budget=READ_BUDGET.within(_CONNECT),
+                deadline=deadline,
+            )
         except LockBusy as error:  # a conflict for who wants to change something; who only looks has nothing to resolve
             raise DatabaseUnavailable(error.message) from None
         return ApiResult(200, shown(config, *found))

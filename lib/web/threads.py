@@ -1,7 +1,9 @@
-"""Work that blocks, done by threads and awaited by event loops: made once for all who ask, or by so many at a time.
+"""Work that blocks, done by threads and awaited by event loops: made once for all who ask, or by so
+many at a time.
 
-A platform may run each request on an event loop of its own, and freeze the process between two of them. So nothing here
-belongs to a loop, who waits holds no thread, and who leaves ends nothing for the others.
+A platform may run each request on an event loop of its own, and freeze the process between two of
+them. So nothing here belongs to a loop, who waits holds no thread, and who leaves ends nothing for
+the others.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """What `make` returns: made by one thread at a time, for all who ask meanwhile and for `seconds` after its end.
+    """What `make` returns: made by one thread at a time, for all who ask meanwhile and for
+    `seconds` after its end.
 
     What it raises reaches those who wait, and is not kept.
     """
@@ -53,8 +56,12 @@ class Shared(Generic[T]):
     def _is_over(self, future: Future[tuple[float, T]]) -> bool:
         if not future.done():
             return False
-        # The wall clock, since a frozen process's monotonic one may stand still; one that is set only costs a call.
-        return future.exception() is not None or not 0 <= time.time() - future.result()[0] <= self._seconds
+        # The wall clock, since a frozen process's monotonic one may stand still; one that is set
+        # only costs a call.
+        return (
+            future.exception() is not None
+            or not 0 <= time.time() - future.result()[0] <= self._seconds
+        )
 
     def _begin(self) -> Future[tuple[float, T]]:
         future: Future[tuple[float, T]] = Future()
@@ -77,14 +84,18 @@ class AllBusy(Exception):
 
 
 class Workers:
-    """So many threads for work that is not shared. Work that has begun goes on to its end, whoever waits for it."""
+    """So many threads for work that is not shared. Work that has begun goes on to its end, whoever
+    waits for it.
+    """
 
     def __init__(self, count: int, *, patience: float) -> None:
         self._threads = ThreadPoolExecutor(count)
         self._patience = patience
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What the work returns or raises. Raises AllBusy if no thread has begun it within the patience, in seconds."""
+        """What the work returns or raises. Raises AllBusy if no thread has begun it within the
+        patience, in seconds.
+        """
         future = self._threads.submit(copy_context().run, work)
         waiting = asyncio.wrap_future(future)
         try:

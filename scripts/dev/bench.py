@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Times scripts/migrate.py and both routes beside psql, other runners and bare scripts: `scripts/dev/bench.py --help`.
+"""Times scripts/migrate.py and both routes beside psql, other runners and bare scripts:
+`scripts/dev/bench.py --help`.
 
-A figure is the median of whole processes, in rounds in which all take turns, so that what slows the machine down slows
-all alike. A run counts only if it left what its files say.
+A figure is the median of whole processes, in rounds in which all take turns, so that what slows the
+machine down slows all alike. A run counts only if it left what its files say.
 """
 
 import argparse
@@ -40,7 +41,18 @@ from scripts.dev.measure import (  # noqa: E402
     server,
     small_files,
 )
-from scripts.dev.peers import HANDLERS, ONE_ROW, ONWARD, PEERS, PSQL, PSYCOPG, READ, Tool, install, installed  # noqa: E402
+from scripts.dev.peers import (
+    HANDLERS,
+    ONE_ROW,
+    ONWARD,
+    PEERS,
+    PSQL,
+    PSYCOPG,
+    READ,
+    Tool,
+    install,
+    installed,
+)  # noqa: E402
 
 DESCRIPTION = """\
 Time Onward beside psql, other runners and bare scripts; medians, and ratios to
@@ -114,7 +126,9 @@ class Bench:
                     if tool.name == PSQL.name:  # it keeps no history
                         select = [tool.program, "-qXc", "SELECT 1", route(url)]
                         entrants[tool.name] = partial(run, select, route(url), self._work)
-                self._compare("nothing-pending", f"{milliseconds} ms round trip", entrants, "one row")
+                self._compare(
+                    "nothing-pending", f"{milliseconds} ms round trip", entrants, "one row"
+                )
 
     def files(self) -> None:
         """How long it takes to apply small files, each recorded."""
@@ -127,9 +141,12 @@ class Bench:
                     slow = self._too_slow(case, count, seen)
                     tools = [tool for tool in self._tools if tool.name not in slow]
                     entrants = {
-                        tool.name: partial(self._apply_afresh, tool, small_files(count), route) for tool in tools
+                        tool.name: partial(self._apply_afresh, tool, small_files(count), route)
+                        for tool in tools
                     }
-                    seen.append((count, self._compare("files", case, entrants, PSQL.name, warm=warm)))
+                    seen.append(
+                        (count, self._compare("files", case, entrants, PSQL.name, warm=warm))
+                    )
                     warm = False
 
     def large_file(self) -> None:
@@ -147,7 +164,10 @@ class Bench:
         with database(self._url) as url:
             self._apply(ONWARD, files, url)
             directory = self._written(ONWARD, files)
-            entrants = {name: partial(self._script, script, url, directory) for name, script in HANDLERS.items()}
+            entrants = {
+                name: partial(self._script, script, url, directory)
+                for name, script in HANDLERS.items()
+            }
             self._compare("cold-start", "first answer", entrants, "plain handler")
 
     def growth(self) -> None:
@@ -163,32 +183,52 @@ class Bench:
                 }
                 medians.append(self._compare("growth", _files(count), entrants, base))
         if more := self._options.growth[-1] - self._options.growth[0]:
-            slopes = {name: (medians[-1][name] - medians[0][name]) / more for name in medians[0] if name in medians[-1]}
+            slopes = {
+                name: (medians[-1][name] - medians[0][name]) / more
+                for name in medians[0]
+                if name in medians[-1]
+            }
             for name, slope in slopes.items():
-                ratio = slope / slopes[base] if slopes.get(base, 0) > 0 else None  # too few files to tell
+                ratio = (
+                    slope / slopes[base] if slopes.get(base, 0) > 0 else None
+                )  # too few files to tell
                 self.figures.append(Figure("growth", "each file more", name, slope, ratio))
 
     def _compare(
-        self, benchmark: str, case: str, entrants: Mapping[str, Entrant], base: str, *, warm: bool = True
+        self,
+        benchmark: str,
+        case: str,
+        entrants: Mapping[str, Entrant],
+        base: str,
+        *,
+        warm: bool = True,
     ) -> dict[str, float]:
-        """Let all run in turns, and put down what came of it. The median seconds of those that did not fail."""
+        """Let all run in turns, and put down what came of it. The median seconds of those that did
+        not fail.
+        """
         print(f"bench: {benchmark}, {case}", file=sys.stderr)
         samples, problems = self._take_turns(entrants, warm=warm)
-        medians = {name: statistics.median(sample.seconds for sample in samples[name]) for name in samples}
+        medians = {
+            name: statistics.median(sample.seconds for sample in samples[name]) for name in samples
+        }
         for name in entrants:
             figure = Figure(benchmark, case, name, problem=problems.get(name, ""))
             if name in medians:
                 ratio = medians[name] / medians[base] if base in medians else None
                 peak = statistics.median(sample.peak_mb for sample in samples[name])
                 runs = [sample.seconds for sample in samples[name]]
-                figure = replace(figure, seconds=medians[name], ratio=ratio, peak_mb=peak, runs=runs)
+                figure = replace(
+                    figure, seconds=medians[name], ratio=ratio, peak_mb=peak, runs=runs
+                )
             self.figures.append(figure)
         return medians
 
     def _take_turns(
         self, entrants: Mapping[str, Entrant], *, warm: bool
     ) -> tuple[dict[str, list[Sample]], dict[str, str]]:
-        """What the runs took, and who failed: once is enough to be out. A round to warm up does not count."""
+        """What the runs took, and who failed: once is enough to be out. A round to warm up does not
+        count.
+        """
         samples: dict[str, list[Sample]] = {name: [] for name in entrants}
         problems: dict[str, str] = {}
         began = time.monotonic()
@@ -204,8 +244,12 @@ class Bench:
                     del samples[name]
         return samples, problems
 
-    def _too_slow(self, case: str, count: int, seen: Sequence[tuple[int, Mapping[str, float]]]) -> set[str]:
-        """Which peers would need longer than the limit, going by what fewer files took; noted in the figures."""
+    def _too_slow(
+        self, case: str, count: int, seen: Sequence[tuple[int, Mapping[str, float]]]
+    ) -> set[str]:
+        """Which peers would need longer than the limit, going by what fewer files took; noted in
+        the figures.
+        """
         if len(seen) < 2:
             return set()
         (fewer, before), (some, last) = seen[-2:]
@@ -214,7 +258,9 @@ class Bench:
             expected = forecast(count, (fewer, before[name]), (some, last[name]))
             if expected > self._options.limit:
                 slow.add(name)
-                self.figures.append(Figure("files", case, name, problem=f"left out: about {expected:.0f} s a run"))
+                self.figures.append(
+                    Figure("files", case, name, problem=f"left out: about {expected:.0f} s a run")
+                )
         return slow
 
     def _apply_afresh(self, tool: Tool, files: Sequence[str], route: Route = str) -> Sample:
@@ -255,7 +301,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.install:
             install(options.peers)
-        with server(options.url) as url, tempfile.TemporaryDirectory(prefix="onward-bench-") as work:
+        with (
+            server(options.url) as url,
+            tempfile.TemporaryDirectory(prefix="onward-bench-") as work,
+        ):
             bench = Bench(options, url, Path(work))
             for name in options.benchmarks or BENCHMARKS:
                 BENCHMARKS[name](bench)
@@ -265,7 +314,11 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     if options.json:
-        print(json.dumps(bench.setting | {"figures": [asdict(figure) for figure in bench.figures]}, indent=1))
+        print(
+            json.dumps(
+                bench.setting | {"figures": [asdict(figure) for figure in bench.figures]}, indent=1
+            )
+        )
     else:
         print("\n".join(_report(bench)))
     peers = {tool.name for tool in PEERS}
@@ -274,25 +327,46 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("scripts/dev/bench.py", description=DESCRIPTION, formatter_class=formatter)
-    parser.add_argument("benchmarks", nargs="*", type=_benchmark, metavar="benchmark", help="default: all")
-    parser.add_argument("--url", help="a superuser's, of a server to use instead of an embedded one")
-    parser.add_argument("--peers", type=Path, default=ROOT / ".bench", metavar="DIR", help="where other runners are")
-    parser.add_argument("--install", action="store_true", help="install them there first, by npm and pip")
+    parser = argparse.ArgumentParser(
+        "scripts/dev/bench.py", description=DESCRIPTION, formatter_class=formatter
+    )
+    parser.add_argument(
+        "benchmarks", nargs="*", type=_benchmark, metavar="benchmark", help="default: all"
+    )
+    parser.add_argument(
+        "--url", help="a superuser's, of a server to use instead of an embedded one"
+    )
+    parser.add_argument(
+        "--peers", type=Path, default=ROOT / ".bench", metavar="DIR", help="where other runners are"
+    )
+    parser.add_argument(
+        "--install", action="store_true", help="install them there first, by npm and pip"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     parser.add_argument("--rounds", type=_count, default=5, help="default: 5")
-    parser.add_argument("--latency", type=_numbers, default=[0, 10], metavar="MS,...", help="round trips (0,10)")
-    parser.add_argument("--files", type=_numbers, default=[1, 99, 999], metavar="N,...", help="default: 1,99,999")
     parser.add_argument(
-        "--growth", type=_numbers, default=[10, 100, 1000], metavar="N,...", help="default: 10,100,1000"
+        "--latency", type=_numbers, default=[0, 10], metavar="MS,...", help="round trips (0,10)"
     )
-    parser.add_argument("--megabytes", type=_count, default=50, metavar="N", help="of the large file (50)")
+    parser.add_argument(
+        "--files", type=_numbers, default=[1, 99, 999], metavar="N,...", help="default: 1,99,999"
+    )
+    parser.add_argument(
+        "--growth",
+        type=_numbers,
+        default=[10, 100, 1000],
+        metavar="N,...",
+        help="default: 10,100,1000",
+    )
+    parser.add_argument(
+        "--megabytes", type=_count, default=50, metavar="N", help="of the large file (50)"
+    )
     parser.add_argument(
         "--limit",
         type=float,
         default=30,
         metavar="SECONDS",
-        help="leave out peers that need longer for one run, and further rounds of what took four times as long (30)",
+        help="leave out peers that need longer for one run, and further rounds of what took four "
+        "times as long (30)",
     )
     return parser.parse_args(arguments)
 
@@ -314,7 +388,9 @@ def _numbers(text: str) -> list[int]:
 
 
 def forecast(count: int, fewer: tuple[int, float], some: tuple[int, float]) -> float:
-    """How long `count` files will take, going by what fewer took: files and seconds. More never take less."""
+    """How long `count` files will take, going by what fewer took: files and seconds. More never
+    take less.
+    """
     return some[1] + max(0, some[1] - fewer[1]) / (some[0] - fewer[0]) * (count - some[0])
 
 
@@ -324,23 +400,37 @@ def _files(count: int) -> str:
 
 def _report(bench: Bench) -> Iterator[str]:
     """Markdown: one table a benchmark, then what was left out and what failed."""
-    yield "PostgreSQL {postgres}, Python {python}, {machine}; medians of up to {rounds} rounds".format(**bench.setting)
+    yield "PostgreSQL {postgres}, Python {python}, {machine}; medians of up to {rounds} rounds".format(
+        **bench.setting
+    )
     for benchmark in dict.fromkeys(figure.benchmark for figure in bench.figures):
         yield ""
-        yield from _table(benchmark, [figure for figure in bench.figures if figure.benchmark == benchmark])
+        yield from _table(
+            benchmark, [figure for figure in bench.figures if figure.benchmark == benchmark]
+        )
     notes = [f"{f.benchmark}, {f.case}, {f.tool}: {f.problem}" for f in bench.figures if f.problem]
     notes += [f"{name}: not installed" for name in bench.setting["not_installed"]]
     yield from ["", *(f"- {note}" for note in notes)] if notes else []
 
 
 def _table(title: str, figures: Sequence[Figure]) -> Iterator[str]:
-    cases, tools = (list(dict.fromkeys(getattr(figure, name) for figure in figures)) for name in ("case", "tool"))
+    cases, tools = (
+        list(dict.fromkeys(getattr(figure, name) for figure in figures))
+        for name in ("case", "tool")
+    )
     cells = {(figure.tool, figure.case): str(figure) for figure in figures}
-    rows = [[title, *cases], *([tool, *(cells.get((tool, case), "") for case in cases)] for tool in tools)]
+    rows = [
+        [title, *cases],
+        *([tool, *(cells.get((tool, case), "") for case in cases)] for tool in tools),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     for row in rows:
-        yield "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        yield (
+            "| "
+            + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            + " |"
+        )
 
 
 if __name__ == "__main__":

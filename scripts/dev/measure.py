@@ -1,4 +1,6 @@
-"""What scripts/dev/bench.py measures with: a server, databases, a delay, migrations, and processes that are timed."""
+"""What scripts/dev/bench.py measures with: a server, databases, a delay, migrations, and processes
+that are timed.
+"""
 
 import os
 import secrets
@@ -24,8 +26,15 @@ from scripts.dev.embedded import Embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY, ENOUGH = Path("/dev/shm"), 8 << 30  # noqa: S108
-SETTINGS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off", "max_wal_size=4GB")
-# A small process between us and what is measured: on Linux a child's peak memory is never less than its parent's.
+SETTINGS = (
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "autovacuum=off",
+    "max_wal_size=4GB",
+)
+# A small process between us and what is measured: on Linux a child's peak memory is never less than
+# its parent's.
 LAUNCH = """
 import os, sys, time
 began = time.perf_counter()
@@ -55,9 +64,15 @@ class Sample(NamedTuple):
 
 
 def run(command: Sequence[str], url: str, directory: Path) -> Sample:
-    """Run a command to its end, there, with these migrations, and with nothing else set. Raises Failed."""
+    """Run a command to its end, there, with these migrations, and with nothing else set. Raises
+    Failed.
+    """
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    environ |= {"DATABASE_URL": url, "MIGRATION_DIR": str(directory), "MIGRATION_ENV": "development"}
+    environ |= {
+        "DATABASE_URL": url,
+        "MIGRATION_DIR": str(directory),
+        "MIGRATION_ENV": "development",
+    }
     process = subprocess.Popen(
         [sys.executable, "-ISc", LAUNCH, *command],
         env=environ | {"PROJECT": str(ROOT)},
@@ -90,17 +105,23 @@ def server(url: str | None) -> Iterator[str]:
         return
     # In memory where there is enough: else the disk's mood is what is measured.
     place = MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ENOUGH else None
-    embedded = Embedded(Path(tempfile.mkdtemp(prefix="onward-bench-", dir=place)), settings=SETTINGS)
+    embedded = Embedded(
+        Path(tempfile.mkdtemp(prefix="onward-bench-", dir=place)), settings=SETTINGS
+    )
     try:
         with embedded:
-            yield embedded.url() + "?sslmode=disable"  # asking for TLS would cost those that do a round trip
+            yield (
+                embedded.url() + "?sslmode=disable"
+            )  # asking for TLS would cost those that do a round trip
     finally:
         embedded.drop()
 
 
 @contextmanager
 def delayed(url: str, milliseconds: int) -> Iterator[Route]:
-    """What makes a URL of the server's one of a proxy's before it, which delays both directions by half of it."""
+    """What makes a URL of the server's one of a proxy's before it, which delays both directions by
+    half of it.
+    """
     if not milliseconds:
         yield str
         return
@@ -160,7 +181,8 @@ def database(url: str) -> Iterator[str]:
         query(url, f"CREATE DATABASE {name} TEMPLATE template0")
         yield urlsplit(url)._replace(path=f"/{name}").geturl()
     except BaseException as error:
-        # A connection that was interrupted while it was being made lives on in there, and DROP would wait for it.
+        # A connection that was interrupted while it was being made lives on in there, and DROP
+        # would wait for it.
         traceback.clear_frames(error.__traceback__)
         raise
     finally:
@@ -168,11 +190,16 @@ def database(url: str) -> Iterator[str]:
 
 
 def small_files(count: int) -> list[str]:
-    """Files that make a table with an index, then a column and two rows, then a function, and so on."""
+    """Files that make a table with an index, then a column and two rows, then a function, and so
+    on.
+    """
     kinds = (
-        "CREATE TABLE item_{n} (id bigserial PRIMARY KEY, name text NOT NULL);\nCREATE INDEX ON item_{n} (name);\n",
-        "ALTER TABLE item_{before} ADD COLUMN note text;\nINSERT INTO item_{before} (name) VALUES ('a; b'), ('c');\n",
-        "CREATE FUNCTION f_{n}() RETURNS int LANGUAGE plpgsql AS $$\nBEGIN\n  RETURN {n};\nEND;\n$$;\n",
+        "CREATE TABLE item_{n} (id bigserial PRIMARY KEY, name text NOT NULL);\nCREATE INDEX ON "
+        "item_{n} (name);\n",
+        "ALTER TABLE item_{before} ADD COLUMN note text;\nINSERT INTO item_{before} (name) VALUES "
+        "('a; b'), ('c');\n",
+        "CREATE FUNCTION f_{n}() RETURNS int LANGUAGE plpgsql AS $$\nBEGIN\n  RETURN "
+        "{n};\nEND;\n$$;\n",
     )
     return [kinds[(n - 1) % 3].format(n=n, before=n - 1) for n in range(1, count + 1)]
 
@@ -182,7 +209,9 @@ def large_file(megabytes: int) -> str:
     statements, size = ["CREATE TABLE item_1 (id bigint, name text, words text);\n"], 0
     while size < megabytes * 1_000_000:
         first = len(statements) * 100
-        rows = ",\n".join(f"({row}, 'name {row}', '{'text; ' * 10}')" for row in range(first, first + 100))
+        rows = ",\n".join(
+            f"({row}, 'name {row}', '{'text; ' * 10}')" for row in range(first, first + 100)
+        )
         statements.append(f"INSERT INTO item_1 VALUES\n{rows};\n")
         size += len(statements[-1])
     return "".join(statements)

@@ -1,4 +1,5 @@
-"""What scripts/dev/bench.py times: runners, where they are and how they want their files; handlers; bare scripts.
+"""What scripts/dev/bench.py times: runners, where they are and how they want their files; handlers;
+bare scripts.
 
 All are processes that find DATABASE_URL, MIGRATION_DIR and PROJECT in their environment.
 """
@@ -103,7 +104,9 @@ class Tool:
     support: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, directory: Path, files: Sequence[str]) -> None:
-        """Write migrations as the tool wants them; where the file's name is the same for all, into that one."""
+        """Write migrations as the tool wants them; where the file's name is the same for all, into
+        that one.
+        """
         directory.mkdir(parents=True)
         for name, text in self.support.items():
             (directory / name).write_text(text)
@@ -116,7 +119,10 @@ class Tool:
     def arguments(self, directory: Path, url: str) -> list[str]:
         """The command that applies what is in a directory."""
         other = url.replace("postgresql://", "postgresql+psycopg://")
-        return [part.format(program=self.program, directory=directory, url=url, url3=other) for part in self.command]
+        return [
+            part.format(program=self.program, directory=directory, url=url, url3=other)
+            for part in self.command
+        ]
 
 
 ONWARD = Tool("onward", sys.executable, ("{program}", str(ROOT / "scripts" / "migrate.py")))
@@ -153,7 +159,15 @@ PEERS = (
     Tool(
         "yoyo",
         "py/bin/yoyo",
-        ("{program}", "apply", "--batch", "--no-config-file", "--database", "{url3}", "{directory}"),
+        (
+            "{program}",
+            "apply",
+            "--batch",
+            "--no-config-file",
+            "--database",
+            "{url3}",
+            "{directory}",
+        ),
     ),
     Tool(
         "alembic",
@@ -161,13 +175,18 @@ PEERS = (
         ("{program}", "-c", "{directory}/alembic.ini", "upgrade", "head"),
         file="versions/r{n:04}.py",
         text=ALEMBIC_FILE,
-        support={"alembic.ini": "[alembic]\nscript_location = %(here)s\n", "env.py": ALEMBIC_ENVIRONMENT},
+        support={
+            "alembic.ini": "[alembic]\nscript_location = %(here)s\n",
+            "env.py": ALEMBIC_ENVIRONMENT,
+        },
     ),
 )
 
 
 def installed(folder: Path) -> Iterator[Tool]:
-    """The runners that are here: psql on PATH or the embedded Postgres', ours, and what is in the peers' folder."""
+    """The runners that are here: psql on PATH or the embedded Postgres', ours, and what is in the
+    peers' folder.
+    """
     psql = shutil.which("psql")
     if not psql:
         try:
@@ -188,5 +207,9 @@ def install(folder: Path) -> None:
     npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder)]
     python = folder / "py" / "bin" / "python"
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for command in ([*npm, *NPM], [sys.executable, "-m", "venv", str(python.parent.parent)], [*pip, *PIP]):
+    for command in (
+        [*npm, *NPM],
+        [sys.executable, "-m", "venv", str(python.parent.parent)],
+        [*pip, *PIP],
+    ):
         subprocess.run(command, check=True, stdout=sys.stderr)
