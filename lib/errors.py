@@ -130,9 +130,14 @@ class LockBusy(OnwardError):
 
 
 class TableBusy(LockBusy):
-    """Other sessions hold a lock on a table, or there was a deadlock. The same may go well in a
-    moment.
-    """
+    """Other sessions hold a lock on a table, or there was a deadlock. A retry may succeed."""
+
+    def after(self, attempts: int) -> TableBusy:
+        """The same error, met in so many attempts."""
+        times = f"; tried {attempts} times" if attempts > 1 else ""
+        error = TableBusy(f"{self.message}{times}", next_step=self.next_step)
+        error.blockers = self.blockers
+        return error
 
 
 class DatabaseUnavailable(OnwardError):
@@ -190,3 +195,8 @@ class Interrupted(OnwardError):
     def __init__(self, message: str, *, exit_code: int, next_step: str = "") -> None:
         super().__init__(message, next_step=next_step)
         self.exit_code = exit_code
+
+    def during(self, what: str) -> Interrupted:
+        """The same error, with what it interrupted."""
+        message = f"{self.message}; {what}"
+        return Interrupted(message, exit_code=self.exit_code, next_step=self.next_step)

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on. Pure."""
+"""What a run tells while it goes on, and what it has done. Pure."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,23 +9,21 @@ from lib.source.migration import Migration
 
 
 class Started(NamedTuple):
-    """A plan stands: what is about to happen, and where."""
+    """There is a plan: what is about to happen, and where."""
 
     history: History
     plan: Plan
 
 
 class Notice(NamedTuple):
-    """Something worth a line: what the server said while a file ran, or without a file, what takes
-    long.
-    """
+    """A line worth showing: the server's, about a file; or Onward's own, without a file."""
 
     migration: Migration | None
     text: str
 
 
 class Retry(NamedTuple):
-    """A table is busy; what was done is rolled back, and is done again after a pause, in seconds."""
+    """A table is busy. What was done is rolled back, and done again after a pause, in seconds."""
 
     error: TableBusy
     pause: float
@@ -43,3 +41,40 @@ class RunResult(NamedTuple):
     plan: Plan
     applied: tuple[MigrationResult, ...]
     remaining: tuple[str, ...]
+
+
+class RunLog:
+    """What a run has done so far. The executor writes it; the runner and whoever prints read it."""
+
+    def __init__(self, emit: Emit = lambda _: None) -> None:
+        self._emit = emit
+        self._applied: dict[str, MigrationResult] = {}
+
+    @property
+    def applied(self) -> tuple[MigrationResult, ...]:
+        """The migrations that this run has applied, in order."""
+        return tuple(self._applied.values())
+
+    def started(self, history: History, plan: Plan) -> None:
+        """A plan was made."""
+        self._emit(Started(history, plan))
+
+    def tell(self, text: str) -> None:
+        """Show a line of Onward's own."""
+        self._emit(Notice(None, text))
+
+    def notice(self, migration: Migration, text: str) -> None:
+        """Show what the server says about a file."""
+        self._emit(Notice(migration, text))
+
+    def retrying(self, error: TableBusy, pause: float) -> None:
+        """A busy table is tried again after a pause, in seconds."""
+        self._emit(Retry(error, pause))
+
+    def committed(self, result: MigrationResult) -> None:
+        """A migration is applied. May be told twice: by the reply, and after an interruption."""
+        self._applied.setdefault(result.version, result)
+
+    def announce(self, version: str) -> None:
+        """Show that a migration is applied."""
+        self._emit(self._applied[version])

@@ -1101,10 +1101,10 @@ def test_a_syntax_error_is_shown_with_its_place_in_a_crlf_file_with_emoji(
         "4 |   note /* 😀 */ citextt\n"
         "  |                 ^^^^^^^\n"
         'ERROR 42704: type "citextt" does not exist\n'
-        "State: rolled back: nothing of this file is kept or recorded.\n"
+        "State: rolled back: no change of this file was kept, and it is not recorded.\n"
         "Applied in this run: 001-one, 002-two.\n"
         "Not applied: 003-orders, 004-later.\n"
-        "Next: Mend the file and run again (or deploy again). Nothing needs repair.\n"
+        "Next: Fix the file and run again (or deploy again). There is nothing to clean up.\n"
     )
     assert (history(database), tables(database)) == (["001-one", "002-two"], {"one", "two"})
     migrations({"003-orders.sql": "CREATE TABLE orders (id int);"})
@@ -1169,7 +1169,7 @@ def test_a_no_transaction_file_that_fails_midway_says_what_is_done(
     result = here("--json", url=database.url)
     document = json.loads(result.out)
     assert (result.code, document["error"]["code"]) == (7, "partly_applied")
-    assert "statement 1 is done and stays; the file is not recorded" in result.err
+    assert "statement 1 was applied and remains; the file is not recorded" in result.err
     assert "❌ FAILED migrations/001-piecewise.sql:3:8   statement 2 of 3\n" in result.err
     assert (history(database), tables(database)) == ([], {"a"})
 

@@ -26,7 +26,17 @@ from lib.events import Retry
 from scripts.dev.embedded import Embedded, find_programs, server_user
 from tests.conftest import SETTINGS, Cli, Database, Server
 from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail
-from tests.running import LOCK, Events, history, login, nothing_is_left_running, role, run, tables, until
+from tests.running import (
+    LOCK,
+    Events,
+    history,
+    login,
+    nothing_is_left_running,
+    role,
+    run,
+    tables,
+    until,
+)
 from tests.stage import (
     AT_THE_GATE,
     VERSIONS,

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 # A module imports from its own line's package and from the lines above it.
 FLOORS = """
-errors printable quoting
+errors printable quoting retry
 settings
 source
 plan

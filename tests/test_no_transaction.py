@@ -77,7 +77,7 @@ def test_a_role_with_one_connection_is_told_that_such_a_file_needs_two(
                 deadline=time.monotonic() + runner.SHUTDOWN_MARGIN_SECONDS + 4,
             )
         assert "too many connections for role" in caught.value.message
-        assert caught.value.next_step.startswith("A no-transaction file needs two connections at once: ")
+        assert caught.value.next_step.startswith("A no-transaction file needs two connections at a time: ")
         assert (tables(database), history(database)) == (["a"], ["001-plain"])
         database.execute(f"ALTER ROLE {role(single)} CONNECTION LIMIT 2")
         run(single, directory)
@@ -146,7 +146,7 @@ def test_a_failure_in_the_second_of_three_says_which_are_done_and_a_rerun_comple
     for words in (
         "001-parts.sql   statement 2 of 3, which begins on line 3",
         "ERROR 22012",
-        "statement 1 is done and stays; the file is not recorded",
+        "statement 1 was applied and remains; the file is not recorded",
         "Not applied: 001-parts, 002-after.",
         "starts at its first statement",
     ):
@@ -229,7 +229,7 @@ def test_a_transaction_that_is_left_open_is_rolled_back_and_an_error(
 ) -> None:
     error = fails(database, migrations({"001-open.sql": HEAD + "CREATE TABLE a (); BEGIN; CREATE TABLE b ();"}))
     assert "leaves a transaction open" in error.failure.server.message
-    assert error.state.startswith("statement 1 is done and stays, the transaction that it began after that is rolled")
+    assert error.state.startswith("statement 1 was applied and remains, the transaction that the file began after that was rolled")
     nothing_is_left_running(server, database)
     assert (tables(database), history(database)) == (["a"], [])
 
@@ -239,7 +239,7 @@ def test_a_statement_that_fails_inside_of_one_takes_the_others_along_and_is_told
 ) -> None:
     sql = "CREATE TABLE a (); CREATE TABLE b (); BEGIN; CREATE TABLE c (); SELECT 1 / 0; COMMIT;"
     error = fails(database, migrations({"001-open.sql": HEAD + sql}))
-    assert error.state.startswith("statements 1 to 2 are done and stay, the transaction that it began after that is")
+    assert error.state.startswith("statements 1 to 2 were applied and remain, the transaction that the file began after that was")
     assert error.failure.statement.startswith("statement 5 of 6")
     nothing_is_left_running(server, database)
     assert (tables(database), history(database)) == (["a", "b"], [])
@@ -269,8 +269,8 @@ def test_a_run_whose_lock_is_lost_stops_and_records_nothing(
     kill = f"SELECT pg_terminate_backend(pid) FROM ({HOLDER}) holder;"
     directory = migrations({"001-kills.sql": f"{HEAD}CREATE TABLE a (); {kill} {rest}", "002-next.sql": "SELECT 1"})
     error = fails(database, directory)
-    assert "holds the run's lock is gone" in error.failure.server.message
-    assert error.state.startswith("statements 1 to 2 are done")
+    assert "holds the run lock is gone" in error.failure.server.message
+    assert error.state.startswith("statements 1 to 2 were applied")
     assert error.remaining == ["001-kills", "002-next"]
     nothing_is_left_running(server, database)
     assert (tables(database), history(database)) == (left, [])
@@ -291,7 +291,7 @@ def test_such_a_file_that_destroys_the_history_is_not_called_rolled_back(
 ) -> None:
     directory = migrations({"001-before.sql": "SELECT 1", "002-destroys.sql": f"{HEAD}CREATE TABLE a (); {sql};"})
     error = fails(database, directory)
-    assert error.state.startswith("all of its statements are done and stay")
+    assert error.state.startswith("all statements of this file were applied and remain")
     assert tables(database) == ["a"]
     (table,) = database.execute("SELECT to_regclass('schema_migrations')")
     assert table == (None,) or history(database) == []
@@ -314,7 +314,7 @@ def test_an_invalid_index_that_a_broken_build_left_behind_is_built_again(
     database.execute("DELETE FROM t WHERE ctid = '(0,1)'")
     left = node(database, "t_i")
     events = run(database, directory)
-    assert events.notices == ["dropped the invalid index public.t_i, which is built again"]
+    assert events.notices == ["dropped the invalid index public.t_i to build it again"]
     assert indexes(database) == [("t", "t_i", True)]
     assert node(database, "t_i") != left
     assert history(database) == ["001-table", "002-index"]
@@ -371,7 +371,7 @@ def test_an_index_of_a_partitioned_table_that_waits_for_its_partitions_stays(
     database.execute("CREATE TABLE t (i int) PARTITION BY RANGE (i); CREATE TABLE p PARTITION OF t DEFAULT")
     database.execute("CREATE INDEX t_i ON ONLY t (i)")
     error = fails(database, migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY t_i ON t (i)"}))
-    assert error.state.startswith("no statement is done")
+    assert error.state.startswith("no statement was applied in this run")
     assert indexes(database) == [("t", "t_i", False)]
 
 
@@ -406,7 +406,7 @@ def test_an_index_whose_invalid_leftover_cannot_be_dropped_is_an_error_of_the_fi
         other.execute("LOCK TABLE t IN SHARE MODE")
         error = fails(database, directory, MIGRATION_LOCK_TIMEOUT="50ms", MIGRATION_RETRY="0")
     assert error.failure.server.sqlstate == "55P03"
-    assert error.state.startswith("statement 1 is done and stays")
+    assert error.state.startswith("statement 1 was applied and remains")
     assert error.failure.line is None, "it is no position in the file"
     nothing_is_left_running(server, database)
     assert indexes(database) == [("t", "t_i", False)]
@@ -446,8 +446,8 @@ def test_a_statement_that_commits_as_it_goes_on_is_not_called_undone(
 ) -> None:
     database.execute(f"CREATE TABLE items (i int CHECK (i < 3)); {PROCEDURE}")
     error = fails(database, migrations({"001-fill.sql": f"{HEAD}{before}\n{statement}"}))
-    done = "statement 1 is done and stays; statement 2" if before else "statement 1"
-    part = "runs in several transactions, so a part of its work may stay"
+    done = "statement 1 was applied and remains; statement 2" if before else "statement 1"
+    part = "runs in several transactions, so a part of its work may remain"
     assert error.state == f"{done} {part}; the file is not recorded"
     assert database.execute("SELECT count(*) FROM items") == [(2,)]
     assert history(database) == []
@@ -471,7 +471,7 @@ def test_a_statement_of_which_nothing_stays_is_not_called_half_done(
     database.execute(f"CREATE TABLE items (i int CHECK (i < 3)); {PROCEDURE}")
     error = fails(database, migrations({"001-fill.sql": HEAD + statement}))
     assert re.fullmatch(
-        "no statement is done(, the transaction .* is rolled back)?; the file is not recorded", error.state
+        "no statement was applied in this run(, the transaction .* was rolled back)?; the file is not recorded", error.state
     )
     assert database.execute("SELECT count(*) FROM items") == [(0,)]
     assert history(database) == []
@@ -485,8 +485,8 @@ def test_a_detaching_that_was_broken_off_is_told_and_a_rerun_finishes_it(databas
         error = fails(database, directory, MIGRATION_RETRY="200ms")
     finalize = "ALTER TABLE public.events DETACH PARTITION public.events_1 FINALIZE;"
     assert error.state == (
-        "no statement is done; the file is not recorded; the partition public.events_1 of public.events is pending "
-        f"detach, and a rerun finishes that, as does {finalize}"
+        "no statement was applied in this run; the file is not recorded; the partition public.events_1 of public.events is pending "
+        f"detach, and the next run finishes that, as does {finalize}"
     )
     assert database.execute("SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [
         (True,)
@@ -495,7 +495,7 @@ def test_a_detaching_that_was_broken_off_is_told_and_a_rerun_finishes_it(databas
 
     events = run(database, directory)
     assert events.notices == [
-        f"finished the detaching that had been broken off: {finalize.replace('public.', '')[:-1]}"
+        f"finished the interrupted detaching: {finalize.replace('public.', '')[:-1]}"
     ]
     assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [(0,)]
     assert (tables(database), history(database)) == (["events", "events_1"], ["001-detach"])
@@ -528,7 +528,7 @@ def test_a_detaching_that_is_broken_off_by_a_busy_table_is_finished_by_the_next_
         running.start()
         until(lambda: [event for event in events.all if isinstance(event, Retry)])
     running.join()
-    assert any("finished the detaching" in notice for notice in events.notices)
+    assert any("finished the interrupted detaching" in notice for notice in events.notices)
     assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [(0,)]
     assert history(database) == ["001-detach"]
 
@@ -537,7 +537,7 @@ def test_what_is_refused_and_pending_nowhere_keeps_its_error(database: Database,
     database.execute(f"{EVENTS} CREATE TABLE others PARTITION OF events DEFAULT;")
     error = fails(database, migrations({"001-detach.sql": HEAD + DETACH}))
     assert (error.failure.server.sqlstate, "default partition" in error.failure.server.message) == ("55000", True)
-    assert error.state == "no statement is done; the file is not recorded"
+    assert error.state == "no statement was applied in this run; the file is not recorded"
     assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [(1,)]
     assert history(database) == []
 
@@ -589,7 +589,7 @@ def test_what_such_a_statement_did_before_its_connection_was_lost_is_not_called_
         (pid,) = until(lambda: server.admin.execute(f"{active} {waits}", [database.name, f"{statement[:11]}%"]))[0]
         server.admin.execute("SELECT pg_terminate_backend(%s)", [pid])
         error = failing.result()
-    assert "statement 1 runs in several transactions, so a part of its work may stay" in error.state
+    assert "statement 1 runs in several transactions, so a part of its work may remain" in error.state
     assert history(database) == []
 
 

@@ -15,7 +15,14 @@ import psycopg
 import pytest
 
 from lib import events, runner
-from lib.errors import FilesError, HistoryConflict, LockBusy, MigrationFailed, MigrationResult, PartlyApplied
+from lib.errors import (
+    FilesError,
+    HistoryConflict,
+    LockBusy,
+    MigrationFailed,
+    MigrationResult,
+    PartlyApplied,
+)
 from lib.events import Started
 from lib.postgres.executor import Executor as Session
 from tests.conftest import ROOT, Cli, Database, Server
@@ -259,7 +266,7 @@ def test_a_block_or_procedure_that_ends_the_transaction_keeps_and_records_nothin
     with pytest.raises(MigrationFailed) as caught:
         run(database, directory)
     assert (caught.value.exit_code, versions(caught.value)) == (1, ["001-before"])
-    assert "nothing of this file is kept" in caught.value.state
+    assert "no change of this file was kept" in caught.value.state
     assert tables(database) == ["before"]
     assert database.execute("SELECT proname FROM pg_proc WHERE proname = 'p'") == []
     assert history(database) == ["001-before"]
@@ -388,7 +395,7 @@ def test_a_file_that_destroys_the_history_is_undone(database: Database, migratio
         run(database, directory)
     assert caught.value.exit_code == 1
     assert (versions(caught.value), caught.value.remaining) == (["001-before"], ["002-destroys", "003-after"])
-    assert "leave schema_migrations" in caught.value.next_step
+    assert "must not change schema_migrations" in caught.value.next_step
     assert tables(database) == ["before"]
     assert history(database) == ["001-before"]
 
@@ -420,7 +427,7 @@ def test_a_file_that_changes_the_history_beyond_its_own_row_is_not_recorded(
     migrations({"002-writes.sql": f"{head}{sql};\nCREATE TABLE two ();\n", "003-next.sql": "CREATE TABLE three ()"})
     with pytest.raises(PartlyApplied if head else MigrationFailed) as caught:
         run(database, directory)
-    assert "A migration must leave schema_migrations" in caught.value.next_step
+    assert "A migration must not change schema_migrations" in caught.value.next_step
     if head:
         assert tables(database) == ["one", "two"]
     else:
@@ -447,7 +454,7 @@ def test_a_dump_with_the_history_in_it_is_told_how_to_be_without(
     with pytest.raises(MigrationFailed) as caught:
         run(database, migrations({"001-dump.sql": "\n".join([*lines[:2], *lines[first:]])}))
     assert caught.value.failure.server.sqlstate == "42P07"
-    assert "take what names it out of the file" in caught.value.next_step
+    assert "remove what names it from the file" in caught.value.next_step
     assert "`pg_dump --exclude-table='*.schema_migrations*'`" in caught.value.next_step
     assert (tables(database), history(database)) == ([], [])
     run(database, migrations({"001-dump.sql": "\n".join(line for line in lines if "schema_migrations" not in line)}))
@@ -713,7 +720,7 @@ def test_an_interrupted_no_transaction_file_says_which_statements_are_done(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "of 001-sleeps, statements 1 to 2 are done and stay; the file is not recorded" in err
+    assert "of 001-sleeps, statements 1 to 2 were applied and remain; the file is not recorded" in err
     nothing_is_left_running(server, database)
     assert tables(database) == ["a", "b"]
     assert history(database) == []

@@ -27,7 +27,8 @@ from lib.errors import (
     PasswordRefused,
     TableBusy,
 )
-from lib.postgres.connection import READ_BUDGET, Budget, Connection, connect
+from lib.postgres.connecting import READ_BUDGET, Budget, connect
+from lib.postgres.connection import Connection
 from lib.postgres.executor import Executor as Connected
 from lib.quoting import identifier, literal
 from lib.settings.database_url import DatabaseURL, parse_url
@@ -191,7 +192,7 @@ def test_what_libpq_refuses_is_a_fault_of_the_configuration(
 def test_who_only_looks_does_not_wait_for_a_server_on_this_machine_that_is_not_up(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.postgres.connection.time.sleep", lambda _: pytest.fail("it waited"))
+    monkeypatch.setattr("lib.postgres.connecting.time.sleep", lambda _: pytest.fail("it waited"))
     with closed_port() as port:
         for host, query in (("127.0.0.1", ""), ("localhost", ""), ("", "host=/tmp/password")):
             target = parse_url("POSTGRES_URL", f"postgresql://me@{host}:{port}/app?{query}", {})
@@ -222,12 +223,12 @@ def test_a_run_waits_for_a_server_on_this_machine_and_says_so(server: Server, da
         late.__enter__()
 
     try:
-        with connect(target_of(changed(database, host="127.0.0.1", port=str(port))), "onward test", say=say) as session:
+        with connect(target_of(changed(database, host="127.0.0.1", port=str(port))), "onward test", tell=say) as session:
             assert session.query("SELECT current_database()") == [(database.name,)]
     finally:
         late.__exit__()
     assert len(said) == 1
-    assert re.search(r"Connection refused.*; trying again for \d+ s at most$", said[0])
+    assert re.search(r"Connection refused.*; retrying for up to \d+ s$", said[0])
 
 
 def test_a_server_that_does_not_answer_is_told_of_while_it_is_waited_for(database: Database, proxy: Proxy) -> None:
@@ -239,7 +240,7 @@ def test_a_server_that_does_not_answer_is_told_of_while_it_is_waited_for(databas
         said.append(text)
         waking.release()
 
-    with connect(parse_url("POSTGRES_URL", proxy.url(database.url), {}), "onward test", say=say) as session:
+    with connect(parse_url("POSTGRES_URL", proxy.url(database.url), {}), "onward test", tell=say) as session:
         assert session.query("SELECT current_database()") == [(database.name,)]
     assert len(said) == len(proxy.connections) == 1
     assert said[0].startswith(
@@ -276,7 +277,7 @@ def test_a_name_that_may_soon_be_known_is_asked_for_again(
         raise socket.gaierror(number, "nobody knows")
 
     monkeypatch.setattr("socket.getaddrinfo", unknown)
-    monkeypatch.setattr("lib.postgres.connection.time.sleep", lambda _: None)
+    monkeypatch.setattr("lib.postgres.connecting.time.sleep", lambda _: None)
     target = parse_url("POSTGRES_URL", "postgresql://me:canary-of-a-password@db.example/app", {})
     with pytest.raises(DatabaseUnavailable, match=r"failed to resolve host 'db\.example'.*nobody knows"):
         connect(target, "onward test", budget=Budget(20.0 if calls == 1 else 0.3))
@@ -440,7 +441,7 @@ def test_an_answer_has_rows_tags_and_the_error_after_them(database: Database) ->
         assert answer.error
         assert (answer.error.sqlstate, answer.error.message) == ("22012", "division by zero")
         assert not session.in_transaction
-        dropped = session.send("SELECT 'row' FROM generate_series(1, 1000); SELECT 2", keep=False)
+        dropped = session.send("SELECT 'row' FROM generate_series(1, 1000); SELECT 2", collect=False)
         assert (dropped.rows, dropped.tags, dropped.finished, dropped.error) == ([], [], 2, None)
     assert database.execute("SELECT to_regclass('t')") == [(None,)]
 
@@ -550,7 +551,7 @@ def test_of_a_long_error_the_beginning_is_kept(database: Database) -> None:
 def test_long_notices_take_no_memory(database: Database) -> None:
     """A process of its own, since a peak is a process's."""
     script = (
-        "import os, resource; from lib.settings.config import parse_url; from lib.postgres.connection import connect\n"
+        "import os, resource; from lib.settings.config import parse_url; from lib.postgres.connecting import connect\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "with connect(parse_url('URL', os.environ['URL'], {}), 'onward test') as session:\n"
         f"    session.send('''{LONG % (1, 10_000_000)}'''); before = peak()\n"

@@ -14,7 +14,7 @@ from lib.cli.output import Output
 from lib.cli.signals import heed_no_signal
 from lib.errors import Interrupted, OnwardError, WrongEnvironment
 from lib.plan import Plan, State
-from lib.postgres.connection import READ_BUDGET
+from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
 from lib.printable import hanging
 from lib.report.document import error_dict, run_dict, status_dict, validation_dict

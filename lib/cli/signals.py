@@ -8,7 +8,7 @@ import signal
 from types import FrameType
 
 from lib.errors import Interrupted
-from lib.postgres.connection import postponed
+from lib.postgres.connection import postpone
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -21,7 +21,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
         exit_code=128 + number,
         next_step="It is safe to run again.",
     )
-    if not postponed(frame, error):
+    if not postpone(frame, error):
         raise error
 
 

@@ -16,9 +16,10 @@ from lib.quoting import literal
 
 # SQLSTATEs of our own checks.
 OTHER_TABLE, ROWS_CHANGED, NOT_STORED, TRANSACTION_ENDED = "OW001", "OW002", "OW003", "OW004"
-LOOK_AT_TRIGGERS = """\
-A trigger or a rule on schema_migrations changes what is written to it. List them, drop the one that does, run again:
-  SELECT trigger_name, action_statement FROM information_schema.triggers WHERE event_object_table = 'schema_migrations';
+INSPECT_TRIGGERS = """\
+A trigger or a rule on schema_migrations changes what is written to it. List them, drop that one, run again:
+  SELECT trigger_name, action_statement FROM information_schema.triggers
+    WHERE event_object_table = 'schema_migrations';
   SELECT rulename, definition FROM pg_rules WHERE tablename = 'schema_migrations';"""
 
 _COLUMNS = """

@@ -1,6 +1,4 @@
-"""Statements that run in several transactions: which they are, what they leave when they fail, and
-what ends that.
-"""
+"""Statements that run in several transactions: which they are, what they leave when they fail."""
 
 from __future__ import annotations
 
@@ -9,10 +7,11 @@ import re
 from lib.postgres.connection import Connection
 from lib.source.lexer import Statement
 
-# Invalid indexes that nobody is building, and partitions whose detaching has begun.
-_LOOK = """
+# Invalid indexes that are not being built, and partitions whose detaching has begun.
+_LEFTOVERS = """
 SELECT c.relkind::text, c.oid::text, format('%I.%I', n.nspname, c.relname), (
-    SELECT format('%I.%I', pn.nspname, p.relname) FROM pg_class p JOIN pg_namespace pn ON pn.oid = p.relnamespace
+    SELECT format('%I.%I', pn.nspname, p.relname)
+    FROM pg_class p JOIN pg_namespace pn ON pn.oid = p.relnamespace
     WHERE p.oid = h.inhparent)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -23,63 +22,59 @@ WHERE h.inhdetachpending OR (c.relkind = 'i' AND NOT x.indisvalid
 ORDER BY c.oid
 """
 
-_SEVERAL = ("CALL", "CLUSTER", "REINDEX", "VACUUM")
-_ENDS_ITS_TRANSACTION = r"(?i)\b(?:commit|call)\b"
-_DETACH = re.compile(r"(?is)(ALTER TABLE .* DETACH PARTITION .*) CONCURRENTLY")
+_IN_SEVERAL_TRANSACTIONS = ("CALL", "CLUSTER", "REINDEX", "VACUUM")
+_MAY_COMMIT = re.compile(r"\b(?:commit|call)\b", re.IGNORECASE)
+_DETACH = re.compile(
+    r"(ALTER TABLE .* DETACH PARTITION .*) CONCURRENTLY", re.IGNORECASE | re.DOTALL
+)
 
 Leftovers = frozenset[tuple[str | None, ...]]
 
 
 def runs_in_several_transactions(statement: Statement) -> bool:
-    """Whether it may, so that what it did before it failed stays."""
+    """Whether it may, so that a part of its work remains if it fails."""
     first = next(iter(statement.keywords), "")
     if first == "DO":
-        return re.search(_ENDS_ITS_TRANSACTION, statement.text) is not None
-    return first in _SEVERAL or is_concurrent(statement)
+        return _MAY_COMMIT.search(statement.text) is not None
+    return first in _IN_SEVERAL_TRANSACTIONS or is_concurrent(statement)
 
 
 def is_concurrent(statement: Statement) -> bool:
-    """Whether it works beside others, in steps, of which each is committed."""
-    return statement.keywords[:1] != ("REFRESH",) and "CONCURRENTLY" in (
-        token.upper() for token in statement.head
-    )
+    """Whether it runs CONCURRENTLY: in steps, each of which is committed."""
+    if statement.keywords[:1] == ("REFRESH",):
+        return False
+    return "CONCURRENTLY" in map(str.upper, statement.head)
 
 
-def finishing(statement: Statement) -> str | None:
-    """The statement that goes on with a DETACH PARTITION CONCURRENTLY that was broken off; None for
-    any other.
-    """
+def finishing_statement(statement: Statement) -> str | None:
+    """What finishes an interrupted DETACH PARTITION CONCURRENTLY; None for other statements."""
     found = _DETACH.fullmatch(" ".join(statement.head))
     return f"{found[1]} FINALIZE" if found else None
 
 
-def leftovers(session: Connection) -> Leftovers | None:
-    """What broken-off statements have left in the database by now; None where the session cannot
-    tell any more.
-    """
-    answer = session.read(_LOOK)
-    return None if answer.error or answer.lost else frozenset(answer.rows)
+def find_leftovers(connection: Connection) -> Leftovers | None:
+    """What interrupted statements have left in the database; None if that cannot be read."""
+    reply = connection.read(_LEFTOVERS)
+    return None if reply.failed else frozenset(reply.rows)
 
 
-def in_words(left: Leftovers, statement: Statement, *, rebuilt: bool) -> str:
-    """What there is of it, and what ends it; an index that has a name in its statement is `rebuilt`
-    by a rerun.
-    """
-    found = []
-    for _, _, name, parent in sorted(left, key=str):
-        if parent:
-            rest = f"ALTER TABLE {parent} DETACH PARTITION {name} FINALIZE;"
-            found.append(
-                f"the partition {name} of {parent} is pending detach, and a rerun finishes that, "
-                f"as does {rest}"
-            )
-        elif rebuilt:
-            found.append(f"the invalid index {name} is left behind, and a rerun builds it again")
-        elif statement.keywords[0] == "DROP":
-            found.append(f"the index {name} is left invalid, and a rerun drops it")
-        else:
-            found.append(
-                f"the invalid index {name} is left behind, to be dropped: DROP INDEX CONCURRENTLY "
-                f"{name};"
-            )
-    return "".join(f"; {words}" for words in found)
+def describe(left: Leftovers, statement: Statement, *, rebuilt: bool) -> str:
+    """What a statement left, and what removes it. `rebuilt`: its index has a name."""
+    return "".join(
+        f"; {_described(name or '', parent, statement, rebuilt=rebuilt)}"
+        for _, _, name, parent in sorted(left, key=str)
+    )
+
+
+def _described(name: str, parent: str | None, statement: Statement, *, rebuilt: bool) -> str:
+    if parent:
+        finalize = f"ALTER TABLE {parent} DETACH PARTITION {name} FINALIZE;"
+        return (
+            f"the partition {name} of {parent} is pending detach, and the next run finishes that, "
+            f"as does {finalize}"
+        )
+    if rebuilt:
+        return f"the invalid index {name} is left, and the next run rebuilds it"
+    if statement.keywords[0] == "DROP":
+        return f"the index {name} is left invalid, and the next run drops it"
+    return f"the invalid index {name} is left; to drop it: DROP INDEX CONCURRENTLY {name};"

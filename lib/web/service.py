@@ -31,7 +31,7 @@ from lib.errors import (
     PasswordRefused,
 )
 from lib.plan import History, Plan
-from lib.postgres.connection import READ_BUDGET, Budget
+from lib.postgres.connecting import READ_BUDGET, Budget
 from lib.postgres.executor import Executor
 from lib.report.document import done_dict, run_dict, status_dict, summary_dict, validation_dict
 from lib.settings.config import Config, read_config, read_duration

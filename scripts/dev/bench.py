@@ -52,7 +52,7 @@ from scripts.dev.peers import (
     Tool,
     install,
     installed,
-)  # noqa: E402
+)
 
 DESCRIPTION = """\
 Time Onward beside psql, other runners and bare scripts; medians, and ratios to

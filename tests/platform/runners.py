@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.cli.process import run_process
-from lib.postgres import connection
+from lib.postgres import connecting
 from lib.settings.database_url import DatabaseURL
 from tests.running import SETTLED
 
@@ -74,11 +74,11 @@ def _run(environ: dict[str, str], log: Path, barrier: Barrier | None) -> None:
 
 
 def _meet(barrier: Barrier) -> None:
-    dial = connection._dial
+    dial = connecting._connect_once
 
-    def together(url: DatabaseURL, application_name: str, wait: Any) -> Any:
-        connection._dial = dial
+    def together(url: DatabaseURL, application_name: str, progress: Any) -> Any:
+        connecting._connect_once = dial
         barrier.wait()
-        return dial(url, application_name, wait)
+        return dial(url, application_name, progress)
 
-    connection._dial = together
+    connecting._connect_once = together

@@ -342,7 +342,7 @@ def test_a_file_without_a_transaction_says_that_a_pool_of_one_is_too_small_for_i
     with kind(server.url, pool=1, patience=1) as pool:
         with pytest.raises(OnwardError) as caught:
             run(Database(database.name, pool.url(database.url)), directory)
-        assert caught.value.next_step.startswith("A no-transaction file needs two connections at once: allow ")
+        assert caught.value.next_step.startswith("A no-transaction file needs two connections at a time: allow ")
     assert (history(database), tables(database)) == ([], [])
     run(database, directory)
     assert (history(database), tables(database)) == (["001-one"], ["one"])

@@ -19,7 +19,18 @@ from tests.conftest import Cli, Database, Server
 from tests.platform.pooler import PgBouncer, Pooler
 from tests.proxy import Proxy
 from tests.running import tables, until
-from tests.stage import VERSIONS, WAIT, Command, MakeStage, Stage, command, embedded, stage, stages, stop
+from tests.stage import (
+    VERSIONS,
+    WAIT,
+    Command,
+    MakeStage,
+    Stage,
+    command,
+    embedded,
+    stage,
+    stages,
+    stop,
+)
 
 __all__ = ["command", "stage", "stages"]  # fixtures
 

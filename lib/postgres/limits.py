@@ -1,0 +1,94 @@
+"""The limits of a run's session, as settings of the server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from lib.errors import ServerError
+from lib.plan import History
+from lib.settings.config import Config
+
+# Without these two, the server may notice late that a run has died.
+EXPECTED_LIMITS = frozenset(
+    ("client_connection_check_interval", "idle_in_transaction_session_timeout")
+)
+_OPTIONAL_LIMITS_MS = {
+    "client_connection_check_interval": 2_000,
+    "idle_in_transaction_session_timeout": 60_000,
+    # The role's or the database's own values of these are meant for the application.
+    "idle_session_timeout": 0,
+    "transaction_timeout": 0,
+    # The server's side of the connection's keepalives: for a client that vanished from the network.
+    "tcp_keepalives_idle": 5_000,
+    "tcp_keepalives_interval": 2_000,
+    "tcp_user_timeout": 15_000,
+}
+OPTIONAL_LIMITS = frozenset(_OPTIONAL_LIMITS_MS)
+
+
+class SessionLimits:
+    """The settings that limit a run's session, rendered as SQL. Drops those that are unsupported.
+
+    LOCAL settings end with the transaction. Through a pooler others would reach the next client.
+    """
+
+    def __init__(
+        self, config: Config, seconds_left: Callable[[], float], tell: Callable[[str], None]
+    ) -> None:
+        self._config = config
+        self._seconds_left = seconds_left
+        self._tell = tell
+        self._unsupported: set[str] = set()
+
+    def as_sql(
+        self,
+        history: History | None,
+        *,
+        scope: Literal["LOCAL", "SESSION"] = "LOCAL",
+        stays_idle: bool = False,
+    ) -> str:
+        """SET statements. Without a history only the limits that every server has.
+
+        `stays_idle` is for a transaction that stands idle while another connection works.
+        """
+        milliseconds = {
+            "lock_timeout": round(self._config.lock_timeout * 1000),
+            "statement_timeout": self._statement_timeout_ms(),
+        }
+        if history:
+            milliseconds |= self._optional_limits_ms(history, stays_idle=stays_idle)
+        set_ = "SET LOCAL" if scope == "LOCAL" else "SET"
+        return " ".join(f"{set_} {name} = '{ms}ms';" for name, ms in milliseconds.items())
+
+    def drop_missing(self, history: History) -> None:
+        """Tell which of the expected limits this server lacks, or does not let a session change."""
+        for name in sorted(EXPECTED_LIMITS - history.limits - self._unsupported):
+            self._drop(name, "it is fixed there")
+
+    def drop_refused(self, history: History, error: ServerError) -> bool:
+        """Whether the server refused a limit; it is not set again."""
+        supported = history.limits - self._unsupported
+        refused = next((name for name in supported if f'"{name}"' in error.message), None)
+        if refused:
+            self._drop(refused, error.message)
+        return refused is not None
+
+    def _drop(self, name: str, reason: str) -> None:
+        self._unsupported.add(name)
+        self._tell(
+            f"this server does not let a session set {name} ({reason}): if this process is killed "
+            "or hangs, its locks may stay for a while"
+        )
+
+    def _statement_timeout_ms(self) -> int:
+        seconds = min(self._config.statement_timeout or math.inf, self._seconds_left())
+        return 0 if seconds == math.inf else max(1, round(seconds * 1000))
+
+    def _optional_limits_ms(self, history: History, *, stays_idle: bool) -> dict[str, int]:
+        supported = history.limits - self._unsupported
+        found = {name: ms for name, ms in _OPTIONAL_LIMITS_MS.items() if name in supported}
+        if stays_idle and "idle_in_transaction_session_timeout" in found:
+            found["idle_in_transaction_session_timeout"] = 0
+        return found

@@ -1,0 +1,225 @@
+"""Record a file: clean up its session, write its row, see that it is stored, COMMIT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lib.diagnosis import remedy_for
+from lib.errors import (
+    Diagnostic,
+    MigrationFailed,
+    MigrationResult,
+    OnwardError,
+    PartlyApplied,
+    ServerError,
+    TableBusy,
+)
+from lib.events import RunLog
+from lib.plan import TABLE
+from lib.postgres.commit_recovery import Commit, Outcome
+from lib.postgres.connection import BUSY, PIN_PATH, Reply
+from lib.postgres.history_table import (
+    INSPECT_TRIGGERS,
+    NOT_STORED,
+    OTHER_TABLE,
+    ROWS_CHANGED,
+    TRANSACTION_ENDED,
+    Row,
+    insertion,
+    same_table,
+    typed_insertion,
+    verification,
+)
+from lib.postgres.session import DEALLOCATE_SQL_PREPARED, RESET_SESSION, RunSession
+from lib.postgres.transaction import Transaction
+from lib.quoting import literal
+from lib.source.migration import Migration
+
+# Deferred constraints are checked first, while the file's settings hold: their triggers were
+# written for these. And a temporary table with constraints outstanding cannot be dropped.
+_RESET_AND_VERIFY = f"""
+SET CONSTRAINTS ALL IMMEDIATE;
+{RESET_SESSION}
+{PIN_PATH}
+DO $onward$
+DECLARE
+    prepared text;
+BEGIN
+    {DEALLOCATE_SQL_PREPARED}
+    IF pg_current_xact_id_if_assigned()::text IS DISTINCT FROM {{transaction_id}} THEN
+        RAISE EXCEPTION USING ERRCODE = '{TRANSACTION_ENDED}',
+            MESSAGE = 'the file ended the transaction that it ran in';
+    END IF;
+    {{same_table}}
+END $onward$;
+"""
+
+ROLLED_BACK = "rolled back: no change of this file was kept, and it is not recorded"
+ENDED_ITS_TRANSACTION = (
+    "the file ended its own transaction: a part of its changes was kept, and it is not recorded"
+)
+LEAVE_ALONE = (
+    f"A migration must not change {TABLE} or end its own transaction: fix the file and run again."
+)
+_NOT_RUN = "no statement of this file was run: writing its row was tried first"
+_SEQUENCE_BEHIND = (
+    f"The sequence of {TABLE} is behind its rows, as after a restore. Run this, then run again:\n"
+    f"  SELECT setval(pg_get_serial_sequence('{TABLE}', 'id'), (SELECT max(id) FROM {TABLE}));"
+)
+_OTHER_SESSION = (
+    f"{LEAVE_ALONE} If another session changed the history at the same time, find out which first."
+)
+_REMEDY_BY_CONSTRAINT = {f"{TABLE}_pkey": _SEQUENCE_BEHIND, f"{TABLE}_version_key": LEAVE_ALONE}
+_REMEDY_BY_SQLSTATE = {
+    NOT_STORED: INSPECT_TRIGGERS,
+    TRANSACTION_ENDED: LEAVE_ALONE,
+    OTHER_TABLE: _OTHER_SESSION,
+    ROWS_CHANGED: _OTHER_SESSION,
+}
+
+
+class Recorder:
+    """Records files in a run's transactions."""
+
+    def __init__(self, session: RunSession, transaction: Transaction, log: RunLog) -> None:
+        self._session = session
+        self._transaction = transaction
+        self._log = log
+
+    def record(
+        self, result: MigrationResult, migration: Migration, transaction_id: str | None, *,
+        begin_next: bool,
+    ) -> None:  # fmt: skip
+        """Record a file that has run, and COMMIT. Raises what prevents it.
+
+        `transaction_id` is that of the file's transaction, None for a no-transaction file.
+        """
+        sql = self._recording_sql(migration, result.milliseconds, transaction_id)
+        commit = Commit(
+            self._session,
+            self._transaction,
+            migration.version,
+            committed_when=_committed_when(migration, transaction_id),
+        )
+        committed = commit.send(
+            sql, on_commit=lambda: self._log.committed(result), begin_next=begin_next
+        )
+        if committed.outcome is Outcome.ROLLED_BACK:
+            raise self._failure(migration, committed.reply, result.milliseconds)
+        row_id, digest = committed.rows[0]
+        self._transaction.row_added(int(row_id or 0), int(digest or 0))
+
+    def rehearse(self, migration: Migration) -> None:
+        """Write the row of a no-transaction file and roll it back: the file cannot be undone.
+
+        Raises what prevents the row from being written.
+        """
+        transaction_id = self._transaction.begin()
+        sql = self._recording_sql(migration, 0, transaction_id)
+        reply = self._session.connection.send(sql)
+        self._transaction.rollback()
+        if reply.failed:
+            raise self._rehearsal_failure(migration, reply)
+
+    def insertion_sql(self, migrations: Sequence[Migration]) -> str:
+        """Write the rows of files that were not run, and see that they are stored."""
+        return self._insertion_sql([self._row(migration, None) for migration in migrations])
+
+    def _recording_sql(
+        self, migration: Migration, milliseconds: int, transaction_id: str | None
+    ) -> str:
+        history = self._session.history
+        # The transaction that stands idle during a no-transaction file keeps no lock on the
+        # history, so its owner may have changed.
+        check = same_table(history, owner=not migration.transactional)
+        reset = _RESET_AND_VERIFY.format(transaction_id=literal(transaction_id), same_table=check)
+        limits = self._session.limits.as_sql(history)
+        return f"{reset}{limits}{self._insertion_sql([self._row(migration, milliseconds)])}"
+
+    def _insertion_sql(self, rows: Sequence[Row]) -> str:
+        history = self._session.history
+        written = [(row.version, row.checksum) for row in rows]
+        check = verification(history, self._transaction.fingerprint, written)
+        return insertion(history, rows) + check
+
+    def _row(self, migration: Migration, milliseconds: int | None) -> Row:
+        config = self._session.config
+        return Row(
+            version=migration.version,
+            name=migration.name,
+            milliseconds=milliseconds,
+            checksum=migration.checksum,
+            environment=config.environment,
+            identity=self._session.history.identity,
+            git_commit=config.git_commit,
+            applied_by=config.applied_by,
+        )
+
+    def _failure(self, migration: Migration, reply: Reply, milliseconds: int) -> OnwardError:
+        error = reply.failure
+        if migration.transactional and error.sqlstate in BUSY:
+            return table_busy(migration, error, self._session.blockers)
+        diagnostic, remedy = _diagnosis(migration, reply)
+        if not migration.transactional:
+            row = typed_insertion(self._session.history, [self._row(migration, milliseconds)])
+            state = (
+                "all statements of this file were applied and remain; the file is not recorded. "
+                f"This records it:\n  {row};\n"
+            )
+            return PartlyApplied(diagnostic, state=state, next_step=remedy)
+        if error.sqlstate == TRANSACTION_ENDED:
+            return PartlyApplied(diagnostic, state=ENDED_ITS_TRANSACTION, next_step=remedy)
+        return MigrationFailed(diagnostic, state=ROLLED_BACK, next_step=remedy)
+
+    def _rehearsal_failure(self, migration: Migration, reply: Reply) -> OnwardError:
+        if reply.failure.sqlstate in BUSY:
+            return table_busy(migration, reply.failure, self._session.blockers)
+        diagnostic, remedy = _diagnosis(migration, reply)
+        return MigrationFailed(diagnostic, state=_NOT_RUN, next_step=remedy)
+
+
+def table_busy(migration: Migration, error: ServerError, blockers: Sequence[str]) -> TableBusy:
+    """The error for a file that met a lock; it is rolled back."""
+    busy = TableBusy(
+        f"{migration.version}: {error.message} (SQLSTATE {error.sqlstate}); rolled back, "
+        "no change of it was kept",
+        next_step="Run again when the tables that it changes are less busy, or raise "
+        "MIGRATION_RETRY.",
+    )
+    busy.blockers = blockers
+    return busy
+
+
+def _committed_when(migration: Migration, transaction_id: str | None) -> str:
+    row = f"version = {literal(migration.version)} AND checksum = {literal(migration.checksum)}"
+    if transaction_id is None:
+        return row
+    # The row alone is not enough: another run may have written it since.
+    return f"{row} AND pg_xact_status({literal(transaction_id)}) = 'committed'"
+
+
+def _diagnosis(migration: Migration, reply: Reply) -> tuple[Diagnostic, str]:
+    """Which step after the file failed, and what to do."""
+    error = reply.failure
+    at_its_row = f"after the file, when its row was written to {TABLE}"
+    remedy = _REMEDY_BY_CONSTRAINT.get(error.constraint or "") or _REMEDY_BY_SQLSTATE.get(
+        error.sqlstate or ""
+    )
+    if remedy:
+        step = at_its_row
+    elif reply.lost:
+        step, remedy = "at its COMMIT, which did not take effect", remedy_for(error)
+    elif _failed_at_a_constraint(reply):
+        step = "at its end, where deferred constraints are checked"
+        remedy = remedy_for(error)
+    else:
+        step, remedy = at_its_row, LEAVE_ALONE
+    return Diagnostic(migration.version, str(migration.path), error, statement=step), remedy
+
+
+def _failed_at_a_constraint(reply: Reply) -> bool:
+    """Whether the failing statement is a SET CONSTRAINTS: the first, or the one after the INSERT.
+
+    The second finds the constraints that triggers of the history have deferred.
+    """
+    return not reply.tags or any(tag.startswith("INSERT") for tag in reply.tags)

@@ -1,0 +1,175 @@
+"""A run's connection, and what the run knows of the database behind it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from lib import VERSION
+from lib.errors import DatabaseUnavailable
+from lib.plan import History
+from lib.postgres.blockers import BlockerMonitor
+from lib.postgres.connecting import Budget, connect
+from lib.postgres.connection import PIN_PATH, Connection, IdleHook
+from lib.postgres.history import read_history
+from lib.postgres.limits import SessionLimits
+from lib.retry import Backoff
+from lib.settings.config import Config
+from lib.settings.database_url import DatabaseURL
+
+# Several processes poll: at random, so that they do not come at once.
+POLL_SECONDS, POLL_JITTER = 0.05, 4.0
+# Sampled more often than a wait can time out.
+BLOCKER_SAMPLE_FRACTION = 0.45  # of the lock timeout
+
+# What a session keeps whether its transaction is committed or not. Only statements that were
+# prepared by SQL are deallocated: a pooler keeps those of its other clients on the same connection.
+RESET_SESSION = """
+RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
+"""
+DEALLOCATE_SQL_PREPARED = """
+    PERFORM pg_advisory_unlock_all();
+    FOREACH prepared IN ARRAY ARRAY(SELECT name FROM pg_prepared_statements WHERE from_sql) LOOP
+        EXECUTE format('DEALLOCATE %I', prepared);
+    END LOOP;
+"""
+_CLEAN_UP = f"""
+BEGIN; {PIN_PATH} DO $onward$ DECLARE prepared text; BEGIN {DEALLOCATE_SQL_PREPARED} END $onward$; COMMIT"""
+_LIMITS_IN_FORCE = """
+SELECT name || ' = ' || current_setting(name) FROM pg_settings
+WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout') AND setting <> '0'
+ORDER BY name
+"""
+
+
+class RunSession:
+    """One run's connection, history, limits and blockers. Close it when the run ends."""
+
+    def __init__(
+        self,
+        config: Config,
+        url: DatabaseURL,
+        *,
+        budget: Budget,
+        deadline: float | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.config = config
+        self.tell = tell
+        self._url = url
+        self._deadline = deadline
+        self._budget = budget.within(self.seconds_left)
+        self._history: History | None = None
+        self._monitor = BlockerMonitor(partial(self.connect, 0.0))
+        self.limits = SessionLimits(config, lambda: self.seconds_left, tell)
+        self.connection = self.connect()
+
+    def close(self) -> None:
+        """Close all connections; the server rolls back what is open."""
+        self.connection.close()
+        self._monitor.close()
+
+    @property
+    def application_name(self) -> str:
+        """What pg_stat_activity shows of the run."""
+        return f"onward {VERSION} {self.config.environment}"
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; infinite without one."""
+        return math.inf if self._deadline is None else self._deadline - time.monotonic()
+
+    @property
+    def history(self) -> History:
+        """The history as last read, with what the run has changed since."""
+        return self._history or self.read_history()
+
+    @history.setter
+    def history(self, history: History) -> None:
+        self._history = history
+
+    @property
+    def blockers(self) -> tuple[str, ...]:
+        """The sessions that were last seen to block the run."""
+        return self._monitor.last_seen
+
+    def read_history(self) -> History:
+        """Read the history, by one query. Reads only: creates nothing, locks nothing.
+
+        Only now does a pooler report that its server is gone: then it reconnects, within the
+        budget. Raises HistoryConflict for a table that is not Onward's, or for several.
+        """
+        backoff = Backoff(self._budget.seconds, first=POLL_SECONDS, jitter=POLL_JITTER)
+        backoff.start()
+        while True:
+            try:
+                self._history = self._read_once()
+            except DatabaseUnavailable as error:
+                # Its subclasses are final: a wrong password, an unsuitable role.
+                is_final = type(error) is not DatabaseUnavailable
+                pause = None if is_final else backoff.next_pause()
+                if pause is None:
+                    raise
+                if backoff.attempts == 1:
+                    budget = round(self._budget.seconds)
+                    self.tell(f"{error.message}; retrying for up to {budget} s")
+                time.sleep(pause)
+                self.reconnect()
+            else:
+                return self._history
+
+    def _read_once(self) -> History:
+        limits = self.limits.as_sql(None)
+        return read_history(self.connection, schema=self.config.schema, limits=limits)
+
+    def connect(self, longest: float = math.inf) -> Connection:
+        """Open another connection; `longest` is how many seconds to try at most."""
+        budget = self._budget.within(min(self.seconds_left, longest))
+        return connect(
+            self._url,
+            self.application_name,
+            budget=budget,
+            deadline=self._deadline,
+            tell=self.tell,
+        )
+
+    def reconnect(self, longest: float = math.inf) -> None:
+        """Replace the connection."""
+        self.connection.close()
+        self.connection = self.connect(longest)
+
+    @contextmanager
+    def other_deadline(self, deadline: float) -> Iterator[None]:
+        """Within the block, the run has this deadline (monotonic seconds)."""
+        kept, self._deadline = self._deadline, deadline
+        try:
+            yield
+        finally:
+            self.connection.deadline = self._deadline = kept
+
+    def blocker_hook(self, pid: str) -> IdleHook | None:
+        """Samples what blocks the server's process `pid`, while a reply is waited for."""
+        self._monitor.last_seen = ()
+        timeout = self.config.lock_timeout
+        if not timeout:
+            return None
+        return IdleHook(timeout * BLOCKER_SAMPLE_FRACTION, partial(self._monitor.sample, pid))
+
+    def rollback(self) -> None:
+        """End an open transaction, and drop what a file left in the session."""
+        if self.connection.in_transaction:
+            self.connection.send(f"ROLLBACK; {_CLEAN_UP}")
+
+    def reset_for_pooler(self, work: Connection) -> None:
+        """Through a pooler, the next client would inherit what a no-transaction file left."""
+        if not self.history.direct:
+            work.send("ROLLBACK")
+            work.send(RESET_SESSION + _CLEAN_UP)
+
+
+def limits_in_force(connection: Connection) -> list[str]:
+    """The limits of the role or the database, for a session in which none can be set."""
+    return [str(setting) for (setting,) in connection.query(_LIMITS_IN_FORCE)]
