@@ -157,7 +157,7 @@ class DatabaseUnsuitable(DatabaseUnavailable):
 
 
 class HistoryHidden(DatabaseUnsuitable):
-    """Row security hides rows of the history from this role, and an unseen row would be run again."""
+    """Row security hides rows of the history from this role; their files would run again."""
 
     code = "history_hidden"
 
@@ -174,7 +174,7 @@ class MigrationFailed(OnwardError):
 
 
 class PartlyApplied(MigrationFailed):
-    """A no-transaction migration failed: the statements before the failing one are done and stay."""
+    """A no-transaction migration failed: the statements before the failing one remain."""
 
     exit_code, code = 7, "partly_applied"
 

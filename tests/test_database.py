@@ -119,7 +119,7 @@ def test_a_table_or_view_of_that_name_with_another_shape_is_refused_and_untouche
     database.execute(foreign)
     shape = "SELECT xmin, * FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass ORDER BY attnum"
     before = database.execute(shape)
-    with pytest.raises(HistoryConflict, match=r"public\.schema_migrations is not a history of ours") as caught:
+    with pytest.raises(HistoryConflict, match=r"public\.schema_migrations was created by another tool") as caught:
         run(database, migrations(ONE))
     assert (caught.value.exit_code, "MIGRATION_SCHEMA" in caught.value.next_step) == (3, True)
     assert database.execute(shape) == before
@@ -130,7 +130,7 @@ def test_a_table_or_view_of_that_name_with_another_shape_is_refused_and_untouche
 @pytest.mark.parametrize("other", ["CREATE SEQUENCE schema_migrations", "CREATE TYPE schema_migrations AS (i int)"])
 def test_something_else_of_that_name_is_in_the_way_and_stays(database: Database, migrations: Write, other: str) -> None:
     database.execute(other)
-    with pytest.raises(HistoryConflict, match=r"public\.schema_migrations is not a history of ours"):
+    with pytest.raises(HistoryConflict, match=r"public\.schema_migrations was created by another tool"):
         run(database, migrations(ONE))
     assert tables(database) == []
     assert database.execute("SELECT count(*) FROM pg_class WHERE relname LIKE 'schema_migrations%'") == [(1,)]
@@ -213,8 +213,8 @@ def test_a_role_without_a_place_for_the_table_is_told_which_grant_it_lacks(
         with pytest.raises(DatabaseUnsuitable) as caught:
             run(plain, directory)
         assert caught.value.exit_code == 5
-        grant = caught.value.message.partition("its owner can say: ")[2]
-        assert grant == f'GRANT USAGE, CREATE ON SCHEMA "public" TO {role(plain)}'
+        grant = caught.value.message.partition("its owner can run:")[2]
+        assert grant.strip() == f'GRANT USAGE, CREATE ON SCHEMA "public" TO {role(plain)};'
         assert (tables(database), places(database)) == ([], [])
 
         database.execute(grant)
@@ -237,7 +237,7 @@ def test_a_role_that_may_not_write_the_history_is_refused_before_a_file_runs_and
         assert caught.value.exit_code == 5
         assert (tables(database), history(database)) == (["one"], ["001-one"])
 
-        database.execute(caught.value.message.partition("its owner can say: ")[2])
+        database.execute(caught.value.message.partition("its owner can run:")[2])
         run(plain, directory)
         assert history(database) == ["001-one", "002-two"]
 
@@ -266,7 +266,7 @@ def test_a_session_that_is_read_only_by_default_is_refused_before_anything_is_wr
     ("path", "environ", "says"),
     [
         ("public", {"MIGRATION_SCHEMA": "audit"}, "there is no schema audit"),
-        ("nowhere", {}, "the search path names no schema that exists"),
+        ("nowhere", {}, "no schema of the search path exists"),
     ],
 )
 def test_a_schema_that_is_missing_is_named(

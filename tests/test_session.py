@@ -244,7 +244,7 @@ def test_a_server_that_does_not_answer_is_told_of_while_it_is_waited_for(databas
         assert session.query("SELECT current_database()") == [(database.name,)]
     assert len(said) == len(proxy.connections) == 1
     assert said[0].startswith(
-        f"no answer yet from {database.name} on 127.0.0.1:{proxy.port} (from POSTGRES_URL); trying"
+        f"no answer yet from {database.name} on 127.0.0.1:{proxy.port} (from POSTGRES_URL); retrying"
     )
 
 

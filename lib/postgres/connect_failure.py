@@ -14,7 +14,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 _ADDRESS = re.compile(
-    r'^connection to server (?:at "[^"\n]*"(?: \([^)\n]*\))?, port [^\n]*?|on socket "[^\n]*?") failed: ',
+    r'^connection to server (?:at "[^"\n]*"(?: \([^)\n]*\))?, port [^\n]*?|on socket "[^\n]*?")'
+    r" failed: ",
     re.MULTILINE,
 )
 _ANSWER = re.compile(
@@ -32,21 +33,30 @@ _VAGUE_STATES = re.compile(r"08...|58...|XX...|")
 _PASSING_TEXTS = (
     # PostgreSQL, whose words proxies pass on under a SQLSTATE of theirs:
     # src/backend/tcop/backend_startup.c, storage/lmgr/proc.c, utils/init/postinit.c
-    r"the database system is (?:starting up|shutting down|in recovery mode|not (?:yet )?accepting connections)",
-    r"too many clients already|remaining connection slots are reserved|too many connections for (?:role|database)",
+    r"the database system is "
+    r"(?:starting up|shutting down|in recovery mode|not (?:yet )?accepting connections)",
+    r"too many clients already|remaining connection slots are reserved",
+    r"too many connections for (?:role|database)",
     # pgbouncer/pgbouncer: src/client.c, objects.c, janitor.c, server.c; "cannot connect" until 1.17
-    r"server_login_retry|pgbouncer cannot connect to server|client_login_timeout|query_wait_timeout|no memory for",
-    r"no more connections allowed|client connections exceeded|bouncer resources exhaustion|out of memory|pause failed",
+    r"server_login_retry|pgbouncer cannot connect to server",
+    r"client_login_timeout|query_wait_timeout|no memory for",
+    r"no more connections allowed|client connections exceeded",
+    r"bouncer resources exhaustion|out of memory|pause failed",
     r"(?:server|pooler is) shutting down|server conn crashed|connect (?:failed|timeout)",
     # supabase/supavisor: lib/supavisor/errors/*.ex, and client_handler.ex of older versions
-    r"max clients reached|max client connections reached|max pools count reached|pool terminating|pool checkout failed",
-    r"(?:unable|failed) to check ?out (?:a )?connection|connection to database (?:closed|not available)",
-    r"failed to subscribe to tenant|failed to start proxy|proxy supervisor unavailable|auth_query .*timed out",
+    r"max clients reached|max client connections reached",
+    r"max pools count reached|pool terminating|pool checkout failed",
+    r"(?:unable|failed) to check ?out (?:a )?connection",
+    r"connection to database (?:closed|not available)",
+    r"failed to subscribe to tenant|failed to start proxy",
+    r"proxy supervisor unavailable|auth_query .*timed out",
     r"DbHandler exited",
     # neondatabase/neon: proxy/src/compute/mod.rs, auth/mod.rs, control_plane/errors.rs and
     # messages.rs
-    r"couldn't connect to compute node|too many connections (?:attempts|to this endpoint)|failed to acquire permit",
-    r"control plane request failed(?!: endpoint (?:cannot be found|is disabled))|running operations",
+    r"couldn't connect to compute node",
+    r"too many connections (?:attempts|to this endpoint)|failed to acquire permit",
+    r"control plane request failed(?!: endpoint (?:cannot be found|is disabled))",
+    r"running operations",
     # yandex/odyssey: sources/frontend.c
     r"failed to (?:get remote server connection|connect to remote server)|too many active clients",
     r"too many .*tcp connections",
@@ -66,12 +76,18 @@ _REFUSING_TEXTS = (
 # about what it heard. postgres: src/interfaces/libpq/fe-connect.c, fe-secure.c,
 # fe-secure-openssl.c, fe-misc.c
 _SILENCE = (
-    r"connection (?:refused|reset|timed out|aborted)|operation timed out|timeout expired|broken pipe|no route to host",
-    r"(?:network|host) is (?:unreachable|down)|cannot assign requested address|no such file or directory",
-    r"resource temporarily unavailable|too many open files|interrupted system call|software caused connection abort",
-    r"server closed the connection unexpectedly|SSL SYSCALL error|unexpected eof|SSL connection has been closed",
-    r"could not (?:receive data from|send data to) server|server sent an error response during SSL exchange",
-    r"session is (?:not )?read-only|server is (?:not )?in hot standby mode|could not fork|sorry, too many clients",
+    r"connection (?:refused|reset|timed out|aborted)",
+    r"operation timed out|timeout expired|broken pipe|no route to host",
+    r"(?:network|host) is (?:unreachable|down)",
+    r"cannot assign requested address|no such file or directory",
+    r"resource temporarily unavailable|too many open files",
+    r"interrupted system call|software caused connection abort",
+    r"server closed the connection unexpectedly|SSL SYSCALL error",
+    r"unexpected eof|SSL connection has been closed",
+    r"could not (?:receive data from|send data to) server",
+    r"server sent an error response during SSL exchange",
+    r"session is (?:not )?read-only|server is (?:not )?in hot standby mode",
+    r"could not fork|sorry, too many clients",
 )
 _NOBODY_LISTENS = re.compile(r"connection refused|no such file or directory", re.IGNORECASE)
 # And where it could not use what it was given, once it had reached the server.
@@ -157,12 +173,11 @@ _CHECK_URL = "Check user, password and database in the URL."
 _ADVICE = (
     (
         "does not support SSL",
-        "A server that is not on this machine is spoken to over TLS; add sslmode=disable to the "
-        "URL to do without.",
+        "Remote servers are connected to over TLS; add sslmode=disable to the URL to disable it.",
     ),
     (
         "unsupported startup parameter",
-        "A pooler refuses this parameter of the URL: take it out, or use the direct URL.",
+        "A pooler refuses this parameter of the URL: remove it, or use the direct URL.",
     ),
     (
         "certificate|SSL error",
@@ -171,9 +186,8 @@ _ADVICE = (
     ),
     (
         "^28000 ",
-        "Check user, password and database in the URL, and that the server lets this client in: "
-        "pg_hba.conf, or the "
-        "addresses that the provider allows.",
+        "Check user, password and database in the URL, and that the server admits this client: "
+        "pg_hba.conf, or the addresses that the provider allows.",
     ),
     (
         "^28|^3D000|^(?:08P01|XX...) .*(?:authentication failed|no such|not found)|no password "
@@ -187,9 +201,9 @@ _ADVICE = (
     ),
 )
 _ADVICE_BY_FATE = {
-    Fate.SETTING: "Correct it in the URL, or in the PG… variable of the environment that says it.",
-    Fate.PASSES: "Run again when the database takes connections.",
-    Fate.FINAL: "Correct what the answer names; another try would be answered alike.",
+    Fate.SETTING: "Correct it in the URL, or in the PG… variable that sets it.",
+    Fate.PASSES: "Run again when the database accepts connections.",
+    Fate.FINAL: "Correct what the answer names; a retry would get the same answer.",
     Fate.SILENCE: "Check that the server runs and that its host and port are right, then run "
     "again.",
 }

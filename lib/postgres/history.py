@@ -36,9 +36,11 @@ _USUAL = """
 SET LOCAL search_path TO DEFAULT;
 SET LOCAL TimeZone TO DEFAULT;
 {limits}
-SELECT pg_catalog.set_config('onward.path', CAST(pg_catalog.current_schemas(false) AS pg_catalog.text), true),
+SELECT pg_catalog.set_config('onward.path',
+        CAST(pg_catalog.current_schemas(false) AS pg_catalog.text), true),
     pg_catalog.set_config('onward.settings', (
-        SELECT CAST(pg_catalog.json_object_agg(name, source) AS pg_catalog.text) FROM pg_catalog.pg_settings
+        SELECT CAST(pg_catalog.json_object_agg(name, source) AS pg_catalog.text)
+        FROM pg_catalog.pg_settings
         WHERE name OPERATOR(pg_catalog.=) 'search_path' OR (
             context OPERATOR(pg_catalog.=) 'user' AND max_val OPERATOR(pg_catalog.<>) '0'
             AND name OPERATOR(pg_catalog.=) ANY (ARRAY[{optional}]))), true);
@@ -65,14 +67,16 @@ DECLARE
     document refcursor := 'onward_document';
 BEGIN
     SELECT oid, datdba INTO database FROM pg_database WHERE datname = current_database();
-    -- Whose table may decide what runs: who could change what this role owns anyway, and roles that this one can act
-    -- as. Before 16 every grant allows that; since then one without either option only lets the role be administered.
+    -- Whose table may decide what runs: who could change what this role owns anyway, and roles that
+    -- this one can act as. Before 16 every grant allows that; since then a grant without either
+    -- option only lets the role be administered.
     -- pg_has_role would not do: to a superuser it is true of everybody.
     WITH RECURSIVE granted (role) AS (
         SELECT oid FROM pg_roles WHERE rolname IN (current_user, session_user)
         UNION
-        SELECT m.roleid FROM granted JOIN pg_auth_members m ON m.member = granted.role WHERE coalesce(
-            (to_jsonb(m) ->> 'inherit_option')::boolean OR (to_jsonb(m) ->> 'set_option')::boolean, true)
+        SELECT m.roleid FROM granted JOIN pg_auth_members m ON m.member = granted.role
+        WHERE coalesce((to_jsonb(m) ->> 'inherit_option')::boolean
+            OR (to_jsonb(m) ->> 'set_option')::boolean, true)
     )
     SELECT array_agg(role) INTO trusted_roles FROM (
         SELECT role FROM granted UNION SELECT database.datdba
@@ -87,16 +91,19 @@ BEGIN
                c.relkind IN ('r', 'p') AND count(*) FILTER (WHERE (a.attname, t.typcategory) IN (
                    ('id', 'N'), ('version', 'S'), ('name', 'S'),
                    ('applied_at', 'D'), ('execution_time_ms', 'N'), ('checksum', 'S'))) = 6 AS ours,
-               has_table_privilege(c.oid, 'SELECT') AS readable, has_table_privilege(c.oid, 'INSERT') AS insertable,
+               has_table_privilege(c.oid, 'SELECT') AS readable,
+               has_table_privilege(c.oid, 'INSERT') AS insertable,
                NOT EXISTS (
-                   SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND d.classid = 'pg_class'::regclass
+                   SELECT FROM pg_depend d
+                   JOIN pg_class s ON s.oid = d.objid AND d.classid = 'pg_class'::regclass
                    WHERE d.refobjid = c.oid AND d.deptype = 'a' AND CASE WHEN s.relkind = 'S'
                        THEN NOT has_sequence_privilege(s.oid, 'USAGE, UPDATE') END) AS numbered,
                -- What the server would call, as this role, while it plans or prints a mere SELECT.
                c.relkind = 'r' AND bool_and(t.oid < 16384) AND NOT c.relhassubclass
                AND NOT EXISTS (SELECT FROM pg_index x
                    WHERE x.indrelid = c.oid AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL))
-               AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c')
+               AND NOT EXISTS (
+                   SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c')
                AND NOT EXISTS (SELECT FROM pg_statistic_ext e WHERE e.stxrelid = c.oid) AS inert
         FROM pg_class c
         JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -106,17 +113,20 @@ BEGIN
         GROUP BY n.nspname, c.oid, c.relkind, c.relowner, c.relforcerowsecurity, c.relhassubclass
     ) candidate WHERE wanted IS NULL OR candidate.schema = wanted;
 
-    -- The history: one on the path before others, and one beside it only if it is the only one, for a path that was
-    -- changed must not make a migrated database look new. Another role's is read by who could not add to it, and by
-    -- nobody else.
+    -- The history: one on the path before others, and one off the path only if it is the only one,
+    -- for a path that was changed must not make a migrated database look new. Another role's is
+    -- read only by a role that could not add to it.
     WITH eligible AS (
         SELECT one, (one ->> 'trusted')::boolean AS trusted, (one ->> 'place')::int AS place
         FROM jsonb_array_elements(tables) one
-        WHERE (one ->> 'ours')::boolean AND (wanted IS NOT NULL OR NOT of_connection OR one ->> 'place' IS NOT NULL)
+        WHERE (one ->> 'ours')::boolean
+            AND (wanted IS NOT NULL OR NOT of_connection OR one ->> 'place' IS NOT NULL)
             AND ((one ->> 'trusted')::boolean OR (
-                (one ->> 'readable')::boolean AND NOT (one ->> 'insertable')::boolean AND (one ->> 'inert')::boolean))
+                (one ->> 'readable')::boolean AND NOT (one ->> 'insertable')::boolean
+                AND (one ->> 'inert')::boolean))
     ), ranked AS (
-        SELECT one, place, count(*) OVER () AS rivals, row_number() OVER (ORDER BY place NULLS LAST) AS rank
+        SELECT one, place, count(*) OVER () AS rivals,
+            row_number() OVER (ORDER BY place NULLS LAST) AS rank
         FROM eligible WHERE trusted OR NOT EXISTS (SELECT FROM eligible WHERE trusted)
     )
     SELECT one INTO chosen FROM ranked WHERE rank = 1 AND (rivals = 1 OR place IS NOT NULL);
@@ -125,7 +135,8 @@ BEGIN
         EXECUTE (SELECT format('SELECT json_agg(h ORDER BY id) FROM (SELECT %s,'
                 ' extract(epoch FROM applied_at::timestamptz) AS onward_epoch FROM %I.{table}) h',
                 string_agg(quote_ident(name), ', '), chosen ->> 'schema')
-            FROM jsonb_array_elements_text(chosen -> 'columns') name WHERE name IN ({columns})) INTO history;
+            FROM jsonb_array_elements_text(chosen -> 'columns') name
+            WHERE name IN ({columns})) INTO history;
     END IF;
     IF history IS NULL THEN
         SELECT json_agg(name) INTO occupants FROM (
@@ -133,8 +144,10 @@ BEGIN
             FROM pg_class c
             JOIN pg_namespace n ON n.oid = c.relnamespace
             CROSS JOIN LATERAL (
-                SELECT c.relname IN ({tools}) OR n.nspname || '.' || c.relname IN ({tools}) AS tool) of
-            WHERE c.relkind IN ('r', 'p', 'f') AND (tool OR c.relname <> '{table}' AND n.nspname !~ '^pg_'
+                SELECT c.relname IN ({tools})
+                    OR n.nspname || '.' || c.relname IN ({tools}) AS tool) of
+            WHERE c.relkind IN ('r', 'p', 'f')
+                AND (tool OR c.relname <> '{table}' AND n.nspname !~ '^pg_'
                     AND n.nspname = ANY (path) AND n.nspname <> ALL (ARRAY[{platform}]))
                 AND NOT EXISTS (SELECT FROM pg_depend d
                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
@@ -145,11 +158,14 @@ BEGIN
         EXECUTE 'SELECT system_identifier FROM pg_control_system()' INTO system;
     END IF;
     OPEN document FOR SELECT json_build_object(
-        'database', current_database(), 'version', current_setting('server_version'), 'role', current_user,
+        'database', current_database(), 'version', current_setting('server_version'),
+        'role', current_user,
         'pid', pg_backend_pid(), 'system', system, 'standby', pg_is_in_recovery(),
         'read_only', current_setting('default_transaction_read_only')::boolean,
-        'settings', settings, 'home', home, 'home_exists', to_regnamespace(quote_ident(home)) IS NOT NULL,
-        'may_create', coalesce(has_schema_privilege(to_regnamespace(quote_ident(home)), 'CREATE'), false),
+        'settings', settings, 'home', home,
+        'home_exists', to_regnamespace(quote_ident(home)) IS NOT NULL,
+        'may_create',
+            coalesce(has_schema_privilege(to_regnamespace(quote_ident(home)), 'CREATE'), false),
         'tables', coalesce(tables, '[]'), 'chosen', chosen, 'history', coalesce(history, '[]'),
         'occupants', coalesce(occupants, '[]'));
 END $onward$;
@@ -253,10 +269,9 @@ def _require_free_place(facts: dict[str, Any]) -> None:
     if first["ours"]:
         raise untrusted(first["schema"], first["owner"], facts["role"])
     raise HistoryConflict(
-        f"{first['schema']}.{TABLE} is not a history of ours: its columns are others. It was not "
-        "touched",
-        next_step="Set MIGRATION_SCHEMA to a schema where the history may be kept, or rename that "
-        "table.",
+        f"{first['schema']}.{TABLE} was created by another tool: it has other columns",
+        next_step="Nothing was changed. Set MIGRATION_SCHEMA to the schema that is to hold the "
+        "history, or rename that table.",
     )
 
 
@@ -280,25 +295,40 @@ def _hidden(chosen: dict[str, Any], role: str) -> HistoryHidden:
 
 
 def _obstacle(facts: dict[str, Any], chosen: dict[str, Any] | None) -> str:
+    """Why this role cannot migrate this database; empty if it can."""
     if facts["standby"]:
         return "this server is a standby: it can only be read"
     if facts["read_only"]:
         return "sessions of this role are read-only (default_transaction_read_only is on)"
-    role = facts["role"]
-    if chosen:
-        table, grantee = qualified(chosen["schema"]), identifier(role)
-        grant = f"GRANT SELECT, INSERT, UPDATE ON {table} TO {grantee}; GRANT USAGE ON SEQUENCE {table}_id_seq TO {grantee}"
-        refusal = f"the role {role} may not insert into {chosen['schema']}.{TABLE}; its owner can say: {grant}"
-        return "" if chosen["readable"] and chosen["insertable"] and chosen["numbered"] else refusal
+    return _obstacle_to_writing(chosen, facts) if chosen else _obstacle_to_creating(facts)
+
+
+def _obstacle_to_writing(chosen: dict[str, Any], facts: dict[str, Any]) -> str:
+    if chosen["readable"] and chosen["insertable"] and chosen["numbered"]:
+        return ""
+    role, table = facts["role"], qualified(chosen["schema"])
+    grantee = identifier(role)
+    return (
+        f"the role {role} may not insert into {chosen['schema']}.{TABLE}; its owner can run:\n"
+        f"  GRANT SELECT, INSERT, UPDATE ON {table} TO {grantee};\n"
+        f"  GRANT USAGE ON SEQUENCE {table}_id_seq TO {grantee};"
+    )
+
+
+def _obstacle_to_creating(facts: dict[str, Any]) -> str:
+    role, schema = facts["role"], facts["home"]
     if not facts["home_exists"]:
-        home = (
-            f"there is no schema {facts['home']}"
-            if facts["home"]
-            else "the search path names no schema that exists"
+        missing = (
+            f"there is no schema {schema}" if schema else "no schema of the search path exists"
         )
-        return f"{home}: {TABLE} has no place. Create the schema, or set MIGRATION_SCHEMA to one that is there"
+        return (
+            f"{missing}, so {TABLE} cannot be created. Create the schema, or set MIGRATION_SCHEMA "
+            "to one that exists"
+        )
     if not facts["may_create"]:
-        home = facts["home"]
-        grant = f"GRANT USAGE, CREATE ON SCHEMA {identifier(home)} TO {identifier(role)}"
-        return f"the role {role} may not create tables in the schema {home}; its owner can say: {grant}"
+        grant = f"GRANT USAGE, CREATE ON SCHEMA {identifier(schema)} TO {identifier(role)};"
+        return (
+            f"the role {role} may not create tables in the schema {schema}; its owner can run:\n"
+            f"  {grant}"
+        )
     return ""

@@ -17,7 +17,8 @@ from lib.quoting import literal
 # SQLSTATEs of our own checks.
 OTHER_TABLE, ROWS_CHANGED, NOT_STORED, TRANSACTION_ENDED = "OW001", "OW002", "OW003", "OW004"
 INSPECT_TRIGGERS = """\
-A trigger or a rule on schema_migrations changes what is written to it. List them, drop that one, run again:
+A trigger or a rule on schema_migrations changes what is written to it. List them, drop that one,
+run again:
   SELECT trigger_name, action_statement FROM information_schema.triggers
     WHERE event_object_table = 'schema_migrations';
   SELECT rulename, definition FROM pg_rules WHERE tablename = 'schema_migrations';"""
@@ -48,11 +49,14 @@ BEGIN
     FOR relation IN SELECT oid, oid::regclass AS name, relkind, relowner, relacl FROM pg_class
         WHERE oid IN (to_regclass({name}), pg_get_serial_sequence({name}, 'id')::regclass)
     LOOP
-        FOR grantee IN SELECT DISTINCT CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
+        FOR grantee IN
+            SELECT DISTINCT CASE acl.grantee
+                WHEN 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
             FROM aclexplode(relation.relacl) acl WHERE acl.grantee <> relation.relowner
         LOOP
             EXECUTE format('REVOKE ALL ON %s %s FROM %s',
-                CASE relation.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, relation.name, grantee);
+                CASE relation.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+                relation.name, grantee);
         END LOOP;
     END LOOP;
 END $onward$;
@@ -64,7 +68,8 @@ SELECT oid, relowner FROM pg_class WHERE oid = to_regclass({name});
 # transaction of ours has read it.
 _SAME_TABLE = """
     IF to_regclass({name}) IS DISTINCT FROM {oid}::oid {or_owner} THEN
-        RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{table} is another table than it was a moment ago';
+        RAISE EXCEPTION USING ERRCODE = '{code}',
+            MESSAGE = '{table} is not the table that was planned with';
     END IF;
 """
 
@@ -85,7 +90,8 @@ _INSERT = (
 )
 
 _UPDATE = """
-UPDATE {table} SET version = {version}, name = {name}, checksum = {checksum} WHERE id OPERATOR(pg_catalog.=) {id};
+UPDATE {table} SET version = {version}, name = {name}, checksum = {checksum}
+WHERE id OPERATOR(pg_catalog.=) {id};
 """
 
 # A trigger or a rule can keep a row from being stored, or change it, and the INSERT is none the
@@ -103,10 +109,12 @@ BEGIN
         count(*) FILTER (WHERE NOT ({ours})), coalesce(sum({digest}) FILTER (WHERE NOT ({ours})), 0)
         INTO stored, others, digest FROM {table};
     IF stored <> {rows} THEN
-        RAISE EXCEPTION USING ERRCODE = '{not_stored}', MESSAGE = 'the row in {name} is not stored as it was written';
+        RAISE EXCEPTION USING ERRCODE = '{not_stored}',
+            MESSAGE = 'the row in {name} is not stored as it was written';
     END IF;
     IF others <> {count} OR digest <> {expected} THEN
-        RAISE EXCEPTION USING ERRCODE = '{rows_changed}', MESSAGE = 'other rows of {name} have been changed';
+        RAISE EXCEPTION USING ERRCODE = '{rows_changed}',
+            MESSAGE = 'other rows of {name} have been changed';
     END IF;
 END $onward$;
 """
@@ -178,7 +186,7 @@ def comparison(history: History) -> str:
 
 
 def insertion(history: History, rows: Sequence[Row]) -> str:
-    """Write rows, on the usual path; id and digest of each come back. `verification` must follow."""
+    """Write rows, on the usual path. Returns id and digest of each. `verification` must follow."""
     return f"{USUAL_PATH} {typed_insertion(history, rows)} RETURNING id, {_digest(history)};"
 
 
@@ -227,7 +235,7 @@ def verification(
 
 def stored_where(history: History, condition: str) -> str:
     """The rows, as `insertion` returns them, for which a condition holds."""
-    return f"SELECT id, {_digest(history)} FROM {history.table} WHERE {condition}"  # noqa: S608 - text of ours
+    return f"SELECT id, {_digest(history)} FROM {history.table} WHERE {condition}"  # noqa: S608
 
 
 def _name(history: History) -> str:

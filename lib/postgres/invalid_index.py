@@ -33,9 +33,9 @@ JOIN pg_namespace n ON n.oid = i.relnamespace
 WHERE i.relkind = 'i' AND x.indrelid = current_setting('onward.table')::oid
     AND i.relname = (parse_ident({name}))[1]::name
 """
-# In one message, and this index only: if the run is cut off now, the next one may have built a valid
-# index of that name before this statement arrives. DROP INDEX CONCURRENTLY could not be limited to
-# an oid. On the usual path, for an event trigger of the team's may see the index being dropped.
+# In one message, and this index only: if the run is cut off now, the next one may have built a
+# valid index of that name before this statement arrives. DROP INDEX CONCURRENTLY could not be
+# limited to an oid. It runs on the usual path, for an event trigger of the team's may fire.
 _DROP = """
 SET LOCAL lock_timeout = '{timeout_ms}ms';
 DO $onward$

@@ -28,7 +28,8 @@ BLOCKER_SAMPLE_FRACTION = 0.45  # of the lock timeout
 # What a session keeps whether its transaction is committed or not. Only statements that were
 # prepared by SQL are deallocated: a pooler keeps those of its other clients on the same connection.
 RESET_SESSION = """
-RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
+RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL;
+CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
 """
 DEALLOCATE_SQL_PREPARED = """
     PERFORM pg_advisory_unlock_all();
@@ -37,7 +38,10 @@ DEALLOCATE_SQL_PREPARED = """
     END LOOP;
 """
 _CLEAN_UP = f"""
-BEGIN; {PIN_PATH} DO $onward$ DECLARE prepared text; BEGIN {DEALLOCATE_SQL_PREPARED} END $onward$; COMMIT"""
+BEGIN;
+{PIN_PATH}
+DO $onward$ DECLARE prepared text; BEGIN {DEALLOCATE_SQL_PREPARED} END $onward$;
+COMMIT"""
 _LIMITS_IN_FORCE = """
 SELECT name || ' = ' || current_setting(name) FROM pg_settings
 WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout') AND setting <> '0'
