@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
 from lib.aws import Handler, References, UnknownEvent, _read
+from lib.runner import MARGIN
 from lib.service import Service
 from lib.web import create_app
 from tests.conftest import ROOT, Database, Server
@@ -291,6 +294,23 @@ def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(
     assert tables(database) == []
     status, _ = answer(function(database), function_url("POST", "/api/migrate", headers=BEARER))
     assert (status, history(database)) == (200, OURS)
+
+
+def test_a_run_behind_a_gateway_ends_before_that_gives_up(database: Database, migrations: Write) -> None:
+    """API Gateway waits for 29 seconds and not one more; a function's own URL for as long as the function may run."""
+    files = {"000-limits.sql": "CREATE TABLE limits (seconds numeric)"}
+    noting = "INSERT INTO limits VALUES (extract(epoch FROM current_setting('statement_timeout')::interval))"
+    handler = function(database, MIGRATION_DIR=str(migrations(files)))
+    sources: list[Request] = [http_api, rest_api, load_balancer, function_url]
+    for number, request_by in enumerate(sources, 1):
+        migrations({f"{number:03}-limit.sql": noting})
+        response = handler(request_by("POST", "/api/migrate", headers=BEARER), Context(seconds=900.0))
+        assert response["statusCode"] == 200
+    *gateways, longest = (seconds for (seconds,) in database.execute("SELECT seconds FROM limits ORDER BY 1"))
+    assert len(gateways) == 3
+    assert all(0 < seconds + MARGIN < 29 for seconds in map(float, gateways))
+    assert longest > 29
+    assert history(database) == ["000-limits", *(f"{number:03}-limit" for number in range(1, 5))]
 
 
 def test_a_statement_that_outlasts_the_function_is_cancelled_before_that(
@@ -708,6 +728,65 @@ def test_many_at_once_ask_a_store_once(asked: list[str], plain: Database) -> Non
     assert set(asyncio.run(calls())) <= {200, 409}
     assert sorted(asked) == ["secretsmanager:app AWSCURRENT", "secretsmanager:onward AWSCURRENT"]
     assert history(plain) == OURS
+
+
+def test_after_a_minute_a_bearer_secret_that_was_revoked_opens_nothing(
+    aws: None, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("onward", SECRET)
+    handler = function(database, MIGRATION_SECRET="secretsmanager:onward")
+    status = json.dumps({"action": "status"})
+
+    def post(secret: str, body: str | None = status) -> int:
+        headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
+        return answer(handler, function_url("POST", "/api/migrate", headers=headers, body=body))[0]
+
+    assert post(SECRET) == 200
+    boto3.client("secretsmanager").put_secret_value(SecretId="onward", SecretString=SECRET[::-1])
+    later = time.time() + 61
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert [post(SECRET, None), post(SECRET)] == [401, 401]
+    assert tables(database) == []
+    assert post(SECRET[::-1], None) == 200
+    assert history(database) == OURS
+
+
+def test_a_store_that_says_nothing_is_given_up_in_seconds_with_an_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As from within a VPC that has no endpoint for it."""
+    made: list[Any] = []
+    make = boto3.client
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        made.append(make(*arguments, **options))
+        return made[-1]
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setattr(boto3, "client", noted)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        document = referring(DATABASE_URL="secretsmanager:app")({"action": "migrate"}, Context())
+        silent.setblocking(False)
+        assert connections(silent) == 2
+    assert (document["success"], document["error"]["code"]) == (False, "not_configured")
+    assert "which cannot be used: ReadTimeoutError; from within a VPC the store needs" in capsys.readouterr().out
+    (client,) = made
+    longest = max(client.meta.config.connect_timeout, client.meta.config.read_timeout)
+    assert 2 * longest <= 8
+
+
+def connections(listening: socket.socket) -> int:
+    """How many have come."""
+    count = 0
+    with suppress(BlockingIOError):
+        while True:
+            listening.accept()[0].close()
+            count += 1
+    return count
 
 
 # template.yaml
