@@ -318,6 +318,23 @@ def test_a_long_lock_timeout_does_not_make_the_status_wait(migrated: Database, s
         assert error_of(instance.status()) == (503, "database_unavailable")
 
 
+def test_the_statement_of_the_status_is_cancelled_after_a_second_and_a_half(
+    server: Server, migrated: Database, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("_CONNECT", "_READ", "_PATIENCE"):
+        monkeypatch.setattr(f"lib.service.{limit}", 60.0)
+    instance = start(migrated, MIGRATION_LOCK_TIMEOUT="24h", MIGRATION_STATEMENT_TIMEOUT="1h")
+    waiting = "SELECT query FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+    with holding(migrated, "LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE"), ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(instance.status)
+        ((query,),) = until(lambda: migrated.execute(waiting, [migrated.name]))
+        assert "SET LOCAL statement_timeout = '1500ms';" in query
+        assert error_of(asking.result()) == (503, "database_unavailable")
+        nothing_is_left_running(server, migrated)
+    assert "statement timeout" in instance.log()[0]["reason"]
+    assert history(migrated) == OURS
+
+
 def test_a_database_that_is_down_makes_the_status_unavailable(start: Start) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -1017,6 +1034,21 @@ def test_validate_finds_nothing_or_a_conflict_and_runs_nothing(
     assert [(one["version"], one["state"]) for one in found.json()["problems"]] == [(OURS[1], "modified")]
 
 
+def test_validate_refuses_what_a_run_would_refuse(start: Start, database: Database, migrations: Write) -> None:
+    files = {
+        "001-a.sql": "CREATE TABLE a ()",
+        "002-draft.sql": "-- migrate: draft\nCREATE TABLE b ()",
+        "003-begins.sql": "BEGIN; CREATE TABLE c ()",
+    }
+    instance = start(database, migrations(files))
+    assert error_of(instance.post({"action": "validate"})) == (503, "invalid_files")
+    (entry,) = instance.log()
+    assert "002-draft.sql: still a draft" in entry["reason"]
+    assert "003-begins.sql:1" in entry["reason"]
+    assert error_of(instance.post())[0] == 503
+    assert untouched(database)
+
+
 def test_a_conflict_runs_nothing(start: Start, migrated: Database, migrations: Write) -> None:
     directory = migrations({"000-other.sql": "SELECT 1", "999-new.sql": "CREATE TABLE new ()"})
     response = start(migrated, directory).post()
@@ -1199,6 +1231,51 @@ def test_a_client_that_hangs_up_does_not_end_the_run(
     assert history(database) == ["001-a", "002-b"]
     entry = json.loads(capsys.readouterr().out.splitlines()[0])
     assert (entry["action"], entry["outcome"], entry["applied"]) == ("migrate", "ok", ["001-a", "002-b"])
+
+
+def test_a_password_refused_in_the_middle_ends_the_run_with_what_it_applied(
+    server: Server, database: Database, migrations: Write, capsys: Captured
+) -> None:
+    """A second credential is for a run that has not begun: another run would not tell what the first one applied."""
+    files = {
+        "001-a.sql": "CREATE TABLE a (); ALTER ROLE CURRENT_USER PASSWORD 'canary-of-the-rotation'",
+        "002-b.sql": "-- migrate: no-transaction\nCREATE TABLE IF NOT EXISTS b ()",
+    }
+    directory = migrations(files)
+    with login(server, database) as limited:
+        database.execute(f"GRANT CREATE ON SCHEMA public TO {role(limited)}")
+        rotated = limited.url.replace(urlsplit(limited.url).password or "", "canary-of-the-rotation")
+
+        def store(environ: Mapping[str, str], _: Sequence[str]) -> Iterator[Mapping[str, str]]:
+            yield environ
+            yield {**environ, "POSTGRES_URL": rotated}
+
+        service = Service(environment(limited, directory), store)
+        first = service.act("migrate", applied_by="api")
+        assert (first.status, first.document["error"]["code"]) == (503, "database_unavailable")
+        assert [one["version"] for one in first.document["applied"]] == history(database) == ["001-a"]
+        assert (first.document["remaining"], tables(database)) == (["002-b"], ["a"])
+        second = service.act("migrate", applied_by="api")
+        assert [one["version"] for one in second.document["applied"]] == ["002-b"]
+        assert (second.status, history(database), tables(database)) == (200, ["001-a", "002-b"], ["a", "b"])
+    assert "canary" not in "".join(capsys.readouterr())
+
+
+def test_a_line_of_the_log_has_exactly_these_keys(start: Start, database: Database, migrations: Write) -> None:
+    directory = migrations({"001-a.sql": "CREATE TABLE a ()"})
+    instance = start(database, directory)
+    always = ["requestId", "action", "durationMs", "status", "outcome", "applied"]
+    instance.status()
+    instance("POST", MIGRATE)
+    assert [list(entry) for entry in instance.log()] == [always, always]
+    instance.post()
+    assert [sorted(entry) for entry in instance.log()] == [sorted((*always, "secret"))]
+    migrations({"002-b.sql": "CREATE canary"})
+    instance.post()
+    (entry,) = instance.log()
+    assert sorted(entry) == sorted((*always, "secret", "reason", "version", "sqlstate", "constraint", "line"))
+    assert entry["reason"] == "002-b failed"
+    assert history(database) == ["001-a"]
 
 
 # What nobody foresaw.
