@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lib.service import Service
 from lib.web import create_app
 from tests.conftest import ROOT, Database, Server
 from tests.platform.lambda_runtime import SOURCES, function_url, http_api, load_balancer, rest_api
+from tests.proxy import Proxy
 from tests.running import history, login, nothing_is_left_running, role, tables
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
@@ -189,8 +190,11 @@ BROKEN: dict[str, Event] = {
 
 @pytest.mark.parametrize("event", BROKEN.values(), ids=list(BROKEN))
 def test_an_http_event_that_cannot_be_read_is_a_bad_request(event: Event, capsys: pytest.CaptureFixture[str]) -> None:
-    status, document = answer(Handler({"MIGRATION_ENV": "test"}), event)
+    handler = Handler({"MIGRATION_ENV": "test"})
+    status, document = answer(handler, event)
     assert (status, document["error"]["code"]) == (400, "invalid_request")
+    headers = handler(event, Context())["headers"]
+    assert (headers["Cache-Control"], headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
     assert "Traceback" not in "".join(capsys.readouterr())
 
 
@@ -418,6 +422,21 @@ def test_user_and_password_of_an_rds_secret_complete_a_url_without(
     works(referring(DATABASE_URL="secretsmanager:rds!db-4f1c", POSTGRES_URL=address(plain)), changed)
 
 
+def test_the_name_of_an_rds_secret_s_user_may_need_quotes(aws: None, server: Server, plain: Database) -> None:
+    name = role(plain).strip('"')
+    odd = f"{name}@a/b:c?d%41"
+    server.admin.execute(f'ALTER ROLE "{name}" RENAME TO "{odd}"')
+    try:
+        store("rds", credentials(plain) | {"username": odd})
+        document = referring(MIGRATION_DATABASE_URL="secretsmanager:rds", DATABASE_URL=address(plain))(
+            {"action": "migrate"}, Context()
+        )
+        assert document["success"] is True
+    finally:
+        server.admin.execute(f'ALTER ROLE "{odd}" RENAME TO "{name}"')
+    assert history(plain) == OURS
+
+
 def test_the_address_may_name_a_user_who_is_not_the_secret_s(aws: None, plain: Database) -> None:
     store("rds", credentials(plain))
     url = address(plain).replace("://", "://somebody@")
@@ -442,6 +461,8 @@ UNUSABLE: dict[str, tuple[str, str | Mapping[str, str] | None, str]] = {
     "without that key": ("secretsmanager:it#url", {"canary": "canary"}, "it has no text under that key"),
     "with an empty text there": ("secretsmanager:it#url", {"url": ""}, "it has no text under that key"),
     "with a number there": ("secretsmanager:it#url", '{"url": 5, "x": "canary"}', "it has no text under that key"),
+    "a key of a list": ("secretsmanager:it#url", '["canary"]', "it has no text under that key"),
+    "a key of a word": ("secretsmanager:it#url", '"canary"', "it has no text under that key"),
     "a key of what is not JSON": ("secretsmanager:it#url", "canary{", "it has no text under that key"),
     "JSON that is cut off": ("secretsmanager:it", '{"username": "canary"', "it is JSON without username and password"),
     "JSON without a password": ("secretsmanager:it", {"username": "canary"}, "it is JSON without username and pass"),
@@ -586,7 +607,26 @@ def test_a_password_that_no_version_of_the_secret_has_is_a_refusal(
 
 def test_a_url_without_a_reference_is_tried_once(server: Server, plain: Database) -> None:
     change_password(server, plain, "another")
-    assert reaches(function(plain)) == "database_unavailable"
+    with through_proxy(plain) as (proxy, there):
+        assert reaches(function(there)) == "database_unavailable"
+        assert len(proxy.connections) == 1
+
+
+def test_a_password_that_is_the_same_in_every_version_is_tried_once(aws: None, server: Server, plain: Database) -> None:
+    """Else a few requests would use up the tries after which a server locks a role."""
+    change_password(server, plain, "another")
+    with through_proxy(plain) as (proxy, there):
+        store("app", there.url)
+        assert reaches(referring(DATABASE_URL="secretsmanager:app")) == "database_unavailable"
+        assert len(proxy.connections) == 1
+
+
+@contextmanager
+def through_proxy(database: Database) -> Iterator[tuple[Proxy, Database]]:
+    """The database by way of a proxy."""
+    parts = urlsplit(database.url)
+    with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
+        yield proxy, Database(database.name, proxy.url(database.url))
 
 
 def test_the_bearer_secret_may_be_a_reference_too(aws: None, database: Database) -> None:
@@ -749,6 +789,21 @@ def test_after_a_minute_a_bearer_secret_that_was_revoked_opens_nothing(
     assert tables(database) == []
     assert post(SECRET[::-1], None) == 200
     assert history(database) == OURS
+
+
+def test_a_clock_that_is_set_back_makes_no_secret_last_longer(
+    asked: list[str], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("onward", SECRET)
+    handler = function(database, MIGRATION_SECRET="secretsmanager:onward")
+    guess = function_url("POST", "/api/migrate", headers={"authorization": "Bearer guessed"})
+    assert answer(handler, guess)[0] == 401
+    boto3.client("secretsmanager").put_secret_value(SecretId="onward", SecretString=SECRET[::-1])
+    earlier = time.time() - 600
+    monkeypatch.setattr(time, "time", lambda: earlier)
+    assert answer(handler, function_url("POST", "/api/migrate", headers=BEARER))[0] == 401
+    assert asked == ["secretsmanager:onward AWSCURRENT"] * 2
+    assert tables(database) == []
 
 
 def test_a_store_that_says_nothing_is_given_up_in_seconds_with_an_answer(
