@@ -22,7 +22,7 @@ from lib.service import Service
 from lib.web import create_app
 from scripts.migrate import main
 from tests.conftest import ROOT, Cli, Completed, Database, Server
-from tests.running import login, role, tables, until
+from tests.running import login, nothing_is_left_running, role, tables, until
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 
@@ -699,6 +699,19 @@ def test_such_a_build_passes_without_a_database_and_says_so(
             rf"Applied nothing: .*\. Pending: unknown \({reason}", result.out if not arguments else result.err
         )
         assert "canary" not in result.out + result.err
+
+
+def test_such_a_build_does_not_wait_for_who_has_locked_the_history(
+    server: Server, production: Database, deploy: Deploy
+) -> None:
+    before = contents(production)
+    limits = {"MIGRATION_LOCK_TIMEOUT": "24h", "MIGRATION_ENVIRONMENTS": "production"}
+    with psycopg.connect(production.url) as other:
+        other.execute("LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE")
+        result = deploy("preview", production, **limits)
+        nothing_is_left_running(server, production)
+    assert (result.code, "Pending: unknown (the history is locked by another session" in result.out) == (0, True)
+    assert contents(production) == before
 
 
 def test_such_a_build_passes_beside_another_tools_history_and_says_so(
