@@ -320,7 +320,7 @@ def test_a_long_lock_timeout_does_not_make_the_status_wait(migrated: Database, s
         assert error_of(instance.status()) == (503, "database_unavailable")
 
 
-def test_the_statement_of_the_status_is_cancelled_after_a_second_and_a_half(
+def test_the_status_statement_is_cancelled_after_a_second_and_a_half(
     server: Server, migrated: Database, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for limit in ("_CONNECT", "_READ", "_PATIENCE"):
@@ -1307,7 +1307,7 @@ def test_a_client_that_hangs_up_does_not_end_the_run(
     assert (entry["action"], entry["outcome"], entry["applied"]) == ("migrate", "ok", ["001-a", "002-b"])
 
 
-def test_a_password_refused_in_the_middle_ends_the_run_with_what_it_applied(
+def test_a_password_refused_midway_ends_the_run_with_what_it_applied(
     server: Server, database: Database, migrations: Write, capsys: Captured
 ) -> None:
     """A second credential is for a run that has not begun: another run would not tell what the first one applied."""
