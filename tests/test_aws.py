@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ from moto.core import set_initial_no_auth_action_count
 
 from lib.aws.function import Handler, UnknownEvent
 from lib.aws.secrets import SecretReferences, _read
+from lib.runner import SHUTDOWN_MARGIN_SECONDS
 from lib.web.routes import create_app
 from lib.web.service import Service
 from tests.conftest import ROOT, Database, Server
 from tests.platform.lambda_runtime import SOURCES, function_url, http_api, load_balancer, rest_api
+from tests.proxy import Proxy
 from tests.running import history, login, nothing_is_left_running, role, tables
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
@@ -187,8 +191,11 @@ BROKEN: dict[str, Event] = {
 
 @pytest.mark.parametrize("event", BROKEN.values(), ids=list(BROKEN))
 def test_an_http_event_that_cannot_be_read_is_a_bad_request(event: Event, capsys: pytest.CaptureFixture[str]) -> None:
-    status, document = answer(Handler({"MIGRATION_ENV": "test"}), event)
+    handler = Handler({"MIGRATION_ENV": "test"})
+    status, document = answer(handler, event)
     assert (status, document["error"]["code"]) == (400, "invalid_request")
+    headers = handler(event, Context())["headers"]
+    assert (headers["Cache-Control"], headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
     assert "Traceback" not in "".join(capsys.readouterr())
 
 
@@ -292,6 +299,23 @@ def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(
     assert tables(database) == []
     status, _ = answer(function(database), function_url("POST", "/api/migrate", headers=BEARER))
     assert (status, history(database)) == (200, OURS)
+
+
+def test_a_run_behind_a_gateway_ends_before_that_gives_up(database: Database, migrations: Write) -> None:
+    """API Gateway waits for 29 seconds and not one more; a function's own URL for as long as the function may run."""
+    files = {"000-limits.sql": "CREATE TABLE limits (seconds numeric)"}
+    noting = "INSERT INTO limits VALUES (extract(epoch FROM current_setting('statement_timeout')::interval))"
+    handler = function(database, MIGRATION_DIR=str(migrations(files)))
+    sources: list[Request] = [http_api, rest_api, load_balancer, function_url]
+    for number, request_by in enumerate(sources, 1):
+        migrations({f"{number:03}-limit.sql": noting})
+        response = handler(request_by("POST", "/api/migrate", headers=BEARER), Context(seconds=900.0))
+        assert response["statusCode"] == 200
+    *gateways, longest = (seconds for (seconds,) in database.execute("SELECT seconds FROM limits ORDER BY 1"))
+    assert len(gateways) == 3
+    assert all(0 < seconds + SHUTDOWN_MARGIN_SECONDS < 29 for seconds in map(float, gateways))
+    assert longest > 29
+    assert history(database) == ["000-limits", *(f"{number:03}-limit" for number in range(1, 5))]
 
 
 def test_a_statement_that_outlasts_the_function_is_cancelled_before_that(
@@ -399,6 +423,21 @@ def test_user_and_password_of_an_rds_secret_complete_a_url_without(
     works(referring(DATABASE_URL="secretsmanager:rds!db-4f1c", POSTGRES_URL=address(plain)), changed)
 
 
+def test_the_name_of_an_rds_secret_s_user_may_need_quotes(aws: None, server: Server, plain: Database) -> None:
+    name = role(plain).strip('"')
+    odd = f"{name}@a/b:c?d%41"
+    server.admin.execute(f'ALTER ROLE "{name}" RENAME TO "{odd}"')
+    try:
+        store("rds", credentials(plain) | {"username": odd})
+        document = referring(MIGRATION_DATABASE_URL="secretsmanager:rds", DATABASE_URL=address(plain))(
+            {"action": "migrate"}, Context()
+        )
+        assert document["success"] is True
+    finally:
+        server.admin.execute(f'ALTER ROLE "{odd}" RENAME TO "{name}"')
+    assert history(plain) == OURS
+
+
 def test_the_address_may_name_a_user_who_is_not_the_secret_s(aws: None, plain: Database) -> None:
     store("rds", credentials(plain))
     url = address(plain).replace("://", "://somebody@")
@@ -423,6 +462,8 @@ UNUSABLE: dict[str, tuple[str, str | Mapping[str, str] | None, str]] = {
     "without that key": ("secretsmanager:it#url", {"canary": "canary"}, "it has no text under that key"),
     "with an empty text there": ("secretsmanager:it#url", {"url": ""}, "it has no text under that key"),
     "with a number there": ("secretsmanager:it#url", '{"url": 5, "x": "canary"}', "it has no text under that key"),
+    "a key of a list": ("secretsmanager:it#url", '["canary"]', "it has no text under that key"),
+    "a key of a word": ("secretsmanager:it#url", '"canary"', "it has no text under that key"),
     "a key of what is not JSON": ("secretsmanager:it#url", "canary{", "it has no text under that key"),
     "JSON that is cut off": ("secretsmanager:it", '{"username": "canary"', "it is JSON without username and password"),
     "JSON without a password": ("secretsmanager:it", {"username": "canary"}, "it is JSON without username and pass"),
@@ -567,7 +608,26 @@ def test_a_password_that_no_version_of_the_secret_has_is_a_refusal(
 
 def test_a_url_without_a_reference_is_tried_once(server: Server, plain: Database) -> None:
     change_password(server, plain, "another")
-    assert reaches(function(plain)) == "database_unavailable"
+    with through_proxy(plain) as (proxy, there):
+        assert reaches(function(there)) == "database_unavailable"
+        assert len(proxy.connections) == 1
+
+
+def test_a_password_that_is_the_same_in_every_version_is_tried_once(aws: None, server: Server, plain: Database) -> None:
+    """Else a few requests would use up the tries after which a server locks a role."""
+    change_password(server, plain, "another")
+    with through_proxy(plain) as (proxy, there):
+        store("app", there.url)
+        assert reaches(referring(DATABASE_URL="secretsmanager:app")) == "database_unavailable"
+        assert len(proxy.connections) == 1
+
+
+@contextmanager
+def through_proxy(database: Database) -> Iterator[tuple[Proxy, Database]]:
+    """The database by way of a proxy."""
+    parts = urlsplit(database.url)
+    with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
+        yield proxy, Database(database.name, proxy.url(database.url))
 
 
 def test_the_bearer_secret_may_be_a_reference_too(aws: None, database: Database) -> None:
@@ -709,6 +769,80 @@ def test_many_at_once_ask_a_store_once(asked: list[str], plain: Database) -> Non
     assert set(asyncio.run(calls())) <= {200, 409}
     assert sorted(asked) == ["secretsmanager:app AWSCURRENT", "secretsmanager:onward AWSCURRENT"]
     assert history(plain) == OURS
+
+
+def test_after_a_minute_a_bearer_secret_that_was_revoked_opens_nothing(
+    aws: None, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("onward", SECRET)
+    handler = function(database, MIGRATION_SECRET="secretsmanager:onward")
+    status = json.dumps({"action": "status"})
+
+    def post(secret: str, body: str | None = status) -> int:
+        headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
+        return answer(handler, function_url("POST", "/api/migrate", headers=headers, body=body))[0]
+
+    assert post(SECRET) == 200
+    boto3.client("secretsmanager").put_secret_value(SecretId="onward", SecretString=SECRET[::-1])
+    later = time.time() + 61
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert [post(SECRET, None), post(SECRET)] == [401, 401]
+    assert tables(database) == []
+    assert post(SECRET[::-1], None) == 200
+    assert history(database) == OURS
+
+
+def test_a_clock_that_is_set_back_makes_no_secret_last_longer(
+    asked: list[str], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("onward", SECRET)
+    handler = function(database, MIGRATION_SECRET="secretsmanager:onward")
+    guess = function_url("POST", "/api/migrate", headers={"authorization": "Bearer guessed"})
+    assert answer(handler, guess)[0] == 401
+    boto3.client("secretsmanager").put_secret_value(SecretId="onward", SecretString=SECRET[::-1])
+    earlier = time.time() - 600
+    monkeypatch.setattr(time, "time", lambda: earlier)
+    assert answer(handler, function_url("POST", "/api/migrate", headers=BEARER))[0] == 401
+    assert asked == ["secretsmanager:onward AWSCURRENT"] * 2
+    assert tables(database) == []
+
+
+def test_a_store_that_says_nothing_is_given_up_in_seconds_with_an_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As from within a VPC that has no endpoint for it."""
+    made: list[Any] = []
+    make = boto3.client
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        made.append(make(*arguments, **options))
+        return made[-1]
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setattr(boto3, "client", noted)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        document = referring(DATABASE_URL="secretsmanager:app")({"action": "migrate"}, Context())
+        silent.setblocking(False)
+        assert connections(silent) == 2
+    assert (document["success"], document["error"]["code"]) == (False, "not_configured")
+    assert "which cannot be used: ReadTimeoutError; from within a VPC the store needs" in capsys.readouterr().out
+    (client,) = made
+    longest = max(client.meta.config.connect_timeout, client.meta.config.read_timeout)
+    assert 2 * longest <= 8
+
+
+def connections(listening: socket.socket) -> int:
+    """How many have come."""
+    count = 0
+    with suppress(BlockingIOError):
+        while True:
+            listening.accept()[0].close()
+            count += 1
+    return count
 
 
 # template.yaml

@@ -86,6 +86,20 @@ def test_what_somebody_has_generated_is_one(text: str) -> None:
     assert bearer_secret("MIGRATION_SECRET", text) == text.encode()
 
 
+def test_the_bytes_of_a_secret_count_and_not_its_characters() -> None:
+    wide = "àáâãäåæçèéêëìíîï"
+    assert bearer_secret("MIGRATION_SECRET", wide) == wide.encode()
+    for text in (wide[:-1], wide * 33):
+        with pytest.raises(ConfigError, match="must have 32 to 1024 bytes"):
+            bearer_secret("MIGRATION_SECRET", text)
+
+
+def test_a_secret_need_not_be_text() -> None:
+    """As Python has a variable whose bytes are no UTF-8."""
+    secret = b"\xff\xfe" + secrets.token_bytes(64).hex().encode()
+    assert bearer_secret("MIGRATION_SECRET", secret.decode(errors="surrogateescape")) == secret
+
+
 def test_what_generators_make_is_one() -> None:
     for _ in range(1000):
         made = [secrets.token_hex(32), secrets.token_urlsafe(32), base64.b64encode(secrets.token_bytes(32)).decode()]

@@ -6,6 +6,7 @@ import pty
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -376,6 +377,22 @@ def test_validate_tells_conflicts_and_files_that_cannot_run_at_once(
     ]
     assert "changed after it was applied" in result.err
     assert "migrations/002-commits.sql:2: COMMIT" in result.err
+    assert contents(database) == before
+
+
+def test_validate_says_of_a_file_that_was_merged_late_whether_it_could_run(
+    here: Here, migrations: Write, database: Database
+) -> None:
+    """Else it would be seen only when its order is allowed, by a deploy."""
+    migrations(ONE)
+    here(url=database.url)
+    before = contents(database)
+    migrations({"000-late.sql": "SELECT 1;\nCOMMIT;"})
+    result = here("validate", "--json", url=database.url)
+    messages = [one["message"] for one in json.loads(result.out)["problems"] if one["version"] == "000-late"]
+    assert (result.code, len(messages)) == (3, 2)
+    assert "migrations/000-late.sql:2: COMMIT" in messages[1]
+    assert "migrations/000-late.sql:2: COMMIT" in result.err
     assert contents(database) == before
 
 
@@ -1300,6 +1317,22 @@ def test_a_notice_and_a_failure_show_no_secret_of_the_environment(
     assert history(database) == []
 
 
+@pytest.mark.parametrize("variable", ["MIGRATION_SECRET", "MIGRATION_SECRET_PREVIOUS", "PGPASSWORD"])
+def test_a_secret_that_is_in_no_url_is_shown_neither_in_words_nor_in_json(
+    here: Here, migrations: Write, database: Database, variable: str
+) -> None:
+    secret = "S3cret-of-nobody's-business"
+    migrations(
+        {"001-talks.sql": f"DO $$ BEGIN RAISE EXCEPTION USING MESSAGE = $a${secret}$a$, HINT = $a${secret}$a$; END $$"}
+    )
+    for arguments in ((), ("--json",)):
+        result = here(*arguments, url=database.url, env={variable: secret, "GITHUB_ACTIONS": "true"})
+        assert result.code == 1
+        assert secret not in result.out + result.err
+        assert json.loads(result.out)["error"]["message"].count("***") if arguments else "::P0001: ***" in result.err
+    assert history(database) == []
+
+
 # The database is not there
 
 
@@ -1732,6 +1765,26 @@ def test_an_interrupted_run_says_what_is_kept_and_leaves_with_its_signals_code(
     while database.execute(asleep) != [(0,)]:
         time.sleep(0.02)
     assert (history(database), tables(database)) == (["001-one"], {"one"})
+
+
+def test_a_build_that_applies_nothing_can_be_interrupted_too(cli: Cli, migrations: Write) -> None:
+    """A deploy that somebody cancels has not passed."""
+    migrations(ONE)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://me:{CANARY}@127.0.0.1:{silent.getsockname()[1]}/x"
+        process = subprocess.Popen(
+            [sys.executable, str(cli.script), "--json"],
+            env=environment(cli, url, VERCEL_ENV="preview", MIGRATION_ENVIRONMENTS="production"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        with silent.accept()[0]:
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate()
+    assert (process.returncode, json.loads(out)["error"]["code"]) == (143, "interrupted")
+    assert "Applied nothing" not in err
+    assert CANARY not in out + err
 
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]

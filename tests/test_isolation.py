@@ -22,7 +22,7 @@ from lib.cli.commands import main
 from lib.web.routes import create_app
 from lib.web.service import Service
 from tests.conftest import ROOT, Cli, Completed, Database, Server
-from tests.running import login, role, tables, until
+from tests.running import login, nothing_is_left_running, role, tables, until
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 
@@ -536,6 +536,69 @@ def test_where_a_server_does_not_say_who_it_is_its_name_counts(
     assert identities(unidentified) == [f"db-{number}.example/{unidentified.name}" for number in (1, 2)]
 
 
+def test_a_mark_of_another_kind_of_identity_does_not_free_a_database(
+    unidentified: Database, database: Database, deploy: Deploy, migrations: Write
+) -> None:
+    """The same database: first the server is known by its name only, then it says which cluster it is."""
+    migrations(ONE)
+    assert deploy("production", by_name(unidentified, "db-1.example")).code == 0
+    assert identities(database) == [f"db-1.example/{database.name}"]
+    migrations(TWO)
+    database.execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
+    for host in ("db-1.example", "db-2.example", NEON.format("cool-rain-1")):
+        refused = deploy("preview", by_name(unidentified, host))
+        is_refused(refused, "has a history that does not say which environment's it is")
+        assert f"preview@{system(database)}/{database.name}" in printed_claim(refused)
+    assert (marks(database), tables(database)) == ([("001-one", "production")], ["one"])
+
+
+def test_an_endpoint_is_part_of_an_identity_s_kind_too(database: Database, deploy: Deploy, migrations: Write) -> None:
+    migrations(ONE)
+    assert deploy("production", database).code == 0
+    migrations(TWO)
+    refused = deploy("preview", by_name(database, NEON.format("cool-rain-1")))
+    is_refused(refused, "has a history that does not say which environment's it is")
+    assert (marks(database), tables(database)) == ([("001-one", "production")], ["one"])
+
+
+@pytest.fixture
+def tenants(server: Server, database: Database) -> Iterator[list[Database]]:
+    """A database as two roles see it whose names end in that of a pooler's tenant; they may not ask who the server is.
+
+    Behind a real pooler each tenant has a server of its own, and the second one's database would be a copy.
+    """
+    names = [f"{database.name}.{tenant}" for tenant in ("abcdefghij", "klmnopqrst")]
+    parts = urlsplit(database.url)
+    address = parts.netloc.rpartition("@")[2]
+    try:
+        for name in names:
+            server.admin.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'canary-password'")
+        database.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        database.execute(f'GRANT ALL ON SCHEMA public TO "{names[0]}"; GRANT "{names[0]}" TO "{names[1]}"')
+        yield [
+            replace(database, url=parts._replace(netloc=f"{name}:canary-password@{address}").geturl()) for name in names
+        ]
+    finally:
+        server.drop(database)
+        for name in names:
+            server.admin.execute(f'DROP ROLE IF EXISTS "{name}"')
+
+
+@pytest.mark.parametrize("host", ["aws-0-eu-1.pooler.supabase.example", "eu-1.pg.psdb.cloud"])
+def test_two_tenants_of_one_pooler_host_have_different_identities(
+    tenants: list[Database], deploy: Deploy, migrations: Write, host: str
+) -> None:
+    first, second = (by_name(tenant, host) for tenant in tenants)
+    migrations(ONE)
+    assert deploy("production", first).code == 0
+    migrations(TWO)
+    is_refused(deploy("preview", first), "was last migrated as production")
+    assert (marks(first), tables(first)) == ([("001-one", "production")], ["one"])
+    assert deploy("preview", second).code == 0
+    assert identities(first) == [f"{tenant}.{host}/{first.name}" for tenant in ("abcdefghij", "klmnopqrst")]
+    assert marks(first) == [("001-one", "production"), ("002-two", "preview")]
+
+
 # MIGRATION_ENVIRONMENTS
 
 
@@ -636,6 +699,19 @@ def test_such_a_build_passes_without_a_database_and_says_so(
             rf"Applied nothing: .*\. Pending: unknown \({reason}", result.out if not arguments else result.err
         )
         assert "canary" not in result.out + result.err
+
+
+def test_such_a_build_does_not_wait_for_who_has_locked_the_history(
+    server: Server, production: Database, deploy: Deploy
+) -> None:
+    before = contents(production)
+    limits = {"MIGRATION_LOCK_TIMEOUT": "24h", "MIGRATION_ENVIRONMENTS": "production"}
+    with psycopg.connect(production.url) as other:
+        other.execute("LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE")
+        result = deploy("preview", production, **limits)
+        nothing_is_left_running(server, production)
+    assert (result.code, "Pending: unknown (the history is locked by another session" in result.out) == (0, True)
+    assert contents(production) == before
 
 
 def test_such_a_build_passes_beside_another_tools_history_and_says_so(

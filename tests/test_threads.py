@@ -1,6 +1,8 @@
 """What threads do for event loops: how many of them, for whom, and what becomes of those who leave."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from contextvars import ContextVar
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from lib.web.threads import AllBusy, Shared, Workers
+from tests.conftest import ROOT
 
 
 class Held:
@@ -86,6 +89,36 @@ def test_what_its_making_raises_reaches_all_who_wait_and_is_not_kept() -> None:
         return [*first, *await asyncio.gather(shared.get(), return_exceptions=True)]
 
     assert [repr(error) for error in asyncio.run(ask())] == ["LookupError('1')", "LookupError('1')", "LookupError('2')"]
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_even_what_would_end_a_thread_reaches_who_waits(kind: type[BaseException]) -> None:
+    answers: list[Any] = [kind("x"), 1]
+
+    def make() -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return int(answer)
+
+    shared = Shared(make, seconds=60)
+    with pytest.raises(kind):
+        shared.result()
+    assert shared.result() == 1
+
+
+def test_what_is_never_made_does_not_keep_the_process_alive() -> None:
+    code = (
+        "import asyncio, threading; from lib.web.threads import Shared; begun = threading.Event()\n"
+        "shared = Shared(lambda: begun.set() or threading.Event().wait(), seconds=0)\n"
+        "async def leave():\n"
+        "    asking = asyncio.create_task(shared.get())\n"
+        "    while not begun.is_set(): await asyncio.sleep(0.01)\n"
+        "    asking.cancel()\n"
+        "asyncio.run(leave()); print('left')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "left\n", "")
 
 
 def test_who_leaves_does_not_end_it_for_the_others() -> None:

@@ -257,6 +257,28 @@ def test_code_of_an_untrusted_table_is_not_run_by_a_look(
         assert trusted(reader, migrations(ONE)) is False
 
 
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "CREATE TABLE planted () INHERITS (schema_migrations)",
+        "CREATE DOMAIN planted AS text; ALTER TABLE schema_migrations ADD environment planted",
+    ],
+)
+def test_an_untrusted_table_with_a_child_or_a_type_of_its_own_is_not_read(
+    server: Server, database: Database, attacker: Database, migrations: Write, planted: str
+) -> None:
+    """A child has checks and policies of its own, and a type has functions that print it."""
+    low, directory = role(attacker), migrations(ONE)
+    with login(server, database) as reader:
+        database.execute(history_of(attacker, "public", "001-one"))
+        database.execute(f"SET ROLE {low}; GRANT SELECT ON schema_migrations TO PUBLIC")
+        assert trusted(reader, directory) is False
+        database.execute(f"SET ROLE {low}; {planted}")
+        with pytest.raises(UntrustedHistory):
+            trusted(reader, directory)
+        assert versions(database) == ["001-one"]
+
+
 def trusted(database: Database, directory: Path) -> bool:
     """What the status says."""
     return runner.connect_and_read_plan(config_of(database, directory))[0].trusted
@@ -536,6 +558,15 @@ def test_the_first_run_on_a_database_with_tables_stops_and_names_the_ways(
     assert versions(database) == ["001-one"]
 
 
+def test_the_variable_lets_all_files_run_beside_tables_too(database: Database, migrations: Write) -> None:
+    database.execute(FULL)
+    environ = {"MIGRATION_DIR": str(migrations(ONE)), "POSTGRES_URL": database.url, "MIGRATION_ENV": "staging"}
+    assert main([], environ | {"MIGRATION_ALLOW_NONEMPTY": "0"}) == 3
+    assert tables(database) == ["users"]
+    assert main([], environ | {"MIGRATION_ALLOW_NONEMPTY": "1"}) == 0
+    assert (tables(database), versions(database)) == (["one", "users"], ["001-one"])
+
+
 def test_baseline_records_what_is_not_recorded_on_any_history_without_a_conflict(
     database: Database, migrations: Write
 ) -> None:
@@ -564,14 +595,14 @@ def test_baseline_refuses_what_could_not_run(database: Database, migrations: Wri
 
 
 def test_a_path_that_came_with_the_connection_is_taken_at_its_word(database: Database, migrations: Write) -> None:
-    database.execute("CREATE SCHEMA b; CREATE SCHEMA c")
+    database.execute("CREATE SCHEMA b; CREATE SCHEMA c; CREATE SCHEMA d")
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
-    for tenant in ("b", "c"):
+    for tenant in ("b", "c", "d"):  # to the last one, several histories are elsewhere
         there = Database(database.name, f"{database.url}?options=-csearch_path%3D{tenant}")
         assert run(there, directory).applied == ["001-one"]
         assert run(there, directory).applied == []
         assert versions(database, tenant) == ["001-one"]
-    assert tables(database) == ["b.one", "c.one"]
+    assert tables(database) == ["b.one", "c.one", "d.one"]
 
 
 # Before an upgrade

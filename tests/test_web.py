@@ -21,11 +21,13 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
+from lib import runner
 from lib.source.migration import Migration, load
 from lib.web.routes import create_app
 from lib.web.service import ApiResult, Service
 from scripts.dev.embedded import Embedded
 from tests.conftest import SETTINGS, Database, Server
+from tests.proxy import Hold, Proxy
 from tests.running import LOCK, history, login, nothing_is_left_running, role, run, tables, until
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
@@ -318,6 +320,39 @@ def test_a_long_lock_timeout_does_not_make_the_status_wait(migrated: Database, s
         assert error_of(instance.status()) == (503, "database_unavailable")
 
 
+def test_the_status_statement_is_cancelled_after_a_second_and_a_half(
+    server: Server, migrated: Database, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("_CONNECT", "_READ", "_PATIENCE"):
+        monkeypatch.setattr(f"lib.service.{limit}", 60.0)
+    instance = start(migrated, MIGRATION_LOCK_TIMEOUT="24h", MIGRATION_STATEMENT_TIMEOUT="1h")
+    waiting = "SELECT query FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+    with holding(migrated, "LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE"), ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(instance.status)
+        ((query,),) = until(lambda: migrated.execute(waiting, [migrated.name]))
+        assert "SET LOCAL statement_timeout = '1500ms';" in query
+        assert error_of(asking.result()) == (503, "database_unavailable")
+        nothing_is_left_running(server, migrated)
+    assert "statement timeout" in instance.log()[0]["reason"]
+    assert history(migrated) == OURS
+
+
+def test_a_server_that_falls_silent_ends_the_status_and_does_not_occupy_it(
+    migrated: Database, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.service._PATIENCE", 60.0)
+    parts, hold = urlsplit(migrated.url), Hold()
+    with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
+        proxy.when("onward_document", hold)
+        instance = start(Database(migrated.name, proxy.url(migrated.url)))
+        assert error_of(instance.status()) == (503, "database_unavailable")
+        assert hold.reached.is_set()
+        assert "was not read within" not in instance.log()[0]["reason"]
+        assert instance.status().json()["state"] == "current"
+        hold.release()
+    assert history(migrated) == OURS
+
+
 def test_a_database_that_is_down_makes_the_status_unavailable(start: Start) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -510,6 +545,33 @@ def test_what_a_run_has_done_is_in_the_next_status(start: Start, database: Datab
     instance = start(database)
     before, ran, after = instance("GET", STATUS), instance.post(), instance("GET", STATUS)
     assert (before.json()["pendingMigrations"], ran.status_code, after.json()["pendingMigrations"]) == (3, 200, 0)
+    assert history(database) == OURS
+
+
+def test_what_a_run_that_failed_has_done_is_in_the_next_status_too(
+    start: Start, database: Database, migrations: Write
+) -> None:
+    instance = start(database, migrations({"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "CREATE canary"}))
+    before, ran, after = instance("GET", STATUS), instance.post(), instance("GET", STATUS)
+    assert (before.json()["appliedMigrations"], ran.status_code, after.json()["appliedMigrations"]) == (0, 500, 1)
+    assert history(database) == ["001-a"]
+
+
+def test_the_public_status_alone_goes_through_the_pooler(database: Database, start: Start) -> None:
+    """Its own connection is one of many: a run needs what a pooler does not give."""
+    parts = urlsplit(database.url)
+    with Proxy(parts.hostname or "", parts.port or 5432) as direct, Proxy(*direct.upstream) as pooler:
+        direct_url, pooled_url = (
+            f"postgresql://{parts.netloc.rpartition('@')[0]}@db-pooler.example:{proxy.port}/{database.name}"
+            "?hostaddr=127.0.0.1&sslmode=disable"
+            for proxy in (direct, pooler)
+        )
+        instance = start(database, POSTGRES_URL=pooled_url, POSTGRES_URL_NON_POOLING=direct_url)
+        assert instance.status().json()["state"] == "pending"
+        assert (len(direct.connections), len(pooler.connections)) == (0, 1)
+        assert instance.post({"action": "status"}).json()["state"] == "pending"
+        assert instance.post().status_code == 200
+        assert (len(direct.connections), len(pooler.connections)) == (2, 1)
     assert history(database) == OURS
 
 
@@ -711,6 +773,13 @@ def test_the_page_names_the_status(start: Start, database: Database) -> None:
     response = start(database)("GET", "/")
     assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert STATUS in response.text
+
+
+def test_where_the_page_is_not_in_the_function_it_is_not_found(
+    start: Start, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.web.ROOT", tmp_path)
+    assert error_of(start(database)("GET", "/")) == (404, "not_found")
 
 
 # The secret.
@@ -941,6 +1010,14 @@ def test_a_body_that_is_too_large_is_not_read_to_its_end(wired: Callable[..., Re
     assert (reply.status, json.loads(reply.body)["error"]["code"]) == (413, "too_large")
 
 
+def test_a_body_has_4096_bytes_at_most(start: Start, database: Database) -> None:
+    instance, document = start(database), b'{"action": "status"}'
+    answers = [instance("POST", MIGRATE, content=document.ljust(length), headers=JSON) for length in (4096, 4097)]
+    assert (answers[0].status_code, answers[0].json()["pendingMigrations"]) == (200, 3)
+    assert error_of(answers[1]) == (413, "too_large")
+    assert untouched(database)
+
+
 def test_a_body_in_chunks_is_put_together(database: Database) -> None:
     with serving(Service(environment(database))) as port:
         body = '9\r\n{"action"\r\n9\r\n:"status"\r\n1\r\n}\r\n0\r\n\r\n'
@@ -1017,11 +1094,27 @@ def test_validate_finds_nothing_or_a_conflict_and_runs_nothing(
     assert [(one["version"], one["state"]) for one in found.json()["problems"]] == [(OURS[1], "modified")]
 
 
+def test_validate_refuses_what_a_run_would_refuse(start: Start, database: Database, migrations: Write) -> None:
+    files = {
+        "001-a.sql": "CREATE TABLE a ()",
+        "002-draft.sql": "-- migrate: draft\nCREATE TABLE b ()",
+        "003-begins.sql": "BEGIN; CREATE TABLE c ()",
+    }
+    instance = start(database, migrations(files))
+    assert error_of(instance.post({"action": "validate"})) == (503, "invalid_files")
+    (entry,) = instance.log()
+    assert "002-draft.sql: still a draft" in entry["reason"]
+    assert "003-begins.sql:1" in entry["reason"]
+    assert error_of(instance.post())[0] == 503
+    assert untouched(database)
+
+
 def test_a_conflict_runs_nothing(start: Start, migrated: Database, migrations: Write) -> None:
     directory = migrations({"000-other.sql": "SELECT 1", "999-new.sql": "CREATE TABLE new ()"})
     response = start(migrated, directory).post()
     assert error_of(response) == (409, "history_conflict")
     assert (response.json()["applied"], response.json()["remaining"]) == ([], ["999-new"])
+    assert "retry-after" not in response.headers
     assert history(migrated) == OURS
     assert "new" not in tables(migrated)
 
@@ -1143,6 +1236,19 @@ def test_when_the_budget_ends_between_two_files_the_next_call_goes_on(
     assert history(database) == ["001-a", "002-b"]
 
 
+def test_a_run_over_http_has_25_seconds_unless_it_is_told_otherwise(
+    start: Start, database: Database, migrations: Write
+) -> None:
+    limit = "extract(epoch FROM current_setting('statement_timeout')::interval) AS seconds"
+    directory = migrations({"001-usual.sql": f"CREATE TABLE usual AS SELECT {limit}"})
+    assert start(database, directory).post().status_code == 200
+    migrations({"002-told.sql": f"CREATE TABLE told AS SELECT {limit}"})
+    assert start(database, directory, MIGRATION_HTTP_BUDGET="10min").post().status_code == 200
+    ((usual, told),) = database.execute("SELECT usual.seconds, told.seconds FROM usual, told")
+    assert 0 < float(usual) + runner.SHUTDOWN_MARGIN_SECONDS <= 25
+    assert 300 < float(told) + runner.SHUTDOWN_MARGIN_SECONDS <= 600
+
+
 def test_a_budget_with_no_time_for_a_first_file_begins_nothing(start: Start, database: Database) -> None:
     response = start(database, MIGRATION_HTTP_BUDGET="3500ms").post()
     document = response.json()
@@ -1201,6 +1307,51 @@ def test_a_client_that_hangs_up_does_not_end_the_run(
     assert (entry["action"], entry["outcome"], entry["applied"]) == ("migrate", "ok", ["001-a", "002-b"])
 
 
+def test_a_password_refused_midway_ends_the_run_with_what_it_applied(
+    server: Server, database: Database, migrations: Write, capsys: Captured
+) -> None:
+    """A second credential is for a run that has not begun: another run would not tell what the first one applied."""
+    files = {
+        "001-a.sql": "CREATE TABLE a (); ALTER ROLE CURRENT_USER PASSWORD 'canary-of-the-rotation'",
+        "002-b.sql": "-- migrate: no-transaction\nCREATE TABLE IF NOT EXISTS b ()",
+    }
+    directory = migrations(files)
+    with login(server, database) as limited:
+        database.execute(f"GRANT CREATE ON SCHEMA public TO {role(limited)}")
+        rotated = limited.url.replace(urlsplit(limited.url).password or "", "canary-of-the-rotation")
+
+        def store(environ: Mapping[str, str], _: Sequence[str]) -> Iterator[Mapping[str, str]]:
+            yield environ
+            yield {**environ, "POSTGRES_URL": rotated}
+
+        service = Service(environment(limited, directory), store)
+        first = service.act("migrate", applied_by="api")
+        assert (first.status, first.document["error"]["code"]) == (503, "database_unavailable")
+        assert [one["version"] for one in first.document["applied"]] == history(database) == ["001-a"]
+        assert (first.document["remaining"], tables(database)) == (["002-b"], ["a"])
+        second = service.act("migrate", applied_by="api")
+        assert [one["version"] for one in second.document["applied"]] == ["002-b"]
+        assert (second.status, history(database), tables(database)) == (200, ["001-a", "002-b"], ["a", "b"])
+    assert "canary" not in "".join(capsys.readouterr())
+
+
+def test_a_line_of_the_log_has_exactly_these_keys(start: Start, database: Database, migrations: Write) -> None:
+    directory = migrations({"001-a.sql": "CREATE TABLE a ()"})
+    instance = start(database, directory)
+    always = ["requestId", "action", "durationMs", "status", "outcome", "applied"]
+    instance.status()
+    instance("POST", MIGRATE)
+    assert [list(entry) for entry in instance.log()] == [always, always]
+    instance.post()
+    assert [sorted(entry) for entry in instance.log()] == [sorted((*always, "secret"))]
+    migrations({"002-b.sql": "CREATE canary"})
+    instance.post()
+    (entry,) = instance.log()
+    assert sorted(entry) == sorted((*always, "secret", "reason", "version", "sqlstate", "constraint", "line"))
+    assert entry["reason"] == "002-b failed"
+    assert history(database) == ["001-a"]
+
+
 # What nobody foresaw.
 
 
@@ -1228,6 +1379,20 @@ def test_an_unknown_error_is_a_fixed_answer_and_a_redacted_line(capfd: pytest.Ca
         assert entry["where"][-1].startswith("test_web.py:")
     assert "canary" not in out
     assert "Traceback" not in out
+
+
+@pytest.mark.parametrize("value", [SECRET, "postgresql://someone:canary-password@db.example/somewhere"])
+def test_what_was_put_into_the_wrong_variable_is_redacted_in_the_log(
+    start: Start, database: Database, value: str
+) -> None:
+    instance = start(database, MIGRATION_LOCK_TIMEOUT=value)
+    response = instance.post()
+    assert error_of(response) == (503, "not_configured")
+    assert "MIGRATION_LOCK_TIMEOUT" not in response.text
+    (entry,) = instance.log()
+    assert entry["reason"].startswith("MIGRATION_LOCK_TIMEOUT is '")
+    assert "***" in entry["reason"]
+    assert untouched(database)
 
 
 def test_what_a_store_of_secrets_gave_is_redacted_too(migrated: Database, capsys: Captured) -> None:
