@@ -162,7 +162,7 @@ def test_a_run_with_nothing_pending_changes_nothing_and_says_so(cli: Cli, projec
     before = contents(migrated)
     result = cli(url=migrated.url, env={"MIGRATION_DIR": "migrations"}, cwd=project)
     assert result.code == 0
-    assert result.out.endswith("Nothing to do: no migration is pending\n")
+    assert result.out.endswith("Database is up to date: no migration is pending\n")
     assert contents(migrated) == before
 
 
@@ -192,7 +192,7 @@ def test_a_file_without_a_statement_is_recorded_with_a_warning(
     migrations({"001-empty.sql": "-- nothing yet\n;;\n"})
     result = here(url=database.url)
     assert result.code == 0
-    assert "⚠️  001-empty has no statement in it" in result.out
+    assert "⚠️  001-empty contains no SQL" in result.out
     assert history(database) == ["001-empty"]
 
 
@@ -280,7 +280,7 @@ def test_status_check_tells_current_ahead_pending_and_conflict_apart(
     ahead = here("status", "--check", url=database.url)
     assert ahead.code == 0
     assert "⏩ 002-two" in ahead.out
-    assert "⚠️  The database is ahead of these files by 1" in ahead.out
+    assert "⚠️  Applied, but newer than every file here (an older build, after a rollback?): 002-two" in ahead.out
     migrations({"002-two.sql": "SELECT 'changed';"})
     conflict = here("status", "--check", url=database.url)
     assert (conflict.code, here("status", url=database.url).code) == (3, 0)
@@ -328,7 +328,7 @@ def test_validate_checks_the_files_without_a_database(here: Here, migrations: Wr
     migrations(TWO)
     result = here("validate")
     assert (result.code, result.err) == (0, "")
-    assert result.out == "✅ 2 files are valid (no database is named, so checksums were not compared)\n"
+    assert result.out == "✅ 2 files are valid (no database URL is set, so checksums were not compared)\n"
     assert json.loads(here("validate", "--json").out) == {
         "success": True,
         "state": None,
@@ -576,7 +576,7 @@ def test_a_file_that_is_not_finished_is_neither_run_nor_recorded(
         result = here(*command, url=database.url)
         assert result.code == 2
         assert f"migrations/001-one.sql{UNFINISHED[text]}" in result.err
-        assert "it is only recorded" not in result.out
+        assert "it will only be recorded" not in result.out
     assert contents(database) == ([], [])
     migrations(ONE)
     assert here(url=database.url).code == 0
@@ -909,7 +909,7 @@ def test_a_modified_file_stops_the_run(here: Here, migrations: Write, database: 
     result = here(url=database.url)
     assert result.code == 3
     assert "migrations/001-one.sql: changed after it was applied" in result.err
-    assert "`repair 001-one`" in result.err
+    assert "scripts/migrate.py repair 001-one\n" in result.err
     assert "reset this database" in result.err
     assert "Next: Nothing was changed." in result.err
     assert contents(database) == before
@@ -946,7 +946,7 @@ def test_a_missing_file_stops_the_run(here: Here, migrations: Write, database: D
     migrations({"003-three.sql": "SELECT 3;"})
     result = here(url=database.url)
     assert result.code == 3
-    assert "001-one: applied, but its file is gone; restore the file from version control" in result.err
+    assert "missing: 001-one: applied, but its file is gone\n    - restore the file from version control\n" in result.err
     assert contents(database) == before
 
 
@@ -987,7 +987,7 @@ def test_a_database_that_is_ahead_is_a_warning(here: Here, migrations: Write, da
     (directory / "002-two.sql").unlink()
     result = here(url=database.url)
     assert (result.code, result.err) == (0, "")
-    assert "⚠️  The database is ahead of these files by 1" in result.out
+    assert "⚠️  Applied, but newer than every file here (an older build, after a rollback?): 002-two" in result.out
     assert contents(database) == before
 
 
@@ -1105,6 +1105,7 @@ def test_a_syntax_error_is_shown_with_its_place_in_a_crlf_file_with_emoji(
         "Applied in this run: 001-one, 002-two.\n"
         "Not applied: 003-orders, 004-later.\n"
         "Next: Mend the file and run again (or deploy again). Nothing needs repair.\n"
+        "(exit 1, docs/on-call.md#exit-1-or-2)\n"
     )
     assert (history(database), tables(database)) == (["001-one", "002-two"], {"one", "two"})
     migrations({"003-orders.sql": "CREATE TABLE orders (id int);"})
@@ -1462,8 +1463,11 @@ def test_a_fault_of_ours_is_one_line_without_secrets_and_without_a_traceback(
     result = here(*arguments, env={"POSTGRES_URL": url})
     assert result.code == 70
     assert re.fullmatch(
-        r"❌ internal error at test_cli\.py:\d+, please report it: RuntimeError: it broke with "
-        r"postgresql://\*\*\*@localhost/x and \*\*\*; what is committed stays, `status` shows it\n",
+        r"❌ internal error at test_cli\.py:\d+: RuntimeError: it broke with "
+        r"postgresql://\*\*\*@localhost/x and \*\*\*\n"
+        r"Next: Please report this\. What was committed stays applied; to see it:\n"
+        r"  scripts/migrate\.py status\n"
+        r"\(exit 70, docs/exit-codes\.md#exit-codes\)\n",
         result.err,
     )
     if arguments:
@@ -1859,7 +1863,7 @@ def test_a_wrong_command_line_is_2_in_words_and_in_the_document(
     result = here(*arguments, url=database.url)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("❌ ")
-    assert "--help` says what there is" in result.err
+    assert " --help\n(exit 2, docs/exit-codes.md#exit-codes)\n" in result.err
     document = json.loads(here("--json", *arguments, url=database.url).out)
     assert (document["success"], document["error"]["code"]) == (False, "usage")
     assert contents(database) == ([], [])
@@ -1874,7 +1878,7 @@ def test_help_reads_like_a_manual_page(cli: Cli, database: Database) -> None:
     assert headings == ["commands:", "options:", "environment:", "exit codes:", "examples:"]
     manual, examples = result.out.split("examples:\n")
     assert len([line for line in examples.splitlines() if "scripts/migrate.py" in line]) == 3
-    source = "".join((cli.script.parent.parent / "lib" / name).read_text() for name in ("config.py", "errors.py"))
+    source = "".join((cli.script.parent.parent / "lib" / name).read_text() for name in ("settings/config.py", "settings/environ.py", "errors.py"))
     for variable in set(re.findall(r'"(MIGRATION_\w+|[A-Z_]+_URL\w*)"', source)):
         assert variable in manual, "a variable that decides something is in the manual"
     for code in (1, 2, 3, 4, 5, 6, 7, 8, 70, 130, 143):
