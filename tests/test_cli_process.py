@@ -321,7 +321,8 @@ def test_a_signal_while_it_starts_is_one_line_and_its_code(
             encoding="utf-8",
             check=False,
         )
-        assert (result.returncode, result.stderr) == (code, f"❌ interrupted by {number.name}: nothing was begun\n")
+        words = f"❌ interrupted by {number.name}: nothing was started\n(exit {code}, docs/exit-codes.md#exit-codes)\n"
+        assert (result.returncode, result.stderr) == (code, words)
         assert (json.loads(result.stdout)["error"]["code"] if arguments else result.stdout) in ("interrupted", "")
     assert history(database) is None
 
