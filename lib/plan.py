@@ -350,10 +350,10 @@ def untrusted(schema: str, owner: str, role: str) -> UntrustedHistory:
     """The error for a history whose owner must not decide what this role runs."""
     table = qualified(schema)
     return UntrustedHistory(
-        f"{table} belongs to the role {owner}, which the role {role} does not trust",
-        next_step="Nothing was changed. The owner of an untrusted history does not decide what "
-        "runs here.\n"
-        "If it is this database's history, ask its owner or a superuser to run one of these:\n"
+        f"{table} belongs to the role {owner}, which the role {role} does not trust\n"
+        "  Its rows and its code do not decide what runs here.",
+        next_step="Nothing was changed. If it is this database's history, ask its owner or a "
+        "superuser to run one of:\n"
         f"  ALTER TABLE {table} OWNER TO {identifier(role)};\n"
         f"  GRANT {identifier(owner)} TO {identifier(role)};\n"
         "If it is not, drop or rename the table.",

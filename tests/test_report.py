@@ -421,6 +421,12 @@ def test_every_page_that_explains_an_error_is_there(page: str) -> None:
     assert section in [anchor(heading) for heading in headings]
 
 
+def test_a_start_that_fails_names_one_of_these_pages_too() -> None:
+    named = re.findall(r"docs/[\w.#-]+", (ROOT / "scripts" / "migrate.py").read_text())
+    assert named
+    assert set(named) <= set(report_text.PAGES.values())
+
+
 def test_the_last_line_of_a_failure_has_its_exit_code_and_page() -> None:
     class Unheard(TableBusy):
         exit_code = 99
