@@ -5,7 +5,7 @@ a file.
 from __future__ import annotations
 
 from lib.errors import FilesError, HistoryConflict
-from lib.guard import require_permission
+from lib.guard import require_environment, require_trust
 from lib.plan import AppliedMigration, Plan
 from lib.postgres.executor import Executor
 from lib.postgres.transaction import HistoryChanged
@@ -31,13 +31,13 @@ def baseline(config: Config, number: int) -> tuple[Migration, ...]:
             history, plan = read_plan(
                 config._replace(allow_out_of_order=True), database, migrations
             )
-            history.require_trust()
+            require_trust(history)
             plan.require_no_conflict()
             recorded = tuple(one for one in plan.pending if one.number <= number)
             require_runnable(recorded)
             if not recorded:
                 return ()
-            require_permission(config, history)
+            require_environment(config, history)
             try:
                 database.prepare()
                 database.baseline(recorded)
@@ -57,11 +57,11 @@ def repair(config: Config, version: str) -> tuple[Migration, bool]:
         while True:
             history, plan = read_plan(config, database, migrations)
             file, row = _applied_file(plan, version)
-            history.require_trust()
+            require_trust(history)
             if (file.version, file.checksum) == (row.version, row.checksum):
                 return file, False
             require_finished([file])
-            require_permission(config, history)
+            require_environment(config, history)
             try:
                 database.prepare()
                 database.repair(row, file)

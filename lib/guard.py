@@ -1,23 +1,65 @@
-"""Whose database is this: the environment of a run against the one that the history names. Pure.
+"""May this run change this database? The only module that answers it. Pure.
 
-A database's identity goes with its rows, but a copy has another one; so the history of a copy says
-of itself that it is somebody else's, and the copy is free.
+Before connecting: `reason_to_skip` and `require_confirmed_production`. With the history read:
+`require_permission`, or of its three parts those that a command needs.
+
+The history names the environment that migrated a database last, by the database's identity. A copy
+of the database has another identity, so the copied history shows that it is a copy, and any
+environment may migrate it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lib.errors import NotEmpty, WrongEnvironment
-from lib.plan import History
+from lib.plan import History, untrusted
 from lib.settings.config import Config
 from lib.source.other_tools import HISTORY_TABLES
 
+_OCCUPANTS_SHOWN = 5
 
-def require_permission(config: Config, history: History) -> str:
-    """Raise WrongEnvironment unless this environment may change this database; return a warning,
-    mostly empty.
+
+def reason_to_skip(environment: str, allowed: Sequence[str]) -> str:
+    """Why this environment applies nothing; empty if it may. An empty list allows all."""
+    if not allowed or environment in allowed:
+        return ""
+    return f"{environment} is not among MIGRATION_ENVIRONMENTS={','.join(allowed)}"
+
+
+def require_confirmed_production(config: Config, *, confirmed: bool) -> None:
+    """Raise WrongEnvironment if a person would change production without --production."""
+    if config.production and not config.deploying and not confirmed:
+        raise WrongEnvironment(
+            f"this would change production from outside a deploy{_where(config)}",
+            next_step="Nothing was changed. Deploy instead, or confirm with --production.",
+        )
+
+
+def require_permission(config: Config, history: History, *, pending: bool) -> str:
+    """Return if a run may change this database, with a warning that is mostly empty.
+
+    `pending` says whether the run has files to apply. Raises UntrustedHistory, WrongEnvironment or
+    NotEmpty, in this order.
     """
-    here, identity = config.environment, history.identity
-    if config.environments and here not in config.environments:
+    require_trust(history)
+    warning = require_environment(config, history) if pending or config.production else ""
+    if pending:
+        require_empty(config, history)
+    return warning
+
+
+def require_trust(history: History) -> None:
+    """Raise UntrustedHistory if the table's owner must not decide what this role runs."""
+    if not history.trusted:
+        raise untrusted(history.schema or "", history.owner or "", history.role)
+
+
+def require_environment(config: Config, history: History) -> str:
+    """Return a warning, mostly empty, if this environment may change this database.
+
+    Raises WrongEnvironment if not.
+    """
+    here = config.environment
+    if reason_to_skip(here, config.environments):
         raise WrongEnvironment(
             f"{here} applies nothing: MIGRATION_ENVIRONMENTS is {','.join(config.environments)}",
             next_step="Nothing was changed.",
@@ -26,14 +68,26 @@ def require_permission(config: Config, history: History) -> str:
     if last == here or (last is None and _is_free(config, history)):
         return ""
     whose = f"was last migrated as {last}" if last else _unmarked(history)
-    if config.claim == f"{here}@{identity}":
-        return f"this database {whose}; MIGRATION_CLAIM makes it that of {here}"
+    if config.claim == f"{here}@{history.identity}":
+        return f"this database {whose}; MIGRATION_CLAIM assigns it to {here}"
     if last and config.production:
-        return f"this database {whose}; production makes it its own with its next migration"
+        return f"this database {whose}; production takes it over with its next migration"
     raise WrongEnvironment(
-        f"this database {whose}, and this run is {here} (from {config.environment_source}): "
-        f"{config.url}",
-        next_step=_ways_out(config, history, last),
+        f"this database {whose}, and this run is {here}{_where(config)}",
+        next_step=_options(config, history, last),
+    )
+
+
+def require_empty(config: Config, history: History) -> None:
+    """Raise NotEmpty for a database with tables and no history, unless the Config allows that."""
+    if history.rows or not history.occupants or config.allow_nonempty:
+        return
+    shown = [*history.occupants[:_OCCUPANTS_SHOWN]]
+    if len(history.occupants) > _OCCUPANTS_SHOWN:
+        shown.append("…")
+    raise NotEmpty(
+        f"{config.url} has no migration history, but it has tables: {', '.join(shown)}",
+        next_step=f"Nothing was changed. Options:{_listed(_ways_to_adopt(history))}",
     )
 
 
@@ -44,70 +98,75 @@ def last_migrated_as(history: History) -> str | None:
 
 
 def _is_free(config: Config, history: History) -> bool:
-    """New, a copy, or taken over from a runner that left no marks by who says in so many words what
-    it is.
+    """Whether an unmarked database is anybody's: new, a copy, or taken over on purpose.
+
+    Taken over from a runner that left no marks, by production or with MIGRATION_ENV set.
     """
+    if not (history.rows or history.occupants):
+        return True
     others = [row.identity for row in history.rows if row.environment and row.identity]
-    copied = any(_kind(other) == _kind(history.identity) for other in others)
-    named = config.production or config.environment_source == "MIGRATION_ENV"
-    return not (history.rows or history.occupants) or copied or named
+    here = _identity_form(history.identity)
+    copied = any(_identity_form(other) == here for other in others)
+    return copied or config.production or config.environment_source == "MIGRATION_ENV"
 
 
-def _unmarked(history: History) -> str:
-    if history.rows:
-        return "has a history that does not say which environment's it is"
-    return f"has no history, but {history.occupants[0]} in it, and does not say which environment's it is"
+def _identity_form(identity: str) -> tuple[bool, bool]:
+    """What an identity is made of: a system identifier or a host, with or without an endpoint.
 
-
-def require_empty(config: Config, history: History) -> None:
-    """Raise NotEmpty for a database that has tables and no history, unless the configuration allows
-    that.
-    """
-    if history.rows or not history.occupants or config.allow_nonempty:
-        return
-    shown = ", ".join(history.occupants[:5]) + (", …" if len(history.occupants) > 5 else "")
-    raise NotEmpty(
-        f"{config.url} has no migration history, but tables: {shown}",
-        next_step="Nothing was changed. " + "".join(f"\n  - {way}" for way in _ways_in(history)),
-    )
-
-
-def _ways_in(history: History) -> Iterator[str]:
-    names = (name.replace('"', "") for name in history.occupants)
-    tool = next(
-        (
-            found
-            for name in names
-            if (found := HISTORY_TABLES.get(name) or HISTORY_TABLES.get(name.partition(".")[2]))
-        ),
-        None,
-    )
-    if tool:
-        yield f"{tool} has a history here: record what it has applied with `baseline`, as below"
-    yield "if files up to NNN made these tables: scripts/migrate.py baseline NNN"
-    yield "if all files are to run beside them: scripts/migrate.py --allow-nonempty, or MIGRATION_ALLOW_NONEMPTY=1"
-
-
-def _kind(identity: str) -> tuple[bool, bool]:
-    """What an identity is made of: one of another kind may be the same database's, seen by another
-    role or name.
+    Identities of two forms may be the same database's, as another role or host name sees it.
     """
     first, _, rest = identity.partition("/")
     return first.isdigit(), "/ep-" in rest
 
 
-def _ways_out(config: Config, history: History, whose: str | None) -> str:
-    here = config.environment
-    allowed = ",".join(dict.fromkeys(["production", whose or "production"]))
-    ways = [
-        f"give {here} a database or branch of its own, and let only {here} have its URL",
-        f"set MIGRATION_ENVIRONMENTS={allowed}: then {here} applies nothing, and its builds pass",
-        f"if this database is that of {here} from now on, set "
-        f"MIGRATION_CLAIM={here}@{history.identity}",
-    ]
-    if whose is None:
-        ways.append(f"or, if it is not production's, say so once with MIGRATION_ENV={here}")
-    other = f" MIGRATION_CLAIM names another pair: {config.claim}." if config.claim else ""
-    return f"Nothing was changed.{other} There are these ways out:" + "".join(
-        f"\n  - {way}" for way in ways
+def _unmarked(history: History) -> str:
+    if history.rows:
+        return "has a history that names no environment"
+    return f"has no history, but already contains {history.occupants[0]}"
+
+
+def _where(config: Config) -> str:
+    return (
+        f"\n  Database: {config.url}"
+        f"\n  Environment: {config.environment} (from {config.environment_source})"
     )
+
+
+def _options(config: Config, history: History, last: str | None) -> str:
+    here = config.environment
+    # Production is always among them: the line may well be set for all environments.
+    allowed = ",".join(dict.fromkeys(["production", last or "production"]))
+    options = [
+        f"give {here} a database or branch of its own, and give only {here} its URL",
+        f"let {here} apply nothing, so that its builds pass: set MIGRATION_ENVIRONMENTS={allowed}",
+        f"if this database belongs to {here} from now on: "
+        f"set MIGRATION_CLAIM={here}@{history.identity}",
+    ]
+    if last is None:
+        options.append(f"if it is not production's database: set MIGRATION_ENV={here} once")
+    other = f" MIGRATION_CLAIM names another pair: {config.claim}." if config.claim else ""
+    return f"Nothing was changed.{other} Options:{_listed(options)}"
+
+
+def _ways_to_adopt(history: History) -> Iterator[str]:
+    if tool := _other_tool(history):
+        yield f"{tool} has a history here: record what it has applied by `baseline`, as below"
+    yield "if the files up to NNN made these tables: scripts/migrate.py baseline NNN"
+    yield (
+        "if all files are to run beside them: scripts/migrate.py --allow-nonempty "
+        "(or set MIGRATION_ALLOW_NONEMPTY=1)"
+    )
+
+
+def _other_tool(history: History) -> str | None:
+    """The migration tool whose history is among the tables."""
+    for occupant in history.occupants:
+        name = occupant.replace('"', "")
+        tool = HISTORY_TABLES.get(name) or HISTORY_TABLES.get(name.partition(".")[2])
+        if tool:
+            return tool
+    return None
+
+
+def _listed(options: Iterator[str] | list[str]) -> str:
+    return "".join(f"\n  - {option}" for option in options)

@@ -1,6 +1,6 @@
-"""Files and history compared: what is applied, what is pending, what contradicts. Pure.
+"""Compares files with history: what is applied, what is pending, what conflicts. Pure.
 
-Sets are compared, never a high-water mark: a file that was merged late is seen, whatever its
+It compares sets, never a high-water mark, so a file that was merged late is found, whatever its
 number.
 """
 
@@ -16,10 +16,14 @@ from lib.source.migration import Migration, description_of, number_of
 
 TABLE = "schema_migrations"
 AUDIT_COLUMNS = ("environment", "identity", "git_commit", "applied_by")
+_NO_NUMBER = -1
+_UNVERIFIED = "applied without a checksum, so not verified"
+_AHEAD = "applied, but newer than every file here (an older build, after a rollback?)"
+_RESET = "reset this database, or take a fresh branch of it"
 
 
 class State(StrEnum):
-    """What one migration is; the last four also say what the whole plan is."""
+    """The state of one migration; the last four are also states of a whole plan."""
 
     APPLIED = "applied"
     MODIFIED = "modified"
@@ -32,9 +36,7 @@ class State(StrEnum):
 
 
 class AppliedMigration(NamedTuple):
-    """A row of the history. Audit columns are None where an older runner wrote the row; times are
-    UTC.
-    """
+    """A row of the history. Times are UTC; an older runner left the audit columns empty (None)."""
 
     id: int
     version: str
@@ -48,29 +50,50 @@ class AppliedMigration(NamedTuple):
     applied_by: str | None = None
 
 
+class Finding(NamedTuple):
+    """Something to report about one migration: `message` is what, `remedies` are the options."""
+
+    version: str
+    state: State
+    message: str
+    remedies: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n  - ".join((f"{self.version}: {self.message}", *self.remedies))
+
+
+class Findings(NamedTuple):
+    """What is wrong with a plan, and forbids a run, and what is merely unusual about it."""
+
+    problems: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
+
+
 class MigrationStatus(NamedTuple):
-    """A file, a row, or both of one number, and what that makes it. `problem` is a sentence with
-    its remedy.
+    """A file, a row, or both of one number, and their state.
+
+    `problem` and `remedies` are of a conflict; without one they are empty.
     """
 
     state: State
     migration: Migration | None
     applied: AppliedMigration | None
     problem: str = ""
+    remedies: tuple[str, ...] = ()
 
     @property
     def version(self) -> str:
-        """The row's version where there is a row, else the file's."""
-        return self._one.version
+        """The row's version if there is a row, else the file's."""
+        return self._row_or_file.version
 
     @property
     def name(self) -> str:
-        """The row's name where there is a row, else the file's."""
-        return self._one.name
+        """The row's name if there is a row, else the file's."""
+        return self._row_or_file.name
 
     @property
     def unverified(self) -> bool:
-        """Applied by a runner that stored no checksum: nobody can say whether the file has changed."""
+        """Whether it is applied without a checksum, so that a change of the file would not show."""
         return (
             self.state is State.APPLIED
             and self.applied is not None
@@ -78,31 +101,31 @@ class MigrationStatus(NamedTuple):
         )
 
     @property
-    def _one(self) -> AppliedMigration | Migration:
+    def _row_or_file(self) -> AppliedMigration | Migration:
         one = self.applied or self.migration
-        assert one  # noqa: S101 - an entry has a file or a row
+        assert one  # noqa: S101 - there is always a file or a row
         return one
 
 
 class History(NamedTuple):
-    """What a database says of itself and of what was applied to it."""
+    """The recorded migrations of a database, and facts about the database and this role."""
 
     rows: tuple[AppliedMigration, ...]
     schema: str | None
-    """Where the table is, or where it will be made; None where there is no place for it."""
+    """Where the table is, or where it will be created; None if it cannot be created anywhere."""
     table_id: tuple[int, int] | None
-    """The table's oid and that of its owner: another table of its name is another history. None
-    without a table.
+    """The oids of the table and of its owner; None without a table.
+
+    Another table of the same name is another history.
     """
     owner: str | None
     trusted: bool
-    """Whether the table's owner may decide what this role runs. False only for a role that could
-    not add to it.
+    """Whether the table's owner may decide what this role runs.
+
+    False only for a role that could not add to the table.
     """
     occupants: tuple[str, ...]
-    """Where nothing is recorded: tables that are there all the same, those of other migration tools
-    first.
-    """
+    """Existing tables of a database without history, those of other migration tools first."""
     missing_columns: tuple[str, ...]
     database: str
     version: str
@@ -111,13 +134,13 @@ class History(NamedTuple):
     obstacle: str
     """Why this role cannot migrate this database; empty if it can."""
     direct: bool
-    """Whether the session is with the server itself, and not with a pooler in front of it."""
+    """Whether the connection is to the server itself, and not to a pooler."""
     limits: frozenset[str]
     """The optional settings that this server lets a session change."""
 
     @property
     def fingerprint(self) -> tuple[int, int]:
-        """Number of rows and newest id: whether anything was recorded since."""
+        """Number of rows and newest id: another fingerprint means that rows were added."""
         return len(self.rows), max((row.id for row in self.rows), default=0)
 
     @property
@@ -125,14 +148,9 @@ class History(NamedTuple):
         """The table's name, qualified and quoted."""
         return qualified(self.schema or "")
 
-    def require_trust(self) -> None:
-        """Raise UntrustedHistory if the table's owner must not decide what this role runs."""
-        if not self.trusted:
-            raise untrusted(self.schema or "", self.owner or "", self.role)
-
 
 class Plan(NamedTuple):
-    """Every file and every row, by number."""
+    """Every file and every row, in the order of their numbers."""
 
     entries: tuple[MigrationStatus, ...]
 
@@ -155,18 +173,48 @@ class Plan(NamedTuple):
         """The plan's own state: conflict, pending, ahead or current."""
         if self.conflicts:
             return State.CONFLICT
-        return next(
-            (state for state in (State.PENDING, State.AHEAD) if self.in_state(state)), State.CURRENT
-        )
+        for state in (State.PENDING, State.AHEAD):
+            if self.in_state(state):
+                return state
+        return State.CURRENT
+
+    def findings(self) -> Findings:
+        """The conflicts with their remedies, and warnings, both in the order of the plan."""
+        problems = [
+            Finding(entry.version, entry.state, entry.problem, entry.remedies)
+            for entry in self.conflicts
+        ]
+        warnings = [warning for entry in self.entries for warning in _warnings(entry)]
+        return Findings(tuple(problems), tuple(warnings))
 
     def require_no_conflict(self) -> None:
-        """Raise HistoryConflict that names every contradiction with its remedy."""
+        """Raise HistoryConflict that names every conflict with its remedies."""
         if self.conflicts:
-            problems = "".join(f"\n  {entry.state}: {entry.problem}" for entry in self.conflicts)
             raise HistoryConflict(
-                f"the files and this database's history disagree:{problems}",
-                next_step="Nothing was changed. Resolve each of these and run again.",
+                f"{_CONFLICT}:{''.join(map(_listed, self.findings().problems))}",
+                next_step="Nothing was changed. Resolve each conflict, then run again.",
             )
+
+
+_CONFLICT = "the migration files do not match the database's history"
+
+
+def _listed(problem: Finding) -> str:
+    lines = [f"\n  {problem.state}: {problem.message}"]
+    lines += [f"\n    - {remedy}" for remedy in problem.remedies]
+    return "".join(lines)
+
+
+def _warnings(entry: MigrationStatus) -> Iterator[Finding]:
+    if entry.unverified:
+        remedy = f"to record the checksum of the file: {_repair(entry.version)}"
+        yield Finding(entry.version, entry.state, _UNVERIFIED, (remedy,))
+    if entry.state is State.AHEAD:
+        yield Finding(entry.version, entry.state, _AHEAD)
+
+
+def _repair(version: str) -> str:
+    return f"scripts/migrate.py repair {version}"
 
 
 def make_plan(
@@ -176,7 +224,7 @@ def make_plan(
     allow_out_of_order: bool = False,
     production: bool = False,
 ) -> Plan:
-    """Compare files with history. `production` leaves resetting the database out of the remedies."""
+    """Compare files with history. For `production`, no remedy is to reset the database."""
     files = {migration.number: migration for migration in migrations}
     rows: dict[int, list[AppliedMigration]] = defaultdict(list)
     for row in history:
@@ -186,32 +234,26 @@ def make_plan(
         newest_file=max(files, default=_NO_NUMBER),
         newest_row=max(rows, default=_NO_NUMBER),
         allow_out_of_order=allow_out_of_order,
-        way_out="" if production else "; or reset this database, or take a fresh branch of it",
+        last_resort=() if production else (_RESET,),
     )
-    numbers = sorted(files.keys() | rows.keys())
-    return Plan(
-        tuple(
-            entry
-            for number in numbers
-            for entry in compare.entries(files.get(number), rows[number])
-        )
-    )
-
-
-_NO_NUMBER = -1
+    entries: list[MigrationStatus] = []
+    for number in sorted(files.keys() | rows.keys()):
+        entries += compare.entries(files.get(number), rows[number])
+    return Plan(tuple(entries))
 
 
 class _Comparison(NamedTuple):
     newest_file: int
     newest_row: int
     allow_out_of_order: bool
-    way_out: str
+    last_resort: tuple[str, ...]
 
     def entries(
         self, file: Migration | None, rows: list[AppliedMigration]
     ) -> Iterator[MigrationStatus]:
-        # Two rows of one number come from a runner that allowed it: the file belongs to the row of
-        # its own name.
+        """The entries of one number."""
+        # A runner that allowed it may have left two rows of one number: the file belongs to the
+        # row of its own name.
         rows = sorted(rows, key=lambda row: file is None or not _same_name(file, row))
         if file:
             yield self._of_both(file, rows[0]) if rows else self._of_file(file)
@@ -222,46 +264,72 @@ class _Comparison(NamedTuple):
     def _of_file(self, file: Migration) -> MigrationStatus:
         if file.number > self.newest_row or self.allow_out_of_order:
             return MigrationStatus(State.PENDING, file, None)
-        problem = (
-            f"{file.path}: not applied, but number {self.newest_row} already is; {self._renumber}, "
-            "or apply it "
-            "all the same with --allow-out-of-order (MIGRATION_ALLOW_OUT_OF_ORDER=1)"
+        return self._conflict(
+            State.OUT_OF_ORDER,
+            file,
+            None,
+            f"{file.path}: not applied, but number {self.newest_row} already is",
+            self._renumber,
+            "apply it anyway: scripts/migrate.py --allow-out-of-order "
+            "(or set MIGRATION_ALLOW_OUT_OF_ORDER=1)",
         )
-        return MigrationStatus(State.OUT_OF_ORDER, file, None, problem + self.way_out)
 
     def _of_both(self, file: Migration, row: AppliedMigration) -> MigrationStatus:
         same_sql = row.checksum is not None and file.matches(row.checksum)
         if not _same_name(file, row):
-            problem = f"{file.path}: number {file.number} is applied as {row.version}; " + (
-                "give the same SQL its name again, or accept the new one with `repair "
-                f"{file.version}`"
-                if same_sql
-                else f"{self._renumber}, and restore {row.version} from version control"
-            )
-        elif row.checksum is not None and not same_sql:
-            problem = (
-                f"{file.path}: changed after it was applied (checksum {row.checksum:.12}, now "
-                f"{file.checksum:.12}); "
-                "restore the file from version control and put the change into a new one, "
-                f"or accept it as it is with `repair {file.version}`"
-            )
-        else:
+            return self._of_another_name(file, row, same_sql=same_sql)
+        if same_sql or row.checksum is None:
             return MigrationStatus(State.APPLIED, file, row)
-        return MigrationStatus(State.MODIFIED, file, row, problem + self.way_out)
+        return self._conflict(
+            State.MODIFIED,
+            file,
+            row,
+            f"{file.path}: changed after it was applied "
+            f"(checksum {row.checksum:.12}, now {file.checksum:.12})",
+            "restore the file from version control, and put the change into a new migration",
+            f"accept the file as it is: {_repair(file.version)}",
+        )
+
+    def _of_another_name(
+        self, file: Migration, row: AppliedMigration, *, same_sql: bool
+    ) -> MigrationStatus:
+        problem = f"{file.path}: number {file.number} is applied as {row.version}"
+        if same_sql:
+            remedies = [
+                f"rename the file back to {row.version}.sql",
+                f"accept the new name: {_repair(file.version)}",
+            ]
+        else:
+            remedies = [f"{self._renumber}, and restore {row.version} from version control"]
+        return self._conflict(State.MODIFIED, file, row, problem, *remedies)
 
     def _of_row(self, row: AppliedMigration, twin: Migration | None) -> MigrationStatus:
+        """The entry of a row without a file; `twin` is the file of another row of its number."""
         number = number_of(row.version)
         if number is not None and number > self.newest_file:
             return MigrationStatus(State.AHEAD, None, row)
         if twin:
-            problem = f"as {twin.version} is, and files cannot share a number; give its file and its row one of its own"
+            problem = f"as {twin.version} is, and two files cannot share a number"
+            remedy = "renumber both its file and its row"
         elif number is None:
-            problem = "but no file can have this name; give its file and its row one that begins with a number"
+            problem = "but no file can have this name"
+            remedy = "rename both its file and its row, so that they begin with a number"
         else:
-            problem = "but its file is gone; restore the file from version control"
-        return MigrationStatus(
-            State.MISSING, None, row, f"{row.version}: applied, {problem}{self.way_out}"
+            problem = "but its file is gone"
+            remedy = "restore the file from version control"
+        return self._conflict(
+            State.MISSING, None, row, f"{row.version}: applied, {problem}", remedy
         )
+
+    def _conflict(
+        self,
+        state: State,
+        file: Migration | None,
+        row: AppliedMigration | None,
+        problem: str,
+        *remedies: str,
+    ) -> MigrationStatus:
+        return MigrationStatus(state, file, row, problem, (*remedies, *self.last_resort))
 
     @property
     def _renumber(self) -> str:
@@ -269,7 +337,7 @@ class _Comparison(NamedTuple):
 
 
 def _same_name(file: Migration, row: AppliedMigration) -> bool:
-    """Whether a row of the file's number has its description too: 0007 is 7, as numbers go."""
+    """Whether a row of the file's number also has its description. (0007 and 7 are one number.)"""
     return description_of(row.version) == description_of(file.version)
 
 
@@ -282,12 +350,11 @@ def untrusted(schema: str, owner: str, role: str) -> UntrustedHistory:
     """The error for a history whose owner must not decide what this role runs."""
     table = qualified(schema)
     return UntrustedHistory(
-        f"{table} belongs to the role {owner}, which the role {role} does not trust: its rows and "
-        "its code do not "
-        "decide what runs here",
-        next_step="Nothing was changed. If it is the history of this database, let its owner or a "
-        "superuser run one "
-        f"of these; otherwise drop or rename the table:\n  ALTER TABLE {table} OWNER TO "
-        f"{identifier(role)};\n"
-        f"  GRANT {identifier(owner)} TO {identifier(role)};",
+        f"{table} belongs to the role {owner}, which the role {role} does not trust\n"
+        "  Its rows and its code do not decide what runs here.",
+        next_step="Nothing was changed. If it is this database's history, ask its owner or a "
+        "superuser to run one of:\n"
+        f"  ALTER TABLE {table} OWNER TO {identifier(role)};\n"
+        f"  GRANT {identifier(owner)} TO {identifier(role)};\n"
+        "If it is not, drop or rename the table.",
     )

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from lib.errors import HistoryConflict, OnwardError, TableBusy
 from lib.events import Emit, RunLog, RunResult
-from lib.guard import last_migrated_as, require_empty, require_permission
+from lib.guard import last_migrated_as, require_permission
 from lib.plan import History, Plan, make_plan
 from lib.postgres.executor import MIN_FILE_SECONDS, Executor
 from lib.postgres.no_transaction import require_no_session_state
@@ -50,11 +50,8 @@ def connect_and_read_plan(config: Config, **connecting: Any) -> tuple[History, P
 
 def require_run_allowed(config: Config, history: History, plan: Plan) -> str:
     """Raise what forbids a run of this plan here; return a warning, mostly empty."""
-    history.require_trust()
-    warning = require_permission(config, history) if plan.pending or config.production else ""
+    warning = require_permission(config, history, pending=bool(plan.pending))
     plan.require_no_conflict()
-    if plan.pending:
-        require_empty(config, history)
     require_runnable(plan.pending)
     if not history.direct:
         require_no_session_state(plan.pending)

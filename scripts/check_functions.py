@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lib.cli.output import Output
-from lib.errors import FilesError
+from lib.cli.output import Terminal
+from lib.errors import FilesError, Interrupted
 
 REMEDY = (
     "The database was not touched. Mend it, or name in requirements.txt what it imports, and "
@@ -37,7 +37,7 @@ REMEDY = (
 
 def main() -> int:
     """Look at all functions; the exit code is 0, or 2 for one that would not run."""
-    output = Output(os.environ, as_json=False)
+    terminal = Terminal(os.environ, as_json=False)
     functions = [
         path
         for path in sorted((ROOT / "api").rglob("*.py"))
@@ -46,13 +46,13 @@ def main() -> int:
     try:
         problems = [problem for path in functions for problem in _problems(path)]
     except KeyboardInterrupt:
-        output.say("❌ interrupted; the database was not touched", error=True)
-        return 130
+        interrupted = Interrupted("interrupted; the database was not touched", exit_code=130)
+        return terminal.fail(interrupted)
     if problems:
-        return output.failure(
+        return terminal.fail(
             FilesError("\n  ".join(["these functions would not run:", *problems]), next_step=REMEDY)
         )
-    output.say(
+    terminal.info(
         "✅ Functions that can be imported: "
         f"{', '.join(str(path.relative_to(ROOT)) for path in functions)}"
     )

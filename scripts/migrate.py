@@ -1,56 +1,53 @@
 #!/usr/bin/env python3
 """The command line, and the build step of a deploy."""
 
-from __future__ import (
-    annotations,
-)  # without it an older Python would not get as far as the message below
-
+# Up to the check of its version, this file must also run on an older Python.
 import os
 import signal
 import sys
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_EXPLAINED_AT = "docs/exit-codes.md#exit-codes"
 
 
-def _leave(number: int, _: object) -> None:
-    words = f"interrupted by {signal.Signals(number).name}: nothing was begun"
-    os.write(2, f"❌ {words}\n".encode())
+def _exit_on_signal(number: int, _: object) -> None:
+    """A signal handler for the time before `run_process`: there is nothing to clean up yet."""
+    message = f"interrupted by {signal.Signals(number).name}: nothing was started"
+    exit_code = 128 + number
+    os.write(2, f"❌ {message}\n(exit {exit_code}, {_EXPLAINED_AT})\n".encode())
     if "--json" in sys.argv:
-        document = f'{{"success": false, "error": {{"code": "interrupted", "message": "{words}", "nextStep": ""}}}}\n'
-        os.write(1, document.encode())
-    os._exit(128 + number)
+        error = f'{{"code": "interrupted", "message": "{message}", "nextStep": ""}}'
+        os.write(1, f'{{"success": false, "error": {error}}}\n'.encode())
+    os._exit(exit_code)
 
 
-if (
-    __name__ == "__main__"
-):  # now, since what follows takes a moment, and there is nothing to clean up in it
-    for _number in _SIGNALS:
-        signal.signal(_number, _leave)
+if __name__ == "__main__":  # before the imports, which take a moment
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_number, _exit_on_signal)
 
 import gc
 import json
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-gc.disable()  # looking for garbage among what is imported takes a sixth of the start, and finds none
+# To search the imported modules for garbage takes a sixth of the start, and finds none.
+gc.disable()
 
 try:
     if sys.version_info < (3, 11):  # noqa: UP036 - `python3` is older than that on many machines
         raise ImportError("it is too old")
     from lib.cli.process import run_process
-except ImportError as missing:  # most often the system's Python instead of the project's
-    words = f"{' '.join(str(missing).split())} (Python {sys.version.split()[0]}, {sys.executable})"
-    remedy = "Use Python 3.11 or newer with what requirements.txt names: scripts/setup makes such a one in .venv."
-    print(f"❌ this Python cannot run it: {words}\nNext: {remedy}", file=sys.stderr)
+except ImportError as missing:  # usually this is the system's Python, not the project's
+    reason = " ".join(str(missing).split())
+    message = f"{reason} (Python {sys.version.split()[0]}, {sys.executable})"
+    remedy = (
+        "Use Python 3.11 or newer with the packages of requirements.txt. To create it in .venv:\n"
+        "  scripts/setup"
+    )
+    print(f"❌ this Python cannot run Onward: {message}", file=sys.stderr)
+    print(f"Next: {remedy}\n(exit 2, {_EXPLAINED_AT})", file=sys.stderr)
     if "--json" in sys.argv:
-        print(
-            json.dumps(
-                {
-                    "success": False,
-                    "error": {"code": "internal", "message": words, "nextStep": remedy},
-                }
-            )
-        )
+        error = {"code": "internal", "message": message, "nextStep": remedy}
+        print(json.dumps({"success": False, "error": error}))
     sys.exit(2)
 
 gc.freeze()

@@ -1,16 +1,14 @@
-"""A Postgres on this machine with `migrations/` applied, and both routes, to try things out:
-`scripts/sandbox --help`.
+"""A Postgres on this machine with `migrations/` applied, and both routes: `scripts/sandbox --help`.
 
-Its data is in `.sandbox/` and stays between runs. Nothing here reaches another database but the one
-of `--url`.
+Its data is in `.sandbox/` and is kept between runs. The sandbox connects to no other database,
+except the one of `--url`.
 """
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until `main` deals with it: Ctrl-C shows no traceback
+    # Until `main` handles it, Ctrl-C must not show a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import os
@@ -36,75 +34,71 @@ from scripts.dev.embedded import Embedded, EmbeddedError, reachable
 DATABASE = "onward"
 DESCRIPTION = """\
 Start a Postgres on this machine, apply migrations/ to it, print the status,
-serve both routes, and stay until Ctrl-C.
+serve both routes, and run until Ctrl-C.
 """
 EXAMPLES = """\
 examples:
-  scripts/sandbox                 the same data as the last time, with new migrations applied
+  scripts/sandbox                 keep the data of the last run, apply new migrations
   scripts/sandbox --reset         start from an empty database
-  scripts/sandbox --once          leave after the status; the exit code is that of scripts/migrate.py
-  scripts/sandbox --url "$MINE"   use a Postgres of yours (applied as environment "development")
+  scripts/sandbox --once          exit after printing the status, with the exit
+                                  code of scripts/migrate.py
+  scripts/sandbox --url "$MINE"   use your own Postgres (environment: development)
 
-POSTGRES_BIN=/usr/lib/postgresql/16/bin scripts/sandbox runs another Postgres than the one in .venv.
+To run another Postgres than the one in .venv:
+  POSTGRES_BIN=/usr/lib/postgresql/16/bin scripts/sandbox
 """
+EXIT_UNAVAILABLE = 5
+EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
 class Target:
-    """A database to migrate, and how its URL may be shown."""
+    """A database to migrate; `label` is its URL as it may be shown."""
 
     url: str = field(repr=False)
-    shown: str
+    label: str
     embedded: bool
 
     def environment(self) -> dict[str, str]:
-        """What scripts/migrate.py gets: this database and no other, whatever this shell has set for
-        deploying.
-        """
+        """The environment of scripts/migrate.py: this database, and none that this shell names."""
         dropped = {*URL_VARIABLES, "MIGRATION_ENV", "CI"}
-        libpq = (
-            "PG" if self.embedded else "VERCEL"
-        )  # PGSSLMODE and its like are about a database of yours
+        # With --url, PGSSLMODE and the like are about the user's own database, so they stay.
+        prefixes = ("VERCEL", "PG") if self.embedded else ("VERCEL",)
         kept = {
             name: value
             for name, value in os.environ.items()
-            if name not in dropped and not name.startswith(("VERCEL", libpq))
+            if name not in dropped and not name.startswith(prefixes)
         }
-        # Said outright, so that a pulled .env.local cannot say otherwise; about a database of yours
-        # we claim nothing.
-        return (
-            kept
-            | {"POSTGRES_URL": self.url}
-            | ({"MIGRATION_ENV": "development"} if self.embedded else {})
-        )
+        environ = kept | {"POSTGRES_URL": self.url}
+        if self.embedded:
+            # Set, so that a pulled .env.local cannot name another. What the user's own database is,
+            # the sandbox does not know.
+            environ["MIGRATION_ENV"] = "development"
+        return environ
 
     def migrate(self, *arguments: str) -> int:
-        """Run scripts/migrate.py on it; its exit code."""
+        """Run scripts/migrate.py on it and return the exit code."""
         command = [sys.executable, str(ROOT / "scripts" / "migrate.py"), *arguments]
         return subprocess.run(command, env=self.environment(), check=False).returncode
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the sandbox; the exit code is 0 after Ctrl-C, and with --once that of scripts/migrate.py."""
+    """Run the sandbox; return 0 after Ctrl-C, and with --once the code of scripts/migrate.py."""
     options = _parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if options.url:
-            return _use(
-                Target(options.url, _without_password(options.url), embedded=False),
-                options.once,
-                signal.pause,
-            )
+            target = Target(options.url, _without_password(options.url), embedded=False)
+            return _use(target, options.once, signal.pause)
         return _run_embedded(reset=options.reset, once=options.once)
     except (EmbeddedError, OSError) as error:
-        print(
-            f"sandbox: {error}\nscripts/sandbox --reset starts afresh, without its data.",
-            file=sys.stderr,
-        )
-        return 5
+        print(f"sandbox: {error}", file=sys.stderr)
+        print("To reset the sandbox (this deletes its data):", file=sys.stderr)
+        print("  scripts/sandbox --reset", file=sys.stderr)
+        return EXIT_UNAVAILABLE
     except KeyboardInterrupt:
         print("sandbox: interrupted", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -112,10 +106,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "scripts/sandbox", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=formatter
     )
-    parser.add_argument("--once", action="store_true", help="leave after the status")
+    parser.add_argument("--once", action="store_true", help="exit after printing the status")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--reset", action="store_true", help="delete the sandbox's data first")
-    group.add_argument("--url", help="use this database instead of an embedded one")
+    group.add_argument("--url", help="use this database, not an embedded one")
     return parser.parse_args(arguments)
 
 
@@ -129,8 +123,9 @@ def _run_embedded(*, reset: bool, once: bool) -> int:
 
 
 def _data_directory() -> Path:
-    """`.sandbox/postgres`; a link to /var/tmp where the server's user cannot get there, as below
-    root's home.
+    """`.sandbox/postgres`, or where that links to.
+
+    It is a link to /var/tmp if the server's user cannot access the project, as in root's home.
     """
     place = ROOT / ".sandbox" / "postgres"
     if place.exists():
@@ -139,39 +134,37 @@ def _data_directory() -> Path:
     (place.parent / ".gitignore").write_text("*\n")
     if reachable(place.parent):
         return place
-    place.unlink(missing_ok=True)  # a link whose target is gone: reset, or cleaned away
-    elsewhere = Path(tempfile.mkdtemp(prefix="onward-sandbox-", dir="/var/tmp"))
-    place.symlink_to(elsewhere)
-    return elsewhere
+    place.unlink(missing_ok=True)  # a link whose target was deleted, by --reset or a clean-up
+    target = Path(tempfile.mkdtemp(prefix="onward-sandbox-", dir="/var/tmp"))
+    place.symlink_to(target)
+    return target
 
 
 def _use(target: Target, once: bool, wait: Callable[[], object]) -> int:
-    """Migrate, show the status, and unless `once` keep the database there until `wait` returns or
-    Ctrl-C.
-    """
-    code = target.migrate()
-    if code == 0:
+    """Migrate and print the status. Unless `once`, serve until `wait` returns or Ctrl-C."""
+    exit_code = target.migrate()
+    if exit_code == 0:
         print(flush=True)
-        code = target.migrate("status")
+        exit_code = target.migrate("status")
     if once:
-        return code
-    print(f"\nURL: {target.shown}")
-    if code:
-        script = os.path.relpath(ROOT / "scripts" / "migrate.py")
-        command = (
-            f"POSTGRES_URL={shlex.quote(target.shown)} {os.path.relpath(sys.executable)} {script}"
-        )
-        print(
-            f"The migration failed (exit code {code}). Mend the file and run, in another "
-            f"terminal:\n  {command}"
-        )
+        return exit_code
+    print(f"\nURL: {target.label}")
+    if exit_code:
+        print(f"The migration failed (exit code {exit_code}).")
+        print(f"Fix the file and run in another terminal:\n  {_migrate_command(target)}")
     try:
         _serve(target, wait)
     except KeyboardInterrupt:
         print("\nStopped; the data is kept." if target.embedded else "")
         return 0
-    print("sandbox: Postgres has ended", file=sys.stderr)
-    return 5
+    print("sandbox: Postgres exited", file=sys.stderr)
+    return EXIT_UNAVAILABLE
+
+
+def _migrate_command(target: Target) -> str:
+    python = os.path.relpath(sys.executable)
+    script = os.path.relpath(ROOT / "scripts" / "migrate.py")
+    return f"POSTGRES_URL={shlex.quote(target.label)} {python} {script}"
 
 
 def _serve(target: Target, wait: Callable[[], object]) -> None:
@@ -185,8 +178,9 @@ def _serve(target: Target, wait: Callable[[], object]) -> None:
 
 @contextmanager
 def _serving(target: Target, secret: str) -> Iterator[str]:
-    """Serve both routes in a process that ends with this one, `kill -9` included; the address,
-    which works at once.
+    """Serve both routes, and yield their address, which works at once.
+
+    The server is a process that ends with this one, even after `kill -9`.
     """
     with socket.create_server(("127.0.0.1", 0)) as listening:
         descriptor, port = listening.fileno(), listening.getsockname()[1]
@@ -201,23 +195,23 @@ def _serving(target: Target, secret: str) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        _end(server)
+        _stop(server)
 
 
 def serve(descriptor: int) -> None:
-    """Be the server, until the other end of stdin, which the sandbox alone holds, is closed."""
+    """Run the server until stdin ends: only the sandbox holds the other end."""
     import uvicorn  # noqa: PLC0415 - installed for development only
 
-    def leave() -> None:
+    def stop_with_stdin() -> None:
         sys.stdin.read()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=leave, daemon=True).start()
+    threading.Thread(target=stop_with_stdin, daemon=True).start()
     uvicorn.run("lib.vercel:app", fd=descriptor, log_level="warning", timeout_graceful_shutdown=1)
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
-    """Let go of its pipe, which ends it; a migration that it is in the middle of is not waited for."""
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """Close the server's stdin, which ends it. A migration that it is running is not waited for."""
     try:
         server.communicate(timeout=3)
     except subprocess.TimeoutExpired:

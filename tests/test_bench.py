@@ -33,7 +33,7 @@ with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
 
 
 def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
-    script = str(project / "scripts" / "bench.py")
+    script = str(project / "scripts" / "dev" / "bench.py")
     environ = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, script, *arguments], env=environ, stdout=pipe, stderr=pipe, text=True)

@@ -1,6 +1,6 @@
 """Faults around a run, injected for real, and what must hold after each: see `Stage.settled` and `Stage.completes`.
 
-Others are tested beside what they belong to: leftovers of files in test_runner.py, refusals in test_cli.py and
+Others are tested beside what they belong to: leftovers of files in test_runner.py, refusals in test_cli_files.py and
 test_database.py, what HTTP says in test_web.py, many runs at once and what needs a pooler or a network in platform/.
 """
 

@@ -129,14 +129,19 @@ def test_a_preview_with_productions_url_changes_nothing_and_is_told_three_ways_o
     before = contents(production)
     result = deploy("preview", production)
     assert contents(production) == before
-    is_refused(result, f"was last migrated as production, and this run is preview (from VERCEL_ENV): {production.name}")
+    is_refused(
+        result,
+        "was last migrated as production, and this run is preview\n"
+        f"  Database: {production.name}",
+    )
+    assert "\n  Environment: preview (from VERCEL_ENV)\n" in result.err
     assert "Nothing was changed." in result.err
     assert "Not applied: 002-two." in result.err
     ways = re.findall(r"^  - (.*)$", result.err, re.MULTILINE)
-    assert [re.sub(" [a-z]+@.*|: .*", "", way) for way in ways] == [
-        "give preview a database or branch of its own, and let only preview have its URL",
-        "set MIGRATION_ENVIRONMENTS=production",
-        "if this database is that of preview from now on, set MIGRATION_CLAIM="
+    assert [re.sub(" [a-z]+@.*", "", way) for way in ways] == [
+        "give preview a database or branch of its own, and give only preview its URL",
+        "let preview apply nothing, so that its builds pass: set MIGRATION_ENVIRONMENTS=production",
+        "if this database belongs to preview from now on: set MIGRATION_CLAIM="
         f"preview@{system(production)}/{production.name}",
     ]
 
@@ -152,7 +157,9 @@ def test_the_refusal_is_one_json_document_where_that_is_asked_for(production: Da
 
 def test_a_laptop_with_productions_url_changes_nothing(production: Database, cli: Cli) -> None:
     before = contents(production)
-    is_refused(cli(url=production.url), "was last migrated as production, and this run is development (from default)")
+    result = cli(url=production.url)
+    is_refused(result, "was last migrated as production, and this run is development\n")
+    assert "\n  Environment: development (from default)\n" in result.err
     assert contents(production) == before
 
 
@@ -182,7 +189,8 @@ def test_an_environment_is_told_by_its_own_name_where_vercel_calls_it_a_preview(
 ) -> None:
     before = contents(production)
     refused = deploy("preview", production, VERCEL_TARGET_ENV="staging")
-    is_refused(refused, "was last migrated as production, and this run is staging (from VERCEL_TARGET_ENV)")
+    is_refused(refused, "was last migrated as production, and this run is staging\n")
+    assert "\n  Environment: staging (from VERCEL_TARGET_ENV)\n" in refused.err
     assert printed_claim(refused).startswith("staging@")
     assert contents(production) == before
 
@@ -223,7 +231,7 @@ def test_production_makes_a_database_its_own_with_a_warning(
     migrations(TWO)
     result = deploy("production", database)
     assert result.code == 0
-    assert f"⚠️  this database was last migrated as {environment}; production makes it its own" in result.out
+    assert f"⚠️  this database was last migrated as {environment}; production takes it over" in result.out
     migrations(THREE)
     is_refused(deploy(environment, database), "was last migrated as production")
     assert marks(database) == [("001-one", environment), ("002-two", "production")]
@@ -297,7 +305,7 @@ def test_the_printed_claim_is_good_for_that_environment_and_that_database_only(
 
     result = deploy("preview", production, MIGRATION_CLAIM=claim)
     assert result.code == 0
-    assert "⚠️  this database was last migrated as production; MIGRATION_CLAIM makes it that of preview" in result.out
+    assert "⚠️  this database was last migrated as production; MIGRATION_CLAIM assigns it to preview" in result.out
     assert marks(production) == [("001-one", "production"), ("002-two", "preview")]
     assert identities(production) == [f"{system(production)}/{production.name}"]
 
@@ -312,7 +320,7 @@ def test_after_a_claim_the_database_is_the_claimers_until_production_takes_it_ba
     again = deploy("preview", production)
     assert (again.code, "⚠️" in again.out + again.err) == (0, False)
     migrations(FOUR)
-    assert "last migrated as preview; production makes it its own" in deploy("production", production).out
+    assert "last migrated as preview; production takes it over" in deploy("production", production).out
     migrations({"005-five.sql": "CREATE TABLE five (i int)"})
     is_refused(deploy("preview", production), "was last migrated as production")
     expected = [("001-one", "production"), ("002-two", "preview"), ("003-three", "preview"), ("004-four", "production")]
@@ -386,9 +394,9 @@ def test_a_history_without_marks_is_nobodys_but_productions(
 ) -> None:
     before = contents(taken_over)
     result = deploy(environment, taken_over)
-    is_refused(result, "has a history that does not say which environment's it is")
+    is_refused(result, "has a history that names no environment")
     assert "MIGRATION_ENVIRONMENTS=production" in result.err
-    assert f"say so once with MIGRATION_ENV={environment}" in result.err
+    assert f"set MIGRATION_ENV={environment} once" in result.err
     assert contents(taken_over) == before, "not even the audit columns were added"
 
     result = deploy("production", taken_over)
@@ -398,7 +406,7 @@ def test_a_history_without_marks_is_nobodys_but_productions(
 
 def test_a_laptop_does_not_touch_a_history_without_marks(taken_over: Database, cli: Cli) -> None:
     before = contents(taken_over)
-    is_refused(cli(url=taken_over.url), "has a history that does not say which environment's it is")
+    is_refused(cli(url=taken_over.url), "has a history that names no environment")
     assert contents(taken_over) == before
 
 
@@ -420,7 +428,7 @@ def test_half_a_mark_is_none(taken_over: Database, deploy: Deploy, half: str) ->
     columns = ", ".join(f"ADD {column} text" for column in ("environment", "identity", "git_commit", "applied_by"))
     taken_over.execute(f"ALTER TABLE schema_migrations {columns}; UPDATE schema_migrations SET {half}")
     before = contents(taken_over)
-    is_refused(deploy("preview", taken_over), "has a history that does not say which environment's it is")
+    is_refused(deploy("preview", taken_over), "has a history that names no environment")
     assert contents(taken_over) == before
 
 
@@ -613,7 +621,7 @@ def test_the_build_of_any_other_environment_passes_and_applies_nothing(
     before = contents(production)
     result = deploy(environment, production, MIGRATION_ENVIRONMENTS=ONLY)
     reason = f"{environment} is not among MIGRATION_ENVIRONMENTS=production,development"
-    assert (result.code, result.out, result.err) == (0, f"⏩ Applied nothing: {reason}. Pending: 2.\n", "")
+    assert (result.code, result.out, result.err) == (0, f"⏩ Skipped: {reason}. Pending: 2.\n", "")
     assert contents(production) == before
 
 
@@ -624,7 +632,7 @@ def test_the_build_says_it_as_a_json_document_too(production: Database, deploy: 
     assert (result.code, document["success"], document["environment"], document["applied"]) == (0, True, "preview", [])
     assert document["skipped"] == "preview is not among MIGRATION_ENVIRONMENTS=production,development"
     assert str(document["pending"]) == "1"
-    assert "Applied nothing" in result.err
+    assert "Skipped" in result.err
     assert contents(production) == before
 
 
@@ -646,7 +654,7 @@ def test_a_claim_does_not_let_in_an_environment_that_is_not_named(production: Da
     claim = printed_claim(deploy("preview", production))
     before = contents(production)
     result = deploy("preview", production, MIGRATION_CLAIM=claim, MIGRATION_ENVIRONMENTS="production")
-    assert (result.code, "Applied nothing" in result.out) == (0, True)
+    assert (result.code, "Skipped" in result.out) == (0, True)
     assert contents(production) == before
 
 
@@ -696,7 +704,7 @@ def test_such_a_build_passes_without_a_database_and_says_so(
         result = cli(*arguments, url=url, env=environ)
         assert result.code == 0
         assert re.search(
-            rf"Applied nothing: .*\. Pending: unknown \({reason}", result.out if not arguments else result.err
+            rf"Skipped: .*\. Pending: unknown \({reason}", result.out if not arguments else result.err
         )
         assert "canary" not in result.out + result.err
 
@@ -740,7 +748,7 @@ def test_such_a_build_passes_on_a_conflict_and_says_so(
     before = contents(production)
     result = deploy("preview", production, MIGRATION_ENVIRONMENTS="production")
     assert contents(production) == before
-    assert (result.code, "Applied nothing" in result.out) == (0, True)
+    assert (result.code, "Skipped" in result.out) == (0, True)
     assert re.search("conflict|disagree|modified|out.of.order", result.out)
 
 

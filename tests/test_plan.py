@@ -10,7 +10,7 @@ from lib.errors import HistoryConflict
 from lib.plan import AppliedMigration, MigrationStatus, Plan, State, make_plan
 from lib.source.migration import Migration, number_of
 
-RESET = "; or reset this database, or take a fresh branch of it"
+RESET = "reset this database, or take a fresh branch of it"
 
 
 def checksum(content: str) -> str:
@@ -117,51 +117,70 @@ def test_an_entry_goes_by_its_row_and_without_one_by_its_file() -> None:
     [
         (
             make_plan([file("001-a", "SELECT 2;")], [row("001-a")]),
-            "migrations/001-a.sql: changed after it was applied "
-            f"(checksum {checksum('SELECT 1;')[:12]}, now {checksum('SELECT 2;')[:12]}); restore the file from "
-            "version control and put the change into a new one, or accept it as it is with `repair 001-a`",
+            (
+                "migrations/001-a.sql: changed after it was applied "
+                f"(checksum {checksum('SELECT 1;')[:12]}, now {checksum('SELECT 2;')[:12]})",
+                "restore the file from version control, and put the change into a new migration",
+                "accept the file as it is: scripts/migrate.py repair 001-a",
+            ),
         ),
         (
             make_plan([file("001-a", "SELECT 2;"), file("002-b")], [row("001-x")]),
-            "migrations/001-a.sql: number 1 is applied as 001-x; rename the file to a number above 2, "
-            "and restore 001-x from version control",
+            (
+                "migrations/001-a.sql: number 1 is applied as 001-x",
+                "rename the file to a number above 2, and restore 001-x from version control",
+            ),
         ),
         (  # without a checksum, nobody can say that it is the same SQL
             make_plan([file("001-a")], [row("001-x", None)]),
-            "migrations/001-a.sql: number 1 is applied as 001-x; rename the file to a number above 1, "
-            "and restore 001-x from version control",
+            (
+                "migrations/001-a.sql: number 1 is applied as 001-x",
+                "rename the file to a number above 1, and restore 001-x from version control",
+            ),
         ),
         (
             plan("001-a", "001-x"),
-            "migrations/001-a.sql: number 1 is applied as 001-x; give the same SQL its name again, "
-            "or accept the new one with `repair 001-a`",
+            (
+                "migrations/001-a.sql: number 1 is applied as 001-x",
+                "rename the file back to 001-x.sql",
+                "accept the new name: scripts/migrate.py repair 001-a",
+            ),
         ),
         (
             plan("001-a 002-b", "001-a 010-c"),
-            "migrations/002-b.sql: not applied, but number 10 already is; rename the file to a number above 10, "
-            "or apply it all the same with --allow-out-of-order (MIGRATION_ALLOW_OUT_OF_ORDER=1)",
+            (
+                "migrations/002-b.sql: not applied, but number 10 already is",
+                "rename the file to a number above 10",
+                "apply it anyway: scripts/migrate.py --allow-out-of-order (or set MIGRATION_ALLOW_OUT_OF_ORDER=1)",
+            ),
         ),
         (
             plan("001-a 020-b", "001-a 003-c 020-b 1000-d", allow_out_of_order=True),
-            "003-c: applied, but its file is gone; restore the file from version control",
+            ("003-c: applied, but its file is gone", "restore the file from version control"),
         ),
         (
             plan("002-b", "001-a 002-b"),
-            "001-a: applied, but its file is gone; restore the file from version control",
+            ("001-a: applied, but its file is gone", "restore the file from version control"),
         ),
         (
             plan("001-a", "001-a 001-b"),
-            "001-b: applied, as 001-a is, and files cannot share a number; give its file and its row one of its own",
+            (
+                "001-b: applied, as 001-a is, and two files cannot share a number",
+                "renumber both its file and its row",
+            ),
         ),
         (
             plan("001-a", "001-a initial"),
-            "initial: applied, but no file can have this name; give its file and its row one that begins with a number",
+            (
+                "initial: applied, but no file can have this name",
+                "rename both its file and its row, so that they begin with a number",
+            ),
         ),
     ],
 )
-def test_a_conflict_is_told_with_its_remedy(found: Plan, expected: str) -> None:
+def test_a_conflict_is_told_with_its_remedy(found: Plan, expected: tuple[str, ...]) -> None:
     (entry,) = found.conflicts
-    assert entry.problem == expected + RESET
+    assert (entry.problem, *entry.remedies) == (*expected, RESET)
 
 
 @pytest.mark.parametrize(
@@ -169,8 +188,8 @@ def test_a_conflict_is_told_with_its_remedy(found: Plan, expected: str) -> None:
     [("001-a", "001-x"), ("001-a 002-b", "002-b"), ("002-b", "001-a 002-b"), ("001-a", "001-a 001-b"), ("001-a", "x")],
 )
 def test_production_is_never_told_to_reset_its_database(files: str, rows: str) -> None:
-    assert [entry.problem for entry in plan(files, rows).conflicts] == [
-        entry.problem + RESET for entry in plan(files, rows, production=True).conflicts
+    assert [(entry.problem, *entry.remedies) for entry in plan(files, rows).conflicts] == [
+        (entry.problem, *entry.remedies, RESET) for entry in plan(files, rows, production=True).conflicts
     ]
 
 
@@ -179,7 +198,7 @@ def test_production_is_never_told_to_reset_its_database(files: str, rows: str) -
 )
 def test_a_late_file_is_sent_above_all_files_and_all_rows(files: str, rows: str, number: int) -> None:
     late = plan(files, rows).in_state(State.OUT_OF_ORDER)[0]
-    assert f"rename the file to a number above {number}, or" in late.problem
+    assert late.remedies[0] == f"rename the file to a number above {number}"
 
 
 def test_all_conflicts_are_named_at_once() -> None:
@@ -187,8 +206,9 @@ def test_all_conflicts_are_named_at_once() -> None:
     found = make_plan(files, [row("001-a"), row("003-c"), row("005-x"), row("007-g")])
     with pytest.raises(HistoryConflict) as caught:
         found.require_no_conflict()
-    heading, *named = caught.value.message.split("\n  ")
-    assert heading == "the files and this database's history disagree:"
+    heading, *lines = caught.value.message.split("\n  ")
+    assert heading == "the migration files do not match the database's history:"
+    named = [line for line in lines if not line.startswith("  - ")]
     assert [re.split("[:;] ", one)[:2] for one in named] == [
         ["modified", "migrations/001-a.sql"],
         ["out_of_order", "migrations/002-b.sql"],
@@ -197,7 +217,19 @@ def test_all_conflicts_are_named_at_once() -> None:
         ["modified", "migrations/005-e.sql"],
         ["out_of_order", "migrations/006-f.sql"],
     ]
-    assert caught.value.next_step == "Nothing was changed. Resolve each of these and run again."
+    assert caught.value.next_step == "Nothing was changed. Resolve each conflict, then run again."
+
+
+def test_the_findings_are_the_conflicts_and_what_is_unusual() -> None:
+    files = [file("001-a"), file("002-b", "SELECT 2;")]
+    found = make_plan(files, [row("001-a", None), row("002-b"), row("003-c")], production=True).findings()
+    assert [(one.version, one.state, len(one.remedies)) for one in found.problems] == [("002-b", "modified", 2)]
+    assert [(one.version, one.state) for one in found.warnings] == [("001-a", "applied"), ("003-c", "ahead")]
+    assert str(found.warnings[0]) == (
+        "001-a: applied without a checksum, so not verified\n"
+        "  - to record the checksum of the file: scripts/migrate.py repair 001-a"
+    )
+    assert plan("001-a", "001-a").findings() == ((), ())
 
 
 @pytest.mark.parametrize(("files", "rows"), [("001-a", ""), ("001-a", "001-a"), ("001-a", "001-a 002-b")])

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
@@ -19,11 +20,13 @@ from lib.errors import (
     TableBusy,
 )
 from lib.events import Notice, Retry, RunResult, Started
-from lib.plan import AppliedMigration, History, Plan, make_plan
+from lib.plan import AppliedMigration, History, MigrationStatus, Plan, make_plan
 from lib.report import document, github
 from lib.report import text as report_text
 from lib.settings.config import Config, read_config
 from lib.source.migration import DRAFT, Migration
+from tests.conftest import ROOT
+from tests.documents import anchor, prose_of
 
 CONFIG = read_config({"DATABASE_URL": "postgresql://kanarie7:kanarie7@h.example/neondb"})
 VERSIONS = ("000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields")
@@ -67,6 +70,10 @@ def history(*rows: AppliedMigration, version: str = "16.4 (Debian 16.4-1.pgdg120
 
 def plan(files: tuple[str, ...] = VERSIONS, rows: tuple[AppliedMigration, ...] = ROWS) -> Plan:
     return make_plan([file(version) for version in files], rows)
+
+
+def sentence(entry: MigrationStatus) -> str:
+    return f"{entry.problem}; {'; or '.join(entry.remedies)}"
 
 
 def status(found: Plan, config: Config = CONFIG) -> str:
@@ -118,10 +125,17 @@ def test_the_status_shows_every_state_with_its_remedy() -> None:
         "Ahead of these files (1):\n⏩ 005-e                               (2025-10-25 14:00:17 UTC) - 0ms  ahead"
     )
     assert pending == "Pending Migrations (1):\n❌ 004-d  out_of_order"
-    assert conflicts.split("\n") == ["Conflicts:", *(f"{one.state}: {one.problem}" for one in found.conflicts)]
+    assert conflicts.split("\n") == [
+        "Conflicts:",
+        *(
+            line
+            for one in found.conflicts
+            for line in (f"{one.state}: {one.problem}", *(f"    - {remedy}" for remedy in one.remedies))
+        ),
+    ]
     assert warnings == (
         "⚠️  Applied without a checksum, so not verified: 001-a\n"
-        "⚠️  The database is ahead of these files by 1: an older build, after a rollback?"
+        "⚠️  Applied, but newer than every file here (an older build, after a rollback?): 005-e"
     )
 
 
@@ -203,7 +217,7 @@ def test_the_full_status_adds_checksums_audit_columns_and_problems() -> None:
             "gitCommit": "abc",
             "appliedBy": "build",
         },
-        {"checksum": None, **nothing, "problem": found.conflicts[0].problem},
+        {"checksum": None, **nothing, "problem": sentence(found.conflicts[0])},
         {"checksum": file("003-c").checksum, **nothing},
     ]
 
@@ -214,8 +228,8 @@ def test_a_validation_names_each_problem() -> None:
         "success": False,
         "state": "conflict",
         "problems": [
-            {"version": "001-a", "state": "out_of_order", "message": found.conflicts[0].problem},
-            {"version": "002-b", "state": "modified", "message": found.conflicts[1].problem},
+            {"version": "001-a", "state": "out_of_order", "message": sentence(found.conflicts[0])},
+            {"version": "002-b", "state": "modified", "message": sentence(found.conflicts[1])},
         ],
     }
     assert document.validation_dict(plan()) == {"success": True, "state": "current", "problems": []}
@@ -245,7 +259,7 @@ def test_a_run_says_where_it_works_and_what_it_will_do() -> None:
         "Environment: development (from default)\n"
         "Pending: 2 of 5, PostgreSQL 16.4\n"
         "⚠️  Applied without a checksum, so not verified: 000-create-migration-table\n"
-        "⚠️  003-empty has no statement in it: it is only recorded"
+        "⚠️  003-empty contains no SQL: it will only be recorded"
     )
     assert "Pending: none of 3, PostgreSQL 18.1" in report_text.event_text(
         CONFIG, Started(history(version="18.1"), plan())
@@ -271,7 +285,7 @@ def test_a_run_says_what_the_server_says_and_what_is_applied() -> None:
 @pytest.mark.parametrize(
     ("count", "text"),
     [
-        (0, "✅ Nothing to do: no migration is pending"),
+        (0, "✅ Database is up to date: no migration is pending"),
         (1, "✅ 1 migration applied successfully"),
         (2, "✅ 2 migrations applied successfully"),
     ],
@@ -389,6 +403,37 @@ def test_an_error_for_machines_has_the_same_facts() -> None:
         "success": False,
         "error": {"code": "not_configured", "message": "wrong", "nextStep": "Mend."},
     }
+
+
+def kinds(error: type[OnwardError] = OnwardError) -> set[type[OnwardError]]:
+    """All classes of errors of lib/errors.py."""
+    return {error}.union(*map(kinds, (one for one in error.__subclasses__() if one.__module__ == "lib.errors")))
+
+
+def test_every_error_has_the_page_that_explains_it() -> None:
+    assert set(report_text.PAGES) == kinds()
+
+
+@pytest.mark.parametrize("page", sorted({*report_text.PAGES.values(), *report_text.CHECK_PAGES.values()}))
+def test_every_page_that_explains_an_error_is_there(page: str) -> None:
+    file, _, section = page.partition("#")
+    headings = re.findall(r"^#+ (.*)", prose_of(ROOT / file), re.MULTILINE)
+    assert section in [anchor(heading) for heading in headings]
+
+
+def test_a_start_that_fails_names_one_of_these_pages_too() -> None:
+    named = re.findall(r"docs/[\w.#-]+", (ROOT / "scripts" / "migrate.py").read_text())
+    assert named
+    assert set(named) <= set(report_text.PAGES.values())
+
+
+def test_the_last_line_of_a_failure_has_its_exit_code_and_page() -> None:
+    class Unheard(TableBusy):
+        exit_code = 99
+
+    assert report_text.exit_text(TableBusy("x")) == "(exit 4, docs/on-call.md#exit-4-a-busy-table)"
+    assert report_text.exit_text(Unheard("x")) == "(exit 99, docs/on-call.md#exit-4-a-busy-table)"
+    assert report_text.check_text(8) == "(exit 8, docs/exit-codes.md#exit-codes)"
 
 
 @pytest.mark.parametrize(

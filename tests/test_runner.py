@@ -136,7 +136,7 @@ def test_a_role_that_may_only_read_can_look_at_a_current_database_and_run_nothin
         environ = {"MIGRATION_DIR": str(ROOT / "migrations")}
         results = [cli(*words, url=reader.url, env=environ) for words in ((), ("status", "--check"), ("validate",))]
         assert [result.code for result in results] == [0, 0, 0]
-        assert "Nothing to do" in results[0].out
+        assert "Database is up to date" in results[0].out
         assert history(migrated) == OURS
 
 

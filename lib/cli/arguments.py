@@ -1,4 +1,4 @@
-"""The command line of scripts/migrate.py: what it takes, and what `--help` says of it."""
+"""The arguments of scripts/migrate.py, and its help."""
 
 import argparse
 from functools import partial
@@ -7,66 +7,70 @@ from typing import NoReturn
 from lib import VERSION
 from lib.errors import OnwardError
 
+_PROGRAM = "scripts/migrate.py"
 _DESCRIPTION = """\
-Apply the pending migrations of migrations/ to a Postgres database, or look at
-them. Each file runs once, in the order of the numbers, in its own transaction.
+Apply the pending migrations of migrations/ to a Postgres database, or show its
+status. Each file runs once, in the order of the numbers, in its own
+transaction.
 
 commands:
-  (none)              apply all files that are pending
-  status [--check]    show what is applied and what is pending; reads only
-  validate            check the files; where a database is named, their
-                      checksums too; reads only
-  create "words"      write a new draft with the next number
-  baseline NNN        record the files up to NNN as applied without running
+  (none)              apply all pending files
+  status [--check]    show what is applied and what is pending; read-only
+  validate            check the files, and their checksums if a database URL is
+                      set; read-only
+  create "words"      create a draft with the next number
+  baseline NNN        record the files up to NNN as applied, without running
                       them
-  repair VERSION      accept a changed or renamed file: take its checksum and
-                      name into the history without running it
+  repair VERSION      accept a changed or renamed file: record its checksum and
+                      name, without running it
 """
 _EPILOG = """\
 environment:
   MIGRATION_DATABASE_URL, POSTGRES_URL_NON_POOLING, DATABASE_URL_UNPOOLED,
   POSTGRES_URL, DATABASE_URL
-                      the database: the first that is set. All that are set
-                      must name one database, unless the first of them is set.
-                      Where none is, those of .env.local count, else of .env.
-  MIGRATION_ENV       the environment's name; else VERCEL_TARGET_ENV, else
+                      the database: the first one that is set is used. All that
+                      are set must name one database, unless
+                      MIGRATION_DATABASE_URL is set. If none is set, the URLs
+                      of .env.local are used, else those of .env.
+  MIGRATION_ENV       name of the environment; else VERCEL_TARGET_ENV, else
                       VERCEL_ENV, else development
-  MIGRATION_DIR       the directory of the files; as a relative path it begins
-                      at the project (default: migrations)
-  MIGRATION_SCHEMA    the schema of the history, where it is not found by itself
+  MIGRATION_DIR       directory of the files, relative to the project
+                      (default: migrations)
+  MIGRATION_SCHEMA    schema of the history, if it cannot be detected
   MIGRATION_LOCK_TIMEOUT
-                      longest wait for a lock on a table (default: 1s)
+                      maximum wait for a lock on a table (default: 1s)
   MIGRATION_STATEMENT_TIMEOUT
-                      longest statement (default: 0, no limit)
-  MIGRATION_WAIT      longest wait for another run to finish (default: 120s)
-  MIGRATION_RETRY     how long to try again while a table is busy (default: 60s)
+                      maximum duration of a statement (default: 0, no limit)
+  MIGRATION_WAIT      maximum wait for another run to finish (default: 120s)
+  MIGRATION_RETRY     how long to retry while a table is busy (default: 60s)
   MIGRATION_ENVIRONMENTS
                       such as production,development: in any other environment
-                      nothing is applied, and the exit code is 0
-  MIGRATION_CLAIM     environment@identity, as a refused run prints it: makes
-                      that database this environment's
+                      a run applies nothing and exits with 0
+  MIGRATION_CLAIM     environment@identity, as printed by the refused run:
+                      assigns that database to this environment
   MIGRATION_ALLOW_OUT_OF_ORDER
-                      1 is --allow-out-of-order
+                      1 means --allow-out-of-order
   MIGRATION_ALLOW_NONEMPTY
-                      1 is --allow-nonempty
+                      1 means --allow-nonempty
   CI, VERCEL_DEPLOYMENT_ID
-                      set by a platform: this is a deploy, so production may be
-                      changed without --production
-  NO_COLOR            no colour, on a terminal too
+                      set by a platform: this is a deploy, which may change
+                      production without --production
+  NO_COLOR            disables colours
   A duration is 250ms, 5s or 2min.
 
 exit codes:
   0         done; the database is current, or ahead of these files
   1         a migration failed and was rolled back
   2         files, configuration or command line are wrong; nothing was written
-  3         files and history disagree, or this is the wrong environment
+  3         files and history do not match, or wrong environment
   4         a lock was busy
   5         the database is unreachable or unsuitable
-  6         the outcome of a commit is unknown: look with `status`
+  6         the outcome of a COMMIT is unknown: run `status`
   7         a no-transaction migration is partly applied
   8         status --check: migrations are pending
-  70        a fault of this program
+  70        internal error
   130, 143  interrupted by SIGINT or SIGTERM
+  Details: docs/exit-codes.md
 
 examples:
   scripts/migrate.py create "add orders"
@@ -83,74 +87,83 @@ class UsageError(OnwardError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(
-            message, next_step=f"`{self.prog} --help` says what there is. Nothing was changed."
-        )
+        next_step = f"Nothing was changed. To list commands and options:\n  {self.prog} --help"
+        raise UsageError(message, next_step=next_step)
 
 
 def parser() -> argparse.ArgumentParser:
-    """It sets what is given only: the defaults are the caller's. Raises UsageError."""
-    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument(
-        "--json", action="store_true", help="one JSON document on stdout; words go to stderr"
-    )
-    common.add_argument(
-        "--allow-out-of-order", action="store_true", help="apply files that were merged late, too"
-    )
-    common.add_argument(
-        "--allow-nonempty",
-        action="store_true",
-        help="run all files in a database with tables and no history",
-    )
-    common.add_argument(
-        "--production", action="store_true", help="change production from outside a deploy"
-    )
-    found = _Parser(
-        prog="scripts/migrate.py",
-        usage="scripts/migrate.py [options] [command]",
+    """The parser. It sets given options only; defaults are the caller's. Raises UsageError."""
+    common = _common_options()
+    main = _Parser(
+        prog=_PROGRAM,
+        usage=f"{_PROGRAM} [options] [command]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=_formatter,
         parents=[common],
         allow_abbrev=False,
     )
-    found.add_argument(
-        "--version", action="version", version=f"onward {VERSION}", help="show the version"
+    main.add_argument(
+        "--version", action="version", version=f"onward {VERSION}", help="print the version"
     )
-    commands = found.add_subparsers(
-        dest="command", metavar="command", prog="scripts/migrate.py", help=argparse.SUPPRESS
+    commands = main.add_subparsers(
+        dest="command", metavar="command", prog=_PROGRAM, help=argparse.SUPPRESS
     )
     add = partial(
         commands.add_parser, formatter_class=_formatter, parents=[common], allow_abbrev=False
     )
-    status = add("status", description="Show what is applied and what is pending. Reads only.")
+    _add_status(add("status", description="Show what is applied and what is pending. Read-only."))
+    add(
+        "validate",
+        description="Check the files, and their checksums if a database URL is set. Read-only.",
+    )
+    create = add("create", description="Create a draft with the next number.")
+    create.add_argument("description", nargs="+", help='such as "add orders"')
+    baseline = add("baseline", description="Record files as applied, without running them.")
+    baseline.add_argument(
+        "number", type=_number, metavar="NNN", help="the highest number to record as applied"
+    )
+    repair = add("repair", description="Record the checksum and name of a changed or renamed file.")
+    repair.add_argument("version", metavar="VERSION", help="such as 001-create-users-table")
+    return main
+
+
+def _common_options() -> _Parser:
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON document to stdout, and text to stderr",
+    )
+    common.add_argument(
+        "--allow-out-of-order",
+        action="store_true",
+        help="also apply files below the highest applied number",
+    )
+    common.add_argument(
+        "--allow-nonempty",
+        action="store_true",
+        help="run all files on a database that has tables but no history",
+    )
+    common.add_argument(
+        "--production", action="store_true", help="change production from outside a deploy"
+    )
+    return common
+
+
+def _add_status(status: argparse.ArgumentParser) -> None:
     status.add_argument(
         "--check", action="store_true", help="exit 8 if migrations are pending, 3 on a conflict"
     )
     status.add_argument(
         "--upgrade-check",
         action="store_true",
-        help="say what a run of this version would refuse here, and why",
+        help="report what a run of this version would refuse here, and why",
     )
-    add(
-        "validate",
-        description="Check the files; where a database is named, their checksums too. Reads only.",
-    )
-    create = add("create", description="Write a new draft with the next number.")
-    create.add_argument("description", nargs="+", help='such as "add orders"')
-    baseline = add("baseline", description="Record files as applied without running them.")
-    baseline.add_argument(
-        "number", type=_number, metavar="NNN", help="the last number that counts as applied"
-    )
-    repair = add(
-        "repair", description="Take a changed or renamed file's checksum and name into the history."
-    )
-    repair.add_argument("version", metavar="VERSION", help="such as 001-create-users-table")
-    return found
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
-    """The same on every terminal."""
+    """The same width on every terminal."""
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=22, width=80)
 
 

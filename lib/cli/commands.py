@@ -1,6 +1,4 @@
-"""The commands: each reads its settings, calls, prints, and returns its exit code."""
-
-from __future__ import annotations
+"""The commands: each one reads its settings, calls, prints, and returns an exit code."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,37 +8,51 @@ from types import SimpleNamespace
 
 from lib import runner
 from lib.adopt import baseline, repair
-from lib.cli.output import Output
-from lib.cli.signals import heed_no_signal
-from lib.errors import Interrupted, OnwardError, WrongEnvironment
+from lib.cli.output import Terminal
+from lib.cli.signals import ignore_further_signals
+from lib.errors import Interrupted, OnwardError
+from lib.guard import reason_to_skip, require_confirmed_production
 from lib.plan import Plan, State
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
-from lib.printable import hanging
-from lib.report.document import error_dict, run_dict, status_dict, validation_dict
-from lib.report.text import event_text, run_text, status_text
+from lib.report.document import (
+    error_dict,
+    refusal_dict,
+    run_dict,
+    status_dict,
+    validation_dict,
+)
+from lib.report.text import (
+    check_text,
+    event_text,
+    run_text,
+    skipped_text,
+    status_text,
+    warning_text,
+)
 from lib.settings.config import Config, allowed_environments, migrations_directory, read_config
 from lib.settings.environ import url_variables_set, with_env_files
 from lib.source.migration import Migration, create, load, require_runnable
 
-_GLANCE = 5.0  # seconds, for a look that nothing depends on
+# A skipped build shows how many files are pending, but does not wait long for that.
+SKIPPED_STATUS_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run one command and return its exit code."""
-    output = Output(environ, as_json="--json" in arguments)
+    terminal = Terminal(environ, as_json="--json" in arguments)
     try:
-        options = _options(arguments)
-        output.environ = with_env_files(environ)
-        return _COMMANDS[options.command](options, output)
+        options = _parse(arguments)
+        terminal.environ = with_env_files(environ)
+        return _COMMANDS[options.command](options, terminal)
     except OnwardError as error:
-        return output.failure(error)
+        return terminal.fail(error)
     except Exception as error:
-        return output.fault(error)
+        return terminal.crash(error)
 
 
-def _options(arguments: Sequence[str]) -> SimpleNamespace:
-    # Not the parser's defaults: a command's would undo what stands before it on the command line.
+def _parse(arguments: Sequence[str]) -> SimpleNamespace:
+    # Not the parser's defaults: a subcommand's would overwrite options given before its name.
     options = SimpleNamespace(
         command=None,
         json=False,
@@ -50,168 +62,186 @@ def _options(arguments: Sequence[str]) -> SimpleNamespace:
         upgrade_check=False,
     )
     if arguments:
-        from lib.cli.arguments import parser  # noqa: PLC0415 - a build has none, and does not wait for argparse
+        # A build passes no arguments, and should not wait for argparse.
+        from lib.cli.arguments import parser  # noqa: PLC0415
 
         parser().parse_args(arguments, options)
     return options
 
 
-def _run(options: SimpleNamespace, output: Output) -> int:
-    here, environments = allowed_environments(output.environ)
-    if environments and here not in environments:
-        return _apply_nothing(options, output, here, environments)
-    config = _config_to_write(options, output)
-    run = runner.run(config, lambda event: output.say(event_text(config, event)))
-    heed_no_signal()
-    output.say(run_text(run))
-    output.document(run_dict(run))
+def _run(options: SimpleNamespace, terminal: Terminal) -> int:
+    environment, allowed = allowed_environments(terminal.environ)
+    if reason := reason_to_skip(environment, allowed):
+        return _skip(options, terminal, environment, reason)
+    config = _config_to_write(options, terminal)
+    result = runner.run(config, lambda event: terminal.info(event_text(config, event)))
+    ignore_further_signals()
+    terminal.info(run_text(result))
+    terminal.json(run_dict(result))
     return 0
 
 
-def _apply_nothing(
-    options: SimpleNamespace, output: Output, here: str, environments: Sequence[str]
-) -> int:
-    """Let the build of an environment pass that is not to touch the database, whatever state that
-    is in.
-    """
-    migrations = load(migrations_directory(output.environ))
+def _skip(options: SimpleNamespace, terminal: Terminal, environment: str, reason: str) -> int:
+    """Apply nothing and let the build pass, whatever state the database is in."""
+    migrations = load(migrations_directory(terminal.environ))
     pending: int | None = None
     try:
-        config = _config(options, output)
-        budget = READ_BUDGET.within(_GLANCE)
-        with Executor(config, budget=budget, deadline=time.monotonic() + _GLANCE) as database:
-            plan = runner.read_plan(config, database, migrations)[1]
+        plan = _read_plan_quickly(_config(options, terminal), migrations)
         pending = len(plan.pending)
         found = f"{pending} ({plan.state})" if plan.conflicts else str(pending)
     except Interrupted:
         raise
     except OnwardError as error:
         found = f"unknown ({error.message})"
-    reason = f"{here} is not among MIGRATION_ENVIRONMENTS={','.join(environments)}"
-    mark = "⚠️ " if here == "production" else "⏩"
-    output.say(hanging(f"{mark} Applied nothing: {reason}. Pending: {found}."))
-    output.document(
-        {"success": True, "environment": here, "applied": [], "skipped": reason, "pending": pending}
+    terminal.info(skipped_text(environment, reason, found))
+    terminal.json(
+        {
+            "success": True,
+            "environment": environment,
+            "applied": [],
+            "skipped": reason,
+            "pending": pending,
+        }
     )
     return 0
 
 
-def _status(options: SimpleNamespace, output: Output) -> int:
+def _read_plan_quickly(config: Config, migrations: tuple[Migration, ...]) -> Plan:
+    budget = READ_BUDGET.within(SKIPPED_STATUS_SECONDS)
+    deadline = time.monotonic() + SKIPPED_STATUS_SECONDS
+    with Executor(config, budget=budget, deadline=deadline) as database:
+        return runner.read_plan(config, database, migrations)[1]
+
+
+def _status(options: SimpleNamespace, terminal: Terminal) -> int:
     if options.upgrade_check:
-        return _upgrade_check(options, output)
-    config = _config(options, output)
+        return _upgrade_check(options, terminal)
+    config = _config(options, terminal)
     history, plan = runner.connect_and_read_plan(config, budget=READ_BUDGET)
-    output.say(status_text(config, history, plan))
-    output.document(status_dict(config, history, plan, full=True))
-    if options.check:
-        return {State.CONFLICT: 3, State.PENDING: 8}.get(plan.state, 0)
+    terminal.info(status_text(config, history, plan))
+    exit_code = {State.CONFLICT: 3, State.PENDING: 8}.get(plan.state, 0) if options.check else 0
+    if exit_code:
+        terminal.explain_exit(check_text(exit_code))
+    terminal.json(status_dict(config, history, plan, full=True))
+    return exit_code
+
+
+def _upgrade_check(options: SimpleNamespace, terminal: Terminal) -> int:
+    """Report what a run of this version would refuse here. Reads only."""
+    problems = list(
+        _collect(
+            lambda: _require_run_allowed(options, terminal),
+            lambda: _require_strong_secrets(terminal.environ),
+        )
+    )
+    found = [error_dict(problem)["error"] for problem in problems]
+    document = {"success": not problems, "problems": found}
+    if problems:
+        return terminal.fail(*problems, document=document)
+    terminal.info("✅ A run of this version would refuse nothing here")
+    terminal.json(document)
     return 0
 
 
-def _upgrade_check(options: SimpleNamespace, output: Output) -> int:
-    """What a run of this version would refuse here, before one does. Reads only."""
-    problems = list(
-        _raised(lambda: _would_run(options, output), lambda: _require_good_secrets(output.environ))
-    )
-    for problem in problems:
-        output.complain(problem)
-    if not problems:
-        output.say("✅ A run of this version would refuse nothing here")
-    found = [error_dict(problem)["error"] for problem in problems]
-    output.document(output.redacted({"success": not problems, "problems": found}))
-    return problems[0].exit_code if problems else 0
-
-
-def _would_run(options: SimpleNamespace, output: Output) -> None:
-    config = _config(options, output)
+def _require_run_allowed(options: SimpleNamespace, terminal: Terminal) -> None:
+    config = _config(options, terminal)
     runner.require_run_allowed(config, *runner.connect_and_read_plan(config))
 
 
-def _require_good_secrets(environ: Mapping[str, str]) -> None:
-    from lib.web.auth import bearer_secret  # noqa: PLC0415 - a build does not wait for it
+def _require_strong_secrets(environ: Mapping[str, str]) -> None:
+    from lib.web.auth import bearer_secret  # noqa: PLC0415 - a build does not need it
 
     for variable in ("MIGRATION_SECRET", "MIGRATION_SECRET_PREVIOUS"):
         if secret := environ.get(variable, "").strip():
             bearer_secret(variable, secret)
 
 
-def _validate(options: SimpleNamespace, output: Output) -> int:
-    if not url_variables_set(output.environ):
-        return _validate_offline(output)
-    config = _config(options, output)
+def _validate(options: SimpleNamespace, terminal: Terminal) -> int:
+    if not url_variables_set(terminal.environ):
+        return _validate_offline(terminal)
+    config = _config(options, terminal)
     migrations = load(config.directory)
     with Executor(config, budget=READ_BUDGET) as database:
         plan = runner.read_plan(config, database, migrations)[1]
     warnings = list(_warnings(plan))
     for warning in warnings:
-        output.say(hanging(f"⚠️  {warning}"))
+        terminal.info(warning_text(warning))
     document = validation_dict(plan) | {"warnings": warnings}
-    unapplied = [
-        entry.migration
-        for entry in plan.in_state(State.PENDING, State.OUT_OF_ORDER)
-        if entry.migration
-    ]
-    errors = list(_raised(plan.require_no_conflict, lambda: require_runnable(unapplied)))
-    if not errors:
-        output.say(f"✅ {_files(migrations)} valid, and those applied are unchanged")
-        output.document(document)
-        return 0
-    for error in errors:
-        output.complain(error)
-    problems = [
-        *document["problems"],
-        *(
-            {"version": one.version, "state": str(State.PENDING), "message": refusal}
-            for one in unapplied
-            for refusal in one.refusals()
-        ),
-    ]
-    output.document(document | error_dict(errors[0]) | {"problems": problems})
-    return errors[0].exit_code
+    unapplied = _unapplied(plan)
+    errors = list(_collect(plan.require_no_conflict, lambda: require_runnable(unapplied)))
+    if errors:
+        problems = [*document["problems"], *_refusals(unapplied)]
+        document |= error_dict(errors[0]) | {"problems": problems}
+        return terminal.fail(*errors, document=document)
+    terminal.info(f"✅ {_files(migrations)} valid, and those applied are unchanged")
+    terminal.json(document)
+    return 0
 
 
-def _validate_offline(output: Output) -> int:
-    migrations = load(migrations_directory(output.environ))
+def _validate_offline(terminal: Terminal) -> int:
+    migrations = load(migrations_directory(terminal.environ))
     require_runnable(migrations)
-    output.say(
-        f"✅ {_files(migrations)} valid (no database is named, so checksums were not compared)"
-    )
-    output.document({"success": True, "state": None, "problems": [], "warnings": []})
+    unknown = "no database URL is set, so checksums were not compared"
+    terminal.info(f"✅ {_files(migrations)} valid ({unknown})")
+    terminal.json({"success": True, "state": None, "problems": [], "warnings": []})
     return 0
 
 
-def _create(options: SimpleNamespace, output: Output) -> int:
-    directory = migrations_directory(output.environ)
+def _unapplied(plan: Plan) -> list[Migration]:
+    entries = plan.in_state(State.PENDING, State.OUT_OF_ORDER)
+    return [entry.migration for entry in entries if entry.migration]
+
+
+def _refusals(migrations: Sequence[Migration]) -> Iterator[dict[str, str]]:
+    for migration in migrations:
+        for refusal in migration.refusals():
+            yield refusal_dict(migration, refusal)
+
+
+def _warnings(plan: Plan) -> Iterator[str]:
+    """What is unusual about applied migrations, but no reason to refuse a run."""
+    findings = {finding.version: finding for finding in plan.findings().warnings}
+    for entry in plan.in_state(State.APPLIED, State.MODIFIED, State.AHEAD):
+        for refusal in entry.migration.refusals() if entry.migration else ():
+            yield f"{refusal} (already applied, so it may stay)"
+        if finding := findings.get(entry.version):
+            yield str(finding)
+
+
+def _create(options: SimpleNamespace, terminal: Terminal) -> int:
+    directory = migrations_directory(terminal.environ)
     path = create(directory, " ".join(options.description), date.today().isoformat())
-    output.say(f"✅ Created {path}: write its SQL, then take out the line `-- migrate: draft`")
-    output.document({"success": True, "version": path.stem, "file": str(path)})
+    terminal.info(f"✅ Created {path}: write its SQL, then remove the line `-- migrate: draft`")
+    terminal.json({"success": True, "version": path.stem, "file": str(path)})
     return 0
 
 
-def _baseline(options: SimpleNamespace, output: Output) -> int:
-    recorded = baseline(_config_to_write(options, output), options.number)
-    nothing = f"✅ Nothing to record: all files up to {options.number:03} are recorded"
-    output.say("\n".join(f"✅ Recorded as applied: {one.version}" for one in recorded) or nothing)
-    output.document({"success": True, "recorded": [one.version for one in recorded]})
-    return 0
-
-
-def _repair(options: SimpleNamespace, output: Output) -> int:
-    version = Path(options.version).name.removesuffix(".sql")
-    file, changed = repair(_config_to_write(options, output), version)
-    if changed:
-        output.say(
-            f"✅ Repaired: the history has name and checksum of {file.path} now; its SQL was not run"
-        )
+def _baseline(options: SimpleNamespace, terminal: Terminal) -> int:
+    recorded = baseline(_config_to_write(options, terminal), options.number)
+    if recorded:
+        text = "\n".join(f"✅ Recorded as applied: {one.version}" for one in recorded)
     else:
-        output.say(f"✅ Nothing to repair: {file.path} is as the history has it")
-    output.document(
+        text = f"✅ Nothing to record: all files up to {options.number:03} are recorded"
+    terminal.info(text)
+    terminal.json({"success": True, "recorded": [one.version for one in recorded]})
+    return 0
+
+
+def _repair(options: SimpleNamespace, terminal: Terminal) -> int:
+    version = Path(options.version).name.removesuffix(".sql")
+    file, changed = repair(_config_to_write(options, terminal), version)
+    if changed:
+        text = f"✅ Repaired: recorded the name and checksum of {file.path}; its SQL was not run"
+    else:
+        text = f"✅ Nothing to repair: {file.path} already matches the history"
+    terminal.info(text)
+    terminal.json(
         {"success": True, "version": file.version, "checksum": file.checksum, "changed": changed}
     )
     return 0
 
 
-_COMMANDS: dict[str | None, Callable[[SimpleNamespace, Output], int]] = {
+_COMMANDS: dict[str | None, Callable[[SimpleNamespace, Terminal], int]] = {
     None: _run,
     "status": _status,
     "validate": _validate,
@@ -221,45 +251,23 @@ _COMMANDS: dict[str | None, Callable[[SimpleNamespace, Output], int]] = {
 }
 
 
-def _config(options: SimpleNamespace, output: Output) -> Config:
-    config = read_config(output.environ)
+def _config(options: SimpleNamespace, terminal: Terminal) -> Config:
+    config = read_config(terminal.environ)
     return config._replace(
         allow_out_of_order=config.allow_out_of_order or options.allow_out_of_order,
         allow_nonempty=config.allow_nonempty or options.allow_nonempty,
     )
 
 
-def _config_to_write(options: SimpleNamespace, output: Output) -> Config:
-    """The Config of a command that writes. Raises WrongEnvironment where a person would change
-    production.
-    """
-    config = _config(options, output)
-    if config.production and not config.deploying and not options.production:
-        raise WrongEnvironment(
-            f"this would change production from outside a deploy: {config.url}, "
-            f"environment {config.environment} (from {config.environment_source})",
-            next_step="Nothing was changed. Deploy instead; or say --production if that is what "
-            "you mean.",
-        )
+def _config_to_write(options: SimpleNamespace, terminal: Terminal) -> Config:
+    """The Config of a command that writes. Raises WrongEnvironment, before connecting."""
+    config = _config(options, terminal)
+    require_confirmed_production(config, confirmed=options.production)
     return config
 
 
-def _warnings(plan: Plan) -> Iterator[str]:
-    """What is odd about applied files, and yet no reason to refuse them."""
-    for entry in plan.in_state(State.APPLIED, State.MODIFIED):
-        for refusal in entry.migration.refusals() if entry.migration else ():
-            yield f"{refusal} (applied already, so it may stay)"
-        if entry.unverified:
-            yield (
-                f"{entry.version}: applied without a checksum, so nobody can say whether it has "
-                "changed; "
-                f"`repair {entry.version}` takes the file as it is"
-            )
-    for entry in plan.in_state(State.AHEAD):
-        yield f"{entry.version}: applied, but newer than every file here: an older build, after a rollback?"
-
-
-def _raised(*checks: Callable[[], object]) -> Iterator[OnwardError]:
+def _collect(*checks: Callable[[], object]) -> Iterator[OnwardError]:
+    """The errors that the checks raise, in order."""
     for check in checks:
         try:
             check()

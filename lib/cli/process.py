@@ -1,6 +1,4 @@
-"""A command as a process of its own: its streams, the signals, its exit code."""
-
-from __future__ import annotations
+"""A command as a process of its own: its streams, its signals, its exit code."""
 
 import os
 import signal
@@ -8,36 +6,36 @@ import sys
 
 from lib.cli.commands import main
 from lib.cli.output import write
-from lib.cli.signals import SIGNALS, heed_no_signal, interrupt
+from lib.cli.signals import SIGNALS, ignore_further_signals, interrupt
 from lib.errors import Interrupted
+
+_STREAM_MODES = {"stdin": "r", "stdout": "w", "stderr": "w"}
 
 
 def run_process() -> int:
-    """`main` as a process of its own, whatever its streams are, and whoever interrupts it."""
-    _mend_streams()
+    """Run `main` with this process's arguments, environment and streams; return the exit code."""
+    _repair_streams()
     for number in SIGNALS:
         signal.signal(number, interrupt)
     try:
         return main(sys.argv[1:], os.environ)
-    except Interrupted as interrupted:  # in the moment in which the end was reached
+    except Interrupted as interrupted:  # the signal came just as `main` returned
         return interrupted.exit_code
     finally:
-        heed_no_signal()
+        ignore_further_signals()
         for stream in (sys.stdout, sys.stderr):
-            write(stream, "")  # what argparse has printed
-        for number in SIGNALS:  # Python resets others at its end, before it has come to it
+            write(stream, "")  # flushes what argparse has printed
+        for number in SIGNALS:  # Python restores other handlers while it is still shutting down
             signal.signal(number, signal.SIG_IGN)
 
 
-def _mend_streams() -> None:
-    """Let a closed stream lead nowhere: else the connection gets its number. No character stops a
-    run.
+def _repair_streams() -> None:
+    """Open closed streams on /dev/null, and let no character that they cannot encode stop a run.
+
+    A closed stream's descriptor would go to the database connection, and prints would end up there.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    for name, mode in _STREAM_MODES.items():
         if getattr(sys, name) is None:
-            setattr(
-                sys,
-                name,
-                os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8", closefd=False),
-            )
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(null, mode, encoding="utf-8", closefd=False))
         getattr(sys, name).reconfigure(errors="replace")

@@ -1,8 +1,4 @@
-"""The signals that end a command: the first one decides, and none cuts short what is said at the
-end.
-"""
-
-from __future__ import annotations
+"""SIGINT and SIGTERM end a command; the first one decides the exit code."""
 
 import signal
 from types import FrameType
@@ -14,8 +10,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A signal handler. Raises Interrupted, and heeds no further signal."""
-    heed_no_signal()
+    """A signal handler: ignores further signals, then raises Interrupted."""
+    ignore_further_signals()
     error = Interrupted(
         f"interrupted by {signal.Signals(number).name}: what was not committed is rolled back",
         exit_code=128 + number,
@@ -25,12 +21,10 @@ def interrupt(number: int, frame: FrameType | None) -> None:
         raise error
 
 
-def heed_no_signal() -> None:
-    """The first signal decides, and so does an end that is reached: what there is to do and to say
-    is not cut short.
+def ignore_further_signals() -> None:
+    """Let no signal cut short what a command prints at its end, or what the first one interrupts.
 
-    Not SIG_IGN: of a signal that has come and was not dealt with yet, Python would print that it
-    ignores it.
+    Not by SIG_IGN: for a signal that is already pending, Python would print that it is ignored.
     """
     for number in SIGNALS:
         if signal.getsignal(number) is interrupt:

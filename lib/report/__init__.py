@@ -1,1 +1,1 @@
-"""What people and machines read: text, JSON documents, annotations. Pure."""
+"""What people and programs read: text, JSON documents, annotations. Pure."""

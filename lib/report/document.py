@@ -1,83 +1,105 @@
-"""Plan, run and error made into dicts for machines. Pure."""
+"""Plan, run and error as JSON documents. Pure."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from lib.errors import MigrationFailed, MigrationResult, OnwardError
 from lib.events import RunResult
-from lib.plan import History, MigrationStatus, Plan, State
+from lib.plan import AppliedMigration, History, MigrationStatus, Plan, State
 from lib.settings.config import Config
+from lib.source.migration import Migration
+
+_SUMMARY_KEYS = (
+    "success",
+    "environment",
+    "pgVersion",
+    "state",
+    "appliedMigrations",
+    "pendingMigrations",
+)
 
 
 def status_dict(
     config: Config, history: History, plan: Plan, *, full: bool = False
 ) -> dict[str, Any]:
-    """The status for machines; `full` adds checksums and audit columns, which are not public."""
-    applied = [entry.applied for entry in plan.entries if entry.applied]
-    last = max(applied, key=lambda row: row.id, default=None)
-    return {
+    """The status. `full` adds checksums and audit columns, which are not public."""
+    rows = [entry.applied for entry in plan.entries if entry.applied]
+    last = max(rows, key=lambda row: row.id, default=None)
+    document: dict[str, Any] = {
         "success": True,
         "environment": config.environment,
         "database": history.database,
         "pgVersion": f"PostgreSQL {history.version.split()[0]}",
         "state": str(plan.state),
-        "appliedMigrations": len(applied),
+        "appliedMigrations": len(rows),
         "pendingMigrations": len(plan.in_state(State.PENDING, State.OUT_OF_ORDER)),
-        "lastMigration": last
-        and {"version": last.version, "name": last.name, "appliedAt": iso(last.applied_at)},
+        "lastMigration": _last_dict(last) if last else None,
         "migrations": [_entry_dict(entry, full=full) for entry in plan.entries],
-    } | ({"trusted": history.trusted, "owner": history.owner} if full else {})
+    }
+    if full:
+        document |= {"trusted": history.trusted, "owner": history.owner}
+    return document
 
 
 def summary_dict(config: Config, history: History, plan: Plan) -> dict[str, Any]:
-    """What of the status names nothing: no migration, no database, no exact version of the server."""
+    """The status without names: of no migration, no database, no exact version of the server."""
     status = status_dict(config, history, plan)
-    kept = (
-        "success",
-        "environment",
-        "pgVersion",
-        "state",
-        "appliedMigrations",
-        "pendingMigrations",
-    )
-    return {name: status[name] for name in kept} | {
-        "pgVersion": re.sub(r"(\d+).*", r"\1", status["pgVersion"])
-    }
+    summary = {name: status[name] for name in _SUMMARY_KEYS}
+    return summary | {"pgVersion": re.sub(r"(\d+).*", r"\1", status["pgVersion"])}
+
+
+def _last_dict(row: AppliedMigration) -> dict[str, Any]:
+    return {"version": row.version, "name": row.name, "appliedAt": iso(row.applied_at)}
 
 
 def _entry_dict(entry: MigrationStatus, *, full: bool) -> dict[str, Any]:
     row = entry.applied
-    public = {
+    document: dict[str, Any] = {
         "version": entry.version,
         "name": entry.name,
         "state": str(entry.state),
         "appliedAt": iso(row.applied_at) if row else None,
         "executionTimeMs": row.execution_time_ms if row else None,
     }
-    if not full:
-        return public
-    return public | {
-        "checksum": row.checksum if row else entry.migration and entry.migration.checksum,
-        "environment": row and row.environment,
-        "identity": row and row.identity,
-        "gitCommit": row and row.git_commit,
-        "appliedBy": row and row.applied_by,
-        **({"problem": entry.problem} if entry.problem else {}),
-    }
+    if full:
+        document |= {
+            "checksum": row.checksum if row else entry.migration and entry.migration.checksum,
+            "environment": row and row.environment,
+            "identity": row and row.identity,
+            "gitCommit": row and row.git_commit,
+            "appliedBy": row and row.applied_by,
+        }
+        if entry.problem:
+            document["problem"] = _sentence(entry.problem, entry.remedies)
+    return document
 
 
 def validation_dict(plan: Plan) -> dict[str, Any]:
-    """What `validate` found."""
+    """What `validate` found out about files and history."""
     problems = [
-        {"version": entry.version, "state": str(entry.state), "message": entry.problem}
-        for entry in plan.conflicts
+        {
+            "version": one.version,
+            "state": str(one.state),
+            "message": _sentence(one.message, one.remedies),
+        }
+        for one in plan.findings().problems
     ]
     return {"success": not problems, "state": str(plan.state), "problems": problems}
 
 
+def _sentence(problem: str, remedies: Sequence[str]) -> str:
+    return f"{problem}; {'; or '.join(remedies)}"
+
+
+def refusal_dict(migration: Migration, refusal: str) -> dict[str, str]:
+    """A problem of `validate`: why a pending file cannot run."""
+    return {"version": migration.version, "state": str(State.PENDING), "message": refusal}
+
+
 def run_dict(run: RunResult) -> dict[str, Any]:
-    """What a run did."""
+    """What a run applied, and what remains."""
     return {
         "success": True,
         "environment": run.environment,
@@ -94,7 +116,7 @@ def done_dict(done: MigrationResult) -> dict[str, Any]:
 
 
 def error_dict(error: OnwardError) -> dict[str, Any]:
-    """An error with everything a terminal may show; HTTP shows less."""
+    """An error with everything that a terminal may show; HTTP shows less."""
     found: dict[str, Any] = {
         "code": error.code,
         "message": error.message,

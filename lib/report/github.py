@@ -4,22 +4,25 @@ from collections.abc import Callable
 
 from lib.errors import MigrationFailed, OnwardError
 from lib.printable import printable
-from lib.report.text import _message
+from lib.report.text import server_message
 
 
-def annotation(error: OnwardError, named: Callable[[str], str] = str) -> str:
-    """The error as a GitHub Actions workflow command, so that it shows beside the line in the pull
-    request.
+def annotation(error: OnwardError, path_in_workspace: Callable[[str], str] = str) -> str:
+    """The workflow command that shows an error beside its line in the pull request.
 
-    `named` makes of a path what GitHub calls the file.
+    `path_in_workspace` turns a path into the one that GitHub knows.
     """
     if not isinstance(error, MigrationFailed):
         return f"::error::{_escaped(error.message)}"
     failure = error.failure
-    file = _escaped(named(failure.path)).replace(":", "%3A").replace(",", "%2C")
+    file = _escaped_property(path_in_workspace(failure.path))
     line = f",line={failure.line},col={failure.column}" if failure.line else ""
-    return f"::error file={file}{line}::{_escaped(_message(failure.server))}"
+    return f"::error file={file}{line}::{_escaped(server_message(failure.server))}"
 
 
 def _escaped(text: str) -> str:
     return printable(text).replace("%", "%25").replace("\n", "%0A")
+
+
+def _escaped_property(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")

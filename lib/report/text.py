@@ -1,15 +1,64 @@
-"""Plan, run and error made into text for people and into dicts for machines. Pure."""
+"""Plan, run and error as text for people. Pure.
+
+Lines are short: what happened, where, what state the database is in, what to do.
+"""
 
 from collections.abc import Iterable
 
-from lib.errors import MigrationFailed, MigrationResult, OnwardError, ServerError
+from lib.errors import (
+    ConfigError,
+    DatabaseUnavailable,
+    DatabaseUnsuitable,
+    FilesError,
+    HistoryConflict,
+    HistoryHidden,
+    Interrupted,
+    LockBusy,
+    MigrationFailed,
+    MigrationResult,
+    NotEmpty,
+    OnwardError,
+    OutcomeUnknown,
+    PartlyApplied,
+    PasswordRefused,
+    ServerError,
+    TableBusy,
+    UntrustedHistory,
+    WrongEnvironment,
+)
 from lib.events import Event, Notice, Retry, RunResult, Started
-from lib.plan import History, MigrationStatus, Plan, State
+from lib.plan import Finding, History, MigrationStatus, Plan, State
 from lib.printable import hanging
 from lib.settings.config import Config
 from lib.source.migration import DRAFT
 
+_EXIT_CODES_PAGE = "docs/exit-codes.md#exit-codes"
+# Where the documentation explains each error. A class that is not here has its base class's page.
+PAGES: dict[type[OnwardError], str] = {
+    OnwardError: _EXIT_CODES_PAGE,
+    ConfigError: "docs/on-call.md#exit-1-or-2",
+    FilesError: "docs/on-call.md#exit-1-or-2",
+    HistoryConflict: "docs/on-call.md#exit-3-conflict",
+    NotEmpty: "docs/production-vercel.md#4-a-database-with-tables-in-it",
+    UntrustedHistory: "docs/security.md#other-roles-in-the-database",
+    WrongEnvironment: "docs/on-call.md#exit-3-wrong-environment",
+    LockBusy: "docs/on-call.md#exit-4-another-run",
+    TableBusy: "docs/on-call.md#exit-4-a-busy-table",
+    DatabaseUnavailable: "docs/on-call.md#exit-5-unreachable",
+    PasswordRefused: "docs/on-call.md#exit-5-unreachable",
+    DatabaseUnsuitable: "docs/on-call.md#exit-5-unreachable",
+    HistoryHidden: "docs/security.md#other-roles-in-the-database",
+    MigrationFailed: "docs/on-call.md#exit-1-or-2",
+    PartlyApplied: "docs/on-call.md#exit-7-partly-applied",
+    OutcomeUnknown: "docs/on-call.md#exit-6-outcome-unknown",
+    Interrupted: _EXIT_CODES_PAGE,
+}
+# And the exit codes of `status --check`, which ends with no error.
+CHECK_PAGES = {3: PAGES[HistoryConflict], 8: _EXIT_CODES_PAGE}
+
 _MARKS = {State.APPLIED: "✅", State.PENDING: "⏳", State.AHEAD: "⏩"}
+_CONFLICT_MARK = "❌"
+_VERSION_COLUMNS = 35
 _TITLES = (
     ("Applied Migrations", (State.APPLIED, State.MODIFIED, State.MISSING)),
     ("Ahead of these files", (State.AHEAD,)),
@@ -19,30 +68,19 @@ _TITLES = (
 
 def status_text(config: Config, history: History, plan: Plan) -> str:
     """The status for people."""
-    width = max([35, *(len(entry.version) for entry in plan.entries)])
     lines = [
         "📊 Migration Status",
         "",
         f"Database: {history.database}",
         f"Environment: {config.environment}",
     ]
+    width = max([_VERSION_COLUMNS, *(len(entry.version) for entry in plan.entries)])
     for title, states in _TITLES:
-        entries = plan.in_state(*states)
-        if entries:
-            lines += [
-                "",
-                f"{title} ({len(entries)}):",
-                *(_entry_text(entry, width) for entry in entries),
-            ]
-        elif State.AHEAD not in states:
-            lines += ["", f"{title}: None"]
-    if plan.conflicts:
-        lines += [
-            "",
-            "Conflicts:",
-            *(f"{entry.state}: {entry.problem}" for entry in plan.conflicts),
-        ]
-    warnings = _warnings(plan)
+        lines += _section(title, plan.in_state(*states), width, optional=State.AHEAD in states)
+    findings = plan.findings()
+    if findings.problems:
+        lines += ["", "Conflicts:", *map(_problem_text, findings.problems)]
+    warnings = _summary(findings.warnings)
     if not history.trusted:
         warnings.append(
             f"⚠️  {history.table} belongs to {history.owner}, whom {history.role} does not trust: "
@@ -53,82 +91,129 @@ def status_text(config: Config, history: History, plan: Plan) -> str:
     return _joined(lines)
 
 
+def _section(
+    title: str, entries: tuple[MigrationStatus, ...], width: int, *, optional: bool
+) -> list[str]:
+    if entries:
+        return ["", f"{title} ({len(entries)}):", *(_entry_text(one, width) for one in entries)]
+    return [] if optional else ["", f"{title}: None"]
+
+
 def _entry_text(entry: MigrationStatus, width: int) -> str:
-    line = f"{_MARKS.get(entry.state, '❌')} {entry.version}"
+    line = f"{_MARKS.get(entry.state, _CONFLICT_MARK)} {entry.version}"
     if row := entry.applied:
-        line += " " * (width - len(entry.version))
-        line += (
-            f" ({row.applied_at:%Y-%m-%d %H:%M:%S} UTC)" if row.applied_at else " (time unknown)"
-        )
-        line += f" - {row.execution_time_ms}ms" if row.execution_time_ms is not None else ""
+        moment = f"{row.applied_at:%Y-%m-%d %H:%M:%S} UTC" if row.applied_at else "time unknown"
+        line += " " * (width - len(entry.version)) + f" ({moment})"
+        if row.execution_time_ms is not None:
+            line += f" - {row.execution_time_ms}ms"
     return line if entry.state in (State.APPLIED, State.PENDING) else f"{line}  {entry.state}"
 
 
-def _warnings(plan: Plan) -> list[str]:
-    warnings = []
-    if unverified := [entry.version for entry in plan.entries if entry.unverified]:
-        warnings.append(f"⚠️  Applied without a checksum, so not verified: {', '.join(unverified)}")
-    if ahead := plan.in_state(State.AHEAD):
-        warnings.append(
-            f"⚠️  The database is ahead of these files by {len(ahead)}: an older build, after a "
-            "rollback?"
-        )
-    return warnings
+def _problem_text(problem: Finding) -> str:
+    remedies = "".join(f"\n    - {remedy}" for remedy in problem.remedies)
+    return f"{problem.state}: {problem.message}{remedies}"
+
+
+def _summary(warnings: Iterable[Finding]) -> list[str]:
+    """One line for each kind of warning, with the versions that it is about."""
+    versions: dict[str, list[str]] = {}
+    for warning in warnings:
+        versions.setdefault(warning.message, []).append(warning.version)
+    return [
+        f"⚠️  {message[0].upper()}{message[1:]}: {', '.join(found)}"
+        for message, found in versions.items()
+    ]
+
+
+def warning_text(warning: str) -> str:
+    """One warning of `validate`."""
+    return hanging(f"⚠️  {warning}")
+
+
+def check_text(exit_code: int) -> str:
+    """The last line of a `status --check` that fails."""
+    return _exit_line(exit_code, CHECK_PAGES[exit_code])
+
+
+def skipped_text(environment: str, reason: str, pending: str) -> str:
+    """What a run prints that applies nothing because of MIGRATION_ENVIRONMENTS."""
+    mark = "⚠️ " if environment == "production" else "⏩"
+    return hanging(f"{mark} Skipped: {reason}. Pending: {pending}.")
 
 
 def event_text(config: Config, event: Event) -> str:
-    """One event of a run, for people."""
+    """One event of a run."""
     match event:
         case Started(history, plan):
             return _started_text(config, history, plan)
         case Notice(migration, text):
             return hanging(f"   {migration.version}: {text}" if migration else f"⚠️  {text}")
         case Retry(error, pause):
-            return _joined([f"⏳ {error.message}; once more in {pause:.1f} s", *_blocked_by(error)])
+            retrying = f"⏳ {error.message}; retrying in {pause:.1f} s"
+            return _joined([retrying, *_blocked_by(error)])
         case MigrationResult(version, _, milliseconds):
             return f"✅ Applied: {version} ({milliseconds}ms)"
 
 
 def _started_text(config: Config, history: History, plan: Plan) -> str:
-    count = len(plan.pending)
+    pending = f"{len(plan.pending) or 'none'} of {len(plan.entries)}"
     lines = [
         f"Database: {config.url}",
         f"Environment: {config.environment} (from {config.environment_source})",
-        f"Pending: {count or 'none'} of {len(plan.entries)}, PostgreSQL "
-        f"{history.version.split()[0]}",
-        *_warnings(plan),
-        *(
-            f"⚠️  {one.version} has no statement in it: it is only recorded"
-            for one in plan.pending
-            if one.is_empty and DRAFT not in one.directives
-        ),
+        f"Pending: {pending}, PostgreSQL {history.version.split()[0]}",
+        *_summary(plan.findings().warnings),
     ]
+    for migration in plan.pending:
+        if migration.is_empty and DRAFT not in migration.directives:
+            lines.append(f"⚠️  {migration.version} contains no SQL: it will only be recorded")
     return _joined(lines)
 
 
 def run_text(run: RunResult) -> str:
-    """The last line of a run."""
-    count = len(run.applied)
-    if not count:
-        return "✅ Nothing to do: no migration is pending"
-    return f"✅ {count} migration{'' if count == 1 else 's'} applied successfully"
+    """The last line of a run that succeeded."""
+    match len(run.applied):
+        case 0:
+            return "✅ Database is up to date: no migration is pending"
+        case 1:
+            return "✅ 1 migration applied successfully"
+        case count:
+            return f"✅ {count} migrations applied successfully"
 
 
 def error_text(error: OnwardError) -> str:
-    """An error for people: what, where, what state things are in, what to do next."""
+    """An error: what happened, where, what state the database is in, what to do next."""
     lines = _failure_lines(error) if isinstance(error, MigrationFailed) else [f"❌ {error.message}"]
     lines += _blocked_by(error)
     if error.applied is not None:
-        lines.append(
-            f"Applied in this run: {', '.join(done.version for done in error.applied) or 'none'}."
-        )
+        applied = ", ".join(done.version for done in error.applied)
+        lines.append(f"Applied in this run: {applied or 'none'}.")
         if error.remaining:
             lines.append(f"Not applied: {', '.join(error.remaining)}.")
-    return _joined([*lines, *([f"Next: {error.next_step}"] if error.next_step else [])])
+    if error.next_step:
+        lines.append(f"Next: {error.next_step}")
+    return _joined(lines)
+
+
+def exit_text(error: OnwardError) -> str:
+    """The last line of a command that fails: its exit code, and the page that explains it."""
+    return _exit_line(error.exit_code, page_of(type(error)))
+
+
+def page_of(kind: type[OnwardError]) -> str:
+    """The page and section of the documentation that explains a class of errors."""
+    return next(PAGES[base] for base in kind.__mro__ if base in PAGES)
+
+
+def _exit_line(exit_code: int, page: str) -> str:
+    return f"(exit {exit_code}, {page})"
 
 
 def _joined(lines: Iterable[str]) -> str:
-    """Lines of ours; one that has words of others in it may go on, but begins no other."""
+    """The lines, each with its own further lines indented.
+
+    Text from a server or a file may have several lines, and none of them may pass for one of
+    Onward's.
+    """
     return "\n".join(map(hanging, lines))
 
 
@@ -139,15 +224,15 @@ def _blocked_by(error: OnwardError) -> list[str]:
 def _failure_lines(error: MigrationFailed) -> list[str]:
     failure, server = error.failure, error.failure.server
     place = f"{failure.path}:{failure.line}:{failure.column}" if failure.line else failure.path
-    said = (("Detail", server.detail), ("Hint", server.hint), ("Context", server.context))
-    return [
-        f"❌ FAILED {place}   {failure.statement}".rstrip(),
-        *(failure.excerpt.split("\n") if failure.excerpt else []),
-        ("ERROR " if server.sqlstate else "ERROR: ") + _message(server),
-        *(f"{title}: {text}" for title, text in said if text),
-        f"State: {error.state}.",
-    ]
+    lines = [f"❌ FAILED {place}   {failure.statement}".rstrip()]
+    if failure.excerpt:
+        lines += failure.excerpt.split("\n")
+    lines.append(("ERROR " if server.sqlstate else "ERROR: ") + server_message(server))
+    details = {"Detail": server.detail, "Hint": server.hint, "Context": server.context}
+    lines += [f"{title}: {text}" for title, text in details.items() if text]
+    return [*lines, f"State: {error.state}."]
 
 
-def _message(server: ServerError) -> str:
+def server_message(server: ServerError) -> str:
+    """The message of a server, after its SQLSTATE if there is one."""
     return f"{server.sqlstate}: {server.message}" if server.sqlstate else server.message

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Times scripts/migrate.py and both routes beside psql, other runners and bare scripts:
-`scripts/dev/bench.py --help`.
+"""Times scripts/migrate.py and both routes beside psql, other runners and bare scripts.
 
-A figure is the median of whole processes, in rounds in which all take turns, so that what slows the
-machine down slows all alike. A run counts only if it left what its files say.
+See `scripts/dev/bench.py --help`. A figure is the median of whole processes. All take turns in each
+round, so what slows the machine down slows all alike. A run counts only if it did what its files
+say.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from scripts.dev.measure import (  # noqa: E402
     server,
     small_files,
 )
-from scripts.dev.peers import (
+from scripts.dev.peers import (  # noqa: E402
     HANDLERS,
     ONE_ROW,
     ONWARD,
@@ -55,20 +55,20 @@ from scripts.dev.peers import (
 )
 
 DESCRIPTION = """\
-Time Onward beside psql, other runners and bare scripts; medians, and ratios to
-the first line of each table. Needs what requirements-dev.txt names.
+Time Onward beside psql, other runners and bare scripts: medians, and ratios to
+the first line of each table. Requires the packages of requirements-dev.txt.
 
 benchmarks:
   nothing-pending  10 files, all applied; beside a script that imports psycopg,
                    connects and reads one row
   files            small files, all pending; psql runs the same SQL
-  large-file       one file with data, time and peak memory; `psycopg` sends it
+  large-file       one file with data: time and peak memory; `psycopg` sends it
                    whole, `one row` does not read it
   cold-start       a process that imports a handler and answers the first
                    status request, beside one that imports psycopg and reads
                    one row
-  growth           what a file more costs, pending or applied, beside reading
-                   and hashing it
+  growth           cost of one more file, pending or applied, beside reading and
+                   hashing it
 """
 UNITS = ((1e6, "µs"), (1e3, "ms"), (1, "s"))
 
@@ -77,7 +77,7 @@ Entrant = Callable[[], Sample]
 
 @dataclass(frozen=True)
 class Figure:
-    """One cell of a table: medians, or why there are none."""
+    """One cell of a table: medians, or the reason why there are none."""
 
     benchmark: str
     case: str
@@ -98,7 +98,7 @@ class Figure:
 
 
 class Bench:
-    """The benchmarks, on one server; `figures` has what came of them."""
+    """The benchmarks, on one server. `figures` collects their results."""
 
     def __init__(self, options: argparse.Namespace, url: str, work: Path) -> None:
         self.figures: list[Figure] = []
@@ -114,7 +114,7 @@ class Bench:
         }
 
     def nothing_pending(self) -> None:
-        """How long it takes to see that there is nothing to do."""
+        """Time to find out that nothing is pending."""
         files = small_files(10)
         for milliseconds in self._options.latency:
             with ExitStack() as stack:
@@ -131,7 +131,7 @@ class Bench:
                 )
 
     def files(self) -> None:
-        """How long it takes to apply small files, each recorded."""
+        """Time to apply small files and record each of them."""
         warm = True
         for milliseconds in self._options.latency:
             seen: list[tuple[int, Mapping[str, float]]] = []
@@ -150,7 +150,7 @@ class Bench:
                     warm = False
 
     def large_file(self) -> None:
-        """Time and memory for a file with a lot of data in it."""
+        """Time and peak memory for a file with much data."""
         files = [large_file(self._options.megabytes)]
         tools = [*(tool for tool in self._tools if tool.name in (PSQL.name, ONWARD.name)), PSYCOPG]
         with database(self._url) as url:
@@ -159,7 +159,7 @@ class Bench:
             self._compare("large-file", f"{self._options.megabytes} MB", entrants, PSQL.name)
 
     def cold_start(self) -> None:
-        """A new process that imports a handler and answers its first request."""
+        """Time of a new process that imports a handler and answers its first request."""
         files = small_files(10)
         with database(self._url) as url:
             self._apply(ONWARD, files, url)
@@ -171,7 +171,7 @@ class Bench:
             self._compare("cold-start", "first answer", entrants, "plain handler")
 
     def growth(self) -> None:
-        """What a file more costs, pending or applied."""
+        """Cost of one more file, pending or applied."""
         base, medians = "reading, hashing", []
         for count in self._options.growth:
             files = small_files(count)
@@ -189,9 +189,8 @@ class Bench:
                 if name in medians[-1]
             }
             for name, slope in slopes.items():
-                ratio = (
-                    slope / slopes[base] if slopes.get(base, 0) > 0 else None
-                )  # too few files to tell
+                # With too few files the measured slope of the base may be zero or less.
+                ratio = slope / slopes[base] if slopes.get(base, 0) > 0 else None
                 self.figures.append(Figure("growth", "each file more", name, slope, ratio))
 
     def _compare(
@@ -203,8 +202,9 @@ class Bench:
         *,
         warm: bool = True,
     ) -> dict[str, float]:
-        """Let all run in turns, and put down what came of it. The median seconds of those that did
-        not fail.
+        """Run all in turns and record the figures.
+
+        Returns the median seconds of those that did not fail.
         """
         print(f"bench: {benchmark}, {case}", file=sys.stderr)
         samples, problems = self._take_turns(entrants, warm=warm)
@@ -226,14 +226,15 @@ class Bench:
     def _take_turns(
         self, entrants: Mapping[str, Entrant], *, warm: bool
     ) -> tuple[dict[str, list[Sample]], dict[str, str]]:
-        """What the runs took, and who failed: once is enough to be out. A round to warm up does not
-        count.
+        """The samples and the problems of each entrant.
+
+        An entrant that fails once does not run again. A round to warm up does not count.
         """
         samples: dict[str, list[Sample]] = {name: [] for name in entrants}
         problems: dict[str, str] = {}
-        began = time.monotonic()
+        started = time.monotonic()
         for number in range(-1 if warm else 0, self._options.rounds):
-            if number > 0 and time.monotonic() - began > 4 * self._options.limit:
+            if number > 0 and time.monotonic() - started > 4 * self._options.limit:
                 break
             for name in list(samples):
                 try:
@@ -247,8 +248,9 @@ class Bench:
     def _too_slow(
         self, case: str, count: int, seen: Sequence[tuple[int, Mapping[str, float]]]
     ) -> set[str]:
-        """Which peers would need longer than the limit, going by what fewer files took; noted in
-        the figures.
+        """The peers that would take longer than the limit, by what fewer files took.
+
+        Records in the figures that they are left out.
         """
         if len(seen) < 2:
             return set()
@@ -275,7 +277,7 @@ class Bench:
         return sample
 
     def _written(self, tool: Tool, files: Sequence[str]) -> Path:
-        """Where these files are in the tool's own shape."""
+        """The directory with these files in the tool's own format."""
         directory = self._work / f"{tool.name}-{len(files)}-{len(files[0])}"
         if not directory.exists():
             tool.write(directory, files)
@@ -295,7 +297,7 @@ BENCHMARKS: dict[str, Callable[[Bench], None]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and print; the exit code is 1 if anything but a peer failed, 5 without a server."""
+    """Measure and print. The exit code is 1 if anything but a peer failed, 5 without a server."""
     options = _parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -334,15 +336,19 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "benchmarks", nargs="*", type=_benchmark, metavar="benchmark", help="default: all"
     )
     parser.add_argument(
-        "--url", help="a superuser's, of a server to use instead of an embedded one"
+        "--url", help="superuser's URL of a server to use instead of an embedded one"
     )
     parser.add_argument(
-        "--peers", type=Path, default=ROOT / ".bench", metavar="DIR", help="where other runners are"
+        "--peers",
+        type=Path,
+        default=ROOT / ".bench",
+        metavar="DIR",
+        help="directory of the other runners",
     )
     parser.add_argument(
-        "--install", action="store_true", help="install them there first, by npm and pip"
+        "--install", action="store_true", help="first install them there, with npm and pip"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--rounds", type=_count, default=5, help="default: 5")
     parser.add_argument(
         "--latency", type=_numbers, default=[0, 10], metavar="MS,...", help="round trips (0,10)"
@@ -358,22 +364,22 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="default: 10,100,1000",
     )
     parser.add_argument(
-        "--megabytes", type=_count, default=50, metavar="N", help="of the large file (50)"
+        "--megabytes", type=_count, default=50, metavar="N", help="size of the large file (50)"
     )
     parser.add_argument(
         "--limit",
         type=float,
         default=30,
         metavar="SECONDS",
-        help="leave out peers that need longer for one run, and further rounds of what took four "
-        "times as long (30)",
+        help="leave out peers that take longer for one run, and further rounds after four times "
+        "as long (30)",
     )
     return parser.parse_args(arguments)
 
 
 def _benchmark(name: str) -> str:
     if name not in BENCHMARKS:
-        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(BENCHMARKS)}")
+        raise argparse.ArgumentTypeError(f"{name} is not one of {', '.join(BENCHMARKS)}")
     return name
 
 
@@ -388,10 +394,13 @@ def _numbers(text: str) -> list[int]:
 
 
 def forecast(count: int, fewer: tuple[int, float], some: tuple[int, float]) -> float:
-    """How long `count` files will take, going by what fewer took: files and seconds. More never
-    take less.
+    """Seconds that `count` files will take, from two pairs of files and seconds.
+
+    More files never take less time.
     """
-    return some[1] + max(0, some[1] - fewer[1]) / (some[0] - fewer[0]) * (count - some[0])
+    (fewer_files, fewer_seconds), (files, seconds) = fewer, some
+    slope = max(0, seconds - fewer_seconds) / (files - fewer_files)
+    return seconds + slope * (count - files)
 
 
 def _files(count: int) -> str:
@@ -399,9 +408,11 @@ def _files(count: int) -> str:
 
 
 def _report(bench: Bench) -> Iterator[str]:
-    """Markdown: one table a benchmark, then what was left out and what failed."""
-    yield "PostgreSQL {postgres}, Python {python}, {machine}; medians of up to {rounds} rounds".format(
-        **bench.setting
+    """Markdown: a table for each benchmark, then what was left out and what failed."""
+    setting = bench.setting
+    yield (
+        f"PostgreSQL {setting['postgres']}, Python {setting['python']}, {setting['machine']}; "
+        f"medians of up to {setting['rounds']} rounds"
     )
     for benchmark in dict.fromkeys(figure.benchmark for figure in bench.figures):
         yield ""
@@ -409,28 +420,24 @@ def _report(bench: Bench) -> Iterator[str]:
             benchmark, [figure for figure in bench.figures if figure.benchmark == benchmark]
         )
     notes = [f"{f.benchmark}, {f.case}, {f.tool}: {f.problem}" for f in bench.figures if f.problem]
-    notes += [f"{name}: not installed" for name in bench.setting["not_installed"]]
-    yield from ["", *(f"- {note}" for note in notes)] if notes else []
+    notes += [f"{name}: not installed" for name in setting["not_installed"]]
+    if notes:
+        yield ""
+        yield from (f"- {note}" for note in notes)
 
 
 def _table(title: str, figures: Sequence[Figure]) -> Iterator[str]:
-    cases, tools = (
-        list(dict.fromkeys(getattr(figure, name) for figure in figures))
-        for name in ("case", "tool")
-    )
+    cases = list(dict.fromkeys(figure.case for figure in figures))
+    tools = list(dict.fromkeys(figure.tool for figure in figures))
     cells = {(figure.tool, figure.case): str(figure) for figure in figures}
-    rows = [
-        [title, *cases],
-        *([tool, *(cells.get((tool, case), "") for case in cases)] for tool in tools),
-    ]
+    rows = [[title, *cases]]
+    for tool in tools:
+        rows.append([tool, *(cells.get((tool, case), "") for case in cases)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     for row in rows:
-        yield (
-            "| "
-            + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            + " |"
-        )
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        yield f"| {' | '.join(padded)} |"
 
 
 if __name__ == "__main__":

