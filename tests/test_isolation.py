@@ -555,7 +555,7 @@ def test_a_mark_of_another_kind_of_identity_does_not_free_a_database(
     database.execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
     for host in ("db-1.example", "db-2.example", NEON.format("cool-rain-1")):
         refused = deploy("preview", by_name(unidentified, host))
-        is_refused(refused, "has a history that does not say which environment's it is")
+        is_refused(refused, "has a history that names no environment")
         assert f"preview@{system(database)}/{database.name}" in printed_claim(refused)
     assert (marks(database), tables(database)) == ([("001-one", "production")], ["one"])
 
@@ -565,7 +565,7 @@ def test_an_endpoint_is_part_of_an_identity_s_kind_too(database: Database, deplo
     assert deploy("production", database).code == 0
     migrations(TWO)
     refused = deploy("preview", by_name(database, NEON.format("cool-rain-1")))
-    is_refused(refused, "has a history that does not say which environment's it is")
+    is_refused(refused, "has a history that names no environment")
     assert (marks(database), tables(database)) == ([("001-one", "production")], ["one"])
 
 
