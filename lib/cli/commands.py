@@ -19,8 +19,9 @@ from lib.postgres.executor import Executor
 from lib.printable import hanging
 from lib.report.document import error_dict, run_dict, status_dict, validation_dict
 from lib.report.text import event_text, run_text, status_text
-from lib.settings.config import Config, allowed_environments, migrations_directory, read_config
+from lib.settings.config import Config, migrations_directory, read_config
 from lib.settings.environ import url_variables_set, with_env_files
+from lib.settings.environment import allowed_environments
 from lib.source.migration import Migration, create, load, require_runnable
 
 _GLANCE = 5.0  # seconds, for a look that nothing depends on
