@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from lib import ROOT
 from lib.errors import FilesError
-from lib.source.migration import BOM, DRAFT, NO_TRANSACTION, Migration, create, load, number_of, require_runnable
+from lib.source.latin1 import BOM
+from lib.source.migration import (
+    DRAFT,
+    NO_TRANSACTION,
+    Migration,
+    create,
+    load,
+    number_of,
+    require_runnable,
+)
 
 NAME = "the name must be NNN-kebab-case.sql: three digits or more, then lower-case words joined by hyphens"
 THERE_ARE = "there are `-- migrate: no-transaction` and `-- migrate: draft`, each on a line of its own"

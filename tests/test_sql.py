@@ -194,7 +194,7 @@ def test_a_byte_order_mark_counts_as_a_character_of_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sql", "head"),
+    ("sql", "expected"),
     [
         ("select/**/12.5", ("select", "12", ".", "5")),
         ("N'a' n'b' U&'c' u&'d' B'0' X'1' E'e' e'f'", tuple("N'a' n'b' U&'c' u&'d' B'0' X'1' E'e' e'f'".split())),
@@ -210,8 +210,8 @@ def test_a_byte_order_mark_counts_as_a_character_of_the_file() -> None:
         ("\\i a b", ("\\i a b",)),
     ],
 )
-def test_the_head_is_the_first_tokens_as_written(sql: str, head: tuple[str, ...]) -> None:
-    assert next(split(sql)).head == head
+def test_the_first_tokens_are_as_written(sql: str, expected: tuple[str, ...]) -> None:
+    assert next(split(sql)).first_tokens == expected
 
 
 @pytest.mark.parametrize(
@@ -878,8 +878,8 @@ def test_any_text_is_split_into_statements_and_gaps(sql: str) -> None:
         assert statement.line == 1 + len(re.findall(r"\r\n|\r|\n", sql[: statement.offset]))
         assert statement.text == statement.text.strip(" \t\r\n\f\v")
         assert statement.text[0] not in ";"
-        assert 0 <= len(statement.head) <= 16
-        assert all(token in statement.text for token in statement.head)
+        assert 0 <= len(statement.first_tokens) <= 16
+        assert all(token in statement.text for token in statement.first_tokens)
         end = statement.offset + len(statement.text)
     for transactional in (True, False):
         assert all(refusal.line >= 1 for refusal in refused(sql, transactional=transactional))
@@ -907,7 +907,7 @@ def test_statements_that_are_put_into_a_file_come_out_again(pairs: list[tuple[st
     assert [s.offset for s in statements] == offsets
     for ours, (statement, separator) in zip(statements, pairs, strict=True):
         assert ours.text == (statement + separator.split(";")[0]).rstrip()
-        assert next(split(statement)).head == ours.head
+        assert next(split(statement)).first_tokens == ours.first_tokens
 
 
 def scanned(sql: str) -> list[tuple[int, str]]:

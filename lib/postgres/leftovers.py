@@ -41,7 +41,7 @@ def runs_in_several_transactions(statement: Statement) -> bool:
 def is_concurrent(statement: Statement) -> bool:
     """Whether it works beside others, in steps, of which each is committed."""
     return statement.keywords[:1] != ("REFRESH",) and "CONCURRENTLY" in (
-        token.upper() for token in statement.head
+        token.upper() for token in statement.first_tokens
     )
 
 
@@ -49,7 +49,7 @@ def finishing(statement: Statement) -> str | None:
     """The statement that goes on with a DETACH PARTITION CONCURRENTLY that was broken off; None for
     any other.
     """
-    found = _DETACH.fullmatch(" ".join(statement.head))
+    found = _DETACH.fullmatch(" ".join(statement.first_tokens))
     return f"{found[1]} FINALIZE" if found else None
 
 

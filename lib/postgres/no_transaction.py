@@ -325,7 +325,7 @@ def _stays_in_session(statement: Statement) -> bool:
         case ("CREATE", *rest):
             return not {"TEMP", "TEMPORARY"}.isdisjoint(rest[:3])
         case ("DECLARE", *_):
-            return "HOLD" in map(str.upper, statement.head)
+            return "HOLD" in map(str.upper, statement.first_tokens)
     return False
 
 
@@ -336,6 +336,6 @@ def _prepared_in_words(names: set[str]) -> str:
 
 def _concurrent_index(statement: Statement) -> tuple[str, str] | None:
     """The table and name of a CREATE INDEX CONCURRENTLY that names its index, as written."""
-    head = " ".join(statement.head)
+    head = " ".join(statement.first_tokens)
     found = re.match(_CREATE_INDEX, head)
     return (".".join(re.findall(_NAME, found["table"])), found["name"]) if found else None

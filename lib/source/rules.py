@@ -96,6 +96,11 @@ class Refusal(NamedTuple):
     column: int | None = None
     """None for a statement: it is refused as a whole."""
 
+    @property
+    def place(self) -> str:
+        """`line`, or `line:column`."""
+        return f"{self.line}:{self.column}" if self.column else str(self.line)
+
 
 def end_of_sql(sql: str) -> int:
     """Where the file is no SQL any more: behind the first COPY that its rows follow, else where it
