@@ -100,12 +100,12 @@ class Statement(NamedTuple):
         """At most 16 tokens as written: words, names and strings with their quotes, and single
         characters.
         """
-        return tuple(token[0] for token in islice(tokens(self.text), 16))
+        return tuple(_first_tokens(self.text))
 
     @property
     def keywords(self) -> tuple[str, ...]:
         """The first tokens in upper case, up to one that is not an unquoted word."""
-        return tuple(map(upper, takewhile(compiled(WORD).fullmatch, self.first_tokens)))
+        return tuple(map(upper, takewhile(compiled(WORD).fullmatch, _first_tokens(self.text))))
 
 
 class Kind(StrEnum):
@@ -244,6 +244,10 @@ def tokens(sql: str, start: int = 0) -> Iterator[re.Match[str]]:
     while token := compiled(_TOKEN).match(sql, _skip_gap(_BETWEEN_TOKENS, sql, start)):
         yield token
         start = token.end()
+
+
+def _first_tokens(sql: str) -> Iterator[str]:
+    return (token[0] for token in islice(tokens(sql), 16))
 
 
 def _skip_gap(gap: str, sql: str, start: int) -> int:

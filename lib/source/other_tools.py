@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from lib.source.latin1 import from_latin1
 from lib.source.lexer import Kind, Piece, bodies, line_ends, pieces_at, split
-from lib.source.rules import Refusal, end_of_sql
+from lib.source.rules import Refusal, Rule, end_of_sql
 
 T = TypeVar("T")
 
@@ -39,6 +39,7 @@ class Mark(NamedTuple):
 class Finding(NamedTuple):
     """Something that does not belong in a file, at the index of its first character."""
 
+    rule: Rule
     offset: int
     what: str
     remedy: str
@@ -187,7 +188,7 @@ def is_mark(line: str) -> bool:
 def unfinished(sql: str) -> list[Refusal]:
     """Signs that the file is not what its author meant: a pointer to it, or a conflict in it."""
     if sql.startswith(_LFS_POINTER):
-        return [Refusal(1, _LFS_POINTER_FOUND, _LFS_POINTER_REMEDY, column=1)]
+        return [Refusal(Rule.LFS_POINTER, 1, _LFS_POINTER_FOUND, _LFS_POINTER_REMEDY, column=1)]
     return _merge(sql, _find_conflicts(sql))
 
 
@@ -212,10 +213,9 @@ def _find_marks(sql: str, *, transactional: bool) -> Iterator[Finding]:
         mark = _MARKS[match.lastindex - 1] if match.lastindex else _EVOLUTION
         matters = mark.section or transactional
         if matters and not (mark.opening and offset > first_statement):
-            text = match[0].rstrip()
-            yield Finding(
-                offset, _mark_in_words(mark, text), _mark_remedy(mark, transactional=transactional)
-            )
+            what = _mark_in_words(mark, match[0].rstrip())
+            remedy = _mark_remedy(mark, transactional=transactional)
+            yield Finding(Rule.OTHER_TOOL, offset, what, remedy)
 
 
 def _begins_its_line(sql: str, match: re.Match[str], piece: Piece) -> bool:
@@ -262,7 +262,8 @@ def _find_conflicts(sql: str) -> Iterator[Finding]:
         in_comment = piece.kind is Kind.BLOCK_COMMENT and " " in text
         begins_line = sql[offset - 1 : offset] in _BEFORE_A_LINE
         if begins_line and (piece.kind is Kind.CODE or in_comment):
-            yield Finding(offset, f"`{text}` is a mark of a merge conflict", "resolve the conflict")
+            what = f"`{text}` is a mark of a merge conflict"
+            yield Finding(Rule.MERGE_CONFLICT, offset, what, "resolve the conflict")
 
 
 def _find_invisible(sql: str) -> Iterator[Finding]:
@@ -272,7 +273,7 @@ def _find_invisible(sql: str) -> Iterator[Finding]:
         char = from_latin1(text)
         if piece.kind is Kind.CODE:
             what = f"invisible character outside of quotes: {_name(char)}"
-            yield Finding(offset, what, _replacement(char))
+            yield Finding(Rule.INVISIBLE_CHARACTER, offset, what, _replacement(char))
         elif char in _RIGHT_TO_LEFT and not _is_data(sql, piece):
             if piece is not last_piece:
                 last_piece, left_open = piece, frozenset(_left_open(sql, piece))
@@ -282,7 +283,7 @@ def _find_invisible(sql: str) -> Iterator[Finding]:
                     "order than it has"
                 )
                 remedy = f"remove it, or close it there with {_name(_CLOSED_BY[char])}"
-                yield Finding(offset, what, remedy)
+                yield Finding(Rule.INVISIBLE_CHARACTER, offset, what, remedy)
 
 
 def _is_data(sql: str, piece: Piece) -> bool:
@@ -331,23 +332,22 @@ def _with_pieces(sql: str, candidates: Iterable[tuple[int, T]]) -> Iterator[tupl
 
 def _merge(sql: str, findings: Iterable[Finding]) -> list[Refusal]:
     """One refusal for all places of the same thing, as far as the file is SQL."""
-    places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    places: dict[Finding, list[int]] = defaultdict(list)
     end = -1
     for finding in findings:
         end = end_of_sql(sql) if end < 0 else end  # only once, and only where there is a finding
         if finding.offset < end:
-            places[finding.what, finding.remedy].append(finding.offset)
-    return [_refusal(sql, what, remedy, offsets) for (what, remedy), offsets in places.items()]
+            places[finding._replace(offset=0)].append(finding.offset)
+    return [_refusal(sql, finding, offsets) for finding, offsets in places.items()]
 
 
-def _refusal(sql: str, what: str, remedy: str, offsets: list[int]) -> Refusal:
+def _refusal(sql: str, finding: Finding, offsets: list[int]) -> Refusal:
     (line, column), *others = [_line_and_column(sql, offset) for offset in offsets[:_MAX_PLACES]]
     also = [f"{line}:{column}" for line, column in others]
     if len(offsets) > _MAX_PLACES:
         also.append(f"{len(offsets) - _MAX_PLACES} more places")
-    if also:
-        what = f"{what} (also at {', '.join(also)})"
-    return Refusal(line, what, remedy, column)
+    what = f"{finding.what} (also at {', '.join(also)})" if also else finding.what
+    return Refusal(finding.rule, line, what, finding.remedy, column)
 
 
 def _line_and_column(sql: str, offset: int) -> tuple[int, int]:
