@@ -22,14 +22,9 @@ DRAFT = "draft"
 _CHUNK_BYTES = 1 << 20
 _FILE_NAME = re.compile(r"[0-9]{3,}(?:-[a-z0-9]+)+\.sql")
 _DIRECTIVES = {f"-- migrate: {word}": word for word in (NO_TRANSACTION, DRAFT)}
-# A line of a comment that means to be a directive: `migrate:` with anything behind it, and a
-# directive's word in other clothes. `-- Migration: 003-add-orders` and `-- Migrate: all users` are
-# prose, as are directives inside a sentence.
-_WORD = r"(?:no[\W_]*trans\w*|draft\b)"
-_NEAR_MISS = (
-    rf"[\s*/-]*(?:migrate\s*:.*|(?i:migrate\s*:\s*{_WORD}.*"
-    rf"|(?:migrat\w*[\W_]*{_WORD}|no[\W_]*trans\w*)[\W_]*))"
-)
+# Whatever begins like a directive must be one: a typing error must not run a draft, or a file in
+# the wrong mode.
+_MEANT_AS_DIRECTIVE = r"(?i)[\s*/-]*migrate\s*:"
 
 
 _STILL_A_DRAFT = f"still a draft; take the line `-- migrate: {DRAFT}` out when it is finished"
@@ -267,25 +262,20 @@ def _directives(content: bytes) -> Iterator[str]:
         if text in _DIRECTIVES:
             yield _DIRECTIVES[text]
         else:
-            unknown += [_quoted(line) for line in map(str.strip, _near_misses(text))]
+            unknown += [f"`{line}`" for line in _unknown_directives(text)]
     if unknown:
-        known = " and ".join(f"`{directive}`" for directive in _DIRECTIVES)
+        known = " or ".join(f"`{directive}`" for directive in _DIRECTIVES)
         raise ValueError(
-            f"unknown directive {', '.join(unknown)}; there are {known}, each on a line of its own"
+            f"unknown directive {', '.join(unknown)}; write {known} on a line of its own, or "
+            "reword the comment"
         )
 
 
-def _near_misses(comment: str) -> Iterator[str]:
-    for line in comment.splitlines():
+def _unknown_directives(comment: str) -> Iterator[str]:
+    for line in map(str.strip, comment.splitlines()):
         # Another tool's mark, dbmate's `-- migrate:up`, is refused where it would be run.
-        if re.fullmatch(_NEAR_MISS, line) and not other_tools.is_mark(line.strip()):
+        if re.match(_MEANT_AS_DIRECTIVE, line) and not other_tools.is_mark(line):
             yield line
-
-
-def _quoted(directive: str) -> str:
-    if directive == "-- no-transaction":
-        return f"`{directive}` (sqlx's, without effect here: take the line out)"
-    return f"`{directive}`"
 
 
 def _digest(content: bytes) -> str:
