@@ -159,7 +159,7 @@ def test_every_file_that_cannot_be_used_is_named_in_one_message_before_connectin
             "011-latin.sql": "SELECT 'Größe'".encode("latin-1"),
             "012-nul.sql": b"SELECT\0 1;",
             "013-directive.sql": "-- migrate: no-transactions\nSELECT 1;",
-            "014-near-miss.sql": "-- no transaction\nSELECT 1;",
+            "014-near-miss.sql": "-- Migrate: no transaction\nSELECT 1;",
         }
     )
     (directory / "015-directory.sql").mkdir()
@@ -173,8 +173,8 @@ def test_every_file_that_cannot_be_used_is_named_in_one_message_before_connectin
         "007-seven.sql": "number 7 is taken by 0007-seven-again.sql; give one of them a free one",
         "011-latin.sql": "not UTF-8: byte 0xf6 at offset 10; save the file as UTF-8",
         "012-nul.sql": "a NUL byte at offset 6",
-        "013-directive.sql": "there are `-- migrate: no-transaction`",
-        "014-near-miss.sql": "there are `-- migrate: no-transaction`",
+        "013-directive.sql": "write `-- migrate: no-transaction`",
+        "014-near-miss.sql": "write `-- migrate: no-transaction`",
         "015-directory.sql": "not a regular file",
         "016-pipe.sql": "not a regular file",
         "017-link.sql": "a link that leads out of the directory; put the file itself here",

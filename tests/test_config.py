@@ -16,7 +16,6 @@ from lib import ROOT
 from lib.errors import ConfigError
 from lib.settings.config import (
     Config,
-    allowed_environments,
     choose_database,
     migrations_directory,
     read_config,
@@ -24,6 +23,7 @@ from lib.settings.config import (
 )
 from lib.settings.database_url import DatabaseURL, configured_urls, parse_url, redact, unpooled
 from lib.settings.environ import URL_VARIABLES, url_variables_set, with_env_files
+from lib.settings.environment import allowed_environments
 from tests.conftest import Server
 
 LOCAL = "postgresql://me:secret@localhost/app"
@@ -175,7 +175,7 @@ def test_the_status_goes_through_the_pooled_url_of_the_same_database(environ: di
 def test_a_target_shows_variable_host_and_database_only() -> None:
     shown = target("postgresql://kanarie7:kanarie7@h.example:6543/app?sslpassword=kanarie7&options=kanarie7")
     assert str(shown) == "app on h.example:6543 (from DATABASE_URL)"
-    assert repr(shown) == "Target(variable='DATABASE_URL', host='h.example', database='app')"
+    assert repr(shown) == "DatabaseURL(variable='DATABASE_URL', host='h.example', database='app')"
     assert str(target("postgresql://kanarie7@")) == "the default database on this machine (from DATABASE_URL)"
     assert str(target("postgres:///", PGHOST="h", PGDATABASE="d")) == "d on h (from DATABASE_URL)"
     assert CANARY not in repr(config(DATABASE_URL="postgresql://kanarie7:kanarie7@h.example/app"))

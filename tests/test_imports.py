@@ -26,7 +26,8 @@ aws cli vercel
 """.strip().splitlines()
 PURE = (
     "diagnosis errors events guard plan printable quoting report.document report.github report.text "
-    "settings.config settings.redactor source.migration source.other_tools source.rules web.auth"
+    "settings.config settings.database_url settings.environment settings.redactor "
+    "source.migration source.other_tools source.rules web.auth"
 ).split()
 MODULES = sorted((ROOT / "lib").rglob("*.py"))
 

@@ -249,6 +249,30 @@ def test_a_file_with_transaction_control_is_refused_before_any_file_runs(
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
 
 
+LEFT_TO_THE_SERVER = {
+    "REINDEX with options": "REINDEX (CONCURRENTLY) TABLE events",
+    "CLUSTER without a table": "CLUSTER",
+    "DETACH PARTITION CONCURRENTLY": "ALTER TABLE events DETACH PARTITION events_1 CONCURRENTLY",
+    "CREATE SUBSCRIPTION": "CREATE SUBSCRIPTION s CONNECTION 'dbname=nowhere' PUBLICATION p",
+    "ALTER DATABASE SET TABLESPACE": "ALTER DATABASE postgres SET TABLESPACE pg_default",
+}
+
+
+@pytest.mark.parametrize("sql", LEFT_TO_THE_SERVER.values(), ids=LEFT_TO_THE_SERVER)
+def test_the_server_refuses_in_a_transaction_what_the_rules_leave_to_it(
+    database: Database, migrations: Write, sql: str
+) -> None:
+    events = "CREATE TABLE events (at int PRIMARY KEY) PARTITION BY RANGE (at)"
+    partition = "CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (1) TO (2)"
+    directory = migrations({"001-events.sql": f"{events}; {partition}", "002-rare.sql": f"CREATE TABLE a (); {sql}"})
+    with pytest.raises(MigrationFailed) as caught:
+        run(database, directory)
+    assert (caught.value.exit_code, caught.value.failure.server.sqlstate) == (1, "25001")
+    assert caught.value.state.startswith("rolled back")
+    assert "`-- migrate: no-transaction`" in caught.value.next_step
+    assert (tables(database), history(database)) == (["events", "events_1"], ["001-events"])
+
+
 @pytest.mark.parametrize(
     "sql",
     [

@@ -30,8 +30,9 @@ from lib.report.text import (
     status_text,
     warning_text,
 )
-from lib.settings.config import Config, allowed_environments, migrations_directory, read_config
+from lib.settings.config import Config, migrations_directory, read_config
 from lib.settings.environ import url_variables_set, with_env_files
+from lib.settings.environment import allowed_environments
 from lib.source.migration import Migration, create, load, require_runnable
 
 # A skipped build shows how many files are pending, but does not wait long for that.

@@ -64,7 +64,7 @@ class IndexName(NamedTuple):
 
 def concurrent_index(statement: Statement) -> IndexName | None:
     """The index of a CREATE INDEX CONCURRENTLY that names it."""
-    found = _CREATE_INDEX.match(" ".join(statement.head))
+    found = _CREATE_INDEX.match(" ".join(statement.first_tokens))
     if found is None:
         return None
     return IndexName(".".join(re.findall(_NAME, found["table"])), found["name"])

@@ -43,12 +43,12 @@ def is_concurrent(statement: Statement) -> bool:
     """Whether it runs CONCURRENTLY: in steps, each of which is committed."""
     if statement.keywords[:1] == ("REFRESH",):
         return False
-    return "CONCURRENTLY" in map(str.upper, statement.head)
+    return "CONCURRENTLY" in map(str.upper, statement.first_tokens)
 
 
 def finishing_statement(statement: Statement) -> str | None:
     """What finishes an interrupted DETACH PARTITION CONCURRENTLY; None for other statements."""
-    found = _DETACH.fullmatch(" ".join(statement.head))
+    found = _DETACH.fullmatch(" ".join(statement.first_tokens))
     return f"{found[1]} FINALIZE" if found else None
 
 

@@ -269,7 +269,7 @@ def _changes_session(statement: Statement) -> bool:
         case ("CREATE", *rest):
             return not {"TEMP", "TEMPORARY"}.isdisjoint(rest[:3])
         case ("DECLARE", *_):
-            return "HOLD" in map(str.upper, statement.head)
+            return "HOLD" in map(str.upper, statement.first_tokens)
     return False
 
 

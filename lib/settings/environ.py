@@ -1,4 +1,4 @@
-"""The variables of a process, completed from `.env` files. Pure but for these."""
+"""The variables of a process, completed from `.env` files. Pure but for reading these."""
 
 import re
 from collections.abc import Mapping
@@ -16,14 +16,26 @@ URL_VARIABLES = (
     "DATABASE_URL",
 )
 _ENV_FILES = (".env.local", ".env")
+# The other variables that are taken from a file.
 _SETTING = r"MIGRATION_(?!DATABASE_URL$)\w+|VERCEL|VERCEL_ENV|VERCEL_TARGET_ENV"
-_ASSIGNMENT = (
-    r"""(?m)^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|`([^`]*)`|([^\s"'`#][^\n]*?)?)"""
-    r"""[ \t]*(?:(?<=[\s="'`])#[^\n]*)?$"""
-)
-_REPLACED = r"\$\{([^}]*)\}|\$([A-Za-z_]\w*)"
-_IN_DOUBLE_QUOTES = re.compile(r"""\\(["$\\nr])|""" + _REPLACED)
-_IN_NO_QUOTES = re.compile(r"\\(\$)|" + _REPLACED)
+
+# The patterns are compiled at their first use: a deploy has no `.env` files.
+_ASSIGNMENT = r"""(?mx)
+    ^ [ \t]* (?: export [ \t]+ )? (?P<name> \w+ ) [ \t]* = [ \t]*
+    (?:
+        " (?P<double> (?: [^"\\] | \\. )* ) "
+      | ' (?P<single> [^']* ) '
+      | ` (?P<backtick> [^`]* ) `
+      | (?P<bare> [^\s"'`\#] [^\n]*? )?
+    )
+    [ \t]* (?: (?<= [\s="'`] ) \# [^\n]* )? $
+"""
+_REFERENCE = r"""
+    \$ \{ (?P<braced> [^}]* ) \}
+  | \$ (?P<plain> [A-Za-z_] \w* )
+"""
+_IN_DOUBLE_QUOTES = rf"""(?x) \\ (?P<escaped> ["$\\nr] ) | {_REFERENCE}"""
+_IN_NO_QUOTES = rf"(?x) \\ (?P<escaped> \$ ) | {_REFERENCE}"
 
 
 def url_variables_set(environ: Mapping[str, str]) -> list[str]:
@@ -32,22 +44,20 @@ def url_variables_set(environ: Mapping[str, str]) -> list[str]:
 
 
 def with_env_files(environ: Mapping[str, str], folder: Path = ROOT) -> dict[str, str]:
-    """The environment completed from `.env.local` and `.env`; raises ConfigError for one that
-    cannot be read.
+    """The environment completed from `.env.local` and `.env`. Raises ConfigError.
 
-    The first of process, `.env.local` and `.env` that names a database supplies all URLs: never a
-    mix of two worlds. Only what names database, environment and settings is taken: a pulled file
-    must not pass a laptop off as a build.
+    The first of process, `.env.local` and `.env` that names a database supplies all URLs, so that
+    settings of two environments are never mixed. Only variables that name database, environment
+    and settings are taken: a pulled file must not pass a laptop off as a build.
     """
     merged = dict(environ)
-    for name in _ENV_FILES:
+    for file in _ENV_FILES:
         urls = () if url_variables_set(merged) else URL_VARIABLES
-        written = _env_file(folder / name)
-        for variable in written:
-            if not value_of(merged, variable) and (
-                variable in urls or re.fullmatch(_SETTING, variable)
-            ):
-                merged[variable] = _Expansion(name, written, environ).value(variable)
+        values = _read_env_file(folder / file)
+        for variable in values:
+            wanted = variable in urls or re.fullmatch(_SETTING, variable)
+            if wanted and not value_of(merged, variable):
+                merged[variable] = _Expansion(file, values, environ).value(variable)
     return merged
 
 
@@ -57,61 +67,72 @@ def is_set(environ: Mapping[str, str], variable: str) -> bool:
 
 
 def value_of(environ: Mapping[str, str], variable: str) -> str:
-    """A variable, where one that is empty is none."""
+    """A variable's value without white space around it; an empty one counts as unset."""
     return environ.get(variable, "").strip()
 
 
-def _env_file(path: Path) -> dict[str, tuple[str, str, str]]:
-    """What each variable is in a file: in double quotes, in quotes that keep all as it is, in none."""
+class _Value(NamedTuple):
+    """A value as its file has it, without its quotes."""
+
+    text: str
+    expands: str | None
+    """The pattern of what is replaced in it; None for quotes that keep everything as it is."""
+
+
+def _read_env_file(path: Path) -> dict[str, _Value]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (
-        FileNotFoundError,
-        IsADirectoryError,
-    ):  # a directory of that name is somebody's virtual environment
+    except (FileNotFoundError, IsADirectoryError):  # a directory may be a virtual environment
         return {}
     except (OSError, UnicodeDecodeError):
         raise ConfigError(
             f"{path.name} cannot be read as UTF-8 text", next_step="Mend it, or move it away."
         ) from None
-    found = re.findall(_ASSIGNMENT, text)
-    return {
-        name: (double, single or backtick, bare) for name, double, single, backtick, bare in found
-    }
+    return {found["name"]: _value(found) for found in re.finditer(_ASSIGNMENT, text)}
+
+
+def _value(found: re.Match[str]) -> _Value:
+    if found["double"]:
+        return _Value(found["double"], _IN_DOUBLE_QUOTES)
+    if kept := found["single"] or found["backtick"]:
+        return _Value(kept, None)
+    return _Value(found["bare"] or "", _IN_NO_QUOTES)
 
 
 class _Expansion(NamedTuple):
     """How the values of one file are read: as dotenv does, and dotenv-expand after it."""
 
     file: str
-    written: Mapping[str, tuple[str, str, str]]
+    values: Mapping[str, _Value]
     environ: Mapping[str, str]
 
-    def value(self, variable: str, *within: str) -> str:
-        """A variable's value, with what it refers to put in. Raises ConfigError for what has two
-        readings, or none.
-        """
-        double, kept, bare = self.written[variable]
-        pattern, text = (_IN_DOUBLE_QUOTES, double) if double else (_IN_NO_QUOTES, bare)
-        return kept or pattern.sub(lambda found: self._replaced(found, variable, *within), text)
+    def value(self, variable: str, *referring: str) -> str:
+        """A variable's value with its references replaced, `referring` to it being these.
 
-    def _replaced(self, found: re.Match[str], variable: str, *within: str) -> str:
-        escaped, name, undecided = found.groups()
-        if escaped:
+        Raises ConfigError for a reference that has two readings, or none.
+        """
+        text, expands = self.values[variable]
+        if expands is None:
+            return text
+        return re.sub(expands, lambda found: self._replacement(found, variable, *referring), text)
+
+    def _replacement(self, found: re.Match[str], variable: str, *referring: str) -> str:
+        if escaped := found["escaped"]:
             return {"n": "\n", "r": "\r"}.get(escaped, escaped)
-        if undecided and undecided not in (*self.environ, *self.written):
-            return found[0]
-        if not undecided and self.environ.get(name):
-            return self.environ[name]
-        if undecided or name not in self.written or name in (variable, *within):
-            raise ConfigError(
-                f"{variable} in {self.file} has a $ that "
-                + (
-                    "may be meant as it is"
-                    if undecided
-                    else "names no variable of that file or of this process"
-                ),
-                next_step="Write ${NAME} for the value of another variable, \\$ for the sign "
-                "itself.",
-            )
-        return self.value(name, variable, *within)
+        if plain := found["plain"]:
+            # Where nothing has this name, it is a part of a password rather than a reference.
+            if plain not in self.environ and plain not in self.values:
+                return found[0]
+            raise self._error(variable, "may be meant as it is")
+        name = found["braced"]
+        if value := self.environ.get(name):
+            return value
+        if name not in self.values or name in (variable, *referring):
+            raise self._error(variable, "names no variable of that file or of this process")
+        return self.value(name, variable, *referring)
+
+    def _error(self, variable: str, reason: str) -> ConfigError:
+        return ConfigError(
+            f"{variable} in {self.file} has a $ that {reason}",
+            next_step="Write ${NAME} for the value of another variable, \\$ for the sign itself.",
+        )

@@ -1,153 +1,218 @@
-"""Statements that a migration cannot contain, and what to do instead. Pure."""
+"""Statements that a migration file cannot contain, and what to do instead. Pure."""
 
-import re
 from collections.abc import Iterator
+from enum import Enum, auto
+from itertools import islice
 from typing import NamedTuple
 
 from lib.source.lexer import WORD, Statement, compiled, split, tokens, upper
 
-_SIMPLE = r"""(?a)[\w$]+|'\w*'|"\w*"|[^\w'"]"""
-
 _ONE_ALREADY = "take it out: each file is one transaction already"
 _DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
-_OWN_BLOCK = f"take it out, or {_DIRECTIVE}: the file's own BEGIN; SET TRANSACTION ...; and COMMIT; run as written there"
-_ROWS_FOLLOW = "COPY ... FROM STDIN reads rows that only psql would send"
-_NAME = r"\S+(?: \. \S+)*"
-_COPY = rf"COPY (?:BINARY )?(?:\( .* \)|{_NAME}(?: \( [^)]*\))?)"
-_OPTIONS = r"(?:\( [^)]*\) )?"
-_CONCURRENTLY_OPTION = r"\( (?:[^)]*, )?CONCURRENTLY (?:'?(?:TRUE|ON|1)'? )?[,)]"
-_NO_SLOT = r"""(?:\(|,) "?(?:CONNECT|CREATE_SLOT)"? = '?(?:FALSE|OFF|0)'? (?:\)|,)"""
+_OWN_BLOCK = (
+    f"take it out, or {_DIRECTIVE}: the file's own BEGIN; SET TRANSACTION ...; and COMMIT; run as "
+    "written there"
+)
+# Most statements begin with none of these words and are not examined: that saves time and memory.
+_FIRST_WORDS = frozenset(
+    """
+    ABORT ALTER BEGIN COMMIT CREATE DISCARD DROP END PREPARE REINDEX ROLLBACK SET START VACUUM
+    """.split()
+)
+_CLIENT = ("STDIN", "STDOUT")
+_MAX_COPY_TOKENS = 9  # COPY BINARY database . schema . table FROM STDIN
 
-# How the outline of such a statement begins, and what to say of it. COPY takes STDIN and STDOUT for
-# each other.
-_IN_ANY_FILE = (
-    # A dump has the history's own rows, too.
-    (
-        r"COPY (?:\S+ \. )?\"?SCHEMA_MIGRATIONS\"? (?:\( [^)]*\) )?FROM STD(?:IN|OUT) ",
-        _ROWS_FOLLOW,
-        "take it out, and all else that names schema_migrations: Onward makes that table itself",
-    ),
-    (
-        rf"{_COPY} FROM STD(?:IN|OUT) ",
-        _ROWS_FOLLOW,
-        "write the rows as INSERT statements, as `pg_dump --inserts` does",
-    ),
-    (
-        rf"{_COPY} TO STD(?:IN|OUT) ",
-        "COPY ... TO STDOUT sends rows that nobody takes",
-        "take it out: psql can export",
-    ),
-)
-_STARTS = r"\1 starts a transaction inside the one that the file runs in"
-_ISOLATED = (
-    ("(BEGIN|START TRANSACTION) (?:.* )?ISOLATION LEVEL (?:SERIALIZABLE|REPEATABLE) ", _STARTS),
-    (
-        "SET (?:LOCAL |SESSION )?TRANSACTION ",
-        "SET TRANSACTION changes the transaction that the file runs in",
-    ),
-)
-_TRANSACTION_CONTROL = (
-    ("(BEGIN|START TRANSACTION) ", _STARTS),
-    (
-        "(COMMIT|ROLLBACK) (?!PREPARED |(?:WORK |TRANSACTION )?TO )",
-        r"\1 ends the transaction that the file runs in",
-    ),
-    ("(END|ABORT|PREPARE TRANSACTION(?= ')) ", r"\1 ends the transaction that the file runs in"),
-)
-_OUTSIDE_TRANSACTIONS = (
-    (
-        "(VACUUM|ALTER SYSTEM|DISCARD ALL|(?:CREATE|DROP) "
-        "(?:DATABASE|TABLESPACE)|(?:COMMIT|ROLLBACK) PREPARED) ",
-        r"\1",
-    ),
-    ("(CREATE|DROP) (?:UNIQUE )?INDEX CONCURRENTLY ", r"\1 INDEX CONCURRENTLY"),
-    (rf"REINDEX (?:{_CONCURRENTLY_OPTION}|{_OPTIONS}\w+ CONCURRENTLY )", "REINDEX CONCURRENTLY"),
-    (rf"REINDEX {_OPTIONS}(SCHEMA|DATABASE|SYSTEM) ", r"REINDEX \1"),
-    (rf"CLUSTER (?:VERBOSE |{_OPTIONS})$", "CLUSTER without a table"),
-    (r"ALTER DATABASE \S+ (?:SET |WITH )?TABLESPACE ", "ALTER DATABASE ... SET TABLESPACE"),
-    (
-        rf"ALTER TABLE .* DETACH PARTITION {_NAME} CONCURRENTLY ",
-        "ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY",
-    ),
-    (rf"CREATE SUBSCRIPTION (?!.*{_NO_SLOT})", "CREATE SUBSCRIPTION with a replication slot"),
-)
-_IN_A_TRANSACTION = (
-    *_IN_ANY_FILE,
-    *((outline, what, _OWN_BLOCK) for outline, what in _ISOLATED),
-    *((outline, what, _ONE_ALREADY) for outline, what in _TRANSACTION_CONTROL),
-    *(
-        (outline, f"{name} cannot run inside a transaction", _DIRECTIVE)
-        for outline, name in _OUTSIDE_TRANSACTIONS
-    ),
-)
-_SUSPECTS = frozenset(
-    "ABORT BEGIN CLUSTER COMMIT COPY DISCARD END PREPARE REINDEX ROLLBACK SET START VACUUM".split()
-)
-# A statement that begins with one of these is suspect only if it has one of those words in it.
-_COMMON, _RARE = ("ALTER", "CREATE", "DROP"), "CONCURRENTLY|DATABASE|SUBSCRIPTION|SYSTEM|TABLESPACE"
+
+class Rule(Enum):
+    """Why something is refused."""
+
+    PSQL_COMMAND = auto()
+    COPY_FROM_STDIN = auto()
+    COPY_TO_STDOUT = auto()
+    TRANSACTION_CONTROL = auto()
+    TRANSACTION_MODE = auto()
+    NEEDS_NO_TRANSACTION = auto()
+    OTHER_TOOL = auto()
+    MERGE_CONFLICT = auto()
+    LFS_POINTER = auto()
+    INVISIBLE_CHARACTER = auto()
 
 
 class Refusal(NamedTuple):
-    """What a file cannot contain: where it is, why it is refused, and what to do instead."""
+    """What a file cannot contain: by which rule, where it is, and what to do instead."""
 
+    rule: Rule
     line: int
     what: str
     remedy: str
     column: int | None = None
     """None for a statement: it is refused as a whole."""
 
+    @property
+    def place(self) -> str:
+        """`line`, or `line:column`."""
+        return f"{self.line}:{self.column}" if self.column else str(self.line)
+
 
 def end_of_sql(sql: str) -> int:
-    """Where the file is no SQL any more: behind the first COPY that its rows follow, else where it
-    ends.
+    """The index where a file stops being SQL: after the first COPY FROM STDIN, whose rows follow;
+    without one, the file's end.
     """
     for statement in split(sql):
-        refused = refusal(statement, transactional=False)
-        if refused and refused.what == _ROWS_FOLLOW:
+        refusal = _refusal(statement, transactional=False)
+        if refusal and refusal.rule is Rule.COPY_FROM_STDIN:
             return statement.offset + len(statement.text)
     return len(sql)
 
 
 def refusals(sql: str, *, transactional: bool) -> Iterator[Refusal]:
-    """What is refused in a file, in its order, as far as the file is SQL: not beyond a COPY that
-    its rows follow.
+    """The statements that are refused in a file, in its order, as far as the file is SQL.
+
+    In a file that runs without a transaction, fewer are.
     """
     for statement in split(sql):
-        if refused := refusal(statement, transactional=transactional):
-            yield refused
-            if refused.what == _ROWS_FOLLOW:
+        if refusal := _refusal(statement, transactional=transactional):
+            yield refusal
+            if refusal.rule is Rule.COPY_FROM_STDIN:
                 return
 
 
-def refusal(statement: Statement, *, transactional: bool) -> Refusal | None:
-    """Why the statement cannot be in a file, if it cannot; a transactional file can contain less
-    than another.
-    """
+def _refusal(statement: Statement, *, transactional: bool) -> Refusal | None:
     if statement.text.startswith("\\"):
-        what = f"{statement.text.split()[0]} is a command of psql, not SQL"
-        return Refusal(statement.line, what, "take the line out, or write in SQL what it does")
-    if not _is_suspect(statement.text):
-        return None
-    outline = _outline(statement.text)
-    for pattern, what, remedy in _IN_A_TRANSACTION if transactional else _IN_ANY_FILE:
-        if found := re.match(pattern, outline):
-            return Refusal(statement.line, found.expand(what), remedy)
+        return _refuse_psql_command(statement)
+    first_word = compiled(WORD).match(statement.text)
+    word = upper(first_word[0]) if first_word else ""
+    if word == "COPY":
+        return _refuse_copy(statement)
+    if transactional and word in _FIRST_WORDS:
+        return _refuse_in_transaction(statement)
     return None
 
 
-def _is_suspect(text: str) -> bool:
-    """Whether it is worth the closer look: most of what a migration says is not, and taking
-    outlines is slow.
-    """
-    first = compiled(WORD).match(text)
-    word = upper(first[0]) if first else ""
-    return word in _SUSPECTS or bool(word in _COMMON and re.search(_RARE, text, re.IGNORECASE))
+def _refuse_psql_command(statement: Statement) -> Refusal:
+    command = statement.text.split()[0]
+    return Refusal(
+        Rule.PSQL_COMMAND,
+        statement.line,
+        f"{command} is a command of psql, not SQL",
+        "take the line out, or write in SQL what it does",
+    )
 
 
-def _outline(text: str) -> str:
-    """Its tokens in upper case with a space after each, all quotes emptied but those around one
-    plain word.
+def _refuse_in_transaction(statement: Statement) -> Refusal | None:
+    """Why a statement cannot be in the transaction that a file runs in."""
+    if name := _own_transaction(statement):
+        what = f"{name} starts a transaction inside the one that the file runs in"
+        if _is_above_read_committed(statement):
+            return Refusal(Rule.TRANSACTION_MODE, statement.line, what, _OWN_BLOCK)
+        return Refusal(Rule.TRANSACTION_CONTROL, statement.line, what, _ONE_ALREADY)
+    if name := _end_of_transaction(statement):
+        what = f"{name} ends the transaction that the file runs in"
+        return Refusal(Rule.TRANSACTION_CONTROL, statement.line, what, _ONE_ALREADY)
+    if _sets_transaction(statement):
+        what = "SET TRANSACTION changes the transaction that the file runs in"
+        return Refusal(Rule.TRANSACTION_MODE, statement.line, what, _OWN_BLOCK)
+    if name := _outside_transactions(statement):
+        what = f"{name} cannot run inside a transaction"
+        return Refusal(Rule.NEEDS_NO_TRANSACTION, statement.line, what, _DIRECTIVE)
+    return None
+
+
+def _own_transaction(statement: Statement) -> str | None:
+    """The name of a statement that starts a transaction."""
+    match statement.keywords:
+        case ("BEGIN", *_):
+            return "BEGIN"
+        case ("START", "TRANSACTION", *_):
+            return "START TRANSACTION"
+    return None
+
+
+def _is_above_read_committed(statement: Statement) -> bool:
+    words = " ".join(map(upper, statement.first_tokens))
+    return "ISOLATION LEVEL SERIALIZABLE" in words or "ISOLATION LEVEL REPEATABLE" in words
+
+
+def _end_of_transaction(statement: Statement) -> str | None:
+    """The name of a statement that ends a transaction."""
+    match statement.keywords:
+        case ("COMMIT" | "ROLLBACK", "PREPARED", *_):
+            return None  # of another transaction
+        case ("ROLLBACK", "TO", *_) | ("ROLLBACK", "WORK" | "TRANSACTION", "TO", *_):
+            return None  # to a savepoint
+        case ("COMMIT" | "ROLLBACK" | "END" | "ABORT" as word, *_):
+            return word
+        case ("PREPARE", "TRANSACTION") if statement.first_tokens[2:3] != ("(",):
+            return "PREPARE TRANSACTION"  # but not a prepared statement of that name
+    return None
+
+
+def _sets_transaction(statement: Statement) -> bool:
+    match statement.keywords:
+        case ("SET", "TRANSACTION", *_) | ("SET", "LOCAL" | "SESSION", "TRANSACTION", *_):
+            return True
+    return False
+
+
+def _outside_transactions(statement: Statement) -> str | None:
+    """The name of a statement that the server refuses in a transaction.
+
+    Only the common ones: the server refuses the others, with SQLSTATE 25001, when they are reached.
     """
-    is_simple = compiled(_SIMPLE).fullmatch
-    written = (token[0] for token in tokens(text))
-    return "".join(f"{upper(token)} " if is_simple(token) else "'' " for token in written)
+    match statement.keywords:
+        case ("VACUUM", *_):
+            return "VACUUM"
+        case (
+            ("ALTER", "SYSTEM", *_)
+            | ("DISCARD", "ALL", *_)
+            | ("CREATE" | "DROP", "DATABASE" | "TABLESPACE", *_)
+            | ("COMMIT" | "ROLLBACK", "PREPARED", *_)
+        ):
+            return " ".join(statement.keywords[:2])
+        case ("CREATE" | "DROP" as verb, "INDEX", "CONCURRENTLY", *_) | (
+            "CREATE" as verb,
+            "UNIQUE",
+            "INDEX",
+            "CONCURRENTLY",
+            *_,
+        ):
+            return f"{verb} INDEX CONCURRENTLY"
+        case ("REINDEX", _, "CONCURRENTLY", *_):
+            return "REINDEX CONCURRENTLY"
+        case ("REINDEX", "SCHEMA" | "DATABASE" | "SYSTEM", *_):
+            return " ".join(statement.keywords[:2])
+    return None
+
+
+def _refuse_copy(statement: Statement) -> Refusal | None:
+    """Refuse a COPY from or to the client, where STDIN and STDOUT mean the same to the server."""
+    words = list(islice(_outside_parentheses(statement), _MAX_COPY_TOKENS))
+    for before, word, after in zip(words, words[1:], words[2:], strict=False):
+        if word in ("FROM", "TO") and before != ".":  # behind a dot, it is a table's name
+            return _refuse_client_copy(statement, word, before) if after in _CLIENT else None
+    return None
+
+
+def _refuse_client_copy(statement: Statement, direction: str, table: str) -> Refusal:
+    if direction == "TO":
+        what = "COPY ... TO STDOUT sends rows that nobody takes"
+        return Refusal(Rule.COPY_TO_STDOUT, statement.line, what, "take it out: psql can export")
+    remedy = "write the rows as INSERT statements, as `pg_dump --inserts` does"
+    if table.strip('"') == "SCHEMA_MIGRATIONS":  # a dump contains the history's own rows, too
+        remedy = (
+            "take it out, and all else that names schema_migrations: Onward makes that table itself"
+        )
+    what = "COPY ... FROM STDIN reads rows that only psql would send"
+    return Refusal(Rule.COPY_FROM_STDIN, statement.line, what, remedy)
+
+
+def _outside_parentheses(statement: Statement) -> Iterator[str]:
+    """The tokens in upper case, without a list of columns or a subquery."""
+    depth = 0
+    for token in tokens(statement.text):
+        if token[0] == "(":
+            depth += 1
+        elif token[0] == ")":
+            depth -= 1
+        elif depth == 0:
+            yield upper(token[0])
