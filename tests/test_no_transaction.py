@@ -148,7 +148,7 @@ def test_a_failure_in_the_second_of_three_says_which_are_done_and_a_rerun_comple
         "ERROR 22012",
         "statement 1 was applied and remains; the file is not recorded",
         "Not applied: 001-parts, 002-after.",
-        "starts at its first statement",
+        "starts over at its first statement",
     ):
         assert words in result.err
     assert (tables(database), history(database)) == (["a", "b"], [])
