@@ -629,3 +629,81 @@ def test_a_block_that_cannot_commit_is_tried_again(database: Database, migration
     running.join()
     assert database.execute("SELECT count(*) FROM items") == [(1,)]
     assert history(database) == ["001-work"]
+
+
+# Limits of waiting.
+
+
+def tells(database: Database, setting: str) -> str:
+    """A function that says, as a notice, how the session has this set; its name does not name the setting."""
+    name = f"tell_{setting.replace('_', '')}"
+    body = f"BEGIN RAISE NOTICE '{setting} %', current_setting('{setting}'); RETURN i; END"
+    database.execute(
+        f"CREATE FUNCTION public.{name}(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ {body} $$;"
+        "CREATE TABLE IF NOT EXISTS t (i int); INSERT INTO t SELECT 1 WHERE NOT EXISTS (SELECT FROM t)"
+    )
+    return f"public.{name}"
+
+
+@pytest.mark.parametrize(
+    ("retry", "patience"), [("5s", "5s"), ("100ms", "1230ms"), ("0", "1230ms")], ids=["longer", "shorter", "none"]
+)
+def test_only_what_runs_concurrently_waits_longer_than_the_lock_timeout(
+    database: Database, migrations: Write, retry: str, patience: str
+) -> None:
+    tell = tells(database, "lock_timeout")
+    sql = f"SELECT {tell}(1); CREATE INDEX CONCURRENTLY t_i ON t ({tell}(i)); SELECT {tell}(1);"
+    directory = migrations({"001-index.sql": HEAD + sql})
+    events = run(database, directory, MIGRATION_LOCK_TIMEOUT="1230ms", MIGRATION_RETRY=retry)
+    told = [notice.removeprefix("NOTICE: lock_timeout ") for notice in events.notices]
+    assert (told[0], {*told[1:-1]}, told[-1]) == ("1230ms", {patience}, "1230ms")
+    assert indexes(database) == [("t", "t_i", True)]
+    assert history(database) == ["001-index"]
+
+
+def test_a_files_own_lock_timeout_holds_for_what_runs_concurrently(database: Database, migrations: Write) -> None:
+    tell = tells(database, "lock_timeout")
+    sql = f"SET lock_timeout = '77ms'; CREATE INDEX CONCURRENTLY t_i ON t ({tell}(i)); SELECT {tell}(1);"
+    events = run(database, migrations({"001-index.sql": HEAD + sql}))
+    assert set(events.notices) == {"NOTICE: lock_timeout 77ms"}
+    assert indexes(database) == [("t", "t_i", True)]
+    assert history(database) == ["001-index"]
+
+
+def test_a_concurrent_build_outwaits_a_writer_beyond_the_lock_timeout(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    database.execute("CREATE TABLE t (i int)")
+    directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY t_i ON t (i);"})
+    waits = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND query LIKE 'CREATE INDEX%%' AND wait_event_type = 'Lock'"
+        " AND clock_timestamp() - query_start > '500 ms'"
+    )
+    events = Events()
+    with psycopg.connect(database.url) as writer, ThreadPoolExecutor(1) as pool:
+        writer.execute("INSERT INTO t VALUES (1)")
+        running = pool.submit(run, database, directory, events, MIGRATION_LOCK_TIMEOUT="50ms")
+        until(lambda: running.done() or server.admin.execute(waits, [database.name]))
+        assert indexes(database) == [("t", "t_i", False)], "it waits for the writer"
+        writer.rollback()
+        running.result()
+    assert [event for event in events.all if isinstance(event, Retry)] == []
+    assert indexes(database) == [("t", "t_i", True)]
+    assert history(database) == ["001-index"]
+
+
+@pytest.mark.parametrize("begin", ["BEGIN", "START TRANSACTION"])
+def test_a_busy_table_in_a_transaction_of_the_files_own_is_told_at_once(
+    server: Server, database: Database, migrations: Write, begin: str
+) -> None:
+    database.execute("CREATE TABLE busy ()")
+    sql = f"CREATE TABLE a (); {begin}; CREATE TABLE b (); LOCK TABLE busy NOWAIT; COMMIT;"
+    events = Events()
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE busy")
+        error = fails(database, migrations({"001-own.sql": HEAD + sql}), events)
+    assert error.failure.server.sqlstate == "55P03"
+    assert error.failure.statement.startswith("statement 4 of 5")
+    assert [event for event in events.all if isinstance(event, Retry)] == []
+    nothing_is_left_running(server, database)
+    assert (tables(database), history(database)) == (["a", "busy"], [])
