@@ -1,6 +1,7 @@
 """The history's table: where it is found, whose it is, what is read and written; and what the server itself refuses."""
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,10 +11,15 @@ import pytest
 
 from lib.database import Database as Session
 from lib.database import Job
-from lib.errors import DatabaseUnsuitable, HistoryConflict, LockBusy, MigrationFailed, PartlyApplied
+from lib.errors import DatabaseUnsuitable, HistoryConflict, LockBusy, MigrationFailed, PartlyApplied, TableBusy
 from lib.migration import load
+from lib.runner import Retry, Started
 from tests.conftest import Database, Server
-from tests.running import config_of, history, login, nothing_is_left_running, role, run, tables
+from tests.proxy import Hold, Proxy
+from tests.running import Events, config_of, history, login, nothing_is_left_running, role, run, tables, until
+from tests.stage import proxy
+
+__all__ = ["proxy"]  # a fixture
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 OLD_SHAPE = """(
@@ -308,6 +314,106 @@ def test_a_busy_table_stops_the_file_and_nothing_of_it_stays(
     nothing_is_left_running(server, database)
     run(database, directory)
     assert history(database) == ["001-alter"]
+
+
+GATE = "CREATE TABLE gate AS SELECT 1 AS closed"
+WAIT = "DO $$ BEGIN WHILE EXISTS (SELECT FROM gate) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;"
+
+
+@pytest.mark.parametrize("head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+def test_a_history_locked_behind_a_file_ends_it_by_the_lock_timeout(
+    server: Server, database: Database, migrations: Write, head: str
+) -> None:
+    directory = migrations({"001-one.sql": "SELECT 1"})
+    run(database, directory)
+    database.execute(f"{GATE}; CREATE TABLE effects (i int)")
+    migrations({"002-waits.sql": f"{head}INSERT INTO effects VALUES (1); {WAIT}", "003-next.sql": "SELECT 1"})
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event = 'PgSleep'"
+    events = Events()
+    with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
+        limits = {"MIGRATION_LOCK_TIMEOUT": "200ms", "MIGRATION_RETRY": "2s" if head else "0"}
+        running = pool.submit(run, database, directory, events, **limits)
+        until(lambda: server.admin.execute(waiting, [database.name]))
+        other.execute("LOCK TABLE schema_migrations IN SHARE MODE")
+        database.execute("DELETE FROM gate")
+        error = running.exception()
+    nothing_is_left_running(server, database)
+    assert (history(database), events.applied) == (["001-one"], [])
+    assert [event for event in events.all if isinstance(event, Retry)] == [], "it is not run again"
+    if head:
+        assert isinstance(error, PartlyApplied)
+        assert error.failure.server.sqlstate == "55P03"
+        assert error.state.startswith("all of its statements are done and stay; the file is not recorded")
+        assert database.execute("TABLE effects") == [(1,)]
+    else:
+        assert isinstance(error, TableBusy)
+        assert "rolled back, nothing of it is kept" in error.message
+        assert database.execute("TABLE effects") == []
+
+
+def test_a_busy_file_does_not_name_who_was_in_the_way_of_another(database: Database, migrations: Write) -> None:
+    database.execute("CREATE TABLE busy (); CREATE TABLE other ()")
+    directory = migrations(
+        {
+            "001-waits.sql": "LOCK TABLE busy",
+            "002-gives-up.sql": "LOCK TABLE other NOWAIT",
+            "003-pieces.sql": "-- migrate: no-transaction\nBEGIN; LOCK TABLE other NOWAIT; COMMIT;",
+        }
+    )
+    first, second, third = load(directory)
+    config = config_of(database, directory, MIGRATION_LOCK_TIMEOUT="700ms")
+    with psycopg.connect(database.url, application_name="reporting") as holder, Session(config) as session:
+        holder.execute("LOCK TABLE busy, other")
+        session.read()
+        session.prepare()
+        with pytest.raises(TableBusy) as waited:
+            session.apply(Job(first, lambda: False, print, print, lambda _: False))
+        assert ["reporting" in blocker for blocker in waited.value.blockers] == [True]
+        with pytest.raises(TableBusy) as refused:
+            session.apply(Job(second, lambda: False, print, print, lambda _: False))
+        assert refused.value.blockers == ()
+        with pytest.raises(PartlyApplied) as partly:
+            session.apply(Job(third, lambda: False, print, print, lambda _: False))
+        assert partly.value.blockers == ()
+    assert history(database) == []
+
+
+def test_a_history_that_goes_between_look_and_lock_is_planned_again(
+    server: Server, proxy: Proxy, database: Database, migrations: Write
+) -> None:
+    """It is dropped by a transaction that still runs when our look at the table's name has found it there."""
+    directory = migrations({"001-one.sql": "CREATE TABLE IF NOT EXISTS one ()"})
+    run(database, directory)
+    migrations({"002-two.sql": "CREATE TABLE two ()"})
+    opening = Hold()
+    proxy.when("pg_try_advisory_xact_lock", opening)
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+    events = Events()
+    with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
+        through = Database(database.name, proxy.url(database.url))
+        running = pool.submit(run, through, directory, events, MIGRATION_LOCK_TIMEOUT="1min")
+        until(opening.reached.is_set)
+        other.execute("DROP TABLE schema_migrations")
+        opening.release()
+        until(lambda: running.done() or server.admin.execute(waiting, [database.name]))
+        other.commit()
+        running.result()
+    assert len([event for event in events.all if isinstance(event, Started)]) == 2
+    assert events.applied == history(database) == ["001-one", "002-two"]
+    assert tables(database) == ["one", "two"]
+
+
+def test_a_role_that_is_refused_the_history_is_not_asked_for_it_again(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    directory = migrations(ONE)
+    run(database, directory)
+    events = Events()
+    with login(server, database) as plain:
+        with pytest.raises(DatabaseUnsuitable, match="permission denied"):
+            run(plain, directory, events)
+        assert history(database) == ["001-one"]
+    assert events.all == []
 
 
 # What the server itself stops, should the lexer ever let it through.
