@@ -13,20 +13,24 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from lib import runner
 from lib.runner import Retry
+from lib.session import Budget
 from scripts.embedded import Embedded, find_programs, server_user
 from tests.conftest import SETTINGS, Cli, Database, Server
 from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail
-from tests.running import LOCK, Events, history, login, nothing_is_left_running, role, run, tables, until
+from tests.running import LOCK, Events, config_of, history, login, nothing_is_left_running, role, run, tables, until
 from tests.stage import (
     AT_THE_GATE,
     VERSIONS,
@@ -360,6 +364,38 @@ def test_what_was_confirmed_or_refuted_by_a_second_look_is_told(command: Stage, 
     assert f"Not applied: {TWO}, {THREE}." in outcome.said
     command.settled(ONE)
     command.completes()
+
+
+@pytest.mark.parametrize("left", [None, 600.0], ids=["command line", "HTTP"])
+def test_after_a_lost_commit_the_rest_of_a_run_has_the_time_it_had_before(
+    proxy: Proxy, database: Database, migrations: Callable[..., Path], left: float | None
+) -> None:
+    """The look for it has a time of its own: with a wait of nothing, twenty seconds."""
+    look = "CREATE TABLE {} AS SELECT current_setting('statement_timeout')::interval AS left"
+    names = ("before", "lost", "after")
+    files = {f"{number:03}-{name}.sql": look.format(name) for number, name in enumerate(names)}
+    lost = proxy.when(recording("001-lost"), cut_after)
+    config = config_of(Database(database.name, proxy.url(database.url)), migrations(files), MIGRATION_WAIT="0")
+    events = Events()
+    runner.run(config, events.all.append, deadline=left and time.monotonic() + left)
+    assert (lost.hits, len(events.applied), len(history(database))) == (1, 3, 3)
+    assert any("confirmed after reconnecting" in notice for notice in events.notices)
+    ((before, after),) = database.execute("SELECT b.left, a.left FROM before b, after a")
+    if left is None:
+        assert before == after == timedelta(0)
+    else:
+        assert 0.5 * before < after < before
+
+
+def test_a_file_behind_a_lost_commit_may_run_longer_than_the_look_for_it(
+    proxy: Proxy, database: Database, migrations: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.transactions.CONNECT_BUDGET", Budget(4.0))
+    lost = proxy.when(recording("001-lost"), cut_after)
+    directory = migrations({"001-lost.sql": "CREATE TABLE lost ()", "002-long.sql": "SELECT pg_sleep(4.5)"})
+    through = Database(database.name, proxy.url(database.url))
+    assert run(through, directory, MIGRATION_WAIT="0").applied == ["001-lost", "002-long"]
+    assert (lost.hits, tables(database), history(database)) == (1, ["lost"], ["001-lost", "002-long"])
 
 
 def test_a_commit_that_is_late_is_waited_for(stage: Stage, proxy: Proxy) -> None:

@@ -11,12 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from psycopg.conninfo import timeout_from_conninfo
 
 from lib.config import Target, parse_url
 from lib.database import Database as Connected
@@ -292,6 +294,26 @@ def test_a_server_that_has_no_connection_to_spare_is_tried_again(server: Server,
         with connect(target_of(crowded), "onward test") as session:
             assert session.query("SELECT 1") == [("1",)]
         relief.join()
+
+
+@pytest.mark.parametrize(
+    ("budget", "query", "seconds"), [(300.0, "", [10]), (9.0, "", range(2, 10)), (300.0, "connect_timeout=33", [33])]
+)
+def test_a_silent_address_is_given_up_in_a_bounded_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch, budget: float, query: str, seconds: Collection[int]
+) -> None:
+    """At most ten seconds, and no more than there are, unless the URL says so: the next address has its turn then."""
+    limits: list[int] = []
+
+    def limit(address: dict[str, Any]) -> int:
+        limits.append(timeout_from_conninfo(address))
+        return limits[-1]
+
+    monkeypatch.setattr("lib.session.timeout_from_conninfo", limit)
+    with connect(target_of(changed(database, query=query)), "onward test", budget=Budget(budget)) as session:
+        assert session.query("SELECT current_database()") == [(database.name,)]
+    assert len(limits) == 1
+    assert limits[0] in seconds
 
 
 def test_a_refused_session_says_nothing_of_the_password(server: Server, database: Database) -> None:
@@ -573,6 +595,18 @@ def test_no_secret_is_in_what_a_server_says_not_even_half_of_one(database: Datab
     for text in told:
         assert secret[:4] not in text
     assert "***" in told[0] and "***" in error.message
+
+
+@pytest.mark.parametrize("sqlstate", ["55P03", "57014", "57P01", "42501", "42P01"])
+def test_an_error_in_a_query_of_ours_does_not_show_the_password(database: Database, sqlstate: str) -> None:
+    (secret,) = target_of(database).secrets
+    raised = f"RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = '{secret}', HINT = '{secret}'"
+    with session_of(database) as session:
+        with pytest.raises(OnwardError) as caught:
+            session.query(f"DO $$BEGIN {raised}; END$$")
+        assert "***" in caught.value.message
+        assert secret not in f"{caught.value!r} {caught.value.next_step}"
+        assert session.query("SELECT 1") == [("1",)]
 
 
 @pytest.mark.parametrize("encoding", ["UTF8", "LATIN1", "EUC_JP", "SQL_ASCII"])
