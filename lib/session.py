@@ -334,7 +334,9 @@ class Session:
         """What the server says, as far as it is worth showing, and without secrets."""
         whole = len(begin) == size
         text = redact(_decoded(begin, self._encodings(), whole=whole), self.target)
-        return text if whole and len(text) <= longest else f"{text[:longest]}… ({size:,} bytes in all)"
+        # Where they are not the whole, the last characters may be the beginning of a secret, which nothing recognizes.
+        shown = longest if whole else min(longest, len(text) - _LONGEST_SECRET)
+        return text if whole and len(text) <= longest else f"{text[:shown]}… ({size:,} bytes in all)"
 
     def _encodings(self) -> Iterator[str]:
         """What the server may have been speaking, the likeliest first.

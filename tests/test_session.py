@@ -564,7 +564,7 @@ def test_of_a_long_error_the_beginning_is_kept(database: Database) -> None:
     with session_of(database) as session:
         error = session.send(f"DO $$ BEGIN {raised}; END $$").failure
     for text in (error.message, error.detail, error.hint):
-        assert re.fullmatch(r"é{4500}… \(2,000,000 bytes in all\)", text or "")
+        assert re.fullmatch(r"é{3500}… \(2,000,000 bytes in all\)", text or "")
     assert error.constraint == "c"
 
 
@@ -595,6 +595,25 @@ def test_no_secret_is_in_what_a_server_says_not_even_half_of_one(database: Datab
     for text in told:
         assert secret[:4] not in text
     assert "***" in told[0] and "***" in error.message
+
+
+@pytest.mark.parametrize("before", ["", "é" * 4_500, "東" * 3_000, "x://" + "y" * 1_500 + "@"])
+def test_no_half_of_a_secret_is_shown_where_a_long_text_is_cut(database: Database, before: str) -> None:
+    """It is cut after so many bytes, which may be few characters, or fewer when what is in front is redacted."""
+    (secret,) = target_of(database).secrets
+
+    def around(cut: int) -> str:
+        """A text in which byte number `cut` is inside of the secret."""
+        head = before.encode()[: cut - 10].decode(errors="ignore")
+        return f"{head}{'x' * (cut - 10 - len(head.encode()))}{secret}{'z' * 9_000}"
+
+    with session_of(database) as session:
+        raised = "".join(f"RAISE NOTICE '%', '{around(cut)}'; " for cut in (2_000, 3_000))
+        error = session.send(f"DO $$ BEGIN {raised} RAISE EXCEPTION '%', '{around(9_000)}'; END $$").failure
+        told = [*session.notices, error.message]
+    assert [text.endswith(" bytes in all)") for text in told] == [True] * 3
+    for text in told:
+        assert secret[:4] not in text
 
 
 @pytest.mark.parametrize("sqlstate", ["55P03", "57014", "57P01", "42501", "42P01"])
