@@ -329,6 +329,7 @@ def test_a_history_locked_behind_a_file_ends_it_by_the_lock_timeout(
     database.execute(f"{GATE}; CREATE TABLE effects (i int)")
     migrations({"002-waits.sql": f"{head}INSERT INTO effects VALUES (1); {WAIT}", "003-next.sql": "SELECT 1"})
     waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event = 'PgSleep'"
+    stuck = waiting.replace("wait_event = 'PgSleep'", "wait_event_type = 'Lock' AND now() - query_start > '20 s'")
     events = Events()
     with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
         limits = {"MIGRATION_LOCK_TIMEOUT": "200ms", "MIGRATION_RETRY": "2s" if head else "0"}
@@ -336,6 +337,8 @@ def test_a_history_locked_behind_a_file_ends_it_by_the_lock_timeout(
         until(lambda: server.admin.execute(waiting, [database.name]))
         other.execute("LOCK TABLE schema_migrations IN SHARE MODE")
         database.execute("DELETE FROM gate")
+        until(lambda: running.done() or server.admin.execute(stuck, [database.name]))
+        other.rollback()
         error = running.exception()
     nothing_is_left_running(server, database)
     assert (history(database), events.applied) == (["001-one"], [])

@@ -154,6 +154,33 @@ def test_a_limit_that_a_database_has_for_its_application_ends_no_file(
     assert (tables(database), history(database)) == (["one", "three", "two"], ["001-whole", "002-pieces", "003-last"])
 
 
+@pytest.mark.parametrize("directive", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+def test_a_files_session_has_all_limits_and_no_others_than_these(
+    database: Database, migrations: Callable[..., Path], directive: str
+) -> None:
+    """In the units of pg_settings. The application's own are of another length, and some are not to hold at all."""
+    limits = {
+        "client_connection_check_interval": "2000",
+        "idle_in_transaction_session_timeout": "60000",
+        "idle_session_timeout": "0",
+        "lock_timeout": "1230",
+        "statement_timeout": "45000",
+        "tcp_keepalives_idle": "5",
+        "tcp_keepalives_interval": "2",
+        "tcp_user_timeout": "15000",
+        "transaction_timeout": "0",
+    }
+    query = f"SELECT name, setting FROM pg_settings WHERE name IN ({str([*limits])[1:-1]}) ORDER BY name"
+    known = [name for name, _ in database.execute(query.replace("ORDER", "AND max_val <> '0' ORDER"))]
+    for name in known:
+        database.execute(f'ALTER DATABASE "{database.name}" SET {name} = 7777')
+    directory = migrations({"001-seen.sql": f"{directive}CREATE TABLE seen AS {query};"})
+    run(database, directory, MIGRATION_LOCK_TIMEOUT="1230ms", MIGRATION_STATEMENT_TIMEOUT="45s")
+    found = dict(database.execute("TABLE seen"))
+    assert {name: found[name] for name in known} == {name: limits[name] for name in known}
+    assert history(database) == ["001-seen"]
+
+
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("directive", ["", "-- migrate: no-transaction\n"])
 def test_nor_does_it_while_a_run_waits_for_a_busy_table(

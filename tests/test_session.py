@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from psycopg.conninfo import timeout_from_conninfo
@@ -296,24 +296,42 @@ def test_a_server_that_has_no_connection_to_spare_is_tried_again(server: Server,
         relief.join()
 
 
+@pytest.fixture
+def dialled(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What libpq is told of each address that is tried, in this order."""
+    addresses: list[dict[str, Any]] = []
+
+    def note(address: dict[str, Any]) -> int:
+        addresses.append(address)
+        return timeout_from_conninfo(address)
+
+    monkeypatch.setattr("lib.session.timeout_from_conninfo", note)
+    return addresses
+
+
 @pytest.mark.parametrize(
     ("budget", "query", "seconds"), [(300.0, "", [10]), (9.0, "", range(2, 10)), (300.0, "connect_timeout=33", [33])]
 )
 def test_a_silent_address_is_given_up_in_a_bounded_time(
-    database: Database, monkeypatch: pytest.MonkeyPatch, budget: float, query: str, seconds: Collection[int]
+    database: Database, dialled: list[dict[str, Any]], budget: float, query: str, seconds: Collection[int]
 ) -> None:
     """At most ten seconds, and no more than there are, unless the URL says so: the next address has its turn then."""
-    limits: list[int] = []
-
-    def limit(address: dict[str, Any]) -> int:
-        limits.append(timeout_from_conninfo(address))
-        return limits[-1]
-
-    monkeypatch.setattr("lib.session.timeout_from_conninfo", limit)
     with connect(target_of(changed(database, query=query)), "onward test", budget=Budget(budget)) as session:
         assert session.query("SELECT current_database()") == [(database.name,)]
-    assert len(limits) == 1
-    assert limits[0] in seconds
+    (address,) = dialled
+    assert timeout_from_conninfo(address) in seconds
+
+
+def test_a_server_that_vanishes_is_noticed_unless_the_url_says_when(
+    database: Database, dialled: list[dict[str, Any]]
+) -> None:
+    usual = {"keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3", "tcp_user_timeout": "15000"}
+    of_the_url = {"keepalives_idle": "77", "tcp_user_timeout": "7000"}
+    query = urlencode(of_the_url)
+    for one in (database, changed(database, query=query)):
+        with session_of(one) as session:
+            assert session.query("SELECT current_database()") == [(database.name,)]
+    assert [{name: address[name] for name in usual} for address in dialled] == [usual, usual | of_the_url]
 
 
 def test_a_refused_session_says_nothing_of_the_password(server: Server, database: Database) -> None:
