@@ -17,6 +17,7 @@ from lib.migration import load
 from lib.piecewise import refuse_what_stays
 from lib.runner import Retry
 from tests.conftest import Cli, Database, Server
+from tests.proxy import Hold, Proxy
 from tests.running import (
     LOCK,
     SETTLED,
@@ -30,6 +31,9 @@ from tests.running import (
     tables,
     until,
 )
+from tests.stage import proxy
+
+__all__ = ["proxy"]  # a fixture
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 HEAD = "-- migrate: no-transaction\n"
@@ -407,6 +411,43 @@ def test_an_index_whose_invalid_leftover_cannot_be_dropped_is_an_error_of_the_fi
     nothing_is_left_running(server, database)
     assert indexes(database) == [("t", "t_i", False)]
     assert (tables(database), history(database)) == (["a", "t"], [])
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "there", "recorded"),
+    [
+        ("REINDEX INDEX t_i", [("t", "t_i", True)], True),
+        (
+            "ALTER INDEX t_i RENAME TO old_i; CREATE TABLE u (i int); CREATE INDEX t_i ON u (i)",
+            [("t", "old_i", False), ("u", "t_i", True)],
+            False,
+        ),
+    ],
+    ids=["is valid", "has another name"],
+)
+def test_an_index_is_not_dropped_that_is_not_what_was_found(
+    proxy: Proxy, database: Database, migrations: Write, meanwhile: str, there: list[Any], recorded: bool
+) -> None:
+    """Between the look and the drop another session was there."""
+    database.execute("CREATE TABLE t (i int); CREATE INDEX t_i ON t (i)")
+    database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 't_i'::regclass")
+    directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"})
+    found = node(database, "t_i")
+    dropping = Hold()
+    proxy.when("DROP INDEX", dropping)
+    through = Database(database.name, proxy.url(database.url))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, through, directory)
+        until(dropping.reached.is_set)
+        database.execute(meanwhile)
+        dropping.release()
+        error = running.exception()
+    assert indexes(database) == there
+    assert node(database, there[0][1]) == found
+    assert (error is None, history(database)) == (recorded, ["001-index"] if recorded else [])
+    if error:
+        assert isinstance(error, PartlyApplied)
+        assert "is not what it was a moment ago" in error.failure.server.message
 
 
 def test_a_prepared_transaction_that_is_left_open_is_not_called_applied(database: Database, migrations: Write) -> None:
