@@ -16,7 +16,7 @@ from lib.migration import load
 from lib.runner import Retry, Started
 from tests.conftest import Database, Server
 from tests.proxy import Hold, Proxy
-from tests.running import Events, config_of, history, login, nothing_is_left_running, role, run, tables, until
+from tests.running import LOCK, Events, config_of, history, login, nothing_is_left_running, role, run, tables, until
 from tests.stage import proxy
 
 __all__ = ["proxy"]  # a fixture
@@ -292,12 +292,31 @@ def test_a_run_that_cannot_get_the_lock_gives_up_and_changes_nothing(
     server: Server, database: Database, migrations: Write
 ) -> None:
     with psycopg.connect(database.url) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s)", [0x6F6E77617264])
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
         with pytest.raises(LockBusy, match="another run holds the lock") as caught:
             run(database, migrations(ONE), MIGRATION_WAIT="1ms")
     assert caught.value.exit_code == 4
     assert (tables(database), places(database)) == ([], [])
     nothing_is_left_running(server, database)
+
+
+def test_a_run_that_waits_for_another_one_stands_in_no_transaction(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    """Through a pooler, it would have the connection that the other one may need to get on."""
+    waits = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'onward%%'"
+        " AND state = 'idle' AND query LIKE 'ROLLBACK%%'"
+    )
+    events = Events()
+    with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        running = pool.submit(run, database, migrations(ONE), events, MIGRATION_WAIT="20s")
+        until(lambda: running.done() or server.admin.execute(waits, [database.name]))
+        other.rollback()
+        running.result()
+    assert [notice.partition(" (")[0] for notice in events.notices] == ["another run holds the lock"]
+    assert history(database) == ["001-one"]
 
 
 def test_a_busy_table_stops_the_file_and_nothing_of_it_stays(

@@ -531,6 +531,15 @@ def test_a_session_that_the_server_ends_is_lost_and_says_so(server: Server, data
     assert database.execute("SELECT to_regclass('t')") == [(None,)]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where pytest was started in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_statement_is_cancelled_on_the_server(server: Server, database: Database) -> None:
     with session_of(database) as session:
         session.send("BEGIN; CREATE TABLE t ()")
