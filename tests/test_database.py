@@ -400,6 +400,32 @@ def test_a_busy_file_does_not_name_who_was_in_the_way_of_another(database: Datab
     assert history(database) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "sql"),
+    [
+        ("busy", "ALTER TABLE busy ADD j int"),
+        ("busy", "-- migrate: no-transaction\nALTER TABLE busy ADD j int"),
+        ("busy", "-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY busy_i ON busy (i)"),
+        ("schema_migrations", "CREATE TABLE one ()"),
+    ],
+    ids=["transaction", "no transaction", "concurrent", "history"],
+)
+def test_whoever_is_in_the_way_is_named_wherever_it_ends_a_run(
+    database: Database, migrations: Write, name: str, sql: str
+) -> None:
+    """The table is an older runner's, so it is changed itself before the first file."""
+    database.execute(f"CREATE TABLE schema_migrations {OLD_SHAPE}; CREATE TABLE busy (i int)")
+    directory = migrations({"001-alters.sql": sql})
+    with psycopg.connect(database.url, application_name="reporting") as holder:
+        holder.execute(f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE".encode())
+        with pytest.raises((TableBusy, PartlyApplied)) as caught:
+            run(database, directory, MIGRATION_LOCK_TIMEOUT="800ms", MIGRATION_RETRY="0")
+        pid = holder.info.backend_pid
+    (blocker,) = caught.value.blockers
+    assert blocker.startswith(f"pid {pid}, reporting, for ")
+    assert history(database) == []
+
+
 def test_a_history_that_goes_between_look_and_lock_is_planned_again(
     server: Server, proxy: Proxy, database: Database, migrations: Write
 ) -> None:

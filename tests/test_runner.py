@@ -635,6 +635,20 @@ def test_the_history_of_an_older_runner_is_taken_over_and_nothing_runs_again(
     assert tables(database) == ["ours", "unverified", "windows", "wrapped"]
 
 
+@pytest.mark.parametrize("head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+def test_a_file_behind_the_taking_over_leaves_the_new_columns_alone(
+    database: Database, migrations: Write, head: str
+) -> None:
+    adopt(database)
+    sql = f"{head}UPDATE schema_migrations SET environment = 'production' WHERE version = '001-windows';"
+    directory = migrations({**ADOPTED, "004-claims.sql": sql})
+    with pytest.raises(PartlyApplied if head else MigrationFailed) as caught:
+        run(database, directory)
+    assert "other rows of schema_migrations have been changed" in caught.value.failure.server.message
+    assert len(columns(database)) == 10
+    assert len(history(database)) == 4
+
+
 @pytest.mark.parametrize("endings", ["\n", "\r\n"])
 def test_an_older_runners_checksums_hold_whatever_line_endings_a_checkout_has(
     database: Database, migrations: Write, endings: str
