@@ -426,6 +426,22 @@ def test_whoever_is_in_the_way_is_named_wherever_it_ends_a_run(
     assert history(database) == []
 
 
+def test_a_role_with_one_connection_does_without_the_name_of_a_blocker(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    database.execute("CREATE TABLE busy ()")
+    directory = migrations({"001-busy.sql": "CREATE TABLE one (); LOCK TABLE busy"})
+    events = Events()
+    with login(server, database, "CONNECTION LIMIT 1") as single:
+        database.execute(f"GRANT CREATE ON SCHEMA public TO {role(single)}; GRANT ALL ON busy TO {role(single)}")
+        with psycopg.connect(database.url) as other:
+            other.execute("LOCK TABLE busy")
+            with pytest.raises(TableBusy) as caught:
+                run(single, directory, events, MIGRATION_LOCK_TIMEOUT="500ms", MIGRATION_RETRY="0")
+        assert (caught.value.blockers, events.notices) == ((), [])
+        assert (tables(database), history(database)) == (["busy"], [])
+
+
 def test_a_history_that_goes_between_look_and_lock_is_planned_again(
     server: Server, proxy: Proxy, database: Database, migrations: Write
 ) -> None:

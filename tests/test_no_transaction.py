@@ -202,6 +202,14 @@ def test_settings_of_such_a_file_hold_to_its_end_and_do_not_reach_the_next(
     assert len(history(database)) == 4
 
 
+def test_what_the_server_says_before_such_a_file_fails_is_shown(database: Database, migrations: Write) -> None:
+    sql = "DO $$BEGIN RAISE NOTICE 'so far'; END$$; CREATE TABLE a (); SELECT 1 / 0; DO $$BEGIN RAISE NOTICE '-'; END$$"
+    events = Events()
+    fails(database, migrations({"001-talks.sql": HEAD + sql}), events)
+    assert events.notices == ["NOTICE: so far"]
+    assert (tables(database), history(database)) == (["a"], [])
+
+
 # A transaction of the file's own.
 
 
@@ -698,6 +706,21 @@ def test_only_what_runs_concurrently_waits_longer_than_the_lock_timeout(
     events = run(database, directory, MIGRATION_LOCK_TIMEOUT="1230ms", MIGRATION_RETRY=retry)
     told = [notice.removeprefix("NOTICE: lock_timeout ") for notice in events.notices]
     assert (told[0], {*told[1:-1]}, told[-1]) == ("1230ms", {patience}, "1230ms")
+    assert indexes(database) == [("t", "t_i", True)]
+    assert history(database) == ["001-index"]
+
+
+def test_the_drop_of_an_invalid_index_waits_for_the_lock_timeout_only(database: Database, migrations: Write) -> None:
+    """It is not what runs concurrently: who reads the table queues behind it."""
+    tell = tells(database, "lock_timeout")
+    database.execute("CREATE INDEX t_i ON t (i); UPDATE pg_index SET indisvalid = false WHERE indrelid = 't'::regclass")
+    look = f"PERFORM {tell}(i) FROM (SELECT count(*)::int i FROM pg_event_trigger_dropped_objects()) dropped"
+    database.execute(f"CREATE FUNCTION look() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN {look}; END $$")
+    database.execute("CREATE EVENT TRIGGER look ON sql_drop EXECUTE FUNCTION look()")
+    directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY t_i ON t (i)"})
+    events = run(database, directory, MIGRATION_LOCK_TIMEOUT="1230ms", MIGRATION_RETRY="5s")
+    dropped = "dropped the invalid index public.t_i, which is built again"
+    assert events.notices == ["NOTICE: lock_timeout 1230ms", dropped]
     assert indexes(database) == [("t", "t_i", True)]
     assert history(database) == ["001-index"]
 
