@@ -13,22 +13,27 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from lib import runner
 from lib.events import Retry
+from lib.postgres.connecting import Budget
 from scripts.dev.embedded import Embedded, find_programs, server_user
 from tests.conftest import SETTINGS, Cli, Database, Server
 from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail
 from tests.running import (
     LOCK,
     Events,
+    config_of,
     history,
     login,
     nothing_is_left_running,
@@ -158,6 +163,33 @@ def test_a_limit_that_a_database_has_for_its_application_ends_no_file(
     limited(database, limit)
     run(database, directory)
     assert (tables(database), history(database)) == (["one", "three", "two"], ["001-whole", "002-pieces", "003-last"])
+
+
+@pytest.mark.parametrize("directive", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+def test_a_files_session_has_all_limits_and_no_others_than_these(
+    database: Database, migrations: Callable[..., Path], directive: str
+) -> None:
+    """In the units of pg_settings. The application's own are of another length, and some are not to hold at all."""
+    limits = {
+        "client_connection_check_interval": "2000",
+        "idle_in_transaction_session_timeout": "60000",
+        "idle_session_timeout": "0",
+        "lock_timeout": "1230",
+        "statement_timeout": "45000",
+        "tcp_keepalives_idle": "5",
+        "tcp_keepalives_interval": "2",
+        "tcp_user_timeout": "15000",
+        "transaction_timeout": "0",
+    }
+    query = f"SELECT name, setting FROM pg_settings WHERE name IN ({str([*limits])[1:-1]}) ORDER BY name"
+    known = [name for name, _ in database.execute(query.replace("ORDER", "AND max_val <> '0' ORDER"))]
+    for name in known:
+        database.execute(f'ALTER DATABASE "{database.name}" SET {name} = 7777')
+    directory = migrations({"001-seen.sql": f"{directive}CREATE TABLE seen AS {query};"})
+    run(database, directory, MIGRATION_LOCK_TIMEOUT="1230ms", MIGRATION_STATEMENT_TIMEOUT="45s")
+    found = dict(database.execute("TABLE seen"))
+    assert {name: found[name] for name in known} == {name: limits[name] for name in known}
+    assert history(database) == ["001-seen"]
 
 
 @pytest.mark.parametrize("limit", LIMITS)
@@ -370,6 +402,38 @@ def test_what_was_confirmed_or_refuted_by_a_second_look_is_told(command: Stage, 
     assert f"Not applied: {TWO}, {THREE}." in outcome.said
     command.settled(ONE)
     command.completes()
+
+
+@pytest.mark.parametrize("left", [None, 600.0], ids=["command line", "HTTP"])
+def test_after_a_lost_commit_the_rest_of_a_run_has_the_time_it_had_before(
+    proxy: Proxy, database: Database, migrations: Callable[..., Path], left: float | None
+) -> None:
+    """The look for it has a time of its own: with a wait of nothing, twenty seconds."""
+    look = "CREATE TABLE {} AS SELECT current_setting('statement_timeout')::interval AS left"
+    names = ("before", "lost", "after")
+    files = {f"{number:03}-{name}.sql": look.format(name) for number, name in enumerate(names)}
+    lost = proxy.when(recording("001-lost"), cut_after)
+    config = config_of(Database(database.name, proxy.url(database.url)), migrations(files), MIGRATION_WAIT="0")
+    events = Events()
+    runner.run(config, events.all.append, deadline=left and time.monotonic() + left)
+    assert (lost.hits, len(events.applied), len(history(database))) == (1, 3, 3)
+    assert any("confirmed after reconnecting" in notice for notice in events.notices)
+    ((before, after),) = database.execute("SELECT b.left, a.left FROM before b, after a")
+    if left is None:
+        assert before == after == timedelta(0)
+    else:
+        assert 0.5 * before < after < before
+
+
+def test_a_file_behind_a_lost_commit_may_run_longer_than_the_look_for_it(
+    proxy: Proxy, database: Database, migrations: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.transactions.CONNECT_BUDGET", Budget(4.0))
+    lost = proxy.when(recording("001-lost"), cut_after)
+    directory = migrations({"001-lost.sql": "CREATE TABLE lost ()", "002-long.sql": "SELECT pg_sleep(4.5)"})
+    through = Database(database.name, proxy.url(database.url))
+    assert run(through, directory, MIGRATION_WAIT="0").applied == ["001-lost", "002-long"]
+    assert (lost.hits, tables(database), history(database)) == (1, ["lost"], ["001-lost", "002-long"])
 
 
 def test_a_commit_that_is_late_is_waited_for(stage: Stage, proxy: Proxy) -> None:

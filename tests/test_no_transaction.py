@@ -17,6 +17,7 @@ from lib.events import Retry
 from lib.postgres.no_transaction import require_no_session_state
 from lib.source.migration import load
 from tests.conftest import Cli, Database, Server
+from tests.proxy import Hold, Proxy
 from tests.running import (
     LOCK,
     SETTLED,
@@ -30,6 +31,9 @@ from tests.running import (
     tables,
     until,
 )
+from tests.stage import proxy
+
+__all__ = ["proxy"]  # a fixture
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 HEAD = "-- migrate: no-transaction\n"
@@ -200,6 +204,14 @@ def test_settings_of_such_a_file_hold_to_its_end_and_do_not_reach_the_next(
     assert changed == ("77MB", "public, pg_temp")
     assert usual == after == last != changed
     assert len(history(database)) == 4
+
+
+def test_what_the_server_says_before_such_a_file_fails_is_shown(database: Database, migrations: Write) -> None:
+    sql = "DO $$BEGIN RAISE NOTICE 'so far'; END$$; CREATE TABLE a (); SELECT 1 / 0; DO $$BEGIN RAISE NOTICE '-'; END$$"
+    events = Events()
+    fails(database, migrations({"001-talks.sql": HEAD + sql}), events)
+    assert events.notices == ["NOTICE: so far"]
+    assert (tables(database), history(database)) == (["a"], [])
 
 
 # A transaction of the file's own.
@@ -411,6 +423,43 @@ def test_an_index_whose_invalid_leftover_cannot_be_dropped_is_an_error_of_the_fi
     nothing_is_left_running(server, database)
     assert indexes(database) == [("t", "t_i", False)]
     assert (tables(database), history(database)) == (["a", "t"], [])
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "there", "recorded"),
+    [
+        ("REINDEX INDEX t_i", [("t", "t_i", True)], True),
+        (
+            "ALTER INDEX t_i RENAME TO old_i; CREATE TABLE u (i int); CREATE INDEX t_i ON u (i)",
+            [("t", "old_i", False), ("u", "t_i", True)],
+            False,
+        ),
+    ],
+    ids=["is valid", "has another name"],
+)
+def test_an_index_is_not_dropped_that_is_not_what_was_found(
+    proxy: Proxy, database: Database, migrations: Write, meanwhile: str, there: list[Any], recorded: bool
+) -> None:
+    """Between the look and the drop another session was there."""
+    database.execute("CREATE TABLE t (i int); CREATE INDEX t_i ON t (i)")
+    database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 't_i'::regclass")
+    directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"})
+    found = node(database, "t_i")
+    dropping = Hold()
+    proxy.when("DROP INDEX", dropping)
+    through = Database(database.name, proxy.url(database.url))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, through, directory)
+        until(dropping.reached.is_set)
+        database.execute(meanwhile)
+        dropping.release()
+        error = running.exception()
+    assert indexes(database) == there
+    assert node(database, there[0][1]) == found
+    assert (error is None, history(database)) == (recorded, ["001-index"] if recorded else [])
+    if error:
+        assert isinstance(error, PartlyApplied)
+        assert "is not what it was a moment ago" in error.failure.server.message
 
 
 def test_a_prepared_transaction_that_is_left_open_is_not_called_applied(database: Database, migrations: Write) -> None:
@@ -633,3 +682,96 @@ def test_a_block_that_cannot_commit_is_tried_again(database: Database, migration
     running.join()
     assert database.execute("SELECT count(*) FROM items") == [(1,)]
     assert history(database) == ["001-work"]
+
+
+# Limits of waiting.
+
+
+def tells(database: Database, setting: str) -> str:
+    """A function that says, as a notice, how the session has this set; its name does not name the setting."""
+    name = f"tell_{setting.replace('_', '')}"
+    body = f"BEGIN RAISE NOTICE '{setting} %', current_setting('{setting}'); RETURN i; END"
+    database.execute(
+        f"CREATE FUNCTION public.{name}(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ {body} $$;"
+        "CREATE TABLE IF NOT EXISTS t (i int); INSERT INTO t SELECT 1 WHERE NOT EXISTS (SELECT FROM t)"
+    )
+    return f"public.{name}"
+
+
+@pytest.mark.parametrize(
+    ("retry", "patience"), [("5s", "5s"), ("100ms", "1230ms"), ("0", "1230ms")], ids=["longer", "shorter", "none"]
+)
+def test_only_what_runs_concurrently_waits_longer_than_the_lock_timeout(
+    database: Database, migrations: Write, retry: str, patience: str
+) -> None:
+    tell = tells(database, "lock_timeout")
+    sql = f"SELECT {tell}(1); CREATE INDEX CONCURRENTLY t_i ON t ({tell}(i)); SELECT {tell}(1);"
+    directory = migrations({"001-index.sql": HEAD + sql})
+    events = run(database, directory, MIGRATION_LOCK_TIMEOUT="1230ms", MIGRATION_RETRY=retry)
+    told = [notice.removeprefix("NOTICE: lock_timeout ") for notice in events.notices]
+    assert (told[0], {*told[1:-1]}, told[-1]) == ("1230ms", {patience}, "1230ms")
+    assert indexes(database) == [("t", "t_i", True)]
+    assert history(database) == ["001-index"]
+
+
+def test_the_drop_of_an_invalid_index_waits_for_the_lock_timeout_only(database: Database, migrations: Write) -> None:
+    """It is not what runs concurrently: who reads the table queues behind it."""
+    tell = tells(database, "lock_timeout")
+    database.execute("CREATE INDEX t_i ON t (i); UPDATE pg_index SET indisvalid = false WHERE indrelid = 't'::regclass")
+    look = f"PERFORM {tell}(i) FROM (SELECT count(*)::int i FROM pg_event_trigger_dropped_objects()) dropped"
+    database.execute(f"CREATE FUNCTION look() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN {look}; END $$")
+    database.execute("CREATE EVENT TRIGGER look ON sql_drop EXECUTE FUNCTION look()")
+    directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY t_i ON t (i)"})
+    events = run(database, directory, MIGRATION_LOCK_TIMEOUT="1230ms", MIGRATION_RETRY="5s")
+    dropped = "dropped the invalid index public.t_i, to build it again"
+    assert events.notices == ["NOTICE: lock_timeout 1230ms", dropped]
+    assert indexes(database) == [("t", "t_i", True)]
+    assert history(database) == ["001-index"]
+
+
+def test_a_files_own_lock_timeout_holds_for_what_runs_concurrently(database: Database, migrations: Write) -> None:
+    tell = tells(database, "lock_timeout")
+    sql = f"SET lock_timeout = '77ms'; CREATE INDEX CONCURRENTLY t_i ON t ({tell}(i)); SELECT {tell}(1);"
+    events = run(database, migrations({"001-index.sql": HEAD + sql}))
+    assert set(events.notices) == {"NOTICE: lock_timeout 77ms"}
+    assert indexes(database) == [("t", "t_i", True)]
+    assert history(database) == ["001-index"]
+
+
+def test_a_concurrent_build_outwaits_a_writer_beyond_the_lock_timeout(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    database.execute("CREATE TABLE t (i int)")
+    directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY t_i ON t (i);"})
+    waits = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND query LIKE 'CREATE INDEX%%' AND wait_event_type = 'Lock'"
+        " AND clock_timestamp() - query_start > '500 ms'"
+    )
+    events = Events()
+    with psycopg.connect(database.url) as writer, ThreadPoolExecutor(1) as pool:
+        writer.execute("INSERT INTO t VALUES (1)")
+        running = pool.submit(run, database, directory, events, MIGRATION_LOCK_TIMEOUT="50ms")
+        until(lambda: running.done() or server.admin.execute(waits, [database.name]))
+        assert indexes(database) == [("t", "t_i", False)], "it waits for the writer"
+        writer.rollback()
+        running.result()
+    assert [event for event in events.all if isinstance(event, Retry)] == []
+    assert indexes(database) == [("t", "t_i", True)]
+    assert history(database) == ["001-index"]
+
+
+@pytest.mark.parametrize("begin", ["BEGIN", "START TRANSACTION"])
+def test_a_busy_table_in_a_transaction_of_the_files_own_is_told_at_once(
+    server: Server, database: Database, migrations: Write, begin: str
+) -> None:
+    database.execute("CREATE TABLE busy ()")
+    sql = f"CREATE TABLE a (); {begin}; CREATE TABLE b (); LOCK TABLE busy NOWAIT; COMMIT;"
+    events = Events()
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE busy")
+        error = fails(database, migrations({"001-own.sql": HEAD + sql}), events)
+    assert error.failure.server.sqlstate == "55P03"
+    assert error.failure.statement.startswith("statement 4 of 5")
+    assert [event for event in events.all if isinstance(event, Retry)] == []
+    nothing_is_left_running(server, database)
+    assert (tables(database), history(database)) == (["a", "busy"], [])

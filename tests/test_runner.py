@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ from lib.errors import (
     MigrationFailed,
     MigrationResult,
     PartlyApplied,
+    TableBusy,
 )
-from lib.events import Started
+from lib.events import Event, Retry, Started
+from lib.postgres.executor import MIN_FILE_SECONDS
 from lib.postgres.executor import Executor as Session
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.running import (
@@ -664,6 +668,20 @@ def test_the_history_of_an_older_runner_is_taken_over_and_nothing_runs_again(
     assert tables(database) == ["ours", "unverified", "windows", "wrapped"]
 
 
+@pytest.mark.parametrize("head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+def test_a_file_behind_the_taking_over_leaves_the_new_columns_alone(
+    database: Database, migrations: Write, head: str
+) -> None:
+    adopt(database)
+    sql = f"{head}UPDATE schema_migrations SET environment = 'production' WHERE version = '001-windows';"
+    directory = migrations({**ADOPTED, "004-claims.sql": sql})
+    with pytest.raises(PartlyApplied if head else MigrationFailed) as caught:
+        run(database, directory)
+    assert "other rows of schema_migrations have been changed" in caught.value.failure.server.message
+    assert len(columns(database)) == 10
+    assert len(history(database)) == 4
+
+
 @pytest.mark.parametrize("endings", ["\n", "\r\n"])
 def test_an_older_runners_checksums_hold_whatever_line_endings_a_checkout_has(
     database: Database, migrations: Write, endings: str
@@ -808,3 +826,82 @@ def test_what_was_applied_is_told_when_the_history_cannot_be_read_again(database
         runner.run(config_of(database, directory), spoil)
     assert (versions(caught.value), caught.value.remaining) == (["001-a"], ["002-b"])
     assert (tables(database), history(database)) == (["a"], ["001-a", "009-other"])
+
+
+# Busy tables, and how long they are tried again.
+
+
+def test_a_busy_table_is_not_tried_again_beyond_the_time_that_is_left(database: Database, migrations: Write) -> None:
+    """Over HTTP, a 409 in time: the pause of three lock timeouts would be longer than that."""
+    database.execute("CREATE TABLE busy ()")
+    directory = migrations({"001-busy.sql": "CREATE TABLE a (); LOCK TABLE busy NOWAIT"})
+    config = config_of(database, directory, MIGRATION_LOCK_TIMEOUT="10s", MIGRATION_RETRY="1h")
+
+    def emit(event: events.Event) -> None:
+        if isinstance(event, Retry):
+            pytest.fail("it waits")
+
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE busy")
+        left = runner.SHUTDOWN_MARGIN_SECONDS + MIN_FILE_SECONDS + 29
+        with pytest.raises(TableBusy) as caught:
+            runner.run(config, emit, deadline=time.monotonic() + left)
+    assert (caught.value.http_status, caught.value.remaining) == (409, ["001-busy"])
+    assert (tables(database), history(database)) == (["busy"], [])
+
+
+def test_each_pause_is_three_lock_timeouts_at_least_and_they_grow(database: Database, migrations: Write) -> None:
+    database.execute("CREATE TABLE busy ()")
+    directory = migrations({"001-busy.sql": "LOCK TABLE busy NOWAIT"})
+    begun: list[float] = []
+    pauses: list[float] = []
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE busy")
+
+        def emit(event: events.Event) -> None:
+            if isinstance(event, Retry):
+                begun.append(time.monotonic())
+                pauses.append(event.pause)
+                if len(begun) == 4:
+                    other.rollback()
+
+        runner.run(config_of(database, directory, MIGRATION_LOCK_TIMEOUT="50ms"), emit)
+    assert pauses[0] >= 3 * 0.05
+    assert all(longer > 1.15 * pause for pause, longer in pairwise(pauses))
+    assert all(after - before >= pause for before, after, pause in zip(begun, begun[1:], pauses, strict=False))
+    assert history(database) == ["001-busy"]
+
+
+def test_a_history_that_is_locked_for_a_moment_is_waited_for(database: Database, migrations: Write) -> None:
+    directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
+    run(database, directory)
+    migrations({"002-two.sql": "CREATE TABLE two ()"})
+    events = Events()
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE schema_migrations")
+
+        def emit(event: Event) -> None:
+            events.all.append(event)
+            other.rollback()
+
+        runner.run(config_of(database, directory, MIGRATION_LOCK_TIMEOUT="50ms"), emit)
+    assert isinstance(events.all[0], Retry)
+    assert "the history is locked by another session" in events.all[0].error.message
+    assert events.applied == ["002-two"]
+    assert history(database) == ["001-one", "002-two"]
+
+
+def test_an_error_behind_an_applied_file_does_not_say_that_nothing_changed(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "-- migrate: no-transaction\nSELECT 1"})
+
+    def spoil(event: events.Event) -> None:
+        if isinstance(event, MigrationResult):
+            database.execute("UPDATE schema_migrations SET checksum = repeat('0', 64)")
+
+    with pytest.raises(HistoryConflict, match="001-a") as caught:
+        runner.run(config_of(database, directory), spoil)
+    assert caught.value.next_step.startswith("Nothing more was changed. ")
+    assert (versions(caught.value), caught.value.remaining) == (["001-a"], ["002-b"])
+    assert (tables(database), history(database)) == (["a"], ["001-a"])

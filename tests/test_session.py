@@ -11,12 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import pytest
+from psycopg.conninfo import timeout_from_conninfo
 
 from lib.errors import (
     DatabaseUnavailable,
@@ -296,6 +298,44 @@ def test_a_server_that_has_no_connection_to_spare_is_tried_again(server: Server,
         relief.join()
 
 
+@pytest.fixture
+def dialled(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What libpq is told of each address that is tried, in this order."""
+    addresses: list[dict[str, Any]] = []
+
+    def note(address: dict[str, Any]) -> int:
+        addresses.append(address)
+        return timeout_from_conninfo(address)
+
+    monkeypatch.setattr("lib.session.timeout_from_conninfo", note)
+    return addresses
+
+
+@pytest.mark.parametrize(
+    ("budget", "query", "seconds"), [(300.0, "", [10]), (9.0, "", range(2, 10)), (300.0, "connect_timeout=33", [33])]
+)
+def test_a_silent_address_is_given_up_in_a_bounded_time(
+    database: Database, dialled: list[dict[str, Any]], budget: float, query: str, seconds: Collection[int]
+) -> None:
+    """At most ten seconds, and no more than there are, unless the URL says so: the next address has its turn then."""
+    with connect(target_of(changed(database, query=query)), "onward test", budget=Budget(budget)) as session:
+        assert session.query("SELECT current_database()") == [(database.name,)]
+    (address,) = dialled
+    assert timeout_from_conninfo(address) in seconds
+
+
+def test_a_server_that_vanishes_is_noticed_unless_the_url_says_when(
+    database: Database, dialled: list[dict[str, Any]]
+) -> None:
+    usual = {"keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3", "tcp_user_timeout": "15000"}
+    of_the_url = {"keepalives_idle": "77", "tcp_user_timeout": "7000"}
+    query = urlencode(of_the_url)
+    for one in (database, changed(database, query=query)):
+        with session_of(one) as session:
+            assert session.query("SELECT current_database()") == [(database.name,)]
+    assert [{name: address[name] for name in usual} for address in dialled] == [usual, usual | of_the_url]
+
+
 def test_a_refused_session_says_nothing_of_the_password(server: Server, database: Database) -> None:
     with login(server, database) as closed:
         server.admin.execute(f"ALTER ROLE {role(closed)} NOLOGIN")
@@ -493,6 +533,15 @@ def test_a_session_that_the_server_ends_is_lost_and_says_so(server: Server, data
     assert database.execute("SELECT to_regclass('t')") == [(None,)]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where pytest was started in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_statement_is_cancelled_on_the_server(server: Server, database: Database) -> None:
     with session_of(database) as session:
         session.send("BEGIN; CREATE TABLE t ()")
@@ -544,7 +593,7 @@ def test_of_a_long_error_the_beginning_is_kept(database: Database) -> None:
     with session_of(database) as session:
         error = session.send(f"DO $$ BEGIN {raised}; END $$").failure
     for text in (error.message, error.detail, error.hint):
-        assert re.fullmatch(r"é{4500}… \(2,000,000 bytes in all\)", text or "")
+        assert re.fullmatch(r"é{3500}… \(2,000,000 bytes in all\)", text or "")
     assert error.constraint == "c"
 
 
@@ -575,6 +624,37 @@ def test_no_secret_is_in_what_a_server_says_not_even_half_of_one(database: Datab
     for text in told:
         assert secret[:4] not in text
     assert "***" in told[0] and "***" in error.message
+
+
+@pytest.mark.parametrize("before", ["", "é" * 4_500, "東" * 3_000, "x://" + "y" * 1_500 + "@"])
+def test_no_half_of_a_secret_is_shown_where_a_long_text_is_cut(database: Database, before: str) -> None:
+    """It is cut after so many bytes, which may be few characters, or fewer when what is in front is redacted."""
+    (secret,) = target_of(database).secrets
+
+    def around(cut: int) -> str:
+        """A text in which byte number `cut` is inside of the secret."""
+        head = before.encode()[: cut - 10].decode(errors="ignore")
+        return f"{head}{'x' * (cut - 10 - len(head.encode()))}{secret}{'z' * 9_000}"
+
+    with session_of(database) as session:
+        raised = "".join(f"RAISE NOTICE '%', '{around(cut)}'; " for cut in (2_000, 3_000))
+        error = session.send(f"DO $$ BEGIN {raised} RAISE EXCEPTION '%', '{around(9_000)}'; END $$").failure
+        told = [*session.notices, error.message]
+    assert [text.endswith(" bytes in all)") for text in told] == [True] * 3
+    for text in told:
+        assert secret[:4] not in text
+
+
+@pytest.mark.parametrize("sqlstate", ["55P03", "57014", "57P01", "42501", "42P01"])
+def test_an_error_in_a_query_of_ours_does_not_show_the_password(database: Database, sqlstate: str) -> None:
+    (secret,) = target_of(database).secrets
+    raised = f"RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = '{secret}', HINT = '{secret}'"
+    with session_of(database) as session:
+        with pytest.raises(OnwardError) as caught:
+            session.query(f"DO $$BEGIN {raised}; END$$")
+        assert "***" in caught.value.message
+        assert secret not in f"{caught.value!r} {caught.value.next_step}"
+        assert session.query("SELECT 1") == [("1",)]
 
 
 @pytest.mark.parametrize("encoding", ["UTF8", "LATIN1", "EUC_JP", "SQL_ASCII"])
@@ -661,12 +741,14 @@ def test_a_statement_is_cancelled_at_its_deadline_and_the_session_goes_on(databa
         assert session.query("SELECT to_regclass('one')") == [(None,)]
 
 
-def test_a_server_that_does_not_answer_the_cancellation_is_left(database: Database, server: Server) -> None:
+@pytest.mark.parametrize("size", [0, 50_000_000], ids=["answer", "read"])
+def test_a_server_that_does_not_answer_the_cancellation_is_left(database: Database, server: Server, size: int) -> None:
+    """Nor one that does not even read the whole of what it is sent."""
     with connect(target_of(database), "onward test", deadline=time.monotonic() + 0.2) as session:
         backend = int(session.query("SELECT pg_backend_pid()")[0][0] or 0)
         os.kill(backend, signal.SIGSTOP)
         try:
-            assert session.send("CREATE TABLE one ()").lost
+            assert session.send(f"CREATE TABLE one () -- {'x' * size}").lost
         finally:
             os.kill(backend, signal.SIGCONT)
         assert session.send("SELECT 1").lost

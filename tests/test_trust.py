@@ -303,6 +303,26 @@ def test_a_reader_sees_the_only_history_there_is_and_is_told_whose_it_is(
         assert tables(database) == ["one"]
 
 
+def test_nothing_is_done_with_the_history_of_a_role_that_is_not_trusted(
+    server: Server, database: Database, attacker: Database, migrations: Write
+) -> None:
+    """Nor by a role that could not write it anyway: it is told whose history it is, and not which grant it lacks."""
+    directory = migrations(TWO)
+    with login(server, database) as reader:
+        database.execute(history_of(attacker, "public", "001-one"))
+        database.execute(f"SET ROLE {role(attacker)}; GRANT SELECT ON schema_migrations TO PUBLIC")
+        before = database.execute("SELECT xmin, * FROM schema_migrations")
+        config = config_of(reader, directory)
+        for act in (
+            partial(run, reader, directory),
+            partial(adopt.baseline, config, 2),
+            partial(adopt.repair, config, "001-one"),
+        ):
+            with pytest.raises(UntrustedHistory):
+                act()
+        assert (tables(database), database.execute("SELECT xmin, * FROM schema_migrations")) == ([], before)
+
+
 def test_a_table_that_is_planted_between_reading_and_making_it_is_not_taken_for_ours(
     server: Server, database: Database, attacker: Database, migrations: Write
 ) -> None:
@@ -589,6 +609,25 @@ def test_baseline_refuses_what_could_not_run(database: Database, migrations: Wri
     with pytest.raises(FilesError, match="psql"):
         adopt.baseline(config_of(database, directory), 1)
     assert safely(database).execute("SELECT pg_catalog.to_regclass('public.schema_migrations')") == [(None,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("-- migrate: draft\nCREATE TABLE one (i int);\n", "still a draft"),
+        ("CREATE TABLE one (\n<<<<<<< ours\n i int\n=======\n j int\n>>>>>>> theirs\n);\n", "merge conflict"),
+    ],
+)
+def test_repair_refuses_a_file_that_is_not_finished(
+    database: Database, migrations: Write, text: str, says: str
+) -> None:
+    directory = migrations(ONE)
+    run(database, directory)
+    before = database.execute("SELECT xmin, * FROM schema_migrations")
+    migrations({"001-one.sql": text})
+    with pytest.raises(FilesError, match=says):
+        adopt.repair(config_of(database, directory), "001-one")
+    assert database.execute("SELECT xmin, * FROM schema_migrations") == before
 
 
 # Which path counts

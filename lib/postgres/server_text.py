@@ -51,7 +51,9 @@ class ServerText:
         text = redact(decoded, self._url)
         if is_whole and len(text) <= max_length:
             return text
-        return f"{text[:max_length]}… ({size:,} bytes in all)"
+        # The end of a cut text may be the beginning of a secret, which redaction does not find.
+        shown = max_length if is_whole else min(max_length, len(text) - _MAX_SECRET_LENGTH)
+        return f"{text[:shown]}… ({size:,} bytes in all)"
 
     def _likely_encodings(self) -> Iterator[str]:
         """The encodings that the server may be using, the likeliest first.
