@@ -428,7 +428,7 @@ def test_after_a_lost_commit_the_rest_of_a_run_has_the_time_it_had_before(
 def test_a_file_behind_a_lost_commit_may_run_longer_than_the_look_for_it(
     proxy: Proxy, database: Database, migrations: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.transactions.CONNECT_BUDGET", Budget(4.0))
+    monkeypatch.setattr("lib.postgres.commit_recovery.CONNECT_BUDGET", Budget(4.0))
     lost = proxy.when(recording("001-lost"), cut_after)
     directory = migrations({"001-lost.sql": "CREATE TABLE lost ()", "002-long.sql": "SELECT pg_sleep(4.5)"})
     through = Database(database.name, proxy.url(database.url))

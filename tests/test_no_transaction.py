@@ -459,7 +459,7 @@ def test_an_index_is_not_dropped_that_is_not_what_was_found(
     assert (error is None, history(database)) == (recorded, ["001-index"] if recorded else [])
     if error:
         assert isinstance(error, PartlyApplied)
-        assert "is not what it was a moment ago" in error.failure.server.message
+        assert "has changed since it was looked up" in error.failure.server.message
 
 
 def test_a_prepared_transaction_that_is_left_open_is_not_called_applied(database: Database, migrations: Write) -> None:
@@ -723,7 +723,7 @@ def test_the_drop_of_an_invalid_index_waits_for_the_lock_timeout_only(database: 
     database.execute("CREATE EVENT TRIGGER look ON sql_drop EXECUTE FUNCTION look()")
     directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY t_i ON t (i)"})
     events = run(database, directory, MIGRATION_LOCK_TIMEOUT="1230ms", MIGRATION_RETRY="5s")
-    dropped = "dropped the invalid index public.t_i, to build it again"
+    dropped = "dropped the invalid index public.t_i to build it again"
     assert events.notices == ["NOTICE: lock_timeout 1230ms", dropped]
     assert indexes(database) == [("t", "t_i", True)]
     assert history(database) == ["001-index"]

@@ -307,7 +307,7 @@ def dialled(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         addresses.append(address)
         return timeout_from_conninfo(address)
 
-    monkeypatch.setattr("lib.session.timeout_from_conninfo", note)
+    monkeypatch.setattr("lib.postgres.connecting.timeout_from_conninfo", note)
     return addresses
 
 

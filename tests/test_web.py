@@ -340,7 +340,7 @@ def test_the_status_statement_is_cancelled_after_a_second_and_a_half(
 def test_a_server_that_falls_silent_ends_the_status_and_does_not_occupy_it(
     migrated: Database, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.service._PATIENCE", 60.0)
+    monkeypatch.setattr("lib.web.service.STATUS_SECONDS", 60.0)
     parts, hold = urlsplit(migrated.url), Hold()
     with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
         proxy.when("onward_document", hold)
@@ -778,7 +778,7 @@ def test_the_page_names_the_status(start: Start, database: Database) -> None:
 def test_where_the_page_is_not_in_the_function_it_is_not_found(
     start: Start, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.web.ROOT", tmp_path)
+    monkeypatch.setattr("lib.web.routes.ROOT", tmp_path)
     assert error_of(start(database)("GET", "/")) == (404, "not_found")
 
 
