@@ -318,8 +318,8 @@ def kinds(error: type[OnwardError] = OnwardError) -> set[type[OnwardError]]:
 
 def refusals() -> Iterator[tuple[int, str]]:
     """The status and code of each refusal that is written in the code of the routes."""
-    for module in ("service", "web"):
-        for node in ast.walk(ast.parse((ROOT / "lib" / f"{module}.py").read_text())):
+    for module in (ROOT / "lib" / "web").glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
             match node:
                 case ast.Call(ast.Name("Refused"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]):
                     yield status, code

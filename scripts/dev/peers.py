@@ -57,7 +57,7 @@ assert sent[0]["status"] == 200, sent
 LAMBDA_HANDLER = """
 import os, sys
 sys.path.insert(0, os.environ["PROJECT"])
-from lib.aws.function import handler
+from lib.aws import handler
 class Context:
     def get_remaining_time_in_millis(self): return 30000
 http = {"method": "GET", "path": "/api/migration-status", "sourceIp": "127.0.0.1"}
