@@ -1,4 +1,5 @@
-"""Every error that a user can meet; each class knows its exit code, HTTP status and public code.
+"""Every error that a user can meet; each class knows its exit code, HTTP status, public code and
+public words.
 
 OnwardError
 ├── ConfigError            2  an environment variable or the URL is wrong
@@ -69,6 +70,8 @@ class OnwardError(Exception):
     exit_code = 70
     http_status = 500
     code = "internal"
+    public_message = "Internal error."
+    """What HTTP says. Fixed words, since `message` may hold a host, a name or a row."""
 
     def __init__(self, message: str, *, next_step: str = "") -> None:
         super().__init__(message)
@@ -87,18 +90,21 @@ class ConfigError(OnwardError):
     """The environment says something impossible; nothing was connected to."""
 
     exit_code, http_status, code = 2, 503, "not_configured"
+    public_message = "The server is not configured for this; its log says which variable."
 
 
 class FilesError(OnwardError):
     """The files are wrong; nothing was written."""
 
     exit_code, http_status, code = 2, 503, "invalid_files"
+    public_message = "The migration files of this deployment cannot be used; its log says why."
 
 
 class HistoryConflict(OnwardError):
     """Files and history disagree; nothing was written."""
 
     exit_code, http_status, code = 3, 409, "history_conflict"
+    public_message = "The files and the database's history disagree; nothing was run."
 
 
 class NotEmpty(HistoryConflict):
@@ -107,6 +113,7 @@ class NotEmpty(HistoryConflict):
     """
 
     code = "not_empty"
+    public_message = "This database has tables but no migration history; nothing was run."
 
 
 class UntrustedHistory(HistoryConflict):
@@ -115,18 +122,23 @@ class UntrustedHistory(HistoryConflict):
     """
 
     code = "untrusted_history"
+    public_message = (
+        "The migration history belongs to a role that is not trusted; nothing was run."
+    )
 
 
 class WrongEnvironment(OnwardError):
     """This environment may not change this database; nothing was written."""
 
     exit_code, http_status, code = 3, 409, "wrong_environment"
+    public_message = "This environment may not change this database; nothing was run."
 
 
 class LockBusy(OnwardError):
     """Somebody else holds the lock that is needed; what this transaction did is rolled back."""
 
     exit_code, http_status, code = 4, 409, "busy"
+    public_message = "Another run, or another session's lock, is in the way; try again."
 
 
 class TableBusy(LockBusy):
@@ -139,6 +151,7 @@ class DatabaseUnavailable(OnwardError):
     """No session could be had, or it was lost before anything was sent to be kept."""
 
     exit_code, http_status, code = 5, 503, "database_unavailable"
+    public_message = "The database cannot be used now."
 
 
 class PasswordRefused(DatabaseUnavailable):
@@ -155,12 +168,14 @@ class HistoryHidden(DatabaseUnsuitable):
     """Row security hides rows of the history from this role, and an unseen row would be run again."""
 
     code = "history_hidden"
+    public_message = "Row security hides the migration history from this role."
 
 
 class MigrationFailed(OnwardError):
     """A migration failed; its transaction is rolled back and it is not recorded."""
 
     exit_code, http_status, code = 1, 500, "migration_failed"
+    public_message = "A migration failed and was rolled back."
 
     def __init__(self, failure: Diagnostic, *, state: str, next_step: str) -> None:
         super().__init__(f"{failure.version} failed", next_step=next_step)
@@ -172,6 +187,10 @@ class PartlyApplied(MigrationFailed):
     """A no-transaction migration failed: the statements before the failing one are done and stay."""
 
     exit_code, code = 7, "partly_applied"
+    public_message = (
+        "A migration failed, and part of what it did stays; look at the database before anything "
+        "else."
+    )
 
 
 class OutcomeUnknown(OnwardError):
@@ -180,12 +199,14 @@ class OutcomeUnknown(OnwardError):
     """
 
     exit_code, code = 6, "outcome_unknown"
+    public_message = "A commit was not answered; look at the status before anything else."
 
 
 class Interrupted(OnwardError):
     """A signal ended the run; what was not committed is rolled back."""
 
     code = "interrupted"
+    public_message = "The run was interrupted; what was not committed is rolled back."
 
     def __init__(self, message: str, *, exit_code: int, next_step: str = "") -> None:
         super().__init__(message, next_step=next_step)

@@ -51,9 +51,14 @@ def request_by(request: pytest.FixtureRequest) -> Request:
     return made
 
 
+def configuration(database: Database) -> dict[str, str]:
+    """A function's variables."""
+    return {"MIGRATION_ENV": "test", "MIGRATION_SECRET": SECRET, "DATABASE_URL": database.url}
+
+
 def function(database: Database, **environ: str) -> Handler:
     """A new instance of the function."""
-    return Handler({"MIGRATION_ENV": "test", "MIGRATION_SECRET": SECRET, "DATABASE_URL": database.url, **environ})
+    return Handler(configuration(database) | environ)
 
 
 def answer(handler: Handler, event: Event) -> tuple[int, Any]:
@@ -61,6 +66,16 @@ def answer(handler: Handler, event: Event) -> tuple[int, Any]:
     response = handler(event, Context())
     assert response["isBase64Encoded"] is False
     return response["statusCode"], json.loads(response["body"])
+
+
+@pytest.fixture(autouse=True)
+def event_loop() -> Iterator[None]:
+    """The loop that HTTP events run on, which nobody else would close."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 # HTTP events.
@@ -282,15 +297,14 @@ def test_with_too_little_time_left_nothing_is_begun(database: Database) -> None:
     assert tables(database) == []
 
 
-def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lib.aws.function.GATEWAY_SECONDS", 3.5)
+def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(database: Database) -> None:
     for request_by in (http_api, rest_api, load_balancer):
-        status, document = answer(function(database), request_by("POST", "/api/migrate", headers=BEARER))
+        handler = Handler(configuration(database), gateway_seconds=3.5)
+        status, document = answer(handler, request_by("POST", "/api/migrate", headers=BEARER))
         assert (status, document["complete"], document["remaining"]) == (202, False, OURS)
     assert tables(database) == []
-    status, _ = answer(function(database), function_url("POST", "/api/migrate", headers=BEARER))
+    handler = Handler(configuration(database), gateway_seconds=3.5)
+    status, _ = answer(handler, function_url("POST", "/api/migrate", headers=BEARER))
     assert (status, history(database)) == (200, OURS)
 
 
@@ -666,7 +680,7 @@ def test_a_status_that_fails_for_want_of_a_secret_does_not_ask_the_store_each_ti
 ) -> None:
     handler = referring(DATABASE_URL="secretsmanager:gone", POSTGRES_URL="secretsmanager:gone")
     for _ in range(5):
-        handler._service._status.forget()
+        handler.service.forget_status()
         assert answer(handler, function_url("GET", "/api/migration-status"))[0] == 503
         assert reaches(handler) == "not_configured"
     assert asked == ["secretsmanager:gone AWSCURRENT"]

@@ -22,8 +22,9 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from lib.source.migration import Migration, load
+from lib.web.result import ApiResult
 from lib.web.routes import create_app
-from lib.web.service import ApiResult, Service
+from lib.web.service import DEFAULT_LIMITS, Limits, Service
 from scripts.dev.embedded import Embedded
 from tests.conftest import SETTINGS, Database, Server
 from tests.running import LOCK, history, login, nothing_is_left_running, role, run, tables, until
@@ -58,7 +59,7 @@ class Instance:
 
     def status(self, **options: Any) -> Any:
         """The public status as a new instance would read it."""
-        self.service._status.forget()
+        self.service.forget_status()
         return self("GET", STATUS, **options)
 
     def post(self, body: Any = None, **headers: str) -> Any:
@@ -419,8 +420,8 @@ def silent() -> Iterator[Silent]:
 class Held(Service):
     """An instance that cannot find out where its database is until it is released; the secret it knows."""
 
-    def __init__(self, database: Database, directory: Path | None = None) -> None:
-        super().__init__(environment(database, directory), self._hold)
+    def __init__(self, database: Database, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__(environment(database), self._hold, limits=limits)
         self.asked = 0
         self.held = 0
         self.release = threading.Event()
@@ -446,11 +447,8 @@ def held(service: Held, count: int = 300) -> Iterator[tuple[int, Callable[..., F
             service.release.set()
 
 
-def test_two_hundred_who_wait_for_a_silent_database_hold_up_nobody(
-    silent: Silent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lib.web.service.STATUS_SECONDS", 60.0)
-    service = Held(silent.database)
+def test_two_hundred_who_wait_for_a_silent_database_hold_up_nobody(silent: Silent) -> None:
+    service = Held(silent.database, Limits(status_seconds=60.0))
     with held(service) as (port, ask):
         waiting = [ask("GET", STATUS) for _ in range(200)]
         until(lambda: service.asked == 200)
@@ -475,16 +473,13 @@ def test_a_failed_read_is_shared_from_its_end_on(silent: Silent, start: Start) -
     assert silent.connections() == 1
 
 
-def test_who_waits_too_long_is_told_so_while_the_read_goes_on(
-    migrated: Database, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
-    monkeypatch.setattr("lib.web.service.STATUS_SECONDS", 0.01)
-    service = Held(migrated)
+def test_who_waits_too_long_is_told_so_while_the_read_goes_on(migrated: Database, capsys: Captured) -> None:
+    service = Held(migrated, Limits(status_seconds=0.01))
     with held(service) as (_, ask):
         answers = [one.result() for one in [ask("GET", STATUS) for _ in range(5)]]
         assert {(one.status, one.header("retry-after")) for one in answers} == {(503, "5")}
         assert json.loads(answers[0].body)["error"]["code"] == "database_unavailable"
-        monkeypatch.setattr("lib.web.service.STATUS_SECONDS", 60.0)
+        service.limits = Limits(status_seconds=60.0)
         later = ask("GET", STATUS)
         until(lambda: service.asked == 6)
         service.release.set()
@@ -514,10 +509,9 @@ def test_what_a_run_has_done_is_in_the_next_status(start: Start, database: Datab
 
 
 def test_those_with_the_secret_hold_up_nobody_without_it_and_are_told_when_they_are_too_many(
-    migrated: Database, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    migrated: Database, capsys: Captured
 ) -> None:
-    monkeypatch.setattr("lib.web.service.QUEUE_SECONDS", 0.01)
-    service = Held(migrated)
+    service = Held(migrated, Limits(queue_seconds=0.01))
     authorized = ("POST", MIGRATE, "Content-Length: 0", *_headers(BEARER))
     with held(service) as (port, ask):
         working = [ask(*authorized) for _ in range(8)]
@@ -1240,6 +1234,6 @@ def test_what_a_store_of_secrets_gave_is_redacted_too(migrated: Database, capsys
     found["POSTGRES_URL"] = migrated.url.replace(urlsplit(migrated.url).netloc.partition("@")[0], "nobody:canary-pass")
     service = Service({}, store)
     assert asyncio.run(service.secrets()) == {"current": SECRET.encode()}
-    answer = service.act("status", applied_by="api")
+    answer = service.call("status", applied_by="api")
     assert (answer.status, answer.document["error"]["code"]) == (500, "internal")
     assert json.loads(capsys.readouterr().out)["reason"] == "RuntimeError: after *** came ***"
