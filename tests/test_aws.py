@@ -18,7 +18,7 @@ from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
 from lib.aws.function import Handler, UnknownEvent
-from lib.aws.secrets import SecretReferences, _read
+from lib.aws.secrets import SecretReferences, read_secret
 from lib.web.routes import create_app
 from lib.web.service import Service
 from tests.conftest import ROOT, Database, Server
@@ -654,9 +654,9 @@ def asked(aws: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noted(reference: str, stage: str) -> str:
         questions.append(f"{reference} {stage}")
-        return _read(reference, stage)
+        return read_secret(reference, stage)
 
-    monkeypatch.setattr("lib.aws.secrets._read", noted)
+    monkeypatch.setattr("lib.aws.secrets.read_secret", noted)
     return questions
 
 
