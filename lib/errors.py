@@ -90,21 +90,21 @@ class ConfigError(OnwardError):
     """The environment says something impossible; nothing was connected to."""
 
     exit_code, http_status, code = 2, 503, "not_configured"
-    public_message = "The server is not configured for this; its log says which variable."
+    public_message = "The server is not configured for this. Its log names the variable."
 
 
 class FilesError(OnwardError):
     """The files are wrong; nothing was written."""
 
     exit_code, http_status, code = 2, 503, "invalid_files"
-    public_message = "The migration files of this deployment cannot be used; its log says why."
+    public_message = "The migration files of this deployment are invalid. Its log names the files."
 
 
 class HistoryConflict(OnwardError):
     """Files and history disagree; nothing was written."""
 
     exit_code, http_status, code = 3, 409, "history_conflict"
-    public_message = "The files and the database's history disagree; nothing was run."
+    public_message = "The migration files do not match the database's history. Nothing was run."
 
 
 class NotEmpty(HistoryConflict):
@@ -113,7 +113,7 @@ class NotEmpty(HistoryConflict):
     """
 
     code = "not_empty"
-    public_message = "This database has tables but no migration history; nothing was run."
+    public_message = "The database has tables but no migration history. Nothing was run."
 
 
 class UntrustedHistory(HistoryConflict):
@@ -122,23 +122,21 @@ class UntrustedHistory(HistoryConflict):
     """
 
     code = "untrusted_history"
-    public_message = (
-        "The migration history belongs to a role that is not trusted; nothing was run."
-    )
+    public_message = "The owner of the migration history is not a trusted role. Nothing was run."
 
 
 class WrongEnvironment(OnwardError):
     """This environment may not change this database; nothing was written."""
 
     exit_code, http_status, code = 3, 409, "wrong_environment"
-    public_message = "This environment may not change this database; nothing was run."
+    public_message = "This environment may not change this database. Nothing was run."
 
 
 class LockBusy(OnwardError):
     """Somebody else holds the lock that is needed; what this transaction did is rolled back."""
 
     exit_code, http_status, code = 4, 409, "busy"
-    public_message = "Another run, or another session's lock, is in the way; try again."
+    public_message = "Another run is active, or another session holds a lock. Try again."
 
 
 class TableBusy(LockBusy):
@@ -151,7 +149,7 @@ class DatabaseUnavailable(OnwardError):
     """No session could be had, or it was lost before anything was sent to be kept."""
 
     exit_code, http_status, code = 5, 503, "database_unavailable"
-    public_message = "The database cannot be used now."
+    public_message = "The database is unavailable."
 
 
 class PasswordRefused(DatabaseUnavailable):
@@ -188,8 +186,8 @@ class PartlyApplied(MigrationFailed):
 
     exit_code, code = 7, "partly_applied"
     public_message = (
-        "A migration failed, and part of what it did stays; look at the database before anything "
-        "else."
+        "A migration failed after some of its statements were committed. Check the database "
+        "before you do anything else."
     )
 
 
@@ -199,14 +197,16 @@ class OutcomeUnknown(OnwardError):
     """
 
     exit_code, code = 6, "outcome_unknown"
-    public_message = "A commit was not answered; look at the status before anything else."
+    public_message = (
+        "The outcome of a COMMIT is unknown. Check the status before you do anything else."
+    )
 
 
 class Interrupted(OnwardError):
     """A signal ended the run; what was not committed is rolled back."""
 
     code = "interrupted"
-    public_message = "The run was interrupted; what was not committed is rolled back."
+    public_message = "The run was interrupted. What was not committed is rolled back."
 
     def __init__(self, message: str, *, exit_code: int, next_step: str = "") -> None:
         super().__init__(message, next_step=next_step)

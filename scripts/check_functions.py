@@ -27,9 +27,8 @@ from lib.cli.output import Output
 from lib.errors import FilesError
 
 REMEDY = (
-    "The database was not touched. Mend it, or name in requirements.txt what it imports, and "
-    "deploy again; "
-    "a module that is no function has a name with _ first."
+    "The database was not touched. Fix the file, or add the missing dependency to "
+    "requirements.txt, and deploy again. Prefix a helper module with _."
 )
 
 
@@ -45,7 +44,9 @@ def main() -> int:
         return 130
     if problems:
         return output.failure(
-            FilesError("\n  ".join(["these functions would not run:", *problems]), next_step=REMEDY)
+            FilesError(
+                "\n  ".join(["these functions would fail at runtime:", *problems]), next_step=REMEDY
+            )
         )
     names = ", ".join(str(path.relative_to(ROOT)) for path in functions)
     output.say(f"✅ Functions that can be imported: {names}")

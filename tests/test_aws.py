@@ -431,20 +431,20 @@ def test_a_url_with_a_password_of_its_own_is_no_address_for_a_secret(aws: None, 
 
 
 UNUSABLE: dict[str, tuple[str, str | Mapping[str, str] | None, str]] = {
-    "missing": ("secretsmanager:gone", None, "there is none of that name"),
-    "a missing parameter": ("ssm:/gone", None, "there is none of that name"),
+    "missing": ("secretsmanager:gone", None, "no such name exists"),
+    "a missing parameter": ("ssm:/gone", None, "no such name exists"),
     "empty": ("secretsmanager:it", " ", "it is empty"),
-    "without that key": ("secretsmanager:it#url", {"canary": "canary"}, "it has no text under that key"),
-    "with an empty text there": ("secretsmanager:it#url", {"url": ""}, "it has no text under that key"),
-    "with a number there": ("secretsmanager:it#url", '{"url": 5, "x": "canary"}', "it has no text under that key"),
-    "a key of what is not JSON": ("secretsmanager:it#url", "canary{", "it has no text under that key"),
+    "without that key": ("secretsmanager:it#url", {"canary": "canary"}, "it has no string under that key"),
+    "with an empty text there": ("secretsmanager:it#url", {"url": ""}, "it has no string under that key"),
+    "with a number there": ("secretsmanager:it#url", '{"url": 5, "x": "canary"}', "it has no string under that key"),
+    "a key of what is not JSON": ("secretsmanager:it#url", "canary{", "it has no string under that key"),
     "JSON that is cut off": ("secretsmanager:it", '{"username": "canary"', "it is JSON without username and password"),
     "JSON without a password": ("secretsmanager:it", {"username": "canary"}, "it is JSON without username and pass"),
     "JSON with an empty one": ("secretsmanager:it", {"username": "canary", "password": ""}, "it is JSON without user"),
     "credentials without an address": (
         "secretsmanager:it",
         {"username": "canary", "password": "canary"},
-        "it does not say where the database is",
+        "it does not contain the database's address",
     ),
     "no URL": ("secretsmanager:it", "canary", "is not a URL of a Postgres database"),
     "another reference": ("secretsmanager:it", "secretsmanager:canary", "DATABASE_URL holds a reference"),
@@ -483,7 +483,7 @@ def test_a_secret_that_the_role_may_not_read_is_told_as_such(
 
     assert asked_for_permissions(reaches)(referring(DATABASE_URL="secretsmanager:app")) == "not_configured"
     said = capsys.readouterr().out
-    assert "DATABASE_URL refers to secretsmanager:app, which cannot be used: this function's role may not" in said
+    assert "DATABASE_URL refers to secretsmanager:app, which cannot be used: this function's role has no permission" in said
     assert "canary" not in said
 
 

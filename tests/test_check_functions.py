@@ -64,7 +64,7 @@ def test_a_file_that_vercel_would_silently_leave_out_is_refused(copy: Path, sour
     result = check(copy)
     assert (result.code, result.out) == (2, "")
     assert "api/orders.py has no plain top-level `app`" in result.err
-    assert "a module that is no function has a name with _ first" in result.err
+    assert "Prefix a helper module with _." in result.err
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ class Handler:
         if set(event) != {"action"} or event["action"] not in ACTIONS:
             return error_document(
                 "invalid_request",
-                'The event may say {"action": "migrate" | "status" | "validate"} only.',
+                'The event must be {"action": "migrate" | "status" | "validate"}.',
             )
         result = self.service.call(
             event["action"], applied_by="lambda", seconds=_seconds_left(context)

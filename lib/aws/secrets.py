@@ -32,8 +32,8 @@ REPLY_SHARED_SECONDS = 5.0
 """A store is not asked the same thing more often than this, even if it fails."""
 _CREATING_CLIENT = Lock()  # boto3's default session is not safe for threads; its clients are
 _REFERENCE = re.compile(r"(secretsmanager|ssm):.+")
-_DENIED = "this function's role may not read it"
-_MISSING = "there is none of that name in this account and region"
+_DENIED = "this function's role has no permission to read it"
+_MISSING = "no such name exists in this account and region"
 _REASONS = {
     "403": _DENIED,
     "AccessDeniedException": _DENIED,
@@ -155,8 +155,8 @@ def _completed_urls(
         raise _unusable(
             variable,
             reference,
-            "it does not say where the database is; set another URL variable to a URL without a "
-            "password",
+            "it does not contain the database's address; set another URL variable to a URL without "
+            "a password",
         )
     urls = {name: _with_user(environ[name], user, password) for name in addresses}
     return {variable: urls[addresses[0]], **urls}
@@ -166,7 +166,11 @@ def _credentials(variable: str, reference: str, text: str) -> tuple[str, str]:
     secret = _json_object(text)
     user, password = (str(secret.get(name) or "") for name in ("username", "password"))
     if not (user and password):
-        raise _unusable(variable, reference, "it is JSON without username and password; add #KEY")
+        raise _unusable(
+            variable,
+            reference,
+            "it is JSON without username and password; append #KEY to the reference",
+        )
     return user, password
 
 
@@ -179,20 +183,20 @@ def _store_reply(reference: str, stage: str) -> StoreReply:
     try:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - on Lambda, not in the bundle
     except ImportError:
-        return StoreReply(reason="boto3 is not installed here")
+        return StoreReply(reason="boto3 is not installed")
     try:
         text = read_secret(reference, stage)
     except ClientError as error:
         return _refused_reply(str(error.response["Error"]["Code"]), stage)
     except BotoCoreError as error:
         return StoreReply(
-            reason=f"{type(error).__name__}; from within a VPC the store needs an endpoint there"
+            reason=f"{type(error).__name__}; inside a VPC, the store needs an endpoint in it"
         )
     key = reference.partition("#")[2]
     value = _json_object(text).get(key) if key else text
     if isinstance(value, str) and value.strip():
         return StoreReply(value.strip())
-    return StoreReply(reason="it has no text under that key" if key else "it is empty")
+    return StoreReply(reason="it has no string under that key" if key else "it is empty")
 
 
 def _refused_reply(code: str, stage: str) -> StoreReply:

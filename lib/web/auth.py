@@ -50,9 +50,9 @@ def _problem(text: str, length: int) -> str:
     if not MIN_BYTES <= length <= MAX_BYTES:
         return f"must have {MIN_BYTES} to {MAX_BYTES} bytes"
     if len(set(text)) < _MIN_DIFFERENT_CHARACTERS:
-        return f"must have {_MIN_DIFFERENT_CHARACTERS} different characters or more"
+        return f"must have at least {_MIN_DIFFERENT_CHARACTERS} different characters"
     if _is_placeholder(text):
-        return "is a reference or a placeholder that nothing here resolves, not a secret"
+        return "is a reference or a placeholder that was not replaced, and not a secret"
     return ""
 
 
@@ -68,12 +68,12 @@ def authenticate(authorization: Sequence[str], secrets: Mapping[str, bytes]) -> 
     """
     if not authorization:
         challenge = {"WWW-Authenticate": "Bearer"}
-        raise RequestRefused(401, "unauthorized", "A bearer token is needed.", challenge)
+        raise RequestRefused(401, "unauthorized", "A bearer token is required.", challenge)
     scheme, _, token = authorization[0].partition(" ")
     matching = _matching_secrets(token.lstrip(" "), secrets)
     if len(authorization) > 1 or scheme.lower() != "bearer" or not matching:
         challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-        raise RequestRefused(401, "unauthorized", "The bearer token is not valid.", challenge)
+        raise RequestRefused(401, "unauthorized", "The bearer token is invalid.", challenge)
     return matching[0]
 
 

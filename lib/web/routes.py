@@ -114,18 +114,16 @@ class CommonResponse:
 async def _read_body(request: Request) -> bytes:
     """The body, read no further than to its limit. Raises RequestRefused."""
     if "content-encoding" in request.headers:
-        raise RequestRefused(
-            415, "unsupported_encoding", "Send the body as it is, without Content-Encoding."
-        )
+        raise RequestRefused(415, "unsupported_encoding", "Send the body without Content-Encoding.")
     body = b""
     try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > _MAX_BODY_BYTES:
-                message = f"A body has at most {_MAX_BODY_BYTES} bytes."
+                message = f"The body is larger than {_MAX_BODY_BYTES} bytes."
                 raise RequestRefused(413, "too_large", message)
     except ClientDisconnect:
-        raise RequestRefused(400, "disconnected", "The request broke off.") from None
+        raise RequestRefused(400, "disconnected", "The request was interrupted.") from None
     return body
 
 
@@ -138,14 +136,14 @@ def _requested_action(headers: Headers, body: bytes) -> str:
         return "migrate"
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        raise RequestRefused(415, "unsupported_type", "Send application/json, or no body.")
+        raise RequestRefused(415, "unsupported_type", "Send application/json or no body.")
     document = _parse_json(body)
     action = document.pop("action", "migrate") if isinstance(document, dict) else None
     if document or action not in ACTIONS:
         raise RequestRefused(
             400,
             "invalid_request",
-            'The body may say {"action": "migrate" | "status" | "validate"} only.',
+            'The body must be {"action": "migrate" | "status" | "validate"}, {} or empty.',
         )
     return str(action)
 

@@ -121,7 +121,7 @@ class Service:
             return await self._workers.run(partial(self._perform, action, applied_by, deadline))
         except AllBusy:
             raise LockBusy(
-                f"{self.limits.workers} other requests with the secret are being worked on"
+                f"{self.limits.workers} other requests with the secret are in progress"
             ) from None
 
     def call(self, action: str, *, applied_by: str, seconds: float | None = None) -> ApiResult:
@@ -175,8 +175,8 @@ class Service:
         seconds = deadline - time.monotonic()
         if seconds < MIN_RUN_SECONDS:
             raise ConfigError(
-                f"{seconds:.1f} s are not enough: give MIGRATION_HTTP_BUDGET or the function more "
-                "time"
+                f"{seconds:.1f} s are too short for a run: raise MIGRATION_HTTP_BUDGET or the "
+                "function's timeout"
             )
         try:
             return self._with_config(applied_by, partial(_run, deadline=deadline))
@@ -217,7 +217,7 @@ class Service:
         make_document = _STATUS_DOCUMENTS.get(self._status_setting)
         if not make_document:
             raise ConfigError(
-                f"MIGRATION_STATUS is {self._status_setting!r}; it can be "
+                f"MIGRATION_STATUS is {self._status_setting!r}; expected one of "
                 f"{', '.join(_STATUS_DOCUMENTS)}"
             )
         try:
