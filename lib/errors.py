@@ -1,4 +1,5 @@
-"""Every error that a user can meet; each class knows its exit code, HTTP status and public code.
+"""Every error that a user can meet; each class knows its exit code, HTTP status, public code and
+public words.
 
 OnwardError
 ├── ConfigError            2  an environment variable or the URL is wrong
@@ -69,6 +70,8 @@ class OnwardError(Exception):
     exit_code = 70
     http_status = 500
     code = "internal"
+    public_message = "Internal error."
+    """What HTTP says. Fixed words, since `message` may hold a host, a name or a row."""
 
     def __init__(self, message: str, *, next_step: str = "") -> None:
         super().__init__(message)
@@ -87,18 +90,21 @@ class ConfigError(OnwardError):
     """The environment says something impossible; nothing was connected to."""
 
     exit_code, http_status, code = 2, 503, "not_configured"
+    public_message = "The server is not configured for this. Its log names the variable."
 
 
 class FilesError(OnwardError):
     """The files are wrong; nothing was written."""
 
     exit_code, http_status, code = 2, 503, "invalid_files"
+    public_message = "The migration files of this deployment are invalid. Its log names the files."
 
 
 class HistoryConflict(OnwardError):
     """Files and history disagree; nothing was written."""
 
     exit_code, http_status, code = 3, 409, "history_conflict"
+    public_message = "The migration files do not match the database's history. Nothing was run."
 
 
 class NotEmpty(HistoryConflict):
@@ -107,6 +113,7 @@ class NotEmpty(HistoryConflict):
     """
 
     code = "not_empty"
+    public_message = "The database has tables but no migration history. Nothing was run."
 
 
 class UntrustedHistory(HistoryConflict):
@@ -115,18 +122,21 @@ class UntrustedHistory(HistoryConflict):
     """
 
     code = "untrusted_history"
+    public_message = "The owner of the migration history is not a trusted role. Nothing was run."
 
 
 class WrongEnvironment(OnwardError):
     """This environment may not change this database; nothing was written."""
 
     exit_code, http_status, code = 3, 409, "wrong_environment"
+    public_message = "This environment may not change this database. Nothing was run."
 
 
 class LockBusy(OnwardError):
     """Somebody else holds the lock that is needed; what this transaction did is rolled back."""
 
     exit_code, http_status, code = 4, 409, "busy"
+    public_message = "Another run is active, or another session holds a lock. Try again."
 
 
 class TableBusy(LockBusy):
@@ -144,6 +154,7 @@ class DatabaseUnavailable(OnwardError):
     """No session could be had, or it was lost before anything was sent to be kept."""
 
     exit_code, http_status, code = 5, 503, "database_unavailable"
+    public_message = "The database is unavailable."
 
 
 class PasswordRefused(DatabaseUnavailable):
@@ -160,12 +171,14 @@ class HistoryHidden(DatabaseUnsuitable):
     """Row security hides rows of the history from this role; their files would run again."""
 
     code = "history_hidden"
+    public_message = "Row security hides the migration history from this role."
 
 
 class MigrationFailed(OnwardError):
     """A migration failed; its transaction is rolled back and it is not recorded."""
 
     exit_code, http_status, code = 1, 500, "migration_failed"
+    public_message = "A migration failed and was rolled back."
 
     def __init__(self, failure: Diagnostic, *, state: str, next_step: str) -> None:
         super().__init__(f"{failure.version} failed", next_step=next_step)
@@ -177,6 +190,10 @@ class PartlyApplied(MigrationFailed):
     """A no-transaction migration failed: the statements before the failing one remain."""
 
     exit_code, code = 7, "partly_applied"
+    public_message = (
+        "A migration failed after some of its statements were committed. Check the database "
+        "before you do anything else."
+    )
 
 
 class OutcomeUnknown(OnwardError):
@@ -185,12 +202,16 @@ class OutcomeUnknown(OnwardError):
     """
 
     exit_code, code = 6, "outcome_unknown"
+    public_message = (
+        "The outcome of a COMMIT is unknown. Check the status before you do anything else."
+    )
 
 
 class Interrupted(OnwardError):
     """A signal ended the run; what was not committed is rolled back."""
 
     code = "interrupted"
+    public_message = "The run was interrupted. What was not committed is rolled back."
 
     def __init__(self, message: str, *, exit_code: int, next_step: str = "") -> None:
         super().__init__(message, next_step=next_step)

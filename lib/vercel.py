@@ -1,9 +1,11 @@
-"""On Vercel: the application that both files of `api/` hand to its runtime."""
+"""On Vercel: the application that both files of `api/` give to its runtime."""
 
 # ruff: noqa: E402 - the collector must be off before anything else is imported
 import gc
 
-gc.disable()  # looking for garbage among what is imported takes a sixth of a cold start, and finds none
+# What is imported stays, so looking for garbage in it finds none, and takes a sixth of a cold
+# start.
+gc.disable()
 
 import os
 

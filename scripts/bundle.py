@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
-"""Builds the zip for AWS Lambda, and says what is in one: `scripts/bundle.py --help`.
+"""Builds the zip for AWS Lambda and lists what is in one: `scripts/bundle.py --help`.
 
-It holds what scripts/locks/runtime.txt lists, for Lambda's Python and processor whatever this
-machine's are, and our api/, lib/, migrations/ and public/. Each file comes with its bytecode:
-without it, or with bytecode that goes by a file's date, a cold start compiles everything and takes
-twice as long. The same files make the same zip, byte for byte.
+The zip contains the packages of scripts/locks/runtime.txt, for Lambda's Python and processor and
+not this machine's, and the project's api/, lib/, migrations/ and public/. Every module comes with
+its bytecode: without it, or with bytecode that depends on a file's date, a cold start compiles
+everything and takes twice as long. The same files make the same zip, byte for byte.
 """
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until `main` deals with it: Ctrl-C shows no traceback
+    # Until `main` handles it, Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import hashlib
@@ -35,15 +34,17 @@ sys.path.insert(0, str(ROOT))
 from lib.errors import OnwardError
 from lib.source.migration import load
 
+# The first bytes of each Python's bytecode.
 MAGIC = {"3.12": b"\xcb\x0d\x0d\x0a", "3.13": b"\xf3\x0d\x0d\x0a", "3.14": b"\x2b\x0e\x0d\x0a"}
 ARCHITECTURES = ("x86_64", "aarch64")
-LARGEST = 10_000_000
-PLACE = "/var/task"  # where Lambda unpacks it: what tracebacks show
-DATE = (1980, 1, 1, 0, 0, 0)
-UNCHECKED = b"\x01\x00\x00\x00"
-OURS = ("api", "lib", "migrations", "public")
+MAX_ZIP_BYTES = 10_000_000
+TASK_ROOT = "/var/task"  # where Lambda unpacks the zip, so what tracebacks show
+ENTRY_DATE = (1980, 1, 1, 0, 0, 0)  # the same in every zip, so that its bytes are
+UNCHECKED_HASH = b"\x01\x00\x00\x00"  # the flag of bytecode that no source is compared with
+PROJECT_FOLDERS = ("api", "lib", "migrations", "public")
 NEEDED = (
-    "api/__init__.py",  # without these two, a package of that name in a layer would hide ours
+    # Without these two, a package of that name in a layer would take the place of ours.
+    "api/__init__.py",
     "lib/__init__.py",
     "lib/aws/function.py",
     "public/index.html",
@@ -73,25 +74,28 @@ LEFT_BY_INSTALLERS = (
     "uv_cache.json",
     ".lock",
 )
-DESCRIPTION = "Build the zip for AWS Lambda, or look into one. Its handler is lib.aws.handler."
+DESCRIPTION = "Build the zip for AWS Lambda, or check one. Its handler is lib.aws.handler."
 EXAMPLES = """\
 examples:
-  scripts/bundle.py                              build for Python 3.13 on x86_64, check it, say what is in it
-  scripts/bundle.py --python 3.12 --arch aarch64 build for Graviton
-  scripts/bundle.py --check dist/onward.zip      say what is in a zip; exit 1 if that is not as it should be
+  scripts/bundle.py                    build for Python 3.13 on x86_64, check and list it
+  scripts/bundle.py --python 3.12 --arch aarch64
+                                       build for Python 3.12 on Graviton
+  scripts/bundle.py --check dist/onward.zip
+                                       list a zip; exit 1 if something is wrong with it
 
-The bytecode is made by an interpreter of the same version: PYTHON312, PYTHON313 or PYTHON314 if set, else python3.12,
-python3.13 or python3.14, else one of uv's or pyenv's. Packages are installed by its pip, or by uv where it has none.
+An interpreter of the same version makes the bytecode: PYTHON312, PYTHON313 or PYTHON314 if set,
+else python3.12, python3.13 or python3.14, else one of uv's or pyenv's. Its pip installs the
+packages, or uv if it has no pip.
 """
 
 
 class BundleError(Exception):
-    """The zip cannot be built; the message says why."""
+    """The zip cannot be built."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the zip is for."""
+    """The Python and the processor that a zip is for."""
 
     minor: str
     architecture: str
@@ -101,13 +105,13 @@ class Target:
 
     @property
     def tag(self) -> str:
-        """As it stands in the names of bytecode and extension modules."""
+        """As in the names of bytecode and extension modules."""
         return f"cpython-{self.minor.replace('.', '')}"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build or check; the exit code is 0, 1 for a zip that is not as it should be, 2 if none can be
-    built.
+    """Build or check a zip. The exit code is 0, 1 if something is wrong with it, 2 if it cannot be
+    built or read.
     """
     options = _parse(arguments)
     try:
@@ -149,9 +153,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=ROOT / "scripts" / "locks" / "runtime.txt",
         help="what to install: exact versions with hashes (default: scripts/locks/runtime.txt)",
     )
-    parser.add_argument(
-        "--check", type=Path, metavar="ZIP", help="build nothing, look into this one"
-    )
+    parser.add_argument("--check", type=Path, metavar="ZIP", help="build nothing, check this zip")
     return parser.parse_args(arguments)
 
 
@@ -162,14 +164,14 @@ def build(target: Target, requirements: Path, output: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="onward-bundle-") as temporary:
         directory = Path(temporary) / "bundle"
         _install(python, target, requirements, directory)
-        _copy_ours(directory)
+        _copy_project(directory)
         _compile(python, directory)
         output.parent.mkdir(parents=True, exist_ok=True)
         _pack(directory, output)
 
 
 class Pin(NamedTuple):
-    """One line of a requirements file: this version, and no other, of a package."""
+    """One line of a requirements file: a package and its exact version."""
 
     package: str
     version: str
@@ -177,65 +179,63 @@ class Pin(NamedTuple):
 
     @property
     def dist_info(self) -> str:
-        """The directory that says that it is installed, as `_alike` spells it."""
-        return _alike(f"{self.package}-{self.version}.dist-info")
+        """The normalized name of its metadata's directory."""
+        return _normalized(f"{self.package}-{self.version}.dist-info")
 
 
 def pins(requirements: Path) -> list[Pin]:
-    """The lines of a requirements file. Raises BundleError for one that is no exact version, or has
-    no hash.
-    """
-    text = re.sub(r"\\\n", "", requirements.read_text(encoding="utf-8"))
-    lines = [
-        line
-        for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
-        if line
-    ]
-    found = {line: re.fullmatch(PIN, line) for line in lines}
-    if loose := [line.partition(" --hash")[0] for line, pin in found.items() if not pin]:
+    """The lines of a requirements file. Raises BundleError if one lacks its version or hash."""
+    joined = re.sub(r"\\\n", "", requirements.read_text(encoding="utf-8"))
+    found, loose = [], []
+    for line in joined.splitlines():
+        requirement = re.sub(r"(^|\s)#.*", "", line).strip()
+        if not requirement:
+            continue
+        if pin := re.fullmatch(PIN, requirement):
+            found.append(Pin(pin["package"], pin["version"], not pin["marker"]))
+        else:
+            loose.append(requirement.partition(" --hash")[0])
+    if loose:
         raise BundleError(
             f"{requirements.name} must name exact versions with their hashes, such as "
-            "starlette==1.10.0"
-            f" --hash=sha256:..., as `uv pip compile --generate-hashes` writes them: {loose}"
+            "starlette==1.10.0 --hash=sha256:..., as `uv pip compile --generate-hashes` writes "
+            f"them: {loose}"
         )
-    return [Pin(pin["package"], pin["version"], not pin["marker"]) for pin in found.values() if pin]
+    return found
 
 
-def _alike(name: str) -> str:
+def _normalized(name: str) -> str:
     """One spelling for all that a package's name may have."""
     return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def find_python(target: Target) -> str:
-    """An interpreter of the target's minor version that runs. Raises BundleError."""
+    """An interpreter of the target's version. Raises BundleError."""
     variable = f"PYTHON{target.minor.replace('.', '')}"
+    print_tag = "import sys; print(sys.implementation.cache_tag)"
     for candidate in _candidates(variable, target.minor):
-        if (
-            _said([candidate, "-I", "-c", "import sys; print(sys.implementation.cache_tag)"])
-            == target.tag
-        ):
+        if _output_of([candidate, "-I", "-c", print_tag]) == target.tag:
             return candidate
     raise BundleError(
-        f"no Python {target.minor} runs here, and only that can make its bytecode: install it (uv "
-        "python install"
-        f" {target.minor}), or set {variable} to it"
+        f"no Python {target.minor} runs here, and only that can make its bytecode: install it "
+        f"(uv python install {target.minor}), or set {variable} to its path"
     )
 
 
 def _candidates(variable: str, minor: str) -> Iterator[str]:
-    """Where one may be; a command on PATH may be a shim that does not run."""
+    """Where an interpreter may be. A command on PATH may be a shim that does not run."""
     if given := os.environ.get(variable):
         yield given
         return
     yield from (f"python{minor}", sys.executable)
-    if found := _said(["uv", "python", "find", minor]):
+    if found := _output_of(["uv", "python", "find", minor]):
         yield found
-    if found := _said(["pyenv", "prefix", minor]):
+    if found := _output_of(["pyenv", "prefix", minor]):
         yield f"{found}/bin/python"
 
 
-def _said(command: Sequence[str]) -> str:
-    """What a command prints; nothing if there is none or it fails."""
+def _output_of(command: Sequence[str]) -> str:
+    """What a command prints; nothing if it is missing or fails."""
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -243,47 +243,12 @@ def _said(command: Sequence[str]) -> str:
 
 
 def _install(python: str, target: Target, requirements: Path, directory: Path) -> None:
-    """By an installer that goes by the target's version, not its own, in what a package needs only
-    on some versions.
-
-    It takes only files whose hash the requirements have, and refuses requirements that leave out
-    what these need. Two tags, because some wheels are for 2.28 and some for 2.17 only; with one of
-    them pip finds no file for the others.
+    """Install the packages. Only files whose hashes the requirements have are accepted, and
+    requirements that leave out a dependency are refused.
     """
-    if _said([python, "-m", "pip", "--version"]):
-        platforms = [
-            f"--platform={tag}_{target.architecture}" for tag in ("manylinux_2_28", "manylinux2014")
-        ]
-        command = [
-            python,
-            "-m",
-            "pip",
-            "install",
-            "--disable-pip-version-check",
-            "--no-compile",
-            *platforms,
-        ]
-        command += ["--implementation=cp", f"--python-version={target.minor}"]
-    elif shutil.which("uv"):
-        platform = f"--python-platform={target.architecture}-manylinux_2_28"
-        command = [
-            "uv",
-            "pip",
-            "install",
-            f"--python={python}",
-            f"--python-version={target.minor}",
-            platform,
-        ]
-    else:
-        raise BundleError(f"{python} has no pip, and there is no uv")
-    command += [
-        "--quiet",
-        "--require-hashes",
-        "--only-binary=:all:",
-        f"--target={directory}",
-        "-r",
-        str(requirements),
-    ]
+    command = _installer(python, target)
+    command += ["--quiet", "--require-hashes", "--only-binary=:all:"]
+    command += [f"--target={directory}", "-r", str(requirements)]
     _run(command)
     shutil.rmtree(directory / "bin", ignore_errors=True)
     for left in (*directory.iterdir(), *directory.glob("*.dist-info/*")):
@@ -291,31 +256,37 @@ def _install(python: str, target: Target, requirements: Path, directory: Path) -
             left.unlink()
 
 
-def _copy_ours(directory: Path) -> None:
+def _installer(python: str, target: Target) -> list[str]:
+    """pip or uv, told the target's version and platform: some packages need others only there."""
+    if _output_of([python, "-m", "pip", "--version"]):
+        command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
+        # Some wheels have the tag 2.28 only and some 2.17 only, and pip takes just what it is told.
+        for tag in ("manylinux_2_28", "manylinux2014"):
+            command.append(f"--platform={tag}_{target.architecture}")
+        return [*command, "--implementation=cp", f"--python-version={target.minor}"]
+    if shutil.which("uv"):
+        command = ["uv", "pip", "install", f"--python={python}"]
+        platform = f"--python-platform={target.architecture}-manylinux_2_28"
+        return [*command, f"--python-version={target.minor}", platform]
+    raise BundleError(f"{python} has no pip, and uv is not installed")
+
+
+def _copy_project(directory: Path) -> None:
     files = [path for folder in ("api", "lib") for path in (ROOT / folder).rglob("*.py")]
     files += [ROOT / "migrations" / migration.path.name for migration in load(ROOT / "migrations")]
     for path in [*files, ROOT / "public" / "index.html"]:
         copy = directory / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    (
-        directory / "api" / "__init__.py"
-    ).touch()  # not in the repository, where Vercel would make a function of it
+    # Not in the repository, because Vercel would make a function of it.
+    (directory / "api" / "__init__.py").touch()
 
 
 def _compile(python: str, directory: Path) -> None:
-    places = ["-s", str(directory), "-p", PLACE]
-    command = [
-        python,
-        "-m",
-        "compileall",
-        "-q",
-        "-f",
-        "--invalidation-mode",
-        "unchecked-hash",
-        *places,
-    ]
-    _run([*command, str(directory)], PYTHONHASHSEED="0")
+    command = [python, "-m", "compileall", "-q", "-f"]
+    command += ["--invalidation-mode", "unchecked-hash"]
+    command += ["-s", str(directory), "-p", TASK_ROOT, str(directory)]
+    _run(command, PYTHONHASHSEED="0")
 
 
 def _run(command: Sequence[str], **environ: str) -> None:
@@ -338,74 +309,75 @@ def _pack(directory: Path, output: Path) -> None:
     unfinished = output.with_name(output.name + ".part")
     with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, path in sorted(files.items()):
-            entry = zipfile.ZipInfo(name, DATE)
+            entry = zipfile.ZipInfo(name, ENTRY_DATE)
             entry.create_system, entry.external_attr = 3, 0o100644 << 16
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
     unfinished.replace(output)
 
 
 def contents(path: Path) -> Iterator[str]:
-    """What is in a zip, as lines: our files one by one, packages in one line each."""
+    """What is in a zip, as lines: one for each file of the project and for each package."""
     sizes: Counter[str] = Counter()
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
-            first = entry.filename.partition("/")[0]
-            sizes[
-                entry.filename if first in OURS and "__pycache__" not in entry.filename else first
-            ] += entry.file_size
-    yield from (f"{size:>10}  {name}" for name, size in sorted(sizes.items()))
+            folder = entry.filename.partition("/")[0]
+            alone = folder in PROJECT_FOLDERS and "__pycache__" not in entry.filename
+            sizes[entry.filename if alone else folder] += entry.file_size
+    for name, size in sorted(sizes.items()):
+        yield f"{size:>10}  {name}"
+    zipped, unzipped = path.stat().st_size / 1e6, sizes.total() / 1e6
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    yield f"{path}: {path.stat().st_size / 1e6:.2f} MB zipped, {sizes.total() / 1e6:.1f} MB unzipped, sha256 {digest}"
+    yield f"{path}: {zipped:.2f} MB zipped, {unzipped:.1f} MB unzipped, sha256 {digest}"
 
 
 def check(path: Path, requirements: Path) -> list[str]:
     """What is wrong with a zip."""
-    problems = (
-        [f"{path.stat().st_size} bytes are more than {LARGEST}"]
-        if path.stat().st_size > LARGEST
-        else []
-    )
+    problems = []
+    if path.stat().st_size > MAX_ZIP_BYTES:
+        problems.append(f"{path.stat().st_size} bytes are more than {MAX_ZIP_BYTES}")
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-        problems += [f"must not be in it: {name}" for name in names if UNWANTED.fullmatch(name)]
-        problems += [f"twice in it: {name}" for name, times in Counter(names).items() if times > 1]
-        problems += [f"missing: {name}" for name in NEEDED if name not in names]
-        problems += (
-            []
-            if any(re.fullmatch(r"migrations/\d+-.*\.sql", name) for name in names)
-            else ["no migrations"]
-        )
+        problems += _wrong_names(names)
         problems += _wrong_packages(names, pins(requirements))
-        return problems + list(_wrong_binaries(names, archive.read))
+        problems += _wrong_binaries(names, archive.read)
+    return problems
+
+
+def _wrong_names(names: Sequence[str]) -> Iterator[str]:
+    yield from (f"must not be in it: {name}" for name in names if UNWANTED.fullmatch(name))
+    yield from (f"twice in it: {name}" for name, times in Counter(names).items() if times > 1)
+    yield from (f"missing: {name}" for name in NEEDED if name not in names)
+    if not any(re.fullmatch(r"migrations/\d+-.*\.sql", name) for name in names):
+        yield "no migrations"
 
 
 def _wrong_packages(names: Sequence[str], wanted: Sequence[Pin]) -> Iterator[str]:
-    """The packages must be those of the requirements; one with a marker may be for another
-    platform.
+    """The packages must be those of the requirements. One whose line has a marker may be for
+    another platform, so it may be missing.
     """
     expected = {pin.dist_info: pin for pin in wanted}
-    present = {
-        _alike(folder): folder
-        for name in names
-        if (folder := name.partition("/")[0]).endswith(".dist-info")
-    }
-    missing = [pin for name, pin in expected.items() if pin.everywhere and name not in present]
-    yield from (f"missing: {pin.package} {pin.version}" for pin in missing)
-    yield from (
-        f"must not be in it: {folder}" for name, folder in present.items() if name not in expected
-    )
+    folders = {name.partition("/")[0] for name in names}
+    present = {_normalized(name): name for name in folders if name.endswith(".dist-info")}
+    for name, pin in expected.items():
+        if pin.everywhere and name not in present:
+            yield f"missing: {pin.package} {pin.version}"
+    for name, folder in sorted(present.items()):
+        if name not in expected:
+            yield f"must not be in it: {folder}"
 
 
 def _wrong_binaries(names: Sequence[str], read: Callable[[str], bytes]) -> Iterator[str]:
     """Extension modules must be for one Python and processor, and every module must have bytecode
     of that Python.
     """
-    extensions = {
-        found[1] for name in names if (found := re.search(r"\.(cpython-[^/]*)\.so$", name))
-    }
+    matches = (re.search(r"\.(cpython-[^/]*)\.so$", name) for name in names)
+    extensions = {found[1] for found in matches if found}
     targets = {f"{target.tag}-{target.architecture}-linux-gnu": target for target in _targets()}
     if len(extensions) != 1 or not extensions <= set(targets):
-        yield f"extension modules must be for one Python and processor of Lambda, not {sorted(extensions)}"
+        yield (
+            "extension modules must be for one Python and processor of Lambda, not "
+            f"{sorted(extensions)}"
+        )
         return
     target = targets[extensions.pop()]
     wanted = {_bytecode(name, target) for name in names if name.endswith(".py")}
@@ -413,7 +385,7 @@ def _wrong_binaries(names: Sequence[str], read: Callable[[str], bytes]) -> Itera
     yield from (f"missing: {name}" for name in sorted(wanted - present))
     yield from (f"must not be in it: {name}" for name in sorted(present - wanted))
     for name in sorted(present & wanted):
-        if read(name)[:8] != MAGIC[target.minor] + UNCHECKED:
+        if read(name)[:8] != MAGIC[target.minor] + UNCHECKED_HASH:
             yield f"not bytecode of Python {target.minor} that is valid whatever the date: {name}"
 
 

@@ -1,18 +1,16 @@
 #!/usr/bin/env python3
-"""Vercel's build command runs this before it migrates: will every function of `api/` be found, and
-run?
+"""Checks that Vercel will find every function in `api/` and that each can be imported.
 
-Vercel looks for functions without importing them. One that cannot be imported builds green and
-answers 500, and one without a plain `app` builds green and is not there: both on a database that is
-migrated already.
+Vercel's build command runs this before it migrates, because Vercel looks for functions without
+importing them. A function that cannot be imported builds green and answers 500; one without a plain
+`app` builds green and is missing. Both would be noticed only after the database is migrated.
 """
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until `main` deals with it: Ctrl-C shows no traceback
+    # Until `main` handles it, Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import ast
 import importlib.util
@@ -29,20 +27,16 @@ from lib.cli.output import Terminal
 from lib.errors import FilesError, Interrupted
 
 REMEDY = (
-    "The database was not touched. Mend it, or name in requirements.txt what it imports, and "
-    "deploy again; "
-    "a module that is no function has a name with _ first."
+    "The database was not touched. Fix the file, or add the missing dependency to "
+    "requirements.txt, and deploy again. Prefix a helper module with _."
 )
 
 
 def main() -> int:
-    """Look at all functions; the exit code is 0, or 2 for one that would not run."""
+    """Check all functions. The exit code is 0, or 2 if one would fail."""
     terminal = Terminal(os.environ, as_json=False)
-    functions = [
-        path
-        for path in sorted((ROOT / "api").rglob("*.py"))
-        if _is_function(path.relative_to(ROOT))
-    ]
+    files = sorted((ROOT / "api").rglob("*.py"))
+    functions = [path for path in files if _is_function(path.relative_to(ROOT))]
     try:
         problems = [problem for path in functions for problem in _problems(path)]
     except KeyboardInterrupt:
@@ -50,33 +44,33 @@ def main() -> int:
         return terminal.fail(interrupted)
     if problems:
         return terminal.fail(
-            FilesError("\n  ".join(["these functions would not run:", *problems]), next_step=REMEDY)
+            FilesError(
+                "\n  ".join(["these functions would fail at runtime:", *problems]), next_step=REMEDY
+            )
         )
-    terminal.info(
-        "✅ Functions that can be imported: "
-        f"{', '.join(str(path.relative_to(ROOT)) for path in functions)}"
-    )
+    names = ", ".join(str(path.relative_to(ROOT)) for path in functions)
+    terminal.info(f"✅ Functions that can be imported: {names}")
     return 0
 
 
 def _is_function(path: Path) -> bool:
-    """Vercel's own rule: a name that begins with _ or . is none, be it a file's or a folder's."""
+    """Vercel's own rule: no file or folder on the path has a name that begins with _ or a dot."""
     return not any(part.startswith(("_", ".")) for part in path.parts)
 
 
 def _problems(path: Path) -> Iterator[str]:
     shown = path.relative_to(ROOT)
     try:
-        if not any(map(_is_entry, ast.parse(path.read_bytes()).body)):
+        if not any(map(_is_entry_point, ast.parse(path.read_bytes()).body)):
             yield f"{shown} has no plain top-level `app`"
         _import(path)
     except (Exception, SystemExit) as error:
         yield f"{shown} cannot be imported: {type(error).__name__}: {error}{_place(error)}"
 
 
-def _is_entry(statement: ast.stmt) -> bool:
-    """What Vercel takes for a function: it reads the file's own statements, nothing inside an `if`
-    or a `try`.
+def _is_entry_point(statement: ast.stmt) -> bool:
+    """Whether Vercel takes the statement for a function. It reads the file's top-level statements
+    only, nothing inside an `if` or a `try`.
     """
     match statement:
         case ast.Assign(targets=targets):
@@ -93,7 +87,9 @@ def _is_entry(statement: ast.stmt) -> bool:
 
 
 def _import(path: Path) -> None:
-    """By its path, as Vercel's runtime does: `migration-status` is a file's name and no module's."""
+    """Import it by its path, as Vercel's runtime does: no module can be named
+    `migration-status`.
+    """
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader  # noqa: S101 - there is one for every path that ends in .py
@@ -102,18 +98,16 @@ def _import(path: Path) -> None:
 
 
 def _place(error: BaseException) -> str:
-    """Where in the project it was raised; a syntax error says that itself."""
-    frames = [
-        (Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)
-    ]
-    ours = [f" ({path.relative_to(ROOT)}:{line})" for path, line in frames if _is_ours(path)]
-    return ours[-1] if ours else ""
+    """Where in the project it was raised; the text of a syntax error names that itself."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if _is_in_project(path) and path != Path(__file__):
+            return f" ({path.relative_to(ROOT)}:{frame.lineno})"
+    return ""
 
 
-def _is_ours(path: Path) -> bool:
-    return (
-        path.is_relative_to(ROOT) and "site-packages" not in path.parts and path != Path(__file__)
-    )
+def _is_in_project(path: Path) -> bool:
+    return path.is_relative_to(ROOT) and "site-packages" not in path.parts
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""Runs the deployed Lambda function and tells a pipeline how it went: `scripts/invoke.py --help`.
+"""Invokes the deployed Lambda function and exits by its answer: `scripts/invoke.py --help`.
 
-`aws lambda invoke` exits 0 whatever the function says, and after a minute without an answer it
-calls a second time. This calls once and waits for as long as the function may take.
+`aws lambda invoke` exits 0 whatever the function answers, and invokes it a second time after a
+minute without an answer. This script invokes it once and waits for as long as it may run.
 """
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until `main` deals with it: Ctrl-C shows no traceback
+    # Until `main` handles it, Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import base64
@@ -25,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.errors import OnwardError
 from lib.printable import hanging, printable, printable_json
 
-LONGEST = 900  # seconds that any function may take
-MARGIN = 30
-LOOK = "--action status says what is applied"
+MAX_FUNCTION_SECONDS = 900  # Lambda's own limit
+NETWORK_SECONDS = 30
+CHECK_STATUS = "run it with --action status to see what is applied"
 EXAMPLES = """\
 examples:
   scripts/invoke.py onward-Function-1ABC                     apply what is pending
@@ -38,15 +37,15 @@ exit codes: those of scripts/migrate.py, among them
   0   done
   2   no such function, no permission to call it, or its configuration is wrong
   4   another run is active, or all instances are busy
-  5   the function, or its database, cannot be reached
-  6   no answer: whether something was applied, --action status says
-  8   the time ran out between two files: call again
-  70  a fault of the function, or not this function at all
+  5   the function or its database cannot be reached
+  6   no answer: --action status shows whether something was applied
+  8   the time ran out between two files: invoke it again
+  70  internal error of the function, or another function
 """
 
 
 class CallError(OnwardError):
-    """The function could not be called, or did not answer. Its exit code depends."""
+    """The function could not be invoked, or did not answer."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -54,29 +53,32 @@ class CallError(OnwardError):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Call the function once; the exit code is what scripts/migrate.py's would be."""
+    """Invoke the function once. The exit code is the one that scripts/migrate.py would have."""
     options = _parse(arguments)
     try:
         document, log = call(options.function, options.action, options.region)
     except CallError as error:
-        print(printable(hanging(f"❌ {error.message}")), file=sys.stderr)
-        if options.json:
-            print(
-                printable_json(
-                    {"success": False, "error": {"code": "not_called", "message": error.message}}
-                )
-            )
-        return error.exit_code
+        return _report_call_error(error, as_json=options.json)
     except KeyboardInterrupt:
-        print(f"❌ interrupted, and the function goes on; {LOOK}", file=sys.stderr)
+        print(f"❌ interrupted, but the function goes on; {CHECK_STATUS}", file=sys.stderr)
         return 130
-    code = exit_code(document)
-    if options.json:
+    return _report(document, log, as_json=options.json)
+
+
+def _report_call_error(error: CallError, *, as_json: bool) -> int:
+    print(printable(hanging(f"❌ {error.message}")), file=sys.stderr)
+    if as_json:
+        document = {"success": False, "error": {"code": "not_called", "message": error.message}}
         print(printable_json(document))
-    print(
-        printable("\n".join(map(hanging, _words(document)))),
-        file=sys.stderr if code or options.json else sys.stdout,
-    )
+    return error.exit_code
+
+
+def _report(document: dict[str, Any], log: str, *, as_json: bool) -> int:
+    code = exit_code(document)
+    if as_json:
+        print(printable_json(document))
+    text = "\n".join(hanging(line) for line in _lines(document))
+    print(printable(text), file=sys.stderr if code or as_json else sys.stdout)
     if code and log:
         print(printable(hanging(f"The end of the function's log:\n{log}")), file=sys.stderr)
     return code
@@ -86,15 +88,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "scripts/invoke.py",
-        description="Call the deployed Lambda function, once, and exit by its answer. Needs boto3.",
+        description="Invoke the deployed Lambda function once and exit by its answer. Needs boto3.",
         epilog=EXAMPLES,
         formatter_class=formatter,
     )
-    parser.add_argument("function", help="its name or ARN")
+    parser.add_argument("function", help="name or ARN of the function")
     parser.add_argument("--action", choices=("migrate", "status", "validate"), default="migrate")
     parser.add_argument("--region", help="default: AWS_REGION, or that of the profile")
     parser.add_argument(
-        "--json", action="store_true", help="the function's document on stdout; words go to stderr"
+        "--json",
+        action="store_true",
+        help="print the function's document to stdout, and human-readable output to stderr",
     )
     return parser.parse_args(arguments)
 
@@ -108,17 +112,16 @@ def call(function: str, action: str, region: str | None) -> tuple[dict[str, Any]
     try:
         response = _invoke(function, action, region)
     except ClientError as error:
-        raise _refused(function, error.response) from None
+        raise _error_from_aws(function, error.response) from None
     except BotoCoreError as error:
-        raise _unanswered(function, error) from None
+        raise _error_without_answer(function, error) from None
     answer = json.loads(response["Payload"].read() or "null")
     if response.get("FunctionError"):
-        raise _function_error(function, answer)
+        raise _error_of_function(function, answer)
     if not isinstance(answer, dict) or "success" not in answer:
-        raise CallError(f"{function} answers, but it is not lib.aws.handler", 70)
-    return answer, base64.b64decode(response.get("LogResult") or "").decode(
-        errors="replace"
-    ).strip()
+        raise CallError(f"{function} answered, but its handler is not lib.aws.handler", 70)
+    log = base64.b64decode(response.get("LogResult") or "").decode(errors="replace")
+    return answer, log.strip()
 
 
 def _invoke(function: str, action: str, region: str | None) -> dict[str, Any]:
@@ -127,12 +130,14 @@ def _invoke(function: str, action: str, region: str | None) -> dict[str, Any]:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     try:
-        asking = boto3.client("lambda", region_name=region, config=Config(read_timeout=10))
-        longest = int(asking.get_function_configuration(FunctionName=function)["Timeout"])
-    except (BotoCoreError, ClientError):  # a pipeline's role may call it and no more
-        longest = LONGEST
+        client = boto3.client("lambda", region_name=region, config=Config(read_timeout=10))
+        seconds = int(client.get_function_configuration(FunctionName=function)["Timeout"])
+    except (BotoCoreError, ClientError):  # a pipeline's role may be allowed to invoke it only
+        seconds = MAX_FUNCTION_SECONDS
     once = Config(
-        read_timeout=longest + MARGIN, tcp_keepalive=True, retries={"total_max_attempts": 1}
+        read_timeout=seconds + NETWORK_SECONDS,
+        tcp_keepalive=True,
+        retries={"total_max_attempts": 1},
     )
     client = boto3.client("lambda", region_name=region, config=once)
     event = json.dumps({"action": action})
@@ -140,67 +145,66 @@ def _invoke(function: str, action: str, region: str | None) -> dict[str, Any]:
     return response
 
 
-def _refused(function: str, response: dict[str, Any]) -> CallError:
-    """AWS has answered for the function."""
+def _error_from_aws(function: str, response: dict[str, Any]) -> CallError:
+    """AWS itself answered, and not the function."""
     code, status = response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]
     if status >= 500:
-        return CallError(f"{function} gave no answer ({code}); {LOOK}", 6)
-    return CallError(f"{function} cannot be called: {code}", 4 if status == 429 else 2)
+        return CallError(f"{function} did not answer ({code}); {CHECK_STATUS}", 6)
+    return CallError(f"cannot invoke {function}: {code}", 4 if status == 429 else 2)
 
 
-def _unanswered(function: str, error: Exception) -> CallError:
+def _error_without_answer(function: str, error: Exception) -> CallError:
     from botocore import exceptions  # noqa: PLC0415
 
     if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError):
-        return CallError(f"{function} cannot be reached: {error}", 5)
+        return CallError(f"cannot connect to AWS Lambda to invoke {function}: {error}", 5)
     if isinstance(error, exceptions.HTTPClientError):
-        return CallError(f"{function} gave no answer ({type(error).__name__}); {LOOK}", 6)
-    return CallError(f"{function} cannot be called: {error}", 2)
+        return CallError(f"{function} did not answer ({type(error).__name__}); {CHECK_STATUS}", 6)
+    return CallError(f"cannot invoke {function}: {error}", 2)
 
 
-def _function_error(function: str, answer: Any) -> CallError:
+def _error_of_function(function: str, answer: Any) -> CallError:
     message = str(answer.get("errorMessage") if isinstance(answer, dict) else answer)
     if "Task timed out" in message or "exited" in message:
-        return CallError(f"{function} ended before it answered ({message}); {LOOK}", 6)
+        return CallError(f"{function} ended before it answered ({message}); {CHECK_STATUS}", 6)
     return CallError(f"{function} failed: {message}", 70)
 
 
 def exit_code(document: dict[str, Any]) -> int:
-    """What scripts/migrate.py would have exited with."""
+    """The exit code that scripts/migrate.py would have."""
     if document["success"]:
         return 8 if document.get("complete") is False else 0
     if document.get("state") == "conflict":
         return 3
-    codes = {error.code: error.exit_code for error in _kinds(OnwardError)}
-    return {**codes, "invalid_request": 2}.get(document.get("error", {}).get("code"), 70)
+    exit_codes = {error.code: error.exit_code for error in _error_classes(OnwardError)}
+    exit_codes["invalid_request"] = 2
+    return exit_codes.get(document.get("error", {}).get("code"), 70)
 
 
-def _kinds(error: type[OnwardError]) -> Iterator[type[OnwardError]]:
-    """The error's subclasses before itself, so that of two with one code the more general one
-    counts.
-    """
-    for kind in error.__subclasses__():
-        yield from _kinds(kind)
+def _error_classes(error: type[OnwardError]) -> Iterator[type[OnwardError]]:
+    """The subclasses before the class, so that the more general of two with one code counts."""
+    for subclass in error.__subclasses__():
+        yield from _error_classes(subclass)
     yield error
 
 
-def _words(document: dict[str, Any]) -> Iterator[str]:
-    yield from (
-        f"✅ Applied: {one['version'] if isinstance(one, dict) else one}"
-        for one in document.get("applied", ())
-    )
+def _lines(document: dict[str, Any]) -> Iterator[str]:
+    for applied in document.get("applied", ()):
+        yield f"✅ Applied: {applied['version'] if isinstance(applied, dict) else applied}"
     if error := document.get("error"):
-        where = ", ".join(
-            f"{name} {error[name]}" for name in ("version", "sqlstate", "line") if error.get(name)
-        )
-        yield f"❌ {error['message']}" + (f" ({where})" if where else "")
-    yield from (
-        f"❌ {problem['version']}: {problem['message']}" for problem in document.get("problems", ())
-    )
+        yield _error_line(error)
+    for problem in document.get("problems", ()):
+        yield f"❌ {problem['version']}: {problem['message']}"
     if document.get("remaining"):
         yield f"Not applied: {', '.join(document['remaining'])}"
     if document["success"]:
         yield f"✅ {document.get('database')}: {document.get('state') or 'done'}"
+
+
+def _error_line(error: dict[str, Any]) -> str:
+    names = ("version", "sqlstate", "line")
+    place = ", ".join(f"{name} {error[name]}" for name in names if error.get(name))
+    return f"❌ {error['message']}" + (f" ({place})" if place else "")
 
 
 if __name__ == "__main__":

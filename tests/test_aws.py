@@ -20,7 +20,7 @@ from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
 from lib.aws.function import Handler, UnknownEvent
-from lib.aws.secrets import SecretReferences, _read
+from lib.aws.secrets import SecretReferences, read_secret
 from lib.runner import SHUTDOWN_MARGIN_SECONDS
 from lib.web.routes import create_app
 from lib.web.service import Service
@@ -55,9 +55,14 @@ def request_by(request: pytest.FixtureRequest) -> Request:
     return made
 
 
+def configuration(database: Database) -> dict[str, str]:
+    """A function's variables."""
+    return {"MIGRATION_ENV": "test", "MIGRATION_SECRET": SECRET, "DATABASE_URL": database.url}
+
+
 def function(database: Database, **environ: str) -> Handler:
     """A new instance of the function."""
-    return Handler({"MIGRATION_ENV": "test", "MIGRATION_SECRET": SECRET, "DATABASE_URL": database.url, **environ})
+    return Handler(configuration(database) | environ)
 
 
 def answer(handler: Handler, event: Event) -> tuple[int, Any]:
@@ -65,6 +70,16 @@ def answer(handler: Handler, event: Event) -> tuple[int, Any]:
     response = handler(event, Context())
     assert response["isBase64Encoded"] is False
     return response["statusCode"], json.loads(response["body"])
+
+
+@pytest.fixture(autouse=True)
+def event_loop() -> Iterator[None]:
+    """The loop that HTTP events run on, which nobody else would close."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 # HTTP events.
@@ -289,15 +304,14 @@ def test_with_too_little_time_left_nothing_is_begun(database: Database) -> None:
     assert tables(database) == []
 
 
-def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lib.aws.function.GATEWAY_SECONDS", 3.5)
+def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(database: Database) -> None:
     for request_by in (http_api, rest_api, load_balancer):
-        status, document = answer(function(database), request_by("POST", "/api/migrate", headers=BEARER))
+        handler = Handler(configuration(database), gateway_seconds=3.5)
+        status, document = answer(handler, request_by("POST", "/api/migrate", headers=BEARER))
         assert (status, document["complete"], document["remaining"]) == (202, False, OURS)
     assert tables(database) == []
-    status, _ = answer(function(database), function_url("POST", "/api/migrate", headers=BEARER))
+    handler = Handler(configuration(database), gateway_seconds=3.5)
+    status, _ = answer(handler, function_url("POST", "/api/migrate", headers=BEARER))
     assert (status, history(database)) == (200, OURS)
 
 
@@ -456,22 +470,22 @@ def test_a_url_with_a_password_of_its_own_is_no_address_for_a_secret(aws: None, 
 
 
 UNUSABLE: dict[str, tuple[str, str | Mapping[str, str] | None, str]] = {
-    "missing": ("secretsmanager:gone", None, "there is none of that name"),
-    "a missing parameter": ("ssm:/gone", None, "there is none of that name"),
+    "missing": ("secretsmanager:gone", None, "no such name exists"),
+    "a missing parameter": ("ssm:/gone", None, "no such name exists"),
     "empty": ("secretsmanager:it", " ", "it is empty"),
-    "without that key": ("secretsmanager:it#url", {"canary": "canary"}, "it has no text under that key"),
-    "with an empty text there": ("secretsmanager:it#url", {"url": ""}, "it has no text under that key"),
-    "with a number there": ("secretsmanager:it#url", '{"url": 5, "x": "canary"}', "it has no text under that key"),
-    "a key of a list": ("secretsmanager:it#url", '["canary"]', "it has no text under that key"),
-    "a key of a word": ("secretsmanager:it#url", '"canary"', "it has no text under that key"),
-    "a key of what is not JSON": ("secretsmanager:it#url", "canary{", "it has no text under that key"),
+    "without that key": ("secretsmanager:it#url", {"canary": "canary"}, "it has no string under that key"),
+    "with an empty text there": ("secretsmanager:it#url", {"url": ""}, "it has no string under that key"),
+    "with a number there": ("secretsmanager:it#url", '{"url": 5, "x": "canary"}', "it has no string under that key"),
+    "a key of a list": ("secretsmanager:it#url", '["canary"]', "it has no string under that key"),
+    "a key of a word": ("secretsmanager:it#url", '"canary"', "it has no string under that key"),
+    "a key of what is not JSON": ("secretsmanager:it#url", "canary{", "it has no string under that key"),
     "JSON that is cut off": ("secretsmanager:it", '{"username": "canary"', "it is JSON without username and password"),
     "JSON without a password": ("secretsmanager:it", {"username": "canary"}, "it is JSON without username and pass"),
     "JSON with an empty one": ("secretsmanager:it", {"username": "canary", "password": ""}, "it is JSON without user"),
     "credentials without an address": (
         "secretsmanager:it",
         {"username": "canary", "password": "canary"},
-        "it does not say where the database is",
+        "it does not contain the database's address",
     ),
     "no URL": ("secretsmanager:it", "canary", "is not a URL of a Postgres database"),
     "another reference": ("secretsmanager:it", "secretsmanager:canary", "DATABASE_URL holds a reference"),
@@ -510,7 +524,7 @@ def test_a_secret_that_the_role_may_not_read_is_told_as_such(
 
     assert asked_for_permissions(reaches)(referring(DATABASE_URL="secretsmanager:app")) == "not_configured"
     said = capsys.readouterr().out
-    assert "DATABASE_URL refers to secretsmanager:app, which cannot be used: this function's role may not" in said
+    assert "DATABASE_URL refers to secretsmanager:app, which cannot be used: this function's role has no permission" in said
     assert "canary" not in said
 
 
@@ -700,9 +714,9 @@ def asked(aws: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noted(reference: str, stage: str) -> str:
         questions.append(f"{reference} {stage}")
-        return _read(reference, stage)
+        return read_secret(reference, stage)
 
-    monkeypatch.setattr("lib.aws.secrets._read", noted)
+    monkeypatch.setattr("lib.aws.secrets.read_secret", noted)
     return questions
 
 
@@ -726,7 +740,7 @@ def test_a_status_that_fails_for_want_of_a_secret_does_not_ask_the_store_each_ti
 ) -> None:
     handler = referring(DATABASE_URL="secretsmanager:gone", POSTGRES_URL="secretsmanager:gone")
     for _ in range(5):
-        handler._service._status.forget()
+        handler.service.forget_status()
         assert answer(handler, function_url("GET", "/api/migration-status"))[0] == 503
         assert reaches(handler) == "not_configured"
     assert asked == ["secretsmanager:gone AWSCURRENT"]

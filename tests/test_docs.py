@@ -25,7 +25,6 @@ from botocore import xform_name
 from botocore.session import Session
 
 from lib.errors import OnwardError
-from lib.web import service as web_service
 from scripts.dev.embedded import Embedded
 from tests.conftest import ROOT, Database, Server
 from tests.documents import (
@@ -308,7 +307,8 @@ def test_every_answer_is_documented_and_no_other() -> None:
     statuses = [status for status, _ in documented]
     known = {(kind.http_status, kind.code) for kind in kinds()} | {(500, "internal")} | set(refusals())
     assert (sorted(statuses), set(documented)) == (statuses, known)
-    assert set(web_service._MESSAGES) <= {code for _, code in known}
+    messages = {kind.code: kind.public_message for kind in kinds()}
+    assert len(set(messages.values())) == len(messages)  # each code has words of its own
 
 
 def kinds(error: type[OnwardError] = OnwardError) -> set[type[OnwardError]]:
@@ -318,10 +318,10 @@ def kinds(error: type[OnwardError] = OnwardError) -> set[type[OnwardError]]:
 
 def refusals() -> Iterator[tuple[int, str]]:
     """The status and code of each refusal that is written in the code of the routes."""
-    for module in ("service", "web"):
-        for node in ast.walk(ast.parse((ROOT / "lib" / f"{module}.py").read_text())):
+    for module in (ROOT / "lib" / "web").glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
             match node:
-                case ast.Call(ast.Name("Refused"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]):
+                case ast.Call(ast.Name("RequestRefused"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]):
                     yield status, code
                 case ast.Dict(keys) if all(isinstance(key, ast.Constant) and type(key.value) is int for key in keys):
                     yield from ast.literal_eval(node).items()

@@ -182,7 +182,7 @@ def test_a_thread_knows_for_whom_it_works() -> None:
 
     async def ask() -> list[str]:
         request.set("mine")
-        return [await Shared(request.get, seconds=0).get(), await Workers(1, patience=60).run(request.get)]
+        return [await Shared(request.get, seconds=0).get(), await Workers(1, queue_seconds=60).run(request.get)]
 
     assert asyncio.run(ask()) == ["mine", "mine"]
 
@@ -192,7 +192,7 @@ def test_work_that_no_thread_begins_in_time_is_told_so_and_never_begins() -> Non
     late: list[int] = []
 
     async def ask() -> list[int]:
-        workers = Workers(2, patience=0)
+        workers = Workers(2, queue_seconds=0)
         working = [asyncio.create_task(workers.run(held)) for _ in range(2)]
         await begun(held, 2)
         with pytest.raises(AllBusy):
@@ -227,6 +227,6 @@ def test_work_that_has_begun_goes_on_when_its_caller_leaves(
         held.release.set()
         await workers.run(lambda: None)
 
-    asyncio.run(ask(Workers(1, patience=60)))
+    asyncio.run(ask(Workers(1, queue_seconds=60)))
     assert finished == [1]
     assert capfd.readouterr().err == ""

@@ -87,7 +87,7 @@ class Story:
         service = Service(self.environ())
         assert asyncio.run(service.public_status()).status == 200
         for action in ("status", "validate", "migrate"):
-            assert service.act(action, applied_by="api").status == 200, action
+            assert service.call(action, applied_by="api").status == 200, action
         self.capture.readouterr()
 
     def repair_and_baseline(self) -> None:
@@ -571,7 +571,7 @@ def test_the_first_run_on_a_database_with_tables_stops_and_names_the_ways(
     assert ("Prisma Migrate" in said) is (there == PRISMA)
     assert main(["--json"], environ) == 3
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "not_empty"
-    answer = Service(environ).act("migrate", applied_by="api")
+    answer = Service(environ).call("migrate", applied_by="api")
     assert (answer.status, answer.document["error"]["code"]) == (409, "not_empty")
     assert tables(database) == before
     assert main(["--allow-nonempty"], environ) == 0

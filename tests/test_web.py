@@ -23,8 +23,9 @@ from starlette.testclient import TestClient
 
 from lib import runner
 from lib.source.migration import Migration, load
+from lib.web.result import ApiResult
 from lib.web.routes import create_app
-from lib.web.service import ApiResult, Service
+from lib.web.service import DEFAULT_LIMITS, Limits, Service
 from scripts.dev.embedded import Embedded
 from tests.conftest import SETTINGS, Database, Server
 from tests.proxy import Hold, Proxy
@@ -60,7 +61,7 @@ class Instance:
 
     def status(self, **options: Any) -> Any:
         """The public status as a new instance would read it."""
-        self.service._status.forget()
+        self.service.forget_status()
         return self("GET", STATUS, **options)
 
     def post(self, body: Any = None, **headers: str) -> Any:
@@ -87,16 +88,26 @@ def start(capsys: Captured) -> Iterator[Start]:
 
         def begin(database: Database, directory: Path | None = None, **environ: str) -> Instance:
             service = Service(environment(database, directory, **environ))
-            instance = Instance(service, stack.enter_context(TestClient(create_app(service))), capsys)
+            instance = Instance(
+                service, stack.enter_context(TestClient(create_app(service))), capsys
+            )
             stack.callback(shows_no_secret, instance, database)
             return instance
 
         yield begin
 
 
-def environment(database: Database, directory: Path | None = None, **environ: str) -> dict[str, str]:
+def environment(
+    database: Database, directory: Path | None = None, **environ: str
+) -> dict[str, str]:
     files = {"MIGRATION_DIR": str(directory)} if directory else {}
-    return {"MIGRATION_ENV": "test", "MIGRATION_SECRET": SECRET, "POSTGRES_URL": database.url, **files, **environ}
+    return {
+        "MIGRATION_ENV": "test",
+        "MIGRATION_SECRET": SECRET,
+        "POSTGRES_URL": database.url,
+        **files,
+        **environ,
+    }
 
 
 def shows_no_secret(instance: Instance, database: Database) -> None:
@@ -129,7 +140,9 @@ class Reply:
 @contextmanager
 def serving(service: Service) -> Iterator[int]:
     """A real HTTP server; its port."""
-    server = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_config=None, lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(service), port=0, log_config=None, lifespan="off")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -145,7 +158,9 @@ def wire(port: int, text: str | bytes) -> Reply:
     method = (text if isinstance(text, bytes) else text.encode("latin-1")).split(b" ")[0].decode()
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(text if isinstance(text, bytes) else text.encode("latin-1"))
-        response = http.client.HTTPResponse(connection, method="GET" if method == "HEAD" else method)
+        response = http.client.HTTPResponse(
+            connection, method="GET" if method == "HEAD" else method
+        )
         response.begin()
         body = b"" if method == "HEAD" else response.read()
         if method == "HEAD":
@@ -155,7 +170,9 @@ def wire(port: int, text: str | bytes) -> Reply:
 
 
 def head_of(method: str, path: str, *headers: str) -> str:
-    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: evil.example", "Connection: close", *headers, "", ""))
+    return "\r\n".join(
+        (f"{method} {path} HTTP/1.1", "Host: evil.example", "Connection: close", *headers, "", "")
+    )
 
 
 @pytest.fixture
@@ -168,7 +185,9 @@ def wired(database: Database) -> Iterator[Callable[..., Reply]]:
 
 def untouched(database: Database) -> bool:
     """Whether there is no table, and so no history either."""
-    return tables(database) == [] and database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+    return tables(database) == [] and database.execute(
+        "SELECT to_regclass('schema_migrations')"
+    ) == [(None,)]
 
 
 @contextmanager
@@ -188,7 +207,9 @@ def waits(database: Database) -> bool:
 # The public status.
 
 
-def test_the_status_says_what_the_contract_says_and_no_more(start: Start, migrated: Database) -> None:
+def test_the_status_says_what_the_contract_says_and_no_more(
+    start: Start, migrated: Database
+) -> None:
     instance = start(migrated)
     response = instance.status()
     document = response.json()
@@ -197,14 +218,21 @@ def test_the_status_says_what_the_contract_says_and_no_more(start: Start, migrat
         *("success", "environment", "database", "pgVersion", "state"),
         *("appliedMigrations", "pendingMigrations", "lastMigration", "migrations"),
     ]
-    assert (document["success"], document["environment"], document["state"]) == (True, "test", "current")
+    assert (document["success"], document["environment"], document["state"]) == (
+        True,
+        "test",
+        "current",
+    )
     assert document["database"] == migrated.name
     assert [one["version"] for one in document["migrations"]] == OURS
     assert all(
-        set(one) == {"version", "name", "state", "appliedAt", "executionTimeMs"} for one in document["migrations"]
+        set(one) == {"version", "name", "state", "appliedAt", "executionTimeMs"}
+        for one in document["migrations"]
     )
     assert document["lastMigration"]["version"] == OURS[-1]
-    [(checksum, identity)] = migrated.execute("SELECT checksum, identity FROM schema_migrations WHERE id = 1")
+    [(checksum, identity)] = migrated.execute(
+        "SELECT checksum, identity FROM schema_migrations WHERE id = 1"
+    )
     for private in (checksum, identity, "127.0.0.1", "postgres:"):
         assert private not in response.text
     (entry,) = instance.log()
@@ -216,7 +244,9 @@ def test_the_status_says_what_the_contract_says_and_no_more(start: Start, migrat
 def test_a_summary_names_no_migration_no_database_and_no_exact_version(
     start: Start, migrated: Database, migrations: Write
 ) -> None:
-    directory = migrations({"000-create-migration-table.sql": "", "777-secret-plan.sql": "SELECT 1"})
+    directory = migrations(
+        {"000-create-migration-table.sql": "", "777-secret-plan.sql": "SELECT 1"}
+    )
     instance = start(migrated, directory, MIGRATION_STATUS=" Summary ")
     response = instance.status()
     major = migrated.execute("SELECT current_setting('server_version_num')::int / 10000")[0][0]
@@ -231,7 +261,9 @@ def test_a_summary_names_no_migration_no_database_and_no_exact_version(
     assert migrated.name in instance.post({"action": "status"}).text
 
 
-@pytest.mark.parametrize(("files", "expected"), [(TWO, 200), (TWO | {"003-c.sql": "SELECT 3"}, 503)])
+@pytest.mark.parametrize(
+    ("files", "expected"), [(TWO, 200), (TWO | {"003-c.sql": "SELECT 3"}, 503)]
+)
 def test_who_requires_current_need_not_see_more_than_a_summary(
     start: Start, database: Database, migrations: Write, files: dict[str, str], expected: int
 ) -> None:
@@ -245,11 +277,16 @@ def test_who_requires_current_need_not_see_more_than_a_summary(
     assert history(database) == ["001-a", "002-b"]
 
 
-def test_a_status_that_is_off_is_like_a_path_that_is_not_there(start: Start, migrated: Database) -> None:
+def test_a_status_that_is_off_is_like_a_path_that_is_not_there(
+    start: Start, migrated: Database
+) -> None:
     instance = start(migrated, MIGRATION_STATUS="off")
     for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS"):
         for query in ("", "?require=current"):
-            off, nowhere = instance(method, STATUS + query), instance(method, "/api/nowhere" + query)
+            off, nowhere = (
+                instance(method, STATUS + query),
+                instance(method, "/api/nowhere" + query),
+            )
             assert (off.status_code, off.text, off.headers) == (404, nowhere.text, nowhere.headers)
     assert error_of(instance("GET", STATUS)) == (404, "not_found")
     assert instance.log() == []
@@ -282,14 +319,22 @@ def test_within_two_seconds_whatever_the_query_the_database_is_asked_once(
     assert reads == 1
 
 
-def test_without_a_table_everything_is_pending_and_nothing_is_created(start: Start, database: Database) -> None:
+def test_without_a_table_everything_is_pending_and_nothing_is_created(
+    start: Start, database: Database
+) -> None:
     document = start(database).status().json()
-    assert (document["state"], document["appliedMigrations"], document["pendingMigrations"]) == ("pending", 0, 3)
+    assert (document["state"], document["appliedMigrations"], document["pendingMigrations"]) == (
+        "pending",
+        0,
+        3,
+    )
     assert document["lastMigration"] is None
     assert untouched(database)
 
 
-def test_a_role_that_may_only_select_is_enough(server: Server, migrated: Database, start: Start) -> None:
+def test_a_role_that_may_only_select_is_enough(
+    server: Server, migrated: Database, start: Start
+) -> None:
     with login(server, migrated) as limited:
         migrated.execute(f"GRANT SELECT ON schema_migrations TO {role(limited)}")
         response = start(limited).status()
@@ -297,7 +342,9 @@ def test_a_role_that_may_only_select_is_enough(server: Server, migrated: Databas
         assert history(migrated) == OURS
 
 
-def test_a_role_that_may_not_even_select_gets_a_fixed_answer(server: Server, migrated: Database, start: Start) -> None:
+def test_a_role_that_may_not_even_select_gets_a_fixed_answer(
+    server: Server, migrated: Database, start: Start
+) -> None:
     with login(server, migrated) as limited:
         assert error_of(start(limited).status()) == (503, "database_unavailable")
 
@@ -314,20 +361,26 @@ def test_a_table_that_is_locked_exclusively_makes_the_status_unavailable(
     assert instance.status().status_code == 200
 
 
-def test_a_long_lock_timeout_does_not_make_the_status_wait(migrated: Database, start: Start) -> None:
+def test_a_long_lock_timeout_does_not_make_the_status_wait(
+    migrated: Database, start: Start
+) -> None:
     instance = start(migrated, MIGRATION_LOCK_TIMEOUT="24h")
     with holding(migrated, "LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE"):
         assert error_of(instance.status()) == (503, "database_unavailable")
 
 
 def test_the_status_statement_is_cancelled_after_a_second_and_a_half(
-    server: Server, migrated: Database, start: Start, monkeypatch: pytest.MonkeyPatch
+    server: Server, migrated: Database, start: Start
 ) -> None:
-    for limit in ("_CONNECT", "_READ", "_PATIENCE"):
-        monkeypatch.setattr(f"lib.service.{limit}", 60.0)
     instance = start(migrated, MIGRATION_LOCK_TIMEOUT="24h", MIGRATION_STATEMENT_TIMEOUT="1h")
+    instance.service.limits = Limits(
+        status_connect_seconds=60.0, status_read_seconds=60.0, status_seconds=60.0
+    )
     waiting = "SELECT query FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
-    with holding(migrated, "LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE"), ThreadPoolExecutor(1) as pool:
+    with (
+        holding(migrated, "LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE"),
+        ThreadPoolExecutor(1) as pool,
+    ):
         asking = pool.submit(instance.status)
         ((query,),) = until(lambda: migrated.execute(waiting, [migrated.name]))
         assert "SET LOCAL statement_timeout = '1500ms';" in query
@@ -338,13 +391,13 @@ def test_the_status_statement_is_cancelled_after_a_second_and_a_half(
 
 
 def test_a_server_that_falls_silent_ends_the_status_and_does_not_occupy_it(
-    migrated: Database, start: Start, monkeypatch: pytest.MonkeyPatch
+    migrated: Database, start: Start
 ) -> None:
-    monkeypatch.setattr("lib.web.service.STATUS_SECONDS", 60.0)
     parts, hold = urlsplit(migrated.url), Hold()
     with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
         proxy.when("onward_document", hold)
         instance = start(Database(migrated.name, proxy.url(migrated.url)))
+        instance.service.limits = Limits(status_seconds=60.0)
         assert error_of(instance.status()) == (503, "database_unavailable")
         assert hold.reached.is_set()
         assert "was not read within" not in instance.log()[0]["reason"]
@@ -366,14 +419,18 @@ def test_a_database_that_is_down_makes_the_status_unavailable(start: Start) -> N
     assert instance.log()[0]["outcome"] == "database_unavailable"
 
 
-def test_files_and_history_that_disagree_are_a_status_without_checksums(start: Start, migrated: Database) -> None:
+def test_files_and_history_that_disagree_are_a_status_without_checksums(
+    start: Start, migrated: Database
+) -> None:
     migrated.execute("UPDATE schema_migrations SET checksum = repeat('ab', 32) WHERE id = 2")
     response = start(migrated).status()
     assert (response.status_code, response.json()["state"]) == (200, "conflict")
     assert "abab" not in response.text
 
 
-def test_a_run_that_is_under_way_is_not_in_the_status(start: Start, database: Database, migrations: Write) -> None:
+def test_a_run_that_is_under_way_is_not_in_the_status(
+    start: Start, database: Database, migrations: Write
+) -> None:
     directory = migrations({"001-a.sql": "CREATE TABLE a ()"})
     run(database, directory, MIGRATION_ENV="test")
     migrations({"002-b.sql": f"CREATE TABLE b (); SELECT pg_advisory_xact_lock({LOCK + 1})"})
@@ -398,7 +455,12 @@ def test_a_run_that_is_under_way_is_not_in_the_status(start: Start, database: Da
     ids=["current", "pending", "ahead", "conflict"],
 )
 def test_only_current_and_ahead_satisfy_who_requires_current(
-    start: Start, database: Database, migrations: Write, files: dict[str, str], state: str, expected: int
+    start: Start,
+    database: Database,
+    migrations: Write,
+    files: dict[str, str],
+    state: str,
+    expected: int,
 ) -> None:
     directory = migrations(TWO)
     run(database, directory)
@@ -414,9 +476,14 @@ def test_only_current_and_ahead_satisfy_who_requires_current(
     assert history(database) == ["001-a", "002-b"]
 
 
-def test_who_requires_something_else_gets_what_everybody_gets(start: Start, database: Database) -> None:
+def test_who_requires_something_else_gets_what_everybody_gets(
+    start: Start, database: Database
+) -> None:
     instance = start(database)
-    assert [instance("GET", f"{STATUS}?{query}").status_code for query in ("require=", "require=x", "Require=current")]
+    assert [
+        instance("GET", f"{STATUS}?{query}").status_code
+        for query in ("require=", "require=x", "Require=current")
+    ]
     assert instance("GET", f"{STATUS}?require=x").status_code == 200
 
 
@@ -432,7 +499,9 @@ class Silent:
     @property
     def database(self) -> Database:
         port = self.listening.getsockname()[1]
-        return Database("somewhere", f"postgresql://someone:canary-password@127.0.0.1:{port}/somewhere")
+        return Database(
+            "somewhere", f"postgresql://someone:canary-password@127.0.0.1:{port}/somewhere"
+        )
 
     def connections(self) -> int:
         """How many there have been since the last time."""
@@ -454,13 +523,15 @@ def silent() -> Iterator[Silent]:
 class Held(Service):
     """An instance that cannot find out where its database is until it is released; the secret it knows."""
 
-    def __init__(self, database: Database, directory: Path | None = None) -> None:
-        super().__init__(environment(database, directory), self._hold)
+    def __init__(self, database: Database, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__(environment(database), self._hold, limits=limits)
         self.asked = 0
         self.held = 0
         self.release = threading.Event()
 
-    def _hold(self, environ: Mapping[str, str], variables: Sequence[str]) -> Iterator[Mapping[str, str]]:
+    def _hold(
+        self, environ: Mapping[str, str], variables: Sequence[str]
+    ) -> Iterator[Mapping[str, str]]:
         if "POSTGRES_URL" in variables:
             self.held += 1
             self.release.wait()
@@ -481,11 +552,8 @@ def held(service: Held, count: int = 300) -> Iterator[tuple[int, Callable[..., F
             service.release.set()
 
 
-def test_two_hundred_who_wait_for_a_silent_database_hold_up_nobody(
-    silent: Silent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lib.web.service.STATUS_SECONDS", 60.0)
-    service = Held(silent.database)
+def test_two_hundred_who_wait_for_a_silent_database_hold_up_nobody(silent: Silent) -> None:
+    service = Held(silent.database, Limits(status_seconds=60.0))
     with held(service) as (port, ask):
         waiting = [ask("GET", STATUS) for _ in range(200)]
         until(lambda: service.asked == 200)
@@ -511,24 +579,27 @@ def test_a_failed_read_is_shared_from_its_end_on(silent: Silent, start: Start) -
 
 
 def test_who_waits_too_long_is_told_so_while_the_read_goes_on(
-    migrated: Database, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    migrated: Database, capsys: Captured
 ) -> None:
-    monkeypatch.setattr("lib.web.service.STATUS_SECONDS", 0.01)
-    service = Held(migrated)
+    service = Held(migrated, Limits(status_seconds=0.01))
     with held(service) as (_, ask):
         answers = [one.result() for one in [ask("GET", STATUS) for _ in range(5)]]
         assert {(one.status, one.header("retry-after")) for one in answers} == {(503, "5")}
         assert json.loads(answers[0].body)["error"]["code"] == "database_unavailable"
-        monkeypatch.setattr("lib.web.service.STATUS_SECONDS", 60.0)
+        service.limits = Limits(status_seconds=60.0)
         later = ask("GET", STATUS)
         until(lambda: service.asked == 6)
         service.release.set()
         assert json.loads(later.result().body)["state"] == "current"
     assert service.held == 1
-    assert [json.loads(line)["status"] for line in capsys.readouterr().out.splitlines()] == [503] * 5 + [200]
+    assert [json.loads(line)["status"] for line in capsys.readouterr().out.splitlines()] == [
+        503
+    ] * 5 + [200]
 
 
-def test_a_client_that_hangs_up_does_not_end_what_others_wait_for(migrated: Database, capsys: Captured) -> None:
+def test_a_client_that_hangs_up_does_not_end_what_others_wait_for(
+    migrated: Database, capsys: Captured
+) -> None:
     service = Held(migrated)
     with held(service) as (port, ask):
         with socket.create_connection(("127.0.0.1", port)) as leaving:
@@ -544,23 +615,36 @@ def test_a_client_that_hangs_up_does_not_end_what_others_wait_for(migrated: Data
 def test_what_a_run_has_done_is_in_the_next_status(start: Start, database: Database) -> None:
     instance = start(database)
     before, ran, after = instance("GET", STATUS), instance.post(), instance("GET", STATUS)
-    assert (before.json()["pendingMigrations"], ran.status_code, after.json()["pendingMigrations"]) == (3, 200, 0)
+    assert (
+        before.json()["pendingMigrations"],
+        ran.status_code,
+        after.json()["pendingMigrations"],
+    ) == (3, 200, 0)
     assert history(database) == OURS
 
 
 def test_what_a_run_that_failed_has_done_is_in_the_next_status_too(
     start: Start, database: Database, migrations: Write
 ) -> None:
-    instance = start(database, migrations({"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "CREATE canary"}))
+    instance = start(
+        database, migrations({"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "CREATE canary"})
+    )
     before, ran, after = instance("GET", STATUS), instance.post(), instance("GET", STATUS)
-    assert (before.json()["appliedMigrations"], ran.status_code, after.json()["appliedMigrations"]) == (0, 500, 1)
+    assert (
+        before.json()["appliedMigrations"],
+        ran.status_code,
+        after.json()["appliedMigrations"],
+    ) == (0, 500, 1)
     assert history(database) == ["001-a"]
 
 
 def test_the_public_status_alone_goes_through_the_pooler(database: Database, start: Start) -> None:
     """Its own connection is one of many: a run needs what a pooler does not give."""
     parts = urlsplit(database.url)
-    with Proxy(parts.hostname or "", parts.port or 5432) as direct, Proxy(*direct.upstream) as pooler:
+    with (
+        Proxy(parts.hostname or "", parts.port or 5432) as direct,
+        Proxy(*direct.upstream) as pooler,
+    ):
         direct_url, pooled_url = (
             f"postgresql://{parts.netloc.rpartition('@')[0]}@db-pooler.example:{proxy.port}/{database.name}"
             "?hostaddr=127.0.0.1&sslmode=disable"
@@ -576,10 +660,9 @@ def test_the_public_status_alone_goes_through_the_pooler(database: Database, sta
 
 
 def test_those_with_the_secret_hold_up_nobody_without_it_and_are_told_when_they_are_too_many(
-    migrated: Database, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    migrated: Database, capsys: Captured
 ) -> None:
-    monkeypatch.setattr("lib.web.service.QUEUE_SECONDS", 0.01)
-    service = Held(migrated)
+    service = Held(migrated, Limits(queue_seconds=0.01))
     authorized = ("POST", MIGRATE, "Content-Length: 0", *_headers(BEARER))
     with held(service) as (port, ask):
         working = [ask(*authorized) for _ in range(8)]
@@ -645,7 +728,9 @@ def test_many_at_once_use_one_connection_starve_nobody_and_see_what_is_two_secon
     committed: list[float] = [0.0, 0.0, 0.0]  # when the history had one row more
     done = threading.Event()
     with ExitStack() as stack, serving(Service(environment(Database("postgres", url)))) as port:
-        others = [stack.enter_context(psycopg.connect(small.url, autocommit=True)) for _ in range(26)]
+        others = [
+            stack.enter_context(psycopg.connect(small.url, autocommit=True)) for _ in range(26)
+        ]
         pool = stack.enter_context(ThreadPoolExecutor(151))
         working = pool.submit(_work, others, committed, done)
         asking = [pool.submit(_ask, port, done) for _ in range(150)]
@@ -664,14 +749,18 @@ def test_many_at_once_use_one_connection_starve_nobody_and_see_what_is_two_secon
     assert len({document["appliedMigrations"] for _, _, document in answers}) > 1
 
 
-def _work(others: Sequence[psycopg.Connection], committed: list[float], done: threading.Event) -> int:
+def _work(
+    others: Sequence[psycopg.Connection], committed: list[float], done: threading.Event
+) -> int:
     """Another client on all of its connections; one row of the history now and then is its doing."""
     count = 0
     while not done.wait(0.01):
         others[count % len(others)].execute("INSERT INTO work VALUES (1)")
         if count % 10 == 0:
             version = f"{count + 100}-later"
-            others[0].execute("INSERT INTO schema_migrations (version, name) VALUES (%s, 'Later')", [version])
+            others[0].execute(
+                "INSERT INTO schema_migrations (version, name) VALUES (%s, 'Later')", [version]
+            )
             committed.append(time.time())
         count += 1
     return count
@@ -691,7 +780,9 @@ def _ask(port: int, done: threading.Event) -> list[tuple[float, int, dict[str, A
 # Methods, paths, headers.
 
 
-def test_other_methods_are_told_which_are_allowed_and_reach_no_database(wired: Callable[..., Reply]) -> None:
+def test_other_methods_are_told_which_are_allowed_and_reach_no_database(
+    wired: Callable[..., Reply],
+) -> None:
     for method in ("POST", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS", "BREW"):
         for path in (STATUS, "/"):
             refused(wired(method, path, "Content-Length: 0", *_headers(BEARER)), {"GET", "HEAD"})
@@ -712,13 +803,21 @@ def _headers(headers: Mapping[str, str]) -> list[str]:
 
 
 def test_a_head_request_gets_the_status_without_a_body(wired: Callable[..., Reply]) -> None:
-    for path, status in ((STATUS, 200), (f"{STATUS}?require=current", 503), ("/", 200), ("/x", 404), (MIGRATE, 405)):
+    for path, status in (
+        (STATUS, 200),
+        (f"{STATUS}?require=current", 503),
+        ("/", 200),
+        ("/x", 404),
+        (MIGRATE, 405),
+    ):
         reply = wired("HEAD", path)
         assert (reply.status, reply.body) == (status, b"")
 
 
 @pytest.mark.parametrize("path", [STATUS, f"{STATUS}?require=current", "/", "/x", MIGRATE])
-def test_the_application_itself_sends_no_body_to_a_head_request(start: Start, database: Database, path: str) -> None:
+def test_the_application_itself_sends_no_body_to_a_head_request(
+    start: Start, database: Database, path: str
+) -> None:
     """A test client drops what comes; a platform's runtime passes it on."""
     sent: list[Any] = []
     app = create_app(Service(environment(database)))
@@ -737,15 +836,50 @@ def test_the_application_itself_sends_no_body_to_a_head_request(start: Start, da
 def test_a_preflight_gets_no_permission(wired: Callable[..., Reply]) -> None:
     for path in (STATUS, MIGRATE):
         for method in ("OPTIONS", "GET", "POST"):
-            reply = wired(method, path, "Origin: https://evil.example", "Access-Control-Request-Method: POST")
-            assert not [name for name, _ in reply.headers if name.lower().startswith("access-control")]
+            reply = wired(
+                method, path, "Origin: https://evil.example", "Access-Control-Request-Method: POST"
+            )
+            assert not [
+                name for name, _ in reply.headers if name.lower().startswith("access-control")
+            ]
 
 
 NOWHERE = [
-    *("/api", "/api/", f"{STATUS}/", f"{MIGRATE}/", "//", "/x", "/api/migrate.py", "/api/migration-status.py"),
-    *("//api/migrate", "/api//migrate", "/api/./migrate", "/x/../api/migrate", "/API/MIGRATE", "/api/Migrate"),
-    *("/api%2fmigrate", "/api%2Fmigrate", "/%61pi/migrate", "/api/migrate%0a", "/api/migrate%00", "/api/migrate%20"),
-    *("/api/migrate;x", "/api\\migrate", "/api/migration-status%2f", "/%2e", "/.env", "/lib/web/routes.py", "/docs"),
+    *(
+        "/api",
+        "/api/",
+        f"{STATUS}/",
+        f"{MIGRATE}/",
+        "//",
+        "/x",
+        "/api/migrate.py",
+        "/api/migration-status.py",
+    ),
+    *(
+        "//api/migrate",
+        "/api//migrate",
+        "/api/./migrate",
+        "/x/../api/migrate",
+        "/API/MIGRATE",
+        "/api/Migrate",
+    ),
+    *(
+        "/api%2fmigrate",
+        "/api%2Fmigrate",
+        "/%61pi/migrate",
+        "/api/migrate%0a",
+        "/api/migrate%00",
+        "/api/migrate%20",
+    ),
+    *(
+        "/api/migrate;x",
+        "/api\\migrate",
+        "/api/migration-status%2f",
+        "/%2e",
+        "/.env",
+        "/lib/web/routes.py",
+        "/docs",
+    ),
 ]
 
 
@@ -771,7 +905,10 @@ def test_a_request_id_from_outside_is_ignored(wired: Callable[..., Reply]) -> No
 
 def test_the_page_names_the_status(start: Start, database: Database) -> None:
     response = start(database)("GET", "/")
-    assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert (response.status_code, response.headers["content-type"]) == (
+        200,
+        "text/html; charset=utf-8",
+    )
     assert STATUS in response.text
 
 
@@ -821,21 +958,30 @@ WRONG = {
 
 
 def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(wired: Callable[..., Reply]) -> None:
-    replies = [wired("POST", MIGRATE, f"Authorization: {value}", "Content-Length: 0") for value in WRONG.values()]
+    replies = [
+        wired("POST", MIGRATE, f"Authorization: {value}", "Content-Length: 0")
+        for value in WRONG.values()
+    ]
     assert {reply.status for reply in replies} == {401}
-    assert {reply.header("www-authenticate") for reply in replies} == {'Bearer error="invalid_token"'}
+    assert {reply.header("www-authenticate") for reply in replies} == {
+        'Bearer error="invalid_token"'
+    }
     assert len({reply.body for reply in replies}) == 1
 
 
 def test_a_header_of_any_size_is_refused_and_does_no_harm(wired: Callable[..., Reply]) -> None:
-    assert wired("POST", MIGRATE, f"Authorization: Bearer {'x' * 65_000}", "Content-Length: 0").status in (
+    assert wired(
+        "POST", MIGRATE, f"Authorization: Bearer {'x' * 65_000}", "Content-Length: 0"
+    ).status in (
         400,
         401,
         431,
     )
 
 
-def test_a_second_authorization_header_is_refused_even_beside_the_right_one(wired: Callable[..., Reply]) -> None:
+def test_a_second_authorization_header_is_refused_even_beside_the_right_one(
+    wired: Callable[..., Reply],
+) -> None:
     right, wrong = _headers(BEARER)[0], "Authorization: Bearer x"
     for pair in ((right, wrong), (wrong, right), (right, right)):
         assert wired("POST", MIGRATE, *pair, "Content-Length: 0").status == 401
@@ -851,16 +997,25 @@ def test_the_secret_counts_in_its_header_alone(start: Start, database: Database)
     assert untouched(database)
 
 
-def test_the_name_of_the_scheme_may_be_written_in_any_case(start: Start, migrated: Database) -> None:
+def test_the_name_of_the_scheme_may_be_written_in_any_case(
+    start: Start, migrated: Database
+) -> None:
     for scheme in ("bearer", "BEARER"):
         assert start(migrated).post(Authorization=f"{scheme} {SECRET}").status_code == 200
 
 
-def test_between_scheme_and_token_there_may_be_several_spaces(start: Start, migrated: Database) -> None:
-    assert [start(migrated).post(Authorization=f"Bearer{' ' * n}{SECRET}").status_code for n in (1, 2, 9)] == [200] * 3
+def test_between_scheme_and_token_there_may_be_several_spaces(
+    start: Start, migrated: Database
+) -> None:
+    assert [
+        start(migrated).post(Authorization=f"Bearer{' ' * n}{SECRET}").status_code
+        for n in (1, 2, 9)
+    ] == [200] * 3
 
 
-def test_during_a_rotation_both_secrets_count_and_the_log_names_the_slot(start: Start, migrated: Database) -> None:
+def test_during_a_rotation_both_secrets_count_and_the_log_names_the_slot(
+    start: Start, migrated: Database
+) -> None:
     instance = start(migrated, MIGRATION_SECRET_PREVIOUS=PREVIOUS)
     tokens = (SECRET, PREVIOUS, f"{PREVIOUS}x")
     answers = [instance.post(Authorization=f"Bearer {token}").status_code for token in tokens]
@@ -881,7 +1036,11 @@ UNUSABLE = {
     "monotonous": ("canary-" * 6, "", "MIGRATION_SECRET"),
     "previous monotonous": (SECRET, "canary-" * 6, "MIGRATION_SECRET_PREVIOUS"),
     "a reference": ("secretsmanager:canary#migration-secret", "", "MIGRATION_SECRET"),
-    "previous a reference": (SECRET, "ssm:/canary/migration-secret-of-before", "MIGRATION_SECRET_PREVIOUS"),
+    "previous a reference": (
+        SECRET,
+        "ssm:/canary/migration-secret-of-before",
+        "MIGRATION_SECRET_PREVIOUS",
+    ),
     "a template": ("${CANARY_MIGRATION_SECRET_OF_PRODUCTION}", "", "MIGRATION_SECRET"),
 }
 
@@ -914,7 +1073,9 @@ def test_a_secret_need_not_be_ascii(migrated: Database) -> None:
 
 def test_guessing_reaches_no_database(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"postgresql://someone:canary-password@127.0.0.1:{listener.getsockname()[1]}/somewhere"
+        url = (
+            f"postgresql://someone:canary-password@127.0.0.1:{listener.getsockname()[1]}/somewhere"
+        )
         instance = start(Database("somewhere", url))
         for number in range(100):
             assert instance.post(Authorization=f"Bearer {number}").status_code == 401
@@ -973,17 +1134,25 @@ def test_what_is_not_json_runs_nothing(start: Start, database: Database, body: b
 
 
 @pytest.mark.parametrize("document", BAD_REQUESTS.values(), ids=list(BAD_REQUESTS))
-def test_what_is_not_exactly_a_request_runs_nothing(start: Start, database: Database, document: Any) -> None:
-    assert error_of(start(database)("POST", MIGRATE, content=json.dumps(document), headers=JSON)) == (
+def test_what_is_not_exactly_a_request_runs_nothing(
+    start: Start, database: Database, document: Any
+) -> None:
+    assert error_of(
+        start(database)("POST", MIGRATE, content=json.dumps(document), headers=JSON)
+    ) == (
         400,
         "invalid_request",
     )
     assert untouched(database)
 
 
-@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonp"])
+@pytest.mark.parametrize(
+    "kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonp"]
+)
 def test_a_body_of_another_type_is_refused(start: Start, database: Database, kind: str) -> None:
-    response = start(database)("POST", MIGRATE, content=b"{}", headers=BEARER | {"Content-Type": kind})
+    response = start(database)(
+        "POST", MIGRATE, content=b"{}", headers=BEARER | {"Content-Type": kind}
+    )
     assert error_of(response) == (415, "unsupported_type")
     assert untouched(database)
 
@@ -991,28 +1160,39 @@ def test_a_body_of_another_type_is_refused(start: Start, database: Database, kin
 def test_a_compressed_body_is_not_unpacked(start: Start, database: Database) -> None:
     for encoding in ("gzip", "deflate", "br", "identity, gzip"):
         body = gzip.compress(b"{}" + b" " * 1_000_000)
-        response = start(database)("POST", MIGRATE, content=body, headers=JSON | {"Content-Encoding": encoding})
+        response = start(database)(
+            "POST", MIGRATE, content=body, headers=JSON | {"Content-Encoding": encoding}
+        )
         assert error_of(response) == (415, "unsupported_encoding")
     assert untouched(database)
 
 
 def test_the_type_may_say_its_characters(start: Start, migrated: Database) -> None:
     for kind in ("application/json; charset=utf-8", "Application/JSON"):
-        assert start(migrated).post({"action": "status"}, **{"Content-Type": kind}).status_code == 200
+        assert (
+            start(migrated).post({"action": "status"}, **{"Content-Type": kind}).status_code == 200
+        )
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_too_large_is_not_read_to_its_end(wired: Callable[..., Reply], chunked: bool) -> None:
+def test_a_body_that_is_too_large_is_not_read_to_its_end(
+    wired: Callable[..., Reply], chunked: bool
+) -> None:
     length = "Transfer-Encoding: chunked" if chunked else "Content-Length: 1000000000"
     piece = " " * 5000
     body = f"1388\r\n{piece}\r\n" if chunked else piece
-    reply = wired("POST", MIGRATE, *_headers(JSON), length, body=body)  # and what was announced never comes
+    reply = wired(
+        "POST", MIGRATE, *_headers(JSON), length, body=body
+    )  # and what was announced never comes
     assert (reply.status, json.loads(reply.body)["error"]["code"]) == (413, "too_large")
 
 
 def test_a_body_has_4096_bytes_at_most(start: Start, database: Database) -> None:
     instance, document = start(database), b'{"action": "status"}'
-    answers = [instance("POST", MIGRATE, content=document.ljust(length), headers=JSON) for length in (4096, 4097)]
+    answers = [
+        instance("POST", MIGRATE, content=document.ljust(length), headers=JSON)
+        for length in (4096, 4097)
+    ]
     assert (answers[0].status_code, answers[0].json()["pendingMigrations"]) == (200, 3)
     assert error_of(answers[1]) == (413, "too_large")
     assert untouched(database)
@@ -1021,22 +1201,34 @@ def test_a_body_has_4096_bytes_at_most(start: Start, database: Database) -> None
 def test_a_body_in_chunks_is_put_together(database: Database) -> None:
     with serving(Service(environment(database))) as port:
         body = '9\r\n{"action"\r\n9\r\n:"status"\r\n1\r\n}\r\n0\r\n\r\n'
-        reply = wire(port, head_of("POST", MIGRATE, *_headers(JSON), "Transfer-Encoding: chunked") + body)
+        reply = wire(
+            port, head_of("POST", MIGRATE, *_headers(JSON), "Transfer-Encoding: chunked") + body
+        )
     assert (reply.status, json.loads(reply.body)["pendingMigrations"]) == (200, 3)
     assert untouched(database)
 
 
-def test_the_secret_is_asked_for_before_the_body_is_looked_at(start: Start, database: Database) -> None:
+def test_the_secret_is_asked_for_before_the_body_is_looked_at(
+    start: Start, database: Database
+) -> None:
     instance = start(database)
-    for options in ({"content": b"x" * 10_000}, {"content": b"{"}, {"headers": {"Content-Encoding": "gzip"}}):
+    for options in (
+        {"content": b"x" * 10_000},
+        {"content": b"{"},
+        {"headers": {"Content-Encoding": "gzip"}},
+    ):
         assert instance("POST", MIGRATE, **options).status_code == 401
     assert untouched(database)
 
 
-def test_who_hangs_up_before_the_body_is_there_runs_nothing(database: Database, capsys: Captured) -> None:
+def test_who_hangs_up_before_the_body_is_there_runs_nothing(
+    database: Database, capsys: Captured
+) -> None:
     with serving(Service(environment(database))) as port:
         with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(head_of("POST", MIGRATE, *_headers(JSON), "Content-Length: 100").encode() + b"{}")
+            connection.sendall(
+                head_of("POST", MIGRATE, *_headers(JSON), "Content-Length: 100").encode() + b"{}"
+            )
         entry = json.loads(until(lambda: capsys.readouterr().out))
     assert (entry["outcome"], entry["status"]) == ("disconnected", 400)
     assert untouched(database)
@@ -1045,7 +1237,9 @@ def test_who_hangs_up_before_the_body_is_there_runs_nothing(database: Database, 
 # A run.
 
 
-def test_a_run_applies_what_is_pending_and_a_second_one_nothing(start: Start, database: Database) -> None:
+def test_a_run_applies_what_is_pending_and_a_second_one_nothing(
+    start: Start, database: Database
+) -> None:
     instance = start(database)
     first, second = instance.post({}), instance.post()
     document = first.json()
@@ -1063,9 +1257,15 @@ def test_a_run_applies_what_is_pending_and_a_second_one_nothing(start: Start, da
     }
     entries = instance.log()
     assert [entry["applied"] for entry in entries] == [OURS, []]
-    assert {(entry["action"], entry["outcome"], entry["secret"]) for entry in entries} == {("migrate", "ok", "current")}
-    assert [entry["requestId"] for entry in entries] == [one.headers["x-request-id"] for one in (first, second)]
-    assert database.execute("SELECT DISTINCT applied_by, environment FROM schema_migrations") == [("api", "test")]
+    assert {(entry["action"], entry["outcome"], entry["secret"]) for entry in entries} == {
+        ("migrate", "ok", "current")
+    }
+    assert [entry["requestId"] for entry in entries] == [
+        one.headers["x-request-id"] for one in (first, second)
+    ]
+    assert database.execute("SELECT DISTINCT applied_by, environment FROM schema_migrations") == [
+        ("api", "test")
+    ]
 
 
 def test_the_full_status_adds_checksums_and_audit_columns_and_runs_nothing(
@@ -1075,7 +1275,9 @@ def test_the_full_status_adds_checksums_and_audit_columns_and_runs_nothing(
     full, public = instance.post({"action": "status"}).json(), instance.status().json()
     extra = {"checksum", "environment", "identity", "gitCommit", "appliedBy"}
     assert all(extra < set(one) for one in full["migrations"])
-    full["migrations"] = [{k: v for k, v in one.items() if k not in extra} for one in full["migrations"]]
+    full["migrations"] = [
+        {k: v for k, v in one.items() if k not in extra} for one in full["migrations"]
+    ]
     assert (full.pop("trusted"), full.pop("owner")) == (True, "postgres")
     assert full == public
     assert start(database).post({"action": "status"}).json()["pendingMigrations"] == 3
@@ -1086,15 +1288,26 @@ def test_validate_finds_nothing_or_a_conflict_and_runs_nothing(
     start: Start, database: Database, migrated: Database
 ) -> None:
     fine = start(database).post({"action": "validate"})
-    assert (fine.status_code, fine.json()) == (200, {"success": True, "state": "pending", "problems": []})
+    assert (fine.status_code, fine.json()) == (
+        200,
+        {"success": True, "state": "pending", "problems": []},
+    )
     assert untouched(database)
     migrated.execute("UPDATE schema_migrations SET checksum = repeat('ab', 32) WHERE id = 2")
     found = start(migrated).post({"action": "validate"})
-    assert (found.status_code, found.json()["success"], found.json()["state"]) == (409, False, "conflict")
-    assert [(one["version"], one["state"]) for one in found.json()["problems"]] == [(OURS[1], "modified")]
+    assert (found.status_code, found.json()["success"], found.json()["state"]) == (
+        409,
+        False,
+        "conflict",
+    )
+    assert [(one["version"], one["state"]) for one in found.json()["problems"]] == [
+        (OURS[1], "modified")
+    ]
 
 
-def test_validate_refuses_what_a_run_would_refuse(start: Start, database: Database, migrations: Write) -> None:
+def test_validate_refuses_what_a_run_would_refuse(
+    start: Start, database: Database, migrations: Write
+) -> None:
     files = {
         "001-a.sql": "CREATE TABLE a ()",
         "002-draft.sql": "-- migrate: draft\nCREATE TABLE b ()",
@@ -1119,8 +1332,12 @@ def test_a_conflict_runs_nothing(start: Start, migrated: Database, migrations: W
     assert "new" not in tables(migrated)
 
 
-def test_files_that_cannot_be_used_run_nothing(start: Start, database: Database, migrations: Write) -> None:
-    instance = start(database, migrations({"001-a.sql": "CREATE TABLE a ()", "001-b.sql": "CREATE TABLE b ()"}))
+def test_files_that_cannot_be_used_run_nothing(
+    start: Start, database: Database, migrations: Write
+) -> None:
+    instance = start(
+        database, migrations({"001-a.sql": "CREATE TABLE a ()", "001-b.sql": "CREATE TABLE b ()"})
+    )
     for response in (instance.post(), instance.post({"action": "validate"}), instance.status()):
         assert error_of(response) == (503, "invalid_files")
     assert all("001-a" in entry["reason"] for entry in instance.log())
@@ -1154,8 +1371,12 @@ def test_the_database_being_down_is_no_conflict(start: Start) -> None:
     assert response.headers["retry-after"] == "5"
 
 
-def test_a_role_that_may_not_create_the_table_runs_nothing(server: Server, database: Database, start: Start) -> None:
-    database.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # which everybody has before PostgreSQL 15
+def test_a_role_that_may_not_create_the_table_runs_nothing(
+    server: Server, database: Database, start: Start
+) -> None:
+    database.execute(
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+    )  # which everybody has before PostgreSQL 15
     with login(server, database) as limited:
         assert error_of(start(limited).post()) == (503, "database_unavailable")
         assert untouched(database)
@@ -1172,18 +1393,31 @@ def test_a_failed_file_is_told_by_version_sqlstate_and_line_and_shows_no_row(
     instance = start(database, migrations(files))
     response = instance.post()
     document = response.json()
-    error = {name: document["error"][name] for name in ("code", "version", "sqlstate", "constraint")}
+    error = {
+        name: document["error"][name] for name in ("code", "version", "sqlstate", "constraint")
+    }
     assert response.status_code == 500
-    assert error == {"code": "migration_failed", "version": "002-b", "sqlstate": "23505", "constraint": "one_each"}
+    assert error == {
+        "code": "migration_failed",
+        "version": "002-b",
+        "sqlstate": "23505",
+        "constraint": "one_each",
+    }
     assert [one["version"] for one in document["applied"]] == ["001-a"]
     assert document["remaining"] == ["002-b", "003-c"]
     (entry,) = instance.log()
-    assert (entry["outcome"], entry["sqlstate"], entry["version"]) == ("migration_failed", "23505", "002-b")
+    assert (entry["outcome"], entry["sqlstate"], entry["version"]) == (
+        "migration_failed",
+        "23505",
+        "002-b",
+    )
     assert entry["applied"] == ["001-a"]
     assert (tables(database), history(database)) == (["a"], ["001-a"])
 
 
-def test_a_syntax_error_is_told_by_its_line(start: Start, database: Database, migrations: Write) -> None:
+def test_a_syntax_error_is_told_by_its_line(
+    start: Start, database: Database, migrations: Write
+) -> None:
     instance = start(database, migrations({"001-a.sql": "CREATE TABLE a ();\n\nCREATE canary;\n"}))
     error = instance.post().json()["error"]
     assert (error["sqlstate"], error["line"]) == ("42601", 3)
@@ -1223,8 +1457,12 @@ def test_when_the_budget_ends_between_two_files_the_next_call_goes_on(
     start: Start, server: Server, database: Database, migrations: Write
 ) -> None:
     # The first file leaves less time than a second one is begun with; what is left, its statement_timeout says.
-    sql = "SELECT pg_sleep(extract(epoch FROM current_setting('statement_timeout')::interval) - 0.9)"
-    directory = migrations({"001-a.sql": f"CREATE TABLE a (); {sql}", "002-b.sql": "CREATE TABLE b ()"})
+    sql = (
+        "SELECT pg_sleep(extract(epoch FROM current_setting('statement_timeout')::interval) - 0.9)"
+    )
+    directory = migrations(
+        {"001-a.sql": f"CREATE TABLE a (); {sql}", "002-b.sql": "CREATE TABLE b ()"}
+    )
     response = start(database, directory, MIGRATION_HTTP_BUDGET="5s").post()
     document = response.json()
     assert (response.status_code, document["success"], document["complete"]) == (202, True, False)
@@ -1249,14 +1487,18 @@ def test_a_run_over_http_has_25_seconds_unless_it_is_told_otherwise(
     assert 300 < float(told) + runner.SHUTDOWN_MARGIN_SECONDS <= 600
 
 
-def test_a_budget_with_no_time_for_a_first_file_begins_nothing(start: Start, database: Database) -> None:
+def test_a_budget_with_no_time_for_a_first_file_begins_nothing(
+    start: Start, database: Database
+) -> None:
     response = start(database, MIGRATION_HTTP_BUDGET="3500ms").post()
     document = response.json()
     assert (response.status_code, document["applied"], document["remaining"]) == (202, [], OURS)
     assert untouched(database)
 
 
-def test_a_budget_with_no_time_for_any_run_is_a_fault_of_the_configuration(start: Start, database: Database) -> None:
+def test_a_budget_with_no_time_for_any_run_is_a_fault_of_the_configuration(
+    start: Start, database: Database
+) -> None:
     instance = start(database, MIGRATION_HTTP_BUDGET="3s")
     assert error_of(instance.post()) == (503, "not_configured")
     assert "MIGRATION_HTTP_BUDGET" in instance.log()[0]["reason"]
@@ -1267,20 +1509,30 @@ def test_a_budget_with_no_time_for_any_run_is_a_fault_of_the_configuration(start
 def test_a_statement_longer_than_the_budget_is_cancelled_and_rolled_back(
     start: Start, server: Server, database: Database, migrations: Write
 ) -> None:
-    directory = migrations({"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "CREATE TABLE b (); SELECT pg_sleep(100)"})
+    directory = migrations(
+        {"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "CREATE TABLE b (); SELECT pg_sleep(100)"}
+    )
     response = start(database, directory, MIGRATION_HTTP_BUDGET="5s").post()
     error = response.json()["error"]
-    assert (response.status_code, error["code"], error["sqlstate"]) == (500, "migration_failed", "57014")
+    assert (response.status_code, error["code"], error["sqlstate"]) == (
+        500,
+        "migration_failed",
+        "57014",
+    )
     assert [one["version"] for one in response.json()["applied"]] == ["001-a"]
     assert (tables(database), history(database)) == (["a"], ["001-a"])
     nothing_is_left_running(server, database)
 
 
-def test_two_calls_at_once_apply_each_file_once(start: Start, database: Database, migrations: Write) -> None:
+def test_two_calls_at_once_apply_each_file_once(
+    start: Start, database: Database, migrations: Write
+) -> None:
     files = {f"{number:03}-t.sql": f"CREATE TABLE t{number} ()" for number in range(1, 9)}
     directory = migrations(files)
     with ThreadPoolExecutor(4) as pool:
-        answers = [one.result() for one in [pool.submit(start(database, directory).post) for _ in range(4)]]
+        answers = [
+            one.result() for one in [pool.submit(start(database, directory).post) for _ in range(4)]
+        ]
     assert {answer.status_code for answer in answers} <= {200, 409}
     applied = [one["version"] for answer in answers for one in answer.json().get("applied", ())]
     assert len(applied) == len(set(applied))
@@ -1292,7 +1544,9 @@ def test_a_client_that_hangs_up_does_not_end_the_run(
     server: Server, database: Database, migrations: Write, capsys: Captured
 ) -> None:
     files = TWO | {"001-a.sql": f"CREATE TABLE a (); SELECT pg_advisory_xact_lock({LOCK + 1})"}
-    with serving(Service(environment(database, migrations(files), MIGRATION_LOCK_TIMEOUT="1min"))) as port:
+    with serving(
+        Service(environment(database, migrations(files), MIGRATION_LOCK_TIMEOUT="1min"))
+    ) as port:
         call = head_of("POST", MIGRATE, *_headers(BEARER), "Content-Length: 0").encode()
         with holding(database, f"SELECT pg_advisory_xact_lock({LOCK + 1})"):
             connection = socket.create_connection(("127.0.0.1", port))
@@ -1304,7 +1558,11 @@ def test_a_client_that_hangs_up_does_not_end_the_run(
     assert json.loads(reply.body)["state"] == "current"
     assert history(database) == ["001-a", "002-b"]
     entry = json.loads(capsys.readouterr().out.splitlines()[0])
-    assert (entry["action"], entry["outcome"], entry["applied"]) == ("migrate", "ok", ["001-a", "002-b"])
+    assert (entry["action"], entry["outcome"], entry["applied"]) == (
+        "migrate",
+        "ok",
+        ["001-a", "002-b"],
+    )
 
 
 def test_a_password_refused_midway_ends_the_run_with_what_it_applied(
@@ -1318,24 +1576,34 @@ def test_a_password_refused_midway_ends_the_run_with_what_it_applied(
     directory = migrations(files)
     with login(server, database) as limited:
         database.execute(f"GRANT CREATE ON SCHEMA public TO {role(limited)}")
-        rotated = limited.url.replace(urlsplit(limited.url).password or "", "canary-of-the-rotation")
+        rotated = limited.url.replace(
+            urlsplit(limited.url).password or "", "canary-of-the-rotation"
+        )
 
         def store(environ: Mapping[str, str], _: Sequence[str]) -> Iterator[Mapping[str, str]]:
             yield environ
             yield {**environ, "POSTGRES_URL": rotated}
 
         service = Service(environment(limited, directory), store)
-        first = service.act("migrate", applied_by="api")
+        first = service.call("migrate", applied_by="api")
         assert (first.status, first.document["error"]["code"]) == (503, "database_unavailable")
-        assert [one["version"] for one in first.document["applied"]] == history(database) == ["001-a"]
+        assert (
+            [one["version"] for one in first.document["applied"]] == history(database) == ["001-a"]
+        )
         assert (first.document["remaining"], tables(database)) == (["002-b"], ["a"])
-        second = service.act("migrate", applied_by="api")
+        second = service.call("migrate", applied_by="api")
         assert [one["version"] for one in second.document["applied"]] == ["002-b"]
-        assert (second.status, history(database), tables(database)) == (200, ["001-a", "002-b"], ["a", "b"])
+        assert (second.status, history(database), tables(database)) == (
+            200,
+            ["001-a", "002-b"],
+            ["a", "b"],
+        )
     assert "canary" not in "".join(capsys.readouterr())
 
 
-def test_a_line_of_the_log_has_exactly_these_keys(start: Start, database: Database, migrations: Write) -> None:
+def test_a_line_of_the_log_has_exactly_these_keys(
+    start: Start, database: Database, migrations: Write
+) -> None:
     directory = migrations({"001-a.sql": "CREATE TABLE a ()"})
     instance = start(database, directory)
     always = ["requestId", "action", "durationMs", "status", "outcome", "applied"]
@@ -1347,7 +1615,9 @@ def test_a_line_of_the_log_has_exactly_these_keys(start: Start, database: Databa
     migrations({"002-b.sql": "CREATE canary"})
     instance.post()
     (entry,) = instance.log()
-    assert sorted(entry) == sorted((*always, "secret", "reason", "version", "sqlstate", "constraint", "line"))
+    assert sorted(entry) == sorted(
+        (*always, "secret", "reason", "version", "sqlstate", "constraint", "line")
+    )
     assert entry["reason"] == "002-b failed"
     assert history(database) == ["001-a"]
 
@@ -1355,7 +1625,9 @@ def test_a_line_of_the_log_has_exactly_these_keys(start: Start, database: Databa
 # What nobody foresaw.
 
 
-def test_an_unknown_error_is_a_fixed_answer_and_a_redacted_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_error_is_a_fixed_answer_and_a_redacted_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     url = "postgresql://someone:canary-password@db.example/somewhere"
 
     def broken(*_: Any) -> Any:
@@ -1381,7 +1653,9 @@ def test_an_unknown_error_is_a_fixed_answer_and_a_redacted_line(capfd: pytest.Ca
     assert "Traceback" not in out
 
 
-@pytest.mark.parametrize("value", [SECRET, "postgresql://someone:canary-password@db.example/somewhere"])
+@pytest.mark.parametrize(
+    "value", [SECRET, "postgresql://someone:canary-password@db.example/somewhere"]
+)
 def test_what_was_put_into_the_wrong_variable_is_redacted_in_the_log(
     start: Start, database: Database, value: str
 ) -> None:
@@ -1402,9 +1676,11 @@ def test_what_a_store_of_secrets_gave_is_redacted_too(migrated: Database, capsys
         yield found
         raise RuntimeError(f"after {SECRET} came {urlsplit(found['POSTGRES_URL']).password}")
 
-    found["POSTGRES_URL"] = migrated.url.replace(urlsplit(migrated.url).netloc.partition("@")[0], "nobody:canary-pass")
+    found["POSTGRES_URL"] = migrated.url.replace(
+        urlsplit(migrated.url).netloc.partition("@")[0], "nobody:canary-pass"
+    )
     service = Service({}, store)
     assert asyncio.run(service.secrets()) == {"current": SECRET.encode()}
-    answer = service.act("status", applied_by="api")
+    answer = service.call("status", applied_by="api")
     assert (answer.status, answer.document["error"]["code"]) == (500, "internal")
     assert json.loads(capsys.readouterr().out)["reason"] == "RuntimeError: after *** came ***"

@@ -1,47 +1,38 @@
-"""The function on AWS Lambda, `lib.aws.handler`: HTTP events, direct events, and references to
-stored secrets.
+"""The function on AWS Lambda: what `lib.aws.handler` does with an event.
 
-The direct event {"action": "migrate" | "status" | "validate"} returns what the route would answer;
-IAM is its guard, so it needs no secret. A URL variable, MIGRATION_SECRET and
-MIGRATION_SECRET_PREVIOUS may hold a reference:
+Lambda calls `handler(event, context)`, and there are two kinds of events.
 
-    secretsmanager:NAME        the text of a secret; NAME may be an ARN
-    secretsmanager:NAME#KEY    one string of a secret that is a JSON object
-    ssm:/NAME                  a parameter, decrypted
+- An HTTP request, which a function URL, an API Gateway or a load balancer has made into an event.
+  Mangum makes it a request again, for the same application that runs on Vercel.
+- A direct event, `{"action": "migrate" | "status" | "validate"}`, which somebody with permission to
+  invoke the function has sent, for instance with scripts/invoke.py. It returns the document that
+  the route would answer with. IAM is its guard, so it needs no secret.
 
-A secret with `username` and `password`, as RDS makes and rotates them, does not say where the
-database is. Another URL variable says that, with a URL that has no password:
+Any other event raises UnknownEvent, and Lambda reports the invocation as failed.
 
-    MIGRATION_DATABASE_URL=secretsmanager:rds!db-4f1c
-    DATABASE_URL=postgresql://app.cluster-abc.eu-west-1.rds.amazonaws.com:5432/app
-
-Nothing here may call asyncio.run: it would take the event loop from the HTTP events that come after
-it.
+Nothing here may call asyncio.run, which would take the event loop from the HTTP events after it.
 """
-
-# ruff: noqa: E402 - the collector must be off before anything else is imported
-import gc
-
-from lib.aws.secrets import SecretReferences
-
-gc.disable()  # looking for garbage among what is imported takes a sixth of a cold start, and finds none
 
 import base64
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from typing import Any
 
 from mangum import Mangum
+from starlette.types import Receive, Scope, Send
 
-from lib.web.routes import MIGRATE, STATUS, create_app
+from lib.aws.secrets import SecretReferences
+from lib.web.result import error_document
+from lib.web.routes import DEADLINE, MIGRATE, RESPONSE_HEADERS, STATUS, create_app
 from lib.web.service import ACTIONS, Service
 
-GATEWAY_SECONDS = 27.0  # seconds; API Gateway gives up after 29, however long the function may run
-# A stage, the base path of a custom domain, the path of a balancer's rule: all that may be in front
-# of a route.
-_PREFIXED = re.compile(rf"(?:/(?!\.\.?/)[\w.~$+!*'()-]+)+({MIGRATE}|{STATUS})", re.ASCII)
+GATEWAY_SECONDS = 27.0
+"""API Gateway gives up after 29 seconds, however long the function may run."""
+# In front of a route there may be a stage, the base path of a custom domain, or the path of a load
+# balancer's rule.
+_PREFIXED_ROUTE = re.compile(rf"(?:/(?!\.\.?/)[\w.~$+!*'()-]+)+({MIGRATE}|{STATUS})", re.ASCII)
 
 
 class UnknownEvent(Exception):
@@ -51,87 +42,101 @@ class UnknownEvent(Exception):
 
 
 class Handler:
-    """What Lambda calls: one service behind both kinds of event."""
+    """What Lambda calls: one service behind both kinds of events."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._service = Service(environ, SecretReferences())
-        self._app = create_app(self._service)
-        self._adapter = Mangum(self._serve, lifespan="off")
+    def __init__(
+        self, environ: Mapping[str, str], *, gateway_seconds: float = GATEWAY_SECONDS
+    ) -> None:
+        self.service = Service(environ, SecretReferences())
+        self._app = create_app(self.service)
+        self._mangum = Mangum(self._serve, lifespan="off")
+        self._gateway_seconds = gateway_seconds
 
     def __call__(self, event: Any, context: Any) -> Any:
         """Answer one event. Raises UnknownEvent."""
         keys = event if isinstance(event, dict) else ()
         if "requestContext" in keys:
-            return (
-                self._adapter(event, context)
-                if self._is_readable(event, context)
-                else _bad_request(event)
-            )
+            return self._answer_http(event, context)
         if "action" in keys:
-            return self._direct(event, context)
-        named = sorted(str(key)[:40] for key in keys)[:10]
+            return self._answer_direct(event, context)
+        shown = sorted(str(key)[:40] for key in keys)[:10]
         raise UnknownEvent(
-            f'neither an HTTP request nor {{"action": ...}}, but {type(event).__name__} with keys {named}'
+            f'neither an HTTP request nor {{"action": ...}}, but {type(event).__name__} with keys '
+            f"{shown}"
         )
 
-    def _direct(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    def _answer_direct(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         if set(event) != {"action"} or event["action"] not in ACTIONS:
-            return _refusal('The event may say {"action": "migrate" | "status" | "validate"} only.')
-        return self._service.act(
-            event["action"], applied_by="lambda", seconds=_seconds(context)
-        ).document
+            return error_document(
+                "invalid_request",
+                'The event must be {"action": "migrate" | "status" | "validate"}.',
+            )
+        result = self.service.call(
+            event["action"], applied_by="lambda", seconds=_seconds_left(context)
+        )
+        return result.document
 
-    def _is_readable(self, event: dict[str, Any], context: Any) -> bool:
-        """Whether Mangum can make a request of it, which believes every field, and the Host
-        header's port.
+    def _answer_http(self, event: dict[str, Any], context: Any) -> Any:
+        if self._is_malformed(event, context):
+            return _bad_request(event)
+        return self._mangum(event, context)
+
+    def _is_malformed(self, event: dict[str, Any], context: Any) -> bool:
+        """Whether Mangum would fail on the event. It trusts every field, and the port in the Host
+        header.
         """
         try:
-            request = self._adapter.infer(event, context)
+            request = self._mangum.infer(event, context)
             scope, _ = request.scope, request.body
             if event.get("isBase64Encoded"):
                 base64.b64decode(event.get("body") or "", validate=True)
-        except Exception:  # whatever it stumbled over is the request's fault
-            return False
-        return isinstance(event["requestContext"], dict) and {
-            type(scope["method"]),
-            type(scope["path"]),
-        } == {str}
-
-    async def _serve(
-        self, scope: MutableMapping[str, Any], receive: Callable[..., Any], send: Callable[..., Any]
-    ) -> None:
-        """The application, told what Mangum leaves out: the path as it was sent, less a prefix, and
-        the time left.
-        """
-        event, seconds = scope["aws.event"], _seconds(scope["aws.context"])
-        stage, domain = (str(event["requestContext"].get(name)) for name in ("stage", "domainName"))
-        if route := _PREFIXED.fullmatch(scope["path"]):
-            scope["path"] = route[1]
-        elif "version" in event and scope["path"].removesuffix("/") == f"/{stage}":
-            scope["path"] = "/"
-        scope["raw_path"] = str(event.get("rawPath") or event.get("path")).encode(errors="replace")
-        scope["onward.deadline"] = time.monotonic() + (
-            seconds if ".lambda-url." in domain else min(seconds, GATEWAY_SECONDS)
+        except Exception:  # whatever was raised, the request is at fault
+            return True
+        texts = (scope["method"], scope["path"])
+        return not (
+            isinstance(event["requestContext"], dict) and all(type(text) is str for text in texts)
         )
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application with what Mangum leaves out of the scope."""
+        event, context = scope["aws.event"], scope["aws.context"]
+        scope["path"] = _path_without_prefix(scope["path"], event)
+        path_as_sent = str(event.get("rawPath") or event.get("path"))
+        scope["raw_path"] = path_as_sent.encode(errors="replace")
+        scope[DEADLINE] = time.monotonic() + self._seconds_to_answer(event, context)
         await self._app(scope, receive, send)
 
+    def _seconds_to_answer(self, event: Mapping[str, Any], context: Any) -> float:
+        """A function URL waits for as long as the function runs; a gateway does not."""
+        seconds = _seconds_left(context)
+        if ".lambda-url." in str(event["requestContext"].get("domainName")):
+            return seconds
+        return min(seconds, self._gateway_seconds)
 
-def _seconds(context: Any) -> float:
+
+def _path_without_prefix(path: str, event: Mapping[str, Any]) -> str:
+    if route := _PREFIXED_ROUTE.fullmatch(path):
+        return route[1]
+    stage = event["requestContext"].get("stage")
+    if "version" in event and path.removesuffix("/") == f"/{stage}":
+        return "/"
+    return path
+
+
+def _seconds_left(context: Any) -> float:
     return int(context.get_remaining_time_in_millis()) / 1000
 
 
-def _refusal(message: str) -> dict[str, Any]:
-    return {"success": False, "error": {"code": "invalid_request", "message": message}}
-
-
 def _bad_request(event: Mapping[str, Any]) -> dict[str, Any]:
-    headers = {
-        "Content-Type": "application/json",
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
+    """The response to an HTTP event that cannot be made a request."""
+    headers = {"Content-Type": "application/json", **RESPONSE_HEADERS}
+    document = error_document("invalid_request", "The request cannot be read.")
+    response = {
+        "statusCode": 400,
+        "headers": headers,
+        "body": json.dumps(document),
+        "isBase64Encoded": False,
     }
-    body = json.dumps(_refusal("The request cannot be read."))
-    several = {"multiValueHeaders": {name: [value] for name, value in headers.items()}}
-    return {"statusCode": 400, "body": body, "isBase64Encoded": False, "headers": headers} | (
-        several if "multiValueHeaders" in event else {}
-    )
+    if "multiValueHeaders" in event:
+        response["multiValueHeaders"] = {name: [value] for name, value in headers.items()}
+    return response

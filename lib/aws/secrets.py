@@ -1,4 +1,17 @@
-"""References to stored secrets, resolved: Secrets Manager and Parameter Store."""
+"""References to stored secrets, resolved: AWS Secrets Manager and Systems Manager Parameter Store.
+
+A URL variable, MIGRATION_SECRET and MIGRATION_SECRET_PREVIOUS may hold a reference:
+
+    secretsmanager:NAME        the text of a secret; NAME may be an ARN
+    secretsmanager:NAME#KEY    one string of a secret that is a JSON object
+    ssm:/NAME                  a parameter, decrypted
+
+A secret that RDS makes and rotates has a `username` and a `password`, and does not tell where the
+database is. Another URL variable tells that, by a URL without a password:
+
+    MIGRATION_DATABASE_URL=secretsmanager:rds!db-4f1c
+    DATABASE_URL=postgresql://app.cluster-abc.eu-west-1.rds.amazonaws.com:5432/app
+"""
 
 import json
 import re
@@ -15,13 +28,12 @@ from lib.settings.environ import URL_VARIABLES
 from lib.web.threads import Shared
 
 CACHE_SECONDS = 60.0
-_ASKED_ONCE_IN = (
-    5.0  # seconds: a store is asked the same no more often, whatever it says, and if it fails
-)
-_MAKING_CLIENTS = Lock()  # boto3's default session is not safe for threads; its clients are
+REPLY_SHARED_SECONDS = 5.0
+"""A store is not asked the same thing more often than this, even if it fails."""
+_CREATING_CLIENT = Lock()  # boto3's default session is not safe for threads; its clients are
 _REFERENCE = re.compile(r"(secretsmanager|ssm):.+")
-_DENIED = "this function's role may not read it"
-_MISSING = "there is none of that name in this account and region"
+_DENIED = "this function's role has no permission to read it"
+_MISSING = "no such name exists in this account and region"
 _REASONS = {
     "403": _DENIED,
     "AccessDeniedException": _DENIED,
@@ -31,22 +43,32 @@ _REASONS = {
 }
 
 
+class StoreReply(NamedTuple):
+    """What a store answered: a value, empty if the secret has no such stage; or the reason why
+    there is none.
+    """
+
+    value: str = ""
+    reason: str = ""
+
+
 class SecretReferences:
-    """Puts values in the place of references, and remembers them for a minute."""
+    """Replaces references by their values, and remembers the values for CACHE_SECONDS."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[float, str]] = {}
-        self._asked: dict[tuple[str, str, str], Shared[_Found]] = {}
+        self._cache: dict[str, tuple[float, str]] = {}
+        """By reference: when the value was read, and the value."""
+        self._replies: dict[tuple[str, str, str], Shared[StoreReply]] = {}
 
     def __call__(
         self, environ: Mapping[str, str], variables: Sequence[str]
     ) -> Iterator[Mapping[str, str]]:
-        """The environment with these variables resolved; the next one is for when a password of the
-        last is refused.
+        """The environment with these variables resolved. Take the next one when the database
+        refuses the password of the last.
 
-        First as remembered, then as stored now, then as the rotation under way will store it: none
-        of them twice. Raises ConfigError that names the variable and the reference, never what is
-        behind it.
+        The first has the remembered values, the second those stored now, the third those that a
+        rotation under way will store; none is yielded twice. Raises ConfigError, which names the
+        variable and the reference, and never shows a value.
         """
         began = time.time()
         references = {
@@ -65,36 +87,39 @@ class SecretReferences:
                 yield _with_credentials({**environ, **values}, references)
 
     def _remembered(self, variable: str, reference: str, began: float) -> str:
-        since, value = self._known.get(reference, (0.0, ""))
-        if value and 0 <= began - since < CACHE_SECONDS:
+        read_at, value = self._cache.get(reference, (0.0, ""))
+        if value and 0 <= began - read_at < CACHE_SECONDS:
             return value
-        return self._remember(reference, self._ask(variable, reference, "AWSCURRENT"))
+        return self._remember(reference, self._read(variable, reference, "AWSCURRENT"))
 
     def _current(self, variable: str, reference: str, began: float) -> str:
-        since, value = self._known[reference]
-        if since >= began:
+        read_at, value = self._cache[reference]
+        if read_at >= began:
             return value
-        return self._remember(
-            reference, self._ask(variable, reference, "AWSCURRENT", "after a refusal")
-        )
+        current = self._read(variable, reference, "AWSCURRENT", "after a refused password")
+        return self._remember(reference, current)
 
     def _pending(self, variable: str, reference: str, _: float) -> str:
-        value = "" if reference.startswith("ssm:") else self._ask(variable, reference, "AWSPENDING")
-        return self._remember(reference, value) if value else self._known[reference][1]
+        has_stages = not reference.startswith("ssm:")
+        value = self._read(variable, reference, "AWSPENDING") if has_stages else ""
+        return self._remember(reference, value) if value else self._cache[reference][1]
 
     def _remember(self, reference: str, value: str) -> str:
-        self._known[reference] = (time.time(), value)
+        self._cache[reference] = (time.time(), value)
         return value
 
-    def _ask(self, variable: str, reference: str, stage: str, why: str = "") -> str:
-        """The store's answer: one for all who want the same meanwhile or soon after. Raises
-        ConfigError.
+    def _read(self, variable: str, reference: str, stage: str, purpose: str = "") -> str:
+        """The stored value: all who ask the same at a time, or soon afterwards, share one reply.
+
+        Raises ConfigError. A reply from before a password was refused is no reply for afterwards,
+        so the purpose tells them apart.
         """
-        asking = Shared(partial(_fetch, reference, stage), seconds=_ASKED_ONCE_IN)
-        found = self._asked.setdefault((reference, stage, why), asking).result()
-        if found.reason:
-            raise _unusable(variable, reference, found.reason)
-        return found.value
+        ask = partial(_store_reply, reference, stage)
+        shared = Shared(ask, seconds=REPLY_SHARED_SECONDS)
+        reply = self._replies.setdefault((reference, stage, purpose), shared).result()
+        if reply.reason:
+            raise _unusable(variable, reference, reply.reason)
+        return reply.value
 
 
 def _is_reference(value: str) -> bool:
@@ -102,88 +127,99 @@ def _is_reference(value: str) -> bool:
 
 
 def _with_credentials(environ: dict[str, str], references: Mapping[str, str]) -> dict[str, str]:
-    """The environment with each secret that is a user and a password put into the URLs that have
-    none.
+    """The environment, with each secret that is a user and a password put into the URLs that have
+    no password.
     """
     addresses = [
         url.variable for url in configured_urls(environ) if not url.parameters.get("password")
     ]
-    for variable in (name for name in URL_VARIABLES if name in references):
+    for variable in URL_VARIABLES:
+        if variable not in references:
+            continue
+        reference = references[variable]
         if environ[variable].startswith("{"):
-            user, password = _credentials(variable, references[variable], environ[variable])
-            if not addresses:
-                missing = "it does not say where the database is; set another URL variable to a URL without a password"
-                raise _unusable(variable, references[variable], missing)
-            environ[variable] = environ[addresses[0]]
-            environ |= {
-                name: _with_user(environ[name], user, password) for name in (variable, *addresses)
-            }
+            environ |= _completed_urls(environ, variable, reference, addresses)
         try:
             parse_url(variable, environ[variable], environ)
         except ConfigError as error:
-            raise _unusable(variable, references[variable], error.message) from None
+            raise _unusable(variable, reference, error.message) from None
     return environ
 
 
+def _completed_urls(
+    environ: Mapping[str, str], variable: str, reference: str, addresses: Sequence[str]
+) -> dict[str, str]:
+    """The URLs of the variable, whose value is a JSON secret, and of those with an address only."""
+    user, password = _credentials(variable, reference, environ[variable])
+    if not addresses:
+        raise _unusable(
+            variable,
+            reference,
+            "it does not contain the database's address; set another URL variable to a URL without "
+            "a password",
+        )
+    urls = {name: _with_user(environ[name], user, password) for name in addresses}
+    return {variable: urls[addresses[0]], **urls}
+
+
 def _credentials(variable: str, reference: str, text: str) -> tuple[str, str]:
-    secret = _json(text)
+    secret = _json_object(text)
     user, password = (str(secret.get(name) or "") for name in ("username", "password"))
     if not (user and password):
-        raise _unusable(variable, reference, "it is JSON without username and password; add #KEY")
+        raise _unusable(
+            variable,
+            reference,
+            "it is JSON without username and password; append #KEY to the reference",
+        )
     return user, password
 
 
 def _with_user(url: str, user: str, password: str) -> str:
-    written = f"://{quote(user, safe='')}:{quote(password, safe='')}@"
-    return re.sub("://(?:[^@/?]*@)?", written, url, count=1)
+    credentials = f"://{quote(user, safe='')}:{quote(password, safe='')}@"
+    return re.sub("://(?:[^@/?]*@)?", credentials, url, count=1)
 
 
-class _Found(NamedTuple):
-    """What a store said: a value, empty where a secret has no such stage; or the reason why there
-    is none.
-    """
-
-    value: str = ""
-    reason: str = ""
-
-
-def _fetch(reference: str, stage: str) -> _Found:
+def _store_reply(reference: str, stage: str) -> StoreReply:
     try:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - on Lambda, not in the bundle
     except ImportError:
-        return _Found(reason="boto3 is not installed here")
+        return StoreReply(reason="boto3 is not installed")
     try:
-        text = _read(reference, stage)
+        text = read_secret(reference, stage)
     except ClientError as error:
-        code = str(error.response["Error"]["Code"])
-        none_yet = (stage, code) == ("AWSPENDING", "ResourceNotFoundException")
-        return _Found() if none_yet else _Found(reason=_REASONS.get(code, code))
+        return _refused_reply(str(error.response["Error"]["Code"]), stage)
     except BotoCoreError as error:
-        return _Found(
-            reason=f"{type(error).__name__}; from within a VPC the store needs an endpoint there"
+        return StoreReply(
+            reason=f"{type(error).__name__}; inside a VPC, the store needs an endpoint in it"
         )
     key = reference.partition("#")[2]
-    value = _json(text).get(key) if key else text
+    value = _json_object(text).get(key) if key else text
     if isinstance(value, str) and value.strip():
-        return _Found(value.strip())
-    return _Found(reason="it has no text under that key" if key else "it is empty")
+        return StoreReply(value.strip())
+    return StoreReply(reason="it has no string under that key" if key else "it is empty")
 
 
-def _read(reference: str, stage: str) -> str:
+def _refused_reply(code: str, stage: str) -> StoreReply:
+    no_rotation = (stage, code) == ("AWSPENDING", "ResourceNotFoundException")
+    return StoreReply() if no_rotation else StoreReply(reason=_REASONS.get(code, code))
+
+
+def read_secret(reference: str, stage: str) -> str:
+    """Ask the store itself. Raises what boto3 raises."""
     import boto3  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
 
     store, _, name = reference.partition(":")
-    once_more = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 2})
-    with _MAKING_CLIENTS:
-        client = boto3.client(store, config=once_more)
+    two_attempts = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 2})
+    with _CREATING_CLIENT:
+        client = boto3.client(store, config=two_attempts)
     if store == "ssm":
         return str(client.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
-    found = client.get_secret_value(SecretId=name.partition("#")[0], VersionStage=stage)
-    return str(found.get("SecretString", ""))
+    secret = client.get_secret_value(SecretId=name.partition("#")[0], VersionStage=stage)
+    return str(secret.get("SecretString", ""))
 
 
-def _json(text: str) -> dict[str, Any]:
+def _json_object(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError:

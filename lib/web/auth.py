@@ -1,39 +1,88 @@
-"""What can be a bearer secret: long and varied enough, and not a text that only says where a secret
-is. Pure.
-"""
+"""The bearer secret: which values can be one, and whether a request carries it. Pure."""
 
-from __future__ import annotations
-
+import hashlib
+import hmac
 import re
+from collections.abc import Mapping, Sequence
 
 from lib.errors import ConfigError
+from lib.web.result import RequestRefused
 
-SHORTEST, LONGEST = 32, 1024
-_VARIETY = 10  # different characters; 16 random bytes in hex have 14 on average
-# Whoever knows a repository or its documentation knows such texts: a reference that nothing here
-# has resolved, and what a shell, a template or a person should have replaced. Passwords with
-# punctuation look otherwise.
-_PLACEHOLDER = (
-    r"(?is)[a-z][a-z0-9+.-]+:[\w/.:@#!+=,~?&% -]+"  # secretsmanager:NAME, ssm:/NAME, op://VAULT/ITEM, arn:aws:...
-    r"|.*(?:\$\{\w+(?:[:?+=-][^{}]*)?\}|\$\(\w+(?: [^()]*)?\)|\{\{[^{}]*\}\}).*"  # ${NAME}, $(command), {{resolve:...}}
-    r"|<[^<>]+>|\[[^][]+\]|`[^`]+`|%\w+%|\$\w+|!\w+ .+|@[\w.]+\(.+\)|\w+\[.+\]"  # <secret>, $NAME, !Ref NAME, ENC[...]
-    r"|projects/[^/]+/secrets/.+"
+MIN_BYTES, MAX_BYTES = 32, 1024
+_MIN_DIFFERENT_CHARACTERS = 10  # 16 random bytes in hex have 14 on average
+# Such texts stand in a repository or in its documentation, so many people know them: a reference
+# that nothing has resolved, or what a shell, a template or a person should have replaced. Real
+# passwords with punctuation look different.
+_PLACEHOLDERS = (
+    # A reference: secretsmanager:NAME, ssm:/NAME, op://VAULT/ITEM, arn:aws:...
+    r"[a-z][a-z0-9+.-]+:[\w/.:@#!+=,~?&% -]+",
+    r"projects/[^/]+/secrets/.+",
+    # Something to replace within a text: ${NAME}, $(command), {{resolve:...}}
+    r".*\$\{\w+(?:[:?+=-][^{}]*)?\}.*",
+    r".*\$\(\w+(?: [^()]*)?\).*",
+    r".*\{\{[^{}]*\}\}.*",
+    # Nothing but something to replace: <secret>, [secret], `command`, %NAME%, $NAME
+    r"<[^<>]+>",
+    r"\[[^][]+\]",
+    r"`[^`]+`",
+    r"%\w+%",
+    r"\$\w+",
+    # !Ref NAME, @Microsoft.KeyVault(...), ENC[...]
+    r"!\w+ .+",
+    r"@[\w.]+\(.+\)",
+    r"\w+\[.+\]",
 )
 
 
 def bearer_secret(variable: str, text: str) -> bytes:
-    """The bytes of a variable's value that can be a secret. Raises ConfigError that names the
-    variable alone.
+    """The bytes of a variable's value. Raises ConfigError, which names the variable alone, for a
+    value that cannot be a secret.
     """
     secret = text.encode(errors="surrogateescape")
-    if not SHORTEST <= len(secret) <= LONGEST:
-        problem = f"must have {SHORTEST} to {LONGEST} bytes"
-    elif len(set(text)) < _VARIETY:
-        problem = f"must have {_VARIETY} different characters or more"
-    elif re.fullmatch(_PLACEHOLDER, text):
-        problem = "is a reference or a placeholder that nothing here resolves, not a secret"
-    else:
-        return secret
-    raise ConfigError(
-        f"{variable} {problem}; set it to the output of `openssl rand -hex 32`, for example"
-    )
+    if problem := _problem(text, len(secret)):
+        raise ConfigError(
+            f"{variable} {problem}; set it to the output of `openssl rand -hex 32`, for example"
+        )
+    return secret
+
+
+def _problem(text: str, length: int) -> str:
+    if not MIN_BYTES <= length <= MAX_BYTES:
+        return f"must have {MIN_BYTES} to {MAX_BYTES} bytes"
+    if len(set(text)) < _MIN_DIFFERENT_CHARACTERS:
+        return f"must have at least {_MIN_DIFFERENT_CHARACTERS} different characters"
+    if _is_placeholder(text):
+        return "is a reference or a placeholder that was not replaced, and not a secret"
+    return ""
+
+
+def _is_placeholder(text: str) -> bool:
+    flags = re.IGNORECASE | re.DOTALL
+    return any(re.fullmatch(pattern, text, flags) for pattern in _PLACEHOLDERS)
+
+
+def authenticate(authorization: Sequence[str], secrets: Mapping[str, bytes]) -> str:
+    """The name of the secret that a request's Authorization headers carry. Raises RequestRefused.
+
+    Every wrong token gets the same answer.
+    """
+    if not authorization:
+        challenge = {"WWW-Authenticate": "Bearer"}
+        raise RequestRefused(401, "unauthorized", "A bearer token is required.", challenge)
+    scheme, _, token = authorization[0].partition(" ")
+    matching = _matching_secrets(token.lstrip(" "), secrets)
+    if len(authorization) > 1 or scheme.lower() != "bearer" or not matching:
+        challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+        raise RequestRefused(401, "unauthorized", "The bearer token is invalid.", challenge)
+    return matching[0]
+
+
+def _matching_secrets(token: str, secrets: Mapping[str, bytes]) -> list[str]:
+    # Nobody can measure which secret matched, or how much of it: digests are compared, in constant
+    # time, and those of all secrets.
+    given = _digest(token.encode("latin-1", "replace") if len(token) <= MAX_BYTES else b"")
+    return [name for name, secret in secrets.items() if hmac.compare_digest(given, _digest(secret))]
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).digest()

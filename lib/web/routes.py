@@ -1,174 +1,186 @@
 """The two routes as one Starlette application.
 
-`GET /api/migration-status` is public and says nothing that a stranger may not know. `POST
-/api/migrate` wants the secret, and looks at a request in this order: path, method, configuration,
-secret, size and type, JSON, database.
+`GET /api/migration-status` is public and tells nothing that a stranger may not know.
+`POST /api/migrate` needs the secret. It checks a request in this order: path, method,
+configuration, secret, size and type, JSON, database.
+
+A request goes one way: an endpoint reads it and awaits the service. Errors become responses in
+Starlette's exception handlers, and a middleware adds what all responses have in common.
 """
 
-from __future__ import annotations
-
-import hashlib
-import hmac
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib import ROOT
 from lib.plan import State
-from lib.web import auth
-from lib.web.service import ACTIONS, ApiResult, Refused, Service
+from lib.web.auth import authenticate
+from lib.web.request_log import LogEntry
+from lib.web.result import ApiResult, RequestRefused, error_result
+from lib.web.service import ACTIONS, Service
 
 STATUS, MIGRATE = "/api/migration-status", "/api/migrate"
-_LONGEST_BODY = 4096
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+DEADLINE = "onward.deadline"
+"""In the scope of a request whose platform ends it at a time: that time, in monotonic seconds."""
+RESPONSE_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_MAX_BODY_BYTES = 4096
 
 
 def create_app(service: Service) -> Starlette:
-    """The application. Answers exactly two paths, and `/` with the page that names them."""
+    """The application. It serves exactly the two paths, and at `/` the page that names them."""
 
     async def status(request: Request) -> Response:
-        answer = await service.public_status()
-        wanted = request.query_params.get("require") == "current"
-        if wanted and answer.document.get("state") in (State.PENDING, State.CONFLICT):
-            answer = answer._replace(status=503)
-        return _response(request, answer)
+        result = await service.public_status()
+        required = request.query_params.get("require") == "current"
+        if required and result.document.get("state") in (State.PENDING, State.CONFLICT):
+            result = result._replace(status=503)
+        return _response(result)
 
     async def migrate(request: Request) -> Response:
-        with service.exchange() as exchange:
-            exchange.entry["secret"] = _authenticate(request, await service.secrets())
-            exchange.entry["action"] = action = _action(request, await _body(request))
-            deadline = request.scope.get("onward.deadline")  # set by what knows the platform's
-            by = "api" if deadline is None else "lambda"
-            exchange.answer = await service.perform(action, applied_by=by, deadline=deadline)
-        return _response(request, exchange.answer)
+        entry = request.state.log_entry = LogEntry()
+        secrets = await service.secrets()
+        entry.fields["secret"] = authenticate(request.headers.getlist("authorization"), secrets)
+        body = await _read_body(request)
+        entry.fields["action"] = action = _requested_action(request.headers, body)
+        deadline = request.scope.get(DEADLINE)
+        applied_by = "api" if deadline is None else "lambda"
+        result = await service.perform(action, applied_by=applied_by, deadline=deadline)
+        return _response(entry.write(result))
 
+    async def migrate_error(request: Request, error: Exception) -> Response:
+        entry: LogEntry = request.state.log_entry
+        return _response(entry.write(service.error_result(error, entry)))
+
+    # Starlette's own handler of Exception would raise the error again after its response, and the
+    # platform would log it: with its text, which may hold a URL.
+    handlers = {HTTPException: migrate_error, Exception: migrate_error}
+    migrate_middleware = [Middleware(ExceptionMiddleware, handlers=handlers)]
     routes = [
-        _ExactRoute(MIGRATE, migrate, methods=["POST"]),
-        _ExactRoute("/", _page, methods=["GET"]),
+        ExactRoute(MIGRATE, migrate, methods=["POST"], middleware=migrate_middleware),
+        ExactRoute("/", _page, methods=["GET"]),
     ]
     if not service.hides_status:
-        routes.append(_ExactRoute(STATUS, status, methods=["GET"]))
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
-    app.router.redirect_slashes = False  # a redirect would be built from the Host header
+        routes.append(ExactRoute(STATUS, status, methods=["GET"]))
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(CommonResponse)],
+        exception_handlers={HTTPException: _http_error},
+    )
+    app.router.redirect_slashes = False  # the Host header would decide where a redirect leads
     return app
 
 
-class _ExactRoute(Route):
-    """A route whose path must be written as it is: `%2f` and its like name nothing here."""
+class ExactRoute(Route):
+    """A route whose path must be written as it is: `%2f` and the like match nothing."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        return (
-            (Match.NONE, {}) if b"%" in (scope.get("raw_path") or b"") else super().matches(scope)
-        )
+        """Starlette's own match, but for a path with an escape in it."""
+        if b"%" in (scope.get("raw_path") or b""):
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
-def _authenticate(request: Request, secrets: Mapping[str, bytes]) -> str:
-    """Which of the secrets the request carries. Raises Refused."""
-    given = request.headers.getlist("authorization")
-    if not given:
-        raise Refused(
-            401, "unauthorized", "A bearer token is needed.", {"WWW-Authenticate": "Bearer"}
-        )
-    scheme, _, rest = given[0].partition(" ")
-    token = rest.lstrip(" ")
-    digest = _digest(token.encode("latin-1", "replace") if len(token) <= auth.LONGEST else b"")
-    # Digests, in constant time, and of every slot: neither which one nor how much of it matched can
-    # be measured.
-    matching = [
-        slot for slot, secret in secrets.items() if hmac.compare_digest(digest, _digest(secret))
-    ]
-    if len(given) > 1 or scheme.lower() != "bearer" or not matching:
-        challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-        raise Refused(401, "unauthorized", "The bearer token is not valid.", challenge)
-    return matching[0]
+class CommonResponse:
+    """Middleware: adds the headers that all responses have, and sends no body to a HEAD request.
+
+    Neither Vercel's runtime nor Mangum leaves the body out.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+        async def send_changed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(RESPONSE_HEADERS)
+            elif message["type"] == "http.response.body" and scope["method"] == "HEAD":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app(scope, receive, send_changed)
 
 
-def _digest(text: bytes) -> bytes:
-    return hashlib.sha256(text).digest()
-
-
-async def _body(request: Request) -> bytes:
+async def _read_body(request: Request) -> bytes:
+    """The body, read no further than to its limit. Raises RequestRefused."""
     if "content-encoding" in request.headers:
-        raise Refused(
-            415, "unsupported_encoding", "Send the body as it is, without Content-Encoding."
-        )
+        raise RequestRefused(415, "unsupported_encoding", "Send the body without Content-Encoding.")
     body = b""
     try:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > _LONGEST_BODY:
-                raise Refused(413, "too_large", f"A body has at most {_LONGEST_BODY} bytes.")
+            if len(body) > _MAX_BODY_BYTES:
+                message = f"The body is larger than {_MAX_BODY_BYTES} bytes."
+                raise RequestRefused(413, "too_large", message)
     except ClientDisconnect:
-        raise Refused(400, "disconnected", "The request broke off.") from None
+        raise RequestRefused(400, "disconnected", "The request was interrupted.") from None
     return body
 
 
-def _action(request: Request, body: bytes) -> str:
-    """What a body asks for; nothing in it may be misunderstood. Raises Refused."""
+def _requested_action(headers: Headers, body: bytes) -> str:
+    """The action that a body names; no body means `migrate`. Raises RequestRefused.
+
+    A body with anything else in it is refused, so that none is misunderstood.
+    """
     if not body:
         return "migrate"
-    if (
-        request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        != "application/json"
-    ):
-        raise Refused(415, "unsupported_type", "Send application/json, or no body.")
-    try:
-        document = json.loads(
-            body.decode(), object_pairs_hook=_without_doubles, parse_constant=_no_constant
-        )
-    except (ValueError, RecursionError):
-        raise Refused(400, "invalid_json", "The body is not valid JSON.") from None
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise RequestRefused(415, "unsupported_type", "Send application/json or no body.")
+    document = _parse_json(body)
     action = document.pop("action", "migrate") if isinstance(document, dict) else None
     if document or action not in ACTIONS:
-        raise Refused(
+        raise RequestRefused(
             400,
             "invalid_request",
-            'The body may say {"action": "migrate" | "status" | "validate"} only.',
+            'The body must be {"action": "migrate" | "status" | "validate"}, {} or empty.',
         )
     return str(action)
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _parse_json(body: bytes) -> Any:
+    """The document. Raises RequestRefused, also for what only Python takes for JSON."""
+    try:
+        return json.loads(
+            body.decode(), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError):
+        raise RequestRefused(400, "invalid_json", "The body is not valid JSON.") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise ValueError
+        raise ValueError("a key is there twice")
     return document
 
 
-def _no_constant(_: str) -> None:
-    raise ValueError
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
-async def _page(request: Request) -> Response:
+async def _page(_: Request) -> Response:
     try:
         page = (ROOT / "public" / "index.html").read_bytes()
-    except FileNotFoundError:  # where the platform itself publishes it, it is not in the function
+    except FileNotFoundError:  # a platform that publishes the page itself leaves it out here
         raise HTTPException(404) from None
-    return _for_method(request, HTMLResponse(page, headers=_HEADERS))
+    return HTMLResponse(page)
 
 
-def _response(request: Request, answer: ApiResult) -> Response:
-    return _for_method(
-        request,
-        JSONResponse(answer.document, answer.status, headers={**_HEADERS, **answer.headers}),
-    )
+async def _http_error(_: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405, which no line of the log is written for."""
+    return _response(error_result(error))
 
 
-def _for_method(request: Request, response: Response) -> Response:
-    if request.method == "HEAD":
-        response.body = b""  # neither Vercel's runtime nor Mangum takes it out
-    return response
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """Starlette's 404 and 405, in our form and with its headers."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    return _response(request, Refused(error.status_code, code, error.detail, error.headers).answer)
+def _response(result: ApiResult) -> Response:
+    return JSONResponse(result.document, result.status, headers=result.headers)

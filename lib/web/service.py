@@ -1,165 +1,281 @@
-"""What both routes and Lambda's direct events do, and the one place where errors become answers and
-log lines.
+"""What both routes and the direct events on Lambda do: read the status, validate, migrate.
 
-Nobody outside learns what a server, a driver or an unknown exception said: it may hold a URL or a
-row. The log gets the redacted words of our own errors and of unknown exceptions, and of a failed
-migration only where and which SQLSTATE.
+Nobody outside learns what a server, a driver or an unknown exception said, because that may hold a
+URL or a row. The log gets the words of Onward's own errors and of unknown exceptions, without
+secrets; of a failed migration it gets the place and the SQLSTATE only.
 """
 
-from __future__ import annotations
-
 import asyncio
-import json
 import os
-import secrets
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from lib import runner
-from lib.errors import (
-    ConfigError,
-    DatabaseUnavailable,
-    LockBusy,
-    MigrationFailed,
-    OnwardError,
-    PasswordRefused,
-)
+from lib.errors import ConfigError, DatabaseUnavailable, LockBusy, OnwardError, PasswordRefused
 from lib.plan import History, Plan
 from lib.postgres.connecting import READ_BUDGET, Budget
 from lib.postgres.executor import Executor
-from lib.report.document import done_dict, run_dict, status_dict, summary_dict, validation_dict
+from lib.report.document import run_dict, status_dict, summary_dict, validation_dict
 from lib.settings.config import Config, read_config, read_duration
 from lib.settings.database_url import configured_urls, redact
 from lib.settings.environ import URL_VARIABLES
 from lib.source.migration import Migration, load, require_runnable
 from lib.web.auth import bearer_secret
+from lib.web.request_log import LogEntry
+from lib.web.result import ApiResult, RequestRefused, error_result
 from lib.web.threads import AllBusy, Shared, Workers
 
 ACTIONS = ("migrate", "status", "validate")
-_SECRETS = {"current": "MIGRATION_SECRET", "previous": "MIGRATION_SECRET_PREVIOUS"}
-_STATUSES = {"full": status_dict, "summary": summary_dict, "off": None}  # MIGRATION_STATUS
-_SHARED_FOR = 2.0
-# The public status: for connecting, for its one statement, and for both.
-_CONNECT, _STATEMENT, _READ = 2.0, 1.5, 4.0
-# And for an answer, whatever else does not answer: a store of secrets, a resolver of names, several
-# hosts in a row.
-STATUS_SECONDS = 4.5
-# What the secret's owner may have done at a time, each on a connection of its own, and how long one
-# more waits.
-_AT_ONCE, QUEUE_SECONDS = 8, 2.0
-_SHORTEST_RUN = (
-    runner.SHUTDOWN_MARGIN_SECONDS + 0.2
-)  # less leaves no time to read what there is to do
-_AGAIN = ("busy", "database_unavailable")
-_MESSAGES = {
-    "not_configured": "The server is not configured for this; its log says which variable.",
-    "invalid_files": "The migration files of this deployment cannot be used; its log says why.",
-    "history_conflict": "The files and the database's history disagree; nothing was run.",
-    "not_empty": "This database has tables but no migration history; nothing was run.",
-    "untrusted_history": "The migration history belongs to a role that is not trusted; nothing was "
-    "run.",
-    "wrong_environment": "This environment may not change this database; nothing was run.",
-    "busy": "Another run, or another session's lock, is in the way; try again.",
-    "database_unavailable": "The database cannot be used now.",
-    "history_hidden": "Row security hides the migration history from this role.",
-    "migration_failed": "A migration failed and was rolled back.",
-    "partly_applied": "A migration failed, and part of what it did stays; look at the database "
-    "before anything else.",
-    "outcome_unknown": "A commit was not answered; look at the status before anything else.",
-    "interrupted": "The run was interrupted; what was not committed is rolled back.",
-    "internal": "Internal error.",
-}
+MIN_RUN_SECONDS = runner.SHUTDOWN_MARGIN_SECONDS + 0.2  # less leaves no time to read the history
+_SECRET_VARIABLES = {"current": "MIGRATION_SECRET", "previous": "MIGRATION_SECRET_PREVIOUS"}
+_STATUS_DOCUMENTS = {"full": status_dict, "summary": summary_dict, "off": None}  # MIGRATION_STATUS
 
 Resolve = Callable[[Mapping[str, str], Sequence[str]], Iterable[Mapping[str, str]]]
-LogEntry = dict[str, Any]
+"""Completes variables of an environment, for instance from a store of secrets.
+
+It yields environments. Each next one is asked for when the database refuses the last one's
+password.
+"""
 
 
-class ApiResult(NamedTuple):
-    """A status code and a document: what HTTP sends and a direct event returns."""
+class Limits(NamedTuple):
+    """How much one instance does at a time, and how long it takes for it at most."""
 
-    status: int
-    document: dict[str, Any]
-    headers: Mapping[str, str] = MappingProxyType({})
+    status_connect_seconds: float = 2.0
+    status_statement_seconds: float = 1.5
+    status_read_seconds: float = 4.0
+    """For connecting and for the one statement together."""
+    status_seconds: float = 4.5
+    """For an answer, whatever else takes long: a store of secrets, a name server, several hosts."""
+    status_shared_seconds: float = 2.0
+    """How long an answer is given to others after it was read."""
+    workers: int = 8
+    """How many requests with the secret are worked on, each with a connection of its own."""
+    queue_seconds: float = 2.0
+    """How long one more of them waits for a worker."""
 
 
-class Refused(Exception):
-    """A request that goes no further; the answer says why."""
+DEFAULT_LIMITS = Limits()
+
+
+def _as_given(environ: Mapping[str, str], _: Sequence[str]) -> Iterable[Mapping[str, str]]:
+    return (environ,)
+
+
+class Service:
+    """One instance: its environment, its limits, and the status that its requests share."""
 
     def __init__(
-        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(code)
-        document = {"success": False, "error": {"code": code, "message": message}}
-        self.answer = ApiResult(status, document, dict(headers or {}))
-
-
-class Exchange:
-    """A request under way: whatever is raised within becomes its answer, and its end is a line in
-    the log.
-    """
-
-    def __init__(self, action: str | None, redacted: Callable[[str], str]) -> None:
-        self.answer = ApiResult(500, {})
-        self.entry: LogEntry = {"requestId": secrets.token_hex(16), "action": action}
-        self._redacted = redacted
-        self._started = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if isinstance(error, Exception):
-            self.answer = self._answer_to(error)
-        elif error is not None:
-            return False
-        self.entry["durationMs"] = round((time.monotonic() - self._started) * 1000)
-        _log(self.entry | _outcome(self.answer))
-        headers = {**self.answer.headers, "X-Request-Id": self.entry["requestId"]}
-        self.answer = self.answer._replace(headers=headers)
-        return True
+        environ: Mapping[str, str],
+        resolve: Resolve = _as_given,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.limits = limits
+        self._environ = environ
+        self._resolve = resolve
+        self._resolved: dict[str, str] = {}
+        self._files = _FileCache()
+        self._status = Shared(self._read_status, seconds=limits.status_shared_seconds)
+        self._secrets = Shared(self._read_secrets, seconds=0.0)
+        self._workers = Workers(limits.workers, queue_seconds=limits.queue_seconds)
 
-    def _answer_to(self, error: Exception) -> ApiResult:
-        match error:
-            case Refused():
-                return error.answer
-            case OnwardError():
-                self.entry["reason"] = self._redacted(error.message)
-                return _error_answer(error)
-        self.entry["reason"] = self._redacted(f"{type(error).__name__}: {error}")
-        frames = traceback.extract_tb(error.__traceback__)
-        self.entry["where"] = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
-        return Refused(500, "internal", _MESSAGES["internal"]).answer
+    @property
+    def hides_status(self) -> bool:
+        """Whether there is no public status."""
+        return self._status_setting == "off"
+
+    async def public_status(self) -> ApiResult:
+        """The public status. One connection at a time reads it for all who ask. Never raises."""
+        try:
+            return await asyncio.wait_for(self._status.get(), self.limits.status_seconds)
+        except TimeoutError:
+            entry = LogEntry("public_status")
+            late = DatabaseUnavailable(
+                f"the status was not read within {self.limits.status_seconds:g} s"
+            )
+            return entry.write(self.error_result(late, entry))
+
+    def forget_status(self) -> None:
+        """Who asks for the public status from now on gets one that is read from now on."""
+        self._status.forget()
+
+    async def secrets(self) -> dict[str, bytes]:
+        """The bearer secrets, as `current` and `previous`.
+
+        Raises ConfigError, which names the variable, if one is missing or cannot be a secret.
+        """
+        return await self._secrets.get()
+
+    async def perform(self, action: str, *, applied_by: str, deadline: float | None) -> ApiResult:
+        """Do one of ACTIONS in a worker's thread. Raises OnwardError.
+
+        A run ends before the deadline, in monotonic seconds; without one, within
+        MIGRATION_HTTP_BUDGET. It goes on to its end if the caller is cancelled.
+        """
+        try:
+            return await self._workers.run(partial(self._perform, action, applied_by, deadline))
+        except AllBusy:
+            raise LockBusy(
+                f"{self.limits.workers} other requests with the secret are in progress"
+            ) from None
+
+    def call(self, action: str, *, applied_by: str, seconds: float | None = None) -> ApiResult:
+        """Do one of ACTIONS in this thread and log it: a direct event needs no secret. Never
+        raises.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        return self._logged(action, partial(self._perform, action, applied_by, deadline))
+
+    def error_result(self, error: Exception, entry: LogEntry) -> ApiResult:
+        """The public result of an error; its reason goes into the log, without secrets."""
+        if isinstance(error, OnwardError):
+            entry.add_reason(self._without_secrets(error.message))
+        elif not isinstance(error, RequestRefused):
+            entry.add_reason(self._without_secrets(f"{type(error).__name__}: {error}"))
+            entry.add_traceback(error)
+        return error_result(error)
+
+    def _logged(self, action: str, work: Callable[[], ApiResult]) -> ApiResult:
+        """What the work returns, or the result of what it raises, with its line in the log."""
+        entry = LogEntry(action)
+        try:
+            result = work()
+        except Exception as error:
+            result = self.error_result(error, entry)
+        return entry.write(result)
+
+    def _read_status(self) -> ApiResult:
+        read = partial(self._with_config, "api", self._public_status)
+        return self._logged("public_status", read)
+
+    def _read_secrets(self) -> dict[str, bytes]:
+        environ = next(iter(self._environments(tuple(_SECRET_VARIABLES.values()))))
+        found = {}
+        for name, variable in _SECRET_VARIABLES.items():
+            text = environ.get(variable, "").strip()
+            if text or name == "current":
+                found[name] = bearer_secret(variable, text)
+        return found
+
+    def _perform(self, action: str, applied_by: str, deadline: float | None) -> ApiResult:
+        if action == "migrate":
+            return self._migrate(applied_by, deadline)
+        read = {"status": self._full_status, "validate": self._validate}[action]
+        return self._with_config(applied_by, read)
+
+    def _migrate(self, applied_by: str, deadline: float | None) -> ApiResult:
+        if deadline is None:
+            budget = read_duration(self._environ, "MIGRATION_HTTP_BUDGET", "25s")
+            deadline = time.monotonic() + budget
+        seconds = deadline - time.monotonic()
+        if seconds < MIN_RUN_SECONDS:
+            raise ConfigError(
+                f"{seconds:.1f} s are too short for a run: raise MIGRATION_HTTP_BUDGET or the "
+                "function's timeout"
+            )
+        try:
+            return self._with_config(applied_by, partial(_run, deadline=deadline))
+        finally:
+            self.forget_status()  # whatever the run has done, the status shall show it
+
+    def _with_config(self, applied_by: str, work: Callable[[Config], ApiResult]) -> ApiResult:
+        """Do the work with the configuration, and if the password is refused with the next one."""
+        failure: OnwardError = ConfigError("no environment was resolved")
+        for environ in self._environments(URL_VARIABLES):
+            try:
+                return work(read_config(environ, applied_by=applied_by))
+            except PasswordRefused as error:
+                run_had_begun = error.applied is not None
+                if run_had_begun:
+                    raise
+                failure = error
+        raise failure
+
+    def _environments(self, variables: Sequence[str]) -> Iterator[Mapping[str, str]]:
+        """The environment with these variables resolved; the log must not show their values."""
+        for environ in self._resolve(self._environ, variables):
+            self._resolved |= {name: environ[name] for name in variables if name in environ}
+            yield environ
+
+    def _read_plan(
+        self, config: Config, *, budget: Budget = READ_BUDGET, **connecting: Any
+    ) -> tuple[History, Plan]:
+        migrations = self._files.load(config.directory)
+        with Executor(config, budget=budget, **connecting) as database:
+            return runner.read_plan(config, database, migrations)
+
+    @property
+    def _status_setting(self) -> str:
+        return self._environ.get("MIGRATION_STATUS", "").strip().lower() or "full"
+
+    def _public_status(self, config: Config) -> ApiResult:
+        make_document = _STATUS_DOCUMENTS.get(self._status_setting)
+        if not make_document:
+            raise ConfigError(
+                f"MIGRATION_STATUS is {self._status_setting!r}; expected one of "
+                f"{', '.join(_STATUS_DOCUMENTS)}"
+            )
+        try:
+            history, plan = self._read_plan(
+                config._replace(statement_timeout=self.limits.status_statement_seconds),
+                url=config.status_url,
+                budget=READ_BUDGET.within(self.limits.status_connect_seconds),
+                deadline=time.monotonic() + self.limits.status_read_seconds,
+            )
+        except LockBusy as error:
+            # 409 tells who wants to change something to resolve a conflict; a reader has none.
+            raise DatabaseUnavailable(error.message) from None
+        return ApiResult(200, make_document(config, history, plan))
+
+    def _full_status(self, config: Config) -> ApiResult:
+        history, plan = self._read_plan(config)
+        return ApiResult(200, status_dict(config, history, plan, full=True))
+
+    def _validate(self, config: Config) -> ApiResult:
+        _, plan = self._read_plan(config)
+        require_runnable(plan.pending)
+        document = validation_dict(plan)
+        return ApiResult(200 if document["success"] else 409, document)
+
+    def _without_secrets(self, text: str) -> str:
+        for variable in _SECRET_VARIABLES.values():
+            if secret := self._resolved.get(variable, "").strip():
+                text = text.replace(secret, "***")
+        return redact(text, *configured_urls(self._resolved))
 
 
-class _Files:
-    """The migration files: read once, and again when the directory looks otherwise, as a deployed
-    one never does.
+def _run(config: Config, deadline: float) -> ApiResult:
+    # Who calls can call again, so the run does not wait for another one to finish.
+    result = runner.run(config._replace(lock_wait=0.0), lambda _: None, deadline=deadline)
+    return ApiResult(202 if result.remaining else 200, run_dict(result))
+
+
+class _FileCache:
+    """The migration files, read again only when the directory changes, as a deployed one never
+    does.
     """
 
     def __init__(self) -> None:
-        self._read: tuple[object, tuple[Migration, ...]] = None, ()
+        # Threads share it, so fingerprint and files are assigned together.
+        self._cached: tuple[object, tuple[Migration, ...]] = None, ()
 
     def load(self, directory: Path) -> tuple[Migration, ...]:
         """What `migration.load` returns and raises."""
-        looks = _looks(directory)
-        if looks is None or looks != self._read[0]:
-            self._read = looks, load(directory)
-        return self._read[1]
+        fingerprint = _fingerprint(directory)
+        known, migrations = self._cached
+        if fingerprint is None or fingerprint != known:
+            migrations = load(directory)
+            self._cached = fingerprint, migrations
+        return migrations
 
 
-def _looks(directory: Path) -> object:
-    """What changes when a file does; None if that cannot be told."""
+def _fingerprint(directory: Path) -> object:
+    """What changes when a file does; None if the directory cannot be read."""
     try:
         with os.scandir(directory) as entries:
             stats = {entry.name: entry.stat() for entry in entries}
@@ -169,203 +285,3 @@ def _looks(directory: Path) -> object:
         name: (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         for name, stat in stats.items()
     }
-
-
-def _as_it_is(environ: Mapping[str, str], _: Sequence[str]) -> Iterable[Mapping[str, str]]:
-    return (environ,)
-
-
-class Service:
-    """What the routes do.
-
-    `resolve` completes variables of the environment, for instance from a store of secrets. It
-    yields environments: each next one is asked for when the database refuses the password of the
-    last.
-    """
-
-    def __init__(self, environ: Mapping[str, str], resolve: Resolve = _as_it_is) -> None:
-        self._environ = environ
-        self._resolve = resolve
-        self._resolved: dict[str, str] = {}
-        self._files = _Files()
-        self._status = Shared(self._read_status, seconds=_SHARED_FOR)
-        self._secrets = Shared(self._read_secrets, seconds=0.0)
-        self._workers = Workers(_AT_ONCE, patience=QUEUE_SECONDS)
-
-    @property
-    def hides_status(self) -> bool:
-        """Whether there is to be no public status."""
-        return self._shown == "off"
-
-    async def public_status(self) -> ApiResult:
-        """The public status: read by one connection at a time, shared, and never waited for longer.
-        Never raises.
-        """
-        try:
-            return await asyncio.wait_for(self._status.get(), STATUS_SECONDS)
-        except TimeoutError:
-            with self.exchange("public_status") as exchange:
-                raise DatabaseUnavailable(
-                    f"the status was not read within {STATUS_SECONDS:g} s"
-                ) from None
-            return exchange.answer
-
-    async def secrets(self) -> dict[str, bytes]:
-        """The secrets by slot. Raises ConfigError naming the variable of one that is missing or
-        cannot be one.
-        """
-        return await self._secrets.get()
-
-    def act(self, action: str, *, applied_by: str, seconds: float | None = None) -> ApiResult:
-        """`perform` in this thread, for those whom nobody needs to ask for a secret. Never raises."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        with self.exchange(action) as exchange:
-            exchange.answer = self._perform(action, applied_by, deadline)
-        return exchange.answer
-
-    async def perform(self, action: str, *, applied_by: str, deadline: float | None) -> ApiResult:
-        """Do one of ACTIONS; a run before a deadline in monotonic seconds, else within
-        MIGRATION_HTTP_BUDGET.
-
-        Raises OnwardError. Who leaves does not end it.
-        """
-        try:
-            return await self._workers.run(partial(self._perform, action, applied_by, deadline))
-        except AllBusy:
-            raise LockBusy(
-                f"{_AT_ONCE} other requests with the secret are being worked on"
-            ) from None
-
-    def exchange(self, action: str | None = None) -> Exchange:
-        """A request, to be used as a context manager, which raises nothing."""
-        return Exchange(action, self._redacted)
-
-    def _read_status(self) -> ApiResult:
-        with self.exchange("public_status") as exchange:
-            exchange.answer = self._connected("api", self._public_status)
-        return exchange.answer
-
-    def _read_secrets(self) -> dict[str, bytes]:
-        environ = next(iter(self._environments(tuple(_SECRETS.values()))))
-        found = {}
-        for slot, variable in _SECRETS.items():
-            text = environ.get(variable, "").strip()
-            if text or slot == "current":
-                found[slot] = bearer_secret(variable, text)
-        return found
-
-    def _perform(self, action: str, applied_by: str, deadline: float | None) -> ApiResult:
-        if action != "migrate":
-            return self._connected(
-                applied_by, {"status": self._full_status, "validate": self._validate}[action]
-            )
-        if deadline is None:
-            deadline = time.monotonic() + read_duration(
-                self._environ, "MIGRATION_HTTP_BUDGET", "25s"
-            )
-        if (seconds := deadline - time.monotonic()) < _SHORTEST_RUN:
-            raise ConfigError(
-                f"{seconds:.1f} s are not enough: give MIGRATION_HTTP_BUDGET or the function more "
-                "time"
-            )
-        try:
-            return self._connected(applied_by, partial(_migrate, deadline=deadline))
-        finally:
-            self._status.forget()  # whatever the run has done, it is news
-
-    def _connected(self, applied_by: str, work: Callable[[Config], ApiResult]) -> ApiResult:
-        failure: OnwardError = ConfigError("no environment was resolved")
-        for environ in self._environments(URL_VARIABLES):
-            try:
-                return work(read_config(environ, applied_by=applied_by))
-            except PasswordRefused as error:
-                if error.applied is not None:
-                    raise
-                failure = error
-        raise failure
-
-    def _environments(self, variables: Sequence[str]) -> Iterator[Mapping[str, str]]:
-        for environ in self._resolve(self._environ, variables):
-            self._resolved |= {name: environ[name] for name in variables if name in environ}
-            yield environ
-
-    def _look(
-        self, config: Config, *, budget: Budget = READ_BUDGET, **connecting: Any
-    ) -> tuple[History, Plan]:
-        migrations = self._files.load(config.directory)
-        with Executor(config, budget=budget, **connecting) as database:
-            return runner.read_plan(config, database, migrations)
-
-    @property
-    def _shown(self) -> str:
-        return self._environ.get("MIGRATION_STATUS", "").strip().lower() or "full"
-
-    def _public_status(self, config: Config) -> ApiResult:
-        shown = _STATUSES.get(self._shown)
-        if not shown:
-            raise ConfigError(
-                f"MIGRATION_STATUS is {self._shown!r}; it can be {', '.join(_STATUSES)}"
-            )
-        config = config._replace(statement_timeout=_STATEMENT)
-        deadline = time.monotonic() + _READ
-        try:
-            found = self._look(
-                config,
-                url=config.status_url,
-                budget=READ_BUDGET.within(_CONNECT),
-                deadline=deadline,
-            )
-        except LockBusy as error:  # a conflict for who wants to change something; who only looks has nothing to resolve
-            raise DatabaseUnavailable(error.message) from None
-        return ApiResult(200, shown(config, *found))
-
-    def _full_status(self, config: Config) -> ApiResult:
-        return ApiResult(200, status_dict(config, *self._look(config), full=True))
-
-    def _validate(self, config: Config) -> ApiResult:
-        _, plan = self._look(config)
-        require_runnable(plan.pending)
-        document = validation_dict(plan)
-        return ApiResult(200 if document["success"] else 409, document)
-
-    def _redacted(self, text: str) -> str:
-        for variable in _SECRETS.values():
-            text = text.replace(self._resolved.get(variable, "").strip() or "\0", "***")
-        return redact(text, *configured_urls(self._resolved))
-
-
-def _migrate(config: Config, deadline: float) -> ApiResult:
-    run = runner.run(config._replace(lock_wait=0.0), lambda _: None, deadline=deadline)
-    return ApiResult(202 if run.remaining else 200, run_dict(run))
-
-
-def _error_answer(error: OnwardError) -> ApiResult:
-    headers = {"Retry-After": "5"} if error.code in _AGAIN else {}
-    answer = Refused(error.http_status, error.code, _MESSAGES[error.code], headers).answer
-    if isinstance(error, MigrationFailed):
-        failure = error.failure
-        answer.document["error"] |= {
-            "version": failure.version,
-            "sqlstate": failure.server.sqlstate,
-            "constraint": failure.server.constraint,
-            "line": failure.line,
-        }
-    if error.applied is not None:
-        answer.document["applied"] = [done_dict(done) for done in error.applied]
-        answer.document["remaining"] = list(error.remaining)
-    return answer
-
-
-def _outcome(answer: ApiResult) -> LogEntry:
-    """What the log says of an answer."""
-    error = dict(answer.document.get("error", {}))
-    error.pop("message", None)
-    outcome = error.pop("code", None) or answer.document.get("state", "ok")
-    applied = [one["version"] for one in answer.document.get("applied", ())]
-    return {"status": answer.status, "outcome": outcome, "applied": applied, **error}
-
-
-def _log(entry: LogEntry) -> None:
-    """One JSON object on one line of stdout, where every platform collects it."""
-    sys.stdout.write(json.dumps(entry) + "\n")
-    sys.stdout.flush()

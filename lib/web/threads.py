@@ -1,12 +1,9 @@
-"""Work that blocks, done by threads and awaited by event loops: made once for all who ask, or by so
-many at a time.
+"""Blocking work that threads do and event loops await: shared by all who ask, or a few at a time.
 
-A platform may run each request on an event loop of its own, and freeze the process between two of
-them. So nothing here belongs to a loop, who waits holds no thread, and who leaves ends nothing for
-the others.
+A platform may run each request on an event loop of its own, and may freeze the process between two
+of them. So nothing here belongs to an event loop, a waiting request holds no thread, and a request
+that is cancelled ends nothing for the others.
 """
-
-from __future__ import annotations
 
 import asyncio
 import time
@@ -20,88 +17,85 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """What `make` returns: made by one thread at a time, for all who ask meanwhile and for
-    `seconds` after its end.
+    """The value that `make` returns, for all who ask while it is made and `seconds` afterwards.
 
-    What it raises reaches those who wait, and is not kept.
+    One thread at a time makes it. An error reaches all who wait for that value, and is not kept.
     """
 
     def __init__(self, make: Callable[[], T], *, seconds: float) -> None:
         self._make = make
         self._seconds = seconds
-        self._asking, self._making = Lock(), Lock()
+        self._choosing, self._making = Lock(), Lock()
         self._latest: Future[tuple[float, T]] | None = None
 
     async def get(self) -> T:
-        """Wait for it on this event loop."""
-        _, made = await asyncio.wrap_future(self._future())
-        return made
+        """Wait for the value on this event loop."""
+        _, value = await asyncio.wrap_future(self._future())
+        return value
 
     def result(self) -> T:
-        """Wait for it in this thread."""
-        _, made = self._future().result()
-        return made
+        """Wait for the value in this thread."""
+        _, value = self._future().result()
+        return value
 
     def forget(self) -> None:
-        """Who asks from now on gets what is begun from now on."""
-        with self._asking:
+        """Who asks from now on gets a value that is made from now on."""
+        with self._choosing:
             self._latest = None
 
     def _future(self) -> Future[tuple[float, T]]:
-        with self._asking:
-            if self._latest is None or self._is_over(self._latest):
-                self._latest = self._begin()
+        with self._choosing:
+            if self._latest is None or self._is_stale(self._latest):
+                self._latest = self._start()
             return self._latest
 
-    def _is_over(self, future: Future[tuple[float, T]]) -> bool:
+    def _is_stale(self, future: Future[tuple[float, T]]) -> bool:
         if not future.done():
             return False
-        # The wall clock, since a frozen process's monotonic one may stand still; one that is set
-        # only costs a call.
-        return (
-            future.exception() is not None
-            or not 0 <= time.time() - future.result()[0] <= self._seconds
-        )
+        if future.exception() is not None:
+            return True
+        # The wall clock, because the monotonic one may stand still while the process is frozen.
+        # If somebody sets it back, the value is only made once more.
+        made_at, _ = future.result()
+        return not 0 <= time.time() - made_at <= self._seconds
 
-    def _begin(self) -> Future[tuple[float, T]]:
+    def _start(self) -> Future[tuple[float, T]]:
         future: Future[tuple[float, T]] = Future()
-        future.set_running_or_notify_cancel()  # from here on a waiter that is cancelled cannot cancel it
+        future.set_running_or_notify_cancel()  # so that a cancelled waiter cannot cancel it
         Thread(target=copy_context().run, args=(self._work, future), daemon=True).start()
         return future
 
     def _work(self, future: Future[tuple[float, T]]) -> None:
         with self._making:
             try:
-                made = self._make()
-            except BaseException as error:  # it is raised where it is waited for
+                value = self._make()
+            except BaseException as error:  # raised again where the value is waited for
                 future.set_exception(error)
             else:
-                future.set_result((time.time(), made))
+                future.set_result((time.time(), value))
 
 
 class AllBusy(Exception):
-    """All threads are at work, and none has become free in time."""
+    """All workers are at work, and none was free in time."""
 
 
 class Workers:
-    """So many threads for work that is not shared. Work that has begun goes on to its end, whoever
-    waits for it.
+    """A number of threads for work that is not shared. Work that has begun goes on to its end, even
+    if its caller is cancelled.
     """
 
-    def __init__(self, count: int, *, patience: float) -> None:
+    def __init__(self, count: int, *, queue_seconds: float) -> None:
         self._threads = ThreadPoolExecutor(count)
-        self._patience = patience
+        self._queue_seconds = queue_seconds
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What the work returns or raises. Raises AllBusy if no thread has begun it within the
-        patience, in seconds.
-        """
+        """What the work returns or raises. Raises AllBusy if no thread begins it in time."""
         future = self._threads.submit(copy_context().run, work)
         waiting = asyncio.wrap_future(future)
         try:
-            await asyncio.wait({waiting}, timeout=self._patience)
+            await asyncio.wait({waiting}, timeout=self._queue_seconds)
             if future.cancel():
                 raise AllBusy
             return await waiting
         finally:
-            waiting.cancel()  # work that has not begun when its caller is cancelled never begins
+            waiting.cancel()  # work that is still queued when its caller is cancelled never begins
