@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lib.migration import load
 from lib.piecewise import refuse_what_stays
 from lib.runner import Retry
 from tests.conftest import Cli, Database, Server
-from tests.proxy import Hold, Proxy
+from tests.proxy import Hold, Message, Proxy
 from tests.running import (
     LOCK,
     SETTLED,
@@ -284,6 +285,29 @@ def test_a_run_whose_lock_is_lost_stops_and_records_nothing(
     assert (tables(database), history(database)) == (left, [])
 
 
+def test_the_session_that_holds_the_lock_may_stand_idle_for_any_time(
+    proxy: Proxy, database: Database, migrations: Write
+) -> None:
+    """The minute that the other transactions may stand idle would be a tenth of a second here."""
+
+    async def shortened(message: Message) -> None:
+        limit = b"idle_in_transaction_session_timeout = "
+        await replace(message, data=message.data.replace(limit + b"'60000ms'", limit + b"'00100ms'")).pass_on()
+
+    opening = proxy.when("'held'", shortened)
+    through = Database(database.name, proxy.url(database.url))
+    run(through, migrations({"001-long.sql": HEAD + "SELECT pg_sleep(1); CREATE TABLE a ();"}))
+    assert (opening.hits, tables(database), history(database)) == (1, ["a"], ["001-long"])
+
+
+def test_a_lock_that_is_lost_by_a_block_does_not_make_it_half_done(database: Database, migrations: Write) -> None:
+    kill = f"DO $$ BEGIN PERFORM pg_terminate_backend(({HOLDER})); COMMIT; END $$;"
+    error = fails(database, migrations({"001-kills.sql": f"{HEAD}CREATE TABLE a (); {kill}"}))
+    assert "holds the run's lock is gone" in error.failure.server.message
+    assert error.state == "statements 1 to 2 are done and stay; the file is not recorded"
+    assert (tables(database), history(database)) == (["a"], [])
+
+
 def test_another_run_does_not_start_meanwhile(server: Server, database: Database, migrations: Write) -> None:
     look = f"CREATE TABLE free AS SELECT pg_try_advisory_xact_lock({LOCK}) AS free"
     run(database, migrations({"001-look.sql": HEAD + look}))
@@ -471,6 +495,16 @@ def test_a_prepared_transaction_that_is_left_open_is_not_called_applied(database
     assert tables(database) == ["two"]
 
 
+def test_a_prepared_transaction_from_before_is_not_the_files(database: Database, migrations: Write) -> None:
+    name = f"older-{database.name}"
+    database.execute(f"BEGIN; CREATE TABLE older (); PREPARE TRANSACTION '{name}'")
+    try:
+        run(database, migrations({"001-one.sql": f"{HEAD}-- prepared and to stay: {name}\nCREATE TABLE one ();"}))
+        assert (tables(database), history(database)) == (["one"], ["001-one"])
+    finally:
+        database.execute(f"ROLLBACK PREPARED '{name}'")
+
+
 # Statements that run several transactions.
 
 BLOCK = "DO $$ BEGIN FOR i IN 1..3 LOOP INSERT INTO items VALUES (i); COMMIT; END LOOP; END $$;"
@@ -573,6 +607,25 @@ def test_a_detaching_that_is_broken_off_by_a_busy_table_is_finished_by_the_next_
         running.start()
         until(lambda: [event for event in events.all if isinstance(event, Retry)])
     running.join()
+    assert any("finished the detaching" in notice for notice in events.notices)
+    assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [(0,)]
+    assert history(database) == ["001-detach"]
+
+
+def test_a_finish_of_a_detaching_that_meets_a_busy_table_is_tried_again(database: Database, migrations: Write) -> None:
+    database.execute(EVENTS)
+    directory = migrations({"001-detach.sql": f"{HEAD}SET lock_timeout = '50ms'; {DETACH}"})
+    events = Events()
+    with psycopg.connect(database.url) as reader:
+        reader.execute("SELECT FROM events")
+
+        def emit(event: runner.Event) -> None:
+            events.all.append(event)
+            if sum(isinstance(one, Retry) for one in events.all) == 3:
+                reader.rollback()
+
+        runner.run(config_of(database, directory, MIGRATION_LOCK_TIMEOUT="50ms"), emit)
+    assert sum(isinstance(one, Retry) for one in events.all) >= 3
     assert any("finished the detaching" in notice for notice in events.notices)
     assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [(0,)]
     assert history(database) == ["001-detach"]

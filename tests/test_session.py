@@ -741,13 +741,17 @@ def test_a_statement_is_cancelled_at_its_deadline_and_the_session_goes_on(databa
 
 @pytest.mark.parametrize("size", [0, 50_000_000], ids=["answer", "read"])
 def test_a_server_that_does_not_answer_the_cancellation_is_left(database: Database, server: Server, size: int) -> None:
-    """Nor one that does not even read the whole of what it is sent."""
-    with connect(target_of(database), "onward test", deadline=time.monotonic() + 0.2) as session:
+    """Nor one that does not even read the whole of what it is sent. A fault that waits for ever ends by the timer."""
+    patient = changed(database, query="tcp_user_timeout=0")
+    with connect(target_of(patient), "onward test", deadline=time.monotonic() + 0.2) as session:
         backend = int(session.query("SELECT pg_backend_pid()")[0][0] or 0)
         os.kill(backend, signal.SIGSTOP)
+        relief = threading.Timer(60, os.kill, [backend, signal.SIGCONT])
+        relief.start()
         try:
             assert session.send(f"CREATE TABLE one () -- {'x' * size}").lost
         finally:
+            relief.cancel()
             os.kill(backend, signal.SIGCONT)
         assert session.send("SELECT 1").lost
     nothing_is_left_running(server, database)

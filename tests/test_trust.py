@@ -467,6 +467,29 @@ def test_a_row_that_cannot_be_written_at_the_end_is_given_to_be_typed(database: 
     assert (tables(database), versions(database)) == (["one", "two"], ["001-one", "002-two"])
 
 
+@pytest.mark.parametrize("command", ["INSERT", "UPDATE"])
+def test_a_trigger_that_keeps_out_a_baseline_or_a_repair_is_told(
+    database: Database, migrations: Write, command: str
+) -> None:
+    directory = migrations(ONE)
+    run(database, directory)
+    database.execute("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
+    database.execute(
+        f"CREATE TRIGGER keep_out BEFORE {command} ON schema_migrations FOR EACH ROW EXECUTE FUNCTION nothing()"
+    )
+    before = database.execute("SELECT xmin, * FROM schema_migrations")
+    migrations(TWO if command == "INSERT" else {"001-one.sql": "CREATE TABLE one (i int); -- changed"})
+    config = config_of(database, directory)
+    act = partial(runner.baseline, config, 2) if command == "INSERT" else partial(runner.repair, config, "001-one")
+    with pytest.raises(HistoryConflict, match="not stored as it was written; rolled back") as caught:
+        act()
+    assert "information_schema.triggers" in caught.value.next_step
+    assert database.execute("SELECT xmin, * FROM schema_migrations") == before
+    database.execute("DROP TRIGGER keep_out ON schema_migrations")
+    act()
+    assert run(database, directory).applied == []
+
+
 def test_a_version_is_never_applied_twice_in_one_run(database: Database, migrations: Write) -> None:
     directory = migrations({**ONE, "002-two.sql": "-- migrate: no-transaction\nCREATE TABLE two ();"})
 
