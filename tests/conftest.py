@@ -1,7 +1,9 @@
-"""The fixtures: one Postgres a run, a database of its own for each test, and the command line in a clean environment.
+"""The fixtures: one Postgres a run, a database of its own for each test, and the command line in a
+clean environment.
 
-The server is POSTGRES_TEST_URL's (a superuser's URL; the tests create and drop databases there), else an embedded one
-that pytest's first process starts and all xdist workers share; it ends with that process, `kill -9` included.
+The server is POSTGRES_TEST_URL's (a superuser's URL; the tests create and drop databases there),
+else an embedded one that pytest's first process starts and all xdist workers share; it ends with
+that process, `kill -9` included.
 """
 
 import os
@@ -25,7 +27,8 @@ from lib.cli.commands import main
 from scripts.dev.embedded import Embedded, EmbeddedError
 
 ROOT = Path(__file__).resolve().parent.parent
-# No fsync: nothing here outlives the run. No autovacuum: it would move the counters that some tests read.
+# No fsync: nothing here outlives the run. No autovacuum: it would move the counters that some tests
+# read.
 SETTINGS = (
     "fsync=off",
     "synchronous_commit=off",
@@ -46,7 +49,9 @@ class Database:
     url: str = field(repr=False)
 
     def execute(self, sql: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
-        """Run SQL in autocommit on a connection of its own; the rows of the last statement, none if it has no rows."""
+        """Run SQL in autocommit on a connection of its own; the rows of the last statement, none if
+        it has no rows.
+        """
         with psycopg.connect(self.url, autocommit=True) as connection:
             cursor = connection.execute(sql.encode(), parameters)
             while cursor.nextset():
@@ -56,7 +61,9 @@ class Database:
 
 @dataclass(frozen=True)
 class Server:
-    """The run's Postgres; `create` and `drop` are for tests that need more databases than `database` gives them."""
+    """The run's Postgres; `create` and `drop` are for tests that need more databases than
+    `database` gives them.
+    """
 
     url: str = field(repr=False)
     run: str
@@ -65,7 +72,9 @@ class Server:
 
     @property
     def admin(self) -> Database:
-        """The database of the server's own URL: for roles, statistics and other databases' sessions."""
+        """The database of the server's own URL: for roles, statistics and other databases'
+        sessions.
+        """
         return self.database(urlsplit(self.url).path.lstrip("/") or "postgres")
 
     def database(self, name: str) -> Database:
@@ -77,7 +86,9 @@ class Server:
         database = self.database(name or f"{self.run}_{self.worker}_{next(self.numbers)}")
         with psycopg.connect(self.url, autocommit=True) as connection:
             strategy = " STRATEGY file_copy" if connection.info.server_version >= 150000 else ""
-            connection.execute(f'CREATE DATABASE "{database.name}" TEMPLATE "{template}"{strategy}'.encode())
+            connection.execute(
+                f'CREATE DATABASE "{database.name}" TEMPLATE "{template}"{strategy}'.encode()
+            )
         return database
 
     def drop(self, database: Database) -> None:
@@ -95,7 +106,9 @@ class Completed:
 
 
 class Cli:
-    """Runs `scripts/migrate.py` in a directory whose `migrations` it uses, with a clean environment."""
+    """Runs `scripts/migrate.py` in a directory whose `migrations` it uses, with a clean
+    environment.
+    """
 
     def __init__(self, project: Path, directory: Path) -> None:
         self.script = project / "scripts" / "migrate.py"
@@ -109,13 +122,16 @@ class Cli:
         cwd: Path | None = None,
         input: str | None = None,  # noqa: A002  (subprocess.run's own name for it)
     ) -> Completed:
-        """Run it to its end; `url` stands for POSTGRES_URL in `env`. Fails if it prints the password of a URL."""
+        """Run it to its end; `url` stands for POSTGRES_URL in `env`. Fails if it prints the
+        password of a URL.
+        """
         passed = {"MIGRATION_DIR": str(self.directory / "migrations")} | dict(env or {})
         if url:
             passed["POSTGRES_URL"] = url
         result = subprocess.run(
             [sys.executable, str(self.script), *arguments],
-            env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | passed,
+            env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+            | passed,
             cwd=cwd or self.directory,
             input=input or "",
             encoding="utf-8",
@@ -134,9 +150,14 @@ class Here:
         self.directory = directory
         self._capsys = capsys
 
-    def __call__(self, *arguments: str, url: str | None = None, env: Mapping[str, str] | None = None) -> Completed:
+    def __call__(
+        self, *arguments: str, url: str | None = None, env: Mapping[str, str] | None = None
+    ) -> Completed:
         """Run one command; a `.env` of the developer's own decides nothing that a test depends on."""
-        environ = {"MIGRATION_DIR": str(self.directory / "migrations"), "MIGRATION_ENV": "development"}
+        environ = {
+            "MIGRATION_DIR": str(self.directory / "migrations"),
+            "MIGRATION_ENV": "development",
+        }
         if url:
             environ["POSTGRES_URL"] = url
         code = main(arguments, environ | dict(env or {}))
@@ -156,7 +177,9 @@ def _canary(value: str) -> str | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """More processes than processors: most of the tests wait, for a server or for a process of their own."""
+    """More processes than processors: most of the tests wait, for a server or for a process of
+    their own.
+    """
     return 2 * (os.cpu_count() or 1)
 
 
@@ -167,7 +190,9 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def _shared(config: pytest.Config) -> dict[str, str]:
-    """The server's URL and the prefix of this run's databases: the same in every process of the run."""
+    """The server's URL and the prefix of this run's databases: the same in every process of the
+    run.
+    """
     if hasattr(config, "workerinput"):
         return {name: config.workerinput[name] for name in ("postgres_url", "postgres_run")}
     if SHARED not in config.stash:
@@ -176,7 +201,10 @@ def _shared(config: pytest.Config) -> dict[str, str]:
         if given:
             server = Server(given, run, "")
             config.add_cleanup(lambda: server.drop(server.database(f"{run}_template")))
-        config.stash[SHARED] = {"postgres_url": given or _start_embedded(config), "postgres_run": run}
+        config.stash[SHARED] = {
+            "postgres_url": given or _start_embedded(config),
+            "postgres_run": run,
+        }
     return config.stash[SHARED]
 
 
@@ -196,10 +224,15 @@ def _start_embedded(config: pytest.Config) -> str:
 
 
 def _roomy(directory: Path) -> bool:
-    """Whether databases fit in there, and programs may be run from there: containers often have it small and noexec."""
+    """Whether databases fit in there, and programs may be run from there: containers often have it
+    small and noexec.
+    """
     if not directory.is_dir() or not os.access(directory, os.W_OK):
         return False
-    return shutil.disk_usage(directory).free > 2 * 2**30 and not os.statvfs(directory).f_flag & os.ST_NOEXEC
+    return (
+        shutil.disk_usage(directory).free > 2 * 2**30
+        and not os.statvfs(directory).f_flag & os.ST_NOEXEC
+    )
 
 
 @pytest.fixture(scope="session")
@@ -221,7 +254,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def template(server: Server, project: Path) -> str:
-    """The name of a database that `scripts/migrate.py` has brought up to date with `migrations/`, once for the run."""
+    """The name of a database that `scripts/migrate.py` has brought up to date with `migrations/`,
+    once for the run.
+    """
     wanted = server.database(f"{server.run}_template")
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(hashtext(%s))", [wanted.name])
@@ -252,26 +287,36 @@ def migrated(server: Server, template: str) -> Iterator[Database]:
 
 @pytest.fixture
 def cli(project: Path, tmp_path: Path) -> Cli:
-    """`cli("status", url=database.url)` runs the command in `tmp_path`, where `migrations` writes its files."""
+    """`cli("status", url=database.url)` runs the command in `tmp_path`, where `migrations` writes
+    its files.
+    """
     return Cli(project, tmp_path)
 
 
 @pytest.fixture
 def migrations(tmp_path: Path) -> Callable[[Mapping[str, str | bytes]], Path]:
-    """`migrations({"001-a.sql": "SELECT 1"})` writes files as they are into `tmp_path/migrations`, and returns that."""
+    """`migrations({"001-a.sql": "SELECT 1"})` writes files as they are into `tmp_path/migrations`,
+    and returns that.
+    """
 
     def write(files: Mapping[str, str | bytes]) -> Path:
         directory = tmp_path / "migrations"
         directory.mkdir(exist_ok=True)
         for name, content in files.items():
-            (directory / name).write_bytes(content.encode() if isinstance(content, str) else content)
+            (directory / name).write_bytes(
+                content.encode() if isinstance(content, str) else content
+            )
         return directory
 
     return write
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    """`here("status", url=database.url)` is `cli` without the process: for the many tests that need none."""
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Here:
+    """`here("status", url=database.url)` is `cli` without the process: for the many tests that need
+    none.
+    """
     monkeypatch.chdir(tmp_path)
     return Here(tmp_path, capsys)

@@ -1,9 +1,11 @@
-"""The documentation as something to be tried: its pages, their blocks, and a place where a block is followed.
+"""The documentation as something to be tried: its pages, their blocks, and a place where a block is
+followed.
 
-A `console` block is a shell's session: the lines that begin with `$ ` are run, and print what is shown below them. A
-command that fails is followed by `$ echo $?`. A `text` block is the log of a build, and `vercel.json`'s command prints
-it. White space does not count, VARIES says what else does not, and `…` is whatever stands there. An `sh` block is run
-whole. An `sql` block that names its file or has a directive is applied by the runner; any other is executed as it is.
+A `console` block is a shell's session: the lines that begin with `$ ` are run, and print what is
+shown below them. A command that fails is followed by `$ echo $?`. A `text` block is the log of a
+build, and `vercel.json`'s command prints it. White space does not count, VARIES says what else does
+not, and `…` is whatever stands there. An `sh` block is run whole. An `sql` block that names its
+file or has a directive is applied by the runner; any other is executed as it is.
 """
 
 import json
@@ -24,7 +26,12 @@ from lib.source.migration import load
 from tests.conftest import ROOT, Database, Server
 from tests.running import history
 
-PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "AGENTS.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 SECRET = "canary-of-the-docs-" * 3
 HOST = "ep-cool-rain-123456.eu-central-1.aws.neon.tech"
 
@@ -40,7 +47,8 @@ NOT_RUN = {
     "scripts/setup": "installs a second .venv; test_sandbox.py runs it",
     "scripts/test": "it is what runs this",
     "scripts/bundle.py": "needs Lambda's Python; test_bundle.py runs it",
-    "scripts/invoke.py": "needs an account; tests/platform/test_lambda.py runs it on the real runtime",
+    "scripts/invoke.py": "needs an account; tests/platform/test_lambda.py runs it on the real "
+    "runtime",
     "scripts/dev/bench.py": "takes minutes; test_bench.py runs it",
 }
 # A sandbox stays until Ctrl-C. This one types it, when all has been said.
@@ -65,7 +73,8 @@ VARIES = re.compile(
 )
 
 FENCE_OR_HEADING = re.compile(
-    r"^## (?P<heading>[^\n]+)|^ *```(?P<language>\w*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL
+    r"^## (?P<heading>[^\n]+)|^ *```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
 )
 
 
@@ -88,7 +97,8 @@ class Block:
         parts = re.split(r"^\$ ((?:.*\\\n)*.*)\n?", self.text, flags=re.MULTILINE)
         assert not parts[0], f"{self.where}: a session begins with a command"
         return [
-            (re.sub(r"\\\n *", "", command), shown) for command, shown in zip(parts[1::2], parts[2::2], strict=True)
+            (re.sub(r"\\\n *", "", command), shown)
+            for command, shown in zip(parts[1::2], parts[2::2], strict=True)
         ]
 
 
@@ -103,7 +113,9 @@ def blocks_of(page: Path) -> Iterator[Block]:
             section = anchor(found["heading"])
         else:
             line = text.count("\n", 0, found.start()) + 1
-            yield Block(f"{name_of(page)}#{section}", line, found["language"], dedent(found["text"]))
+            yield Block(
+                f"{name_of(page)}#{section}", line, found["language"], dedent(found["text"])
+            )
 
 
 def prose_of(page: Path) -> str:
@@ -118,7 +130,9 @@ def anchor(heading: str) -> str:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 SECTIONS = {
     section: [
-        block for block in BLOCKS if block.section == section and block.language in ("console", "sh", "sql", "text")
+        block
+        for block in BLOCKS
+        if block.section == section and block.language in ("console", "sh", "sql", "text")
     ]
     for section in dict.fromkeys(block.section for block in BLOCKS)
 }
@@ -153,9 +167,17 @@ class Place:
     def use(self, database: Database) -> None:
         """Let it be this database that everything is about."""
         self.database = database
-        self.names |= {"neondb": database.name, HOST: urlsplit(database.url).netloc.rpartition("@")[2]}
+        self.names |= {
+            "neondb": database.name,
+            HOST: urlsplit(database.url).netloc.rpartition("@")[2],
+        }
         self.environ = {"POSTGRES_URL": database.url, "MIGRATION_SECRET": SECRET}
-        self.build = {"CI": "1", "VERCEL": "1", "VERCEL_DEPLOYMENT_ID": "dpl_1", "DATABASE_URL_UNPOOLED": database.url}
+        self.build = {
+            "CI": "1",
+            "VERCEL": "1",
+            "VERCEL_DEPLOYMENT_ID": "dpl_1",
+            "DATABASE_URL_UNPOOLED": database.url,
+        }
         self.build |= {"VERCEL_ENV": "production", "VERCEL_TARGET_ENV": "production"}
 
     def start_from_nothing(self) -> None:
@@ -193,23 +215,38 @@ class Place:
     def type(self, block: Block) -> None:
         steps = [step for step in block.steps if not not_run(step[0])]
         outputs = self.shell([self.here(command) for command, _ in steps])
-        for number, ((command, shown), (code, printed)) in enumerate(zip(steps, outputs, strict=True)):
+        for number, ((command, shown), (code, printed)) in enumerate(
+            zip(steps, outputs, strict=True)
+        ):
             said = any(step[0] == "echo $?" for step in steps[number + 1 : number + 2])
-            assert code == 0 or said, f"{block.where}: `{command}` exits with {code}, and nothing says so:\n{printed}"
-            assert alike(self.here(shown), printed), f"{block.where}: `{command}` prints\n{printed}\nand not\n{shown}"
+            assert code == 0 or said, (
+                f"{block.where}: `{command}` exits with {code}, and nothing says so:\n{printed}"
+            )
+            assert alike(self.here(shown), printed), (
+                f"{block.where}: `{command}` prints\n{printed}\nand not\n{shown}"
+            )
 
     def shell(self, commands: Sequence[str]) -> list[tuple[int, str]]:
         """Each command's exit code and what it printed, all in one shell."""
-        script = "".join(f"{command}\n_code=$?; printf '\\0%s\\0' $_code; (exit $_code)\n" for command in commands)
+        script = "".join(
+            f"{command}\n_code=$?; printf '\\0%s\\0' $_code; (exit $_code)\n"
+            for command in commands
+        )
         parts = self.run(["bash", "-c", script], self.environ).stdout.split("\0")
-        return [(int(code), printed) for printed, code in zip(parts[0::2], parts[1::2], strict=False)]
+        return [
+            (int(code), printed) for printed, code in zip(parts[0::2], parts[1::2], strict=False)
+        ]
 
     def deploy(self, block: Block) -> None:
         command = json.loads((ROOT / "vercel.json").read_text())["buildCommand"]
         here = command.replace(".vercel/migrate-venv/bin/python", "python3")
         result = self.run(["bash", "-c", here], self.build)
         self.built()
-        failed = f'Error: Command "{command}" exited with {result.returncode}\n' if result.returncode else ""
+        failed = (
+            f'Error: Command "{command}" exited with {result.returncode}\n'
+            if result.returncode
+            else ""
+        )
         printed = result.stdout + failed
         assert alike(self.here(block.text), printed), (
             f"{block.where}: the build prints\n{printed}\nand not\n{block.text}"
@@ -248,7 +285,11 @@ class Place:
             listening = self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             environ = self.inherited | self.build | {"MIGRATION_SECRET": SECRET}
             process = subprocess.Popen(
-                [sys.executable, "-c", f"from scripts.sandbox import serve; serve({listening.fileno()})"],
+                [
+                    sys.executable,
+                    "-c",
+                    f"from scripts.sandbox import serve; serve({listening.fileno()})",
+                ],
                 cwd=self.root,
                 env=environ,
                 pass_fds=(listening.fileno(),),
@@ -260,7 +301,9 @@ class Place:
             self.address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         return self.address
 
-    def run(self, command: Sequence[str], environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: Sequence[str], environ: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
         """A command's result, both streams in `stdout`. Fails if it prints a password."""
         result = subprocess.run(
             command,
@@ -280,14 +323,23 @@ class Place:
     def inherited(self) -> dict[str, str]:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         # Without a terminal curl would show its progress.
-        return {"PATH": path, "HOME": str(self.root.parent), "CURL_HOME": str(self.root.parent), "LANG": "C.UTF-8"}
+        return {
+            "PATH": path,
+            "HOME": str(self.root.parent),
+            "CURL_HOME": str(self.root.parent),
+            "LANG": "C.UTF-8",
+        }
 
 
 def alike(shown: str, printed: str) -> bool:
     """Whether that is what is shown; where nothing is shown, anything is."""
     shown = re.sub(r"[\w.-]*…", "…", shown)
-    shown, printed = (re.sub(r"\s+", "", VARIES.sub(_without_digits, text)) for text in (shown, printed))
-    return not shown or bool(re.fullmatch(".*".join(map(re.escape, shown.split("…"))), printed, re.DOTALL))
+    shown, printed = (
+        re.sub(r"\s+", "", VARIES.sub(_without_digits, text)) for text in (shown, printed)
+    )
+    return not shown or bool(
+        re.fullmatch(".*".join(map(re.escape, shown.split("…"))), printed, re.DOTALL)
+    )
 
 
 def _without_digits(found: re.Match[str]) -> str:

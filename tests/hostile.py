@@ -1,8 +1,10 @@
-"""A schema in which a role without rights has put code of its own in front of everything that our SQL names.
+"""A schema in which a role without rights has put code of its own in front of everything that our
+SQL names.
 
-What our SQL names is taken from what was sent, so that SQL which is written later is covered too: `Wire` records all
-that goes to a server and comes back, and `plant` makes an overload of each function and operator, for the types that
-its arguments may have, and a type and a view of each name. Each of them says that it was called, and fails.
+What our SQL names is taken from what was sent, so that SQL which is written later is covered too:
+`Wire` records all that goes to a server and comes back, and `plant` makes an overload of each
+function and operator, for the types that its arguments may have, and a type and a view of each
+name. Each of them says that it was called, and fails.
 """
 
 import math
@@ -19,9 +21,11 @@ from tests.conftest import Database, Server
 from tests.proxy import Message, Proxy
 
 MARK = "hostile code was called"
-# Of any two or three of these, an overload is an exact match where the built-in one is not, or not alone.
+# Of any two or three of these, an overload is an exact match where the built-in one is not, or not
+# alone.
 _TYPES = (
-    "text name varchar oid int4 int8 numeric float8 bool json jsonb regclass regnamespace regrole timestamptz xid8"
+    "text name varchar oid int4 int8 numeric float8 bool json jsonb regclass regnamespace regrole "
+    "timestamptz xid8"
     ' text[] name[] oid[] "char"'
 ).split()
 _OF_THREE = ("text", "name", "oid", "int4", "bool", "jsonb", "name[]")
@@ -67,9 +71,14 @@ def safely(database: Database) -> Database:
 
 
 def plant(database: Database, sql: Iterable[str], *, owner: str) -> int:
-    """Put an overload of everything that the SQL names into `public`, as another role. Returns how many there are."""
+    """Put an overload of everything that the SQL names into `public`, as another role. Returns how
+    many there are.
+    """
     text = "\n".join(sql)
-    words, signs = set(re.findall(r"[a-z_][a-z0-9_]*", text)), set(re.findall(r"[-+*/<>=~!@#%^&|`?]+", text))
+    words, signs = (
+        set(re.findall(r"[a-z_][a-z0-9_]*", text)),
+        set(re.findall(r"[-+*/<>=~!@#%^&|`?]+", text)),
+    )
     with psycopg.connect(safely(database).url, autocommit=True) as connection:
         connection.execute(f"SET ROLE {owner}".encode())
         statements = [
@@ -90,7 +99,9 @@ def _run(connection: psycopg.Connection, statements: list[str]) -> int:
             connection.execute("; ".join(statements).encode())
         return len(statements)
     except psycopg.Error:
-        if len(statements) == 1:  # a pseudo-type that no function of PL/pgSQL may take, or made already
+        if (
+            len(statements) == 1
+        ):  # a pseudo-type that no function of PL/pgSQL may take, or made already
             return 0
         middle = len(statements) // 2
         return _run(connection, statements[:middle]) + _run(connection, statements[middle:])
@@ -106,7 +117,9 @@ def _functions(connection: psycopg.Connection, words: set[str]) -> Iterator[str]
     for name, count, variadic, types in known:
         made.add((name, tuple(types)))
         for arity in {count, *([1, 2, 3] if variadic else [])}:
-            for chosen in product(_OF_THREE if arity > 2 else _TYPES, repeat=arity) if 0 < arity <= 3 else ():
+            for chosen in (
+                product(_OF_THREE if arity > 2 else _TYPES, repeat=arity) if 0 < arity <= 3 else ()
+            ):
                 made.add((name, chosen))
     for name, types in sorted(made):
         yield _function(f'"{name}"', types)
@@ -129,7 +142,9 @@ def _operators(connection: psycopg.Connection, signs: set[str]) -> Iterator[str]
     numbers = {pair: number for number, pair in enumerate(sorted(pairs))}
     for pair, number in numbers.items():
         yield _function(f"operator_{number}", pair)
-    wanted = set(known) | {(name, *pair) for name, pair in product(names, product(_TYPES, repeat=2))}
+    wanted = set(known) | {
+        (name, *pair) for name, pair in product(names, product(_TYPES, repeat=2))
+    }
     for name, left, right in sorted(wanted):
         function = f"public.operator_{numbers[left, right]}"
         yield f"CREATE OPERATOR public.{name} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = {function})"
@@ -138,20 +153,23 @@ def _operators(connection: psycopg.Connection, signs: set[str]) -> Iterator[str]
 def _types_and_views(connection: psycopg.Connection, words: set[str]) -> Iterator[str]:
     yield _function("named", ["text"])
     types = connection.execute(
-        "SELECT typname FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND typrelid = 0"
+        "SELECT typname FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND typrelid "
+        "= 0"
         " AND typname = ANY (%s)",
         [sorted(words)],
     ).fetchall()
     for (name,) in types:
         yield f"CREATE DOMAIN public.\"{name}\" AS pg_catalog.text CHECK (public.named('{name}'))"
     relations = connection.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind IN ('r', 'v')"
+        "SELECT relname FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind "
+        "IN ('r', 'v')"
         " AND relname = ANY (%s)",
         [sorted(words)],
     ).fetchall()
     for (name,) in relations:
         columns = connection.execute(
-            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0", [f"pg_catalog.{name}"]
+            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0",
+            [f"pg_catalog.{name}"],
         ).fetchall()
         chosen = ", ".join(f"public.named('{name}') AS \"{column}\"" for (column,) in columns)
         yield f'CREATE VIEW public."{name}" AS SELECT {chosen}'

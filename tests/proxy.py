@@ -1,12 +1,15 @@
-"""A TCP proxy in front of a server or a pooler: it counts round trips, and breaks connections at a chosen message.
+"""A TCP proxy in front of a server or a pooler: it counts round trips, and breaks connections at a
+chosen message.
 
-It knows Postgres' protocol well enough to pass on whole messages, so that a fault falls exactly before or after one:
+It knows Postgres' protocol well enough to pass on whole messages, so that a fault falls exactly
+before or after one:
 
     with Proxy(host, port) as proxy:
         proxy.when("RETURNING id", cut_after)  # our row and its COMMIT
         run(proxy.url(database.url))
 
-An action is any `async def action(message: Message)`; it stands in for `message.pass_on()`. Not for TLS.
+An action is any `async def action(message: Message)`; it stands in for `message.pass_on()`. Not for
+TLS.
 """
 
 import asyncio
@@ -24,7 +27,9 @@ _SSL, _GSS, _CANCEL = 80877103, 80877104, 80877102
 
 
 class Connection:
-    """One client's connection. `round_trips` counts how often it has waited for the server since it was let in."""
+    """One client's connection. `round_trips` counts how often it has waited for the server since it
+    was let in.
+    """
 
     def __init__(self, proxy: "Proxy", client: "_Stream", server: "_Stream") -> None:
         self.open = True
@@ -110,7 +115,9 @@ class Connection:
 
 @dataclass(frozen=True)
 class Message:
-    """One message of either side, whole; a connection's first one, with user and database, is one too."""
+    """One message of either side, whole; a connection's first one, with user and database, is one
+    too.
+    """
 
     connection: Connection
     data: bytes
@@ -130,7 +137,9 @@ async def cut_before(message: Message) -> None:
 
 
 async def cut_after(message: Message) -> None:
-    """The message arrives. If it is the client's, the server has dealt with it, and the answer is lost."""
+    """The message arrives. If it is the client's, the server has dealt with it, and the answer is
+    lost.
+    """
     if message.from_client:
         message.connection.deafen()
         await message.pass_on()
@@ -150,7 +159,8 @@ def fail(sqlstate: str, text: str, severity: str = "FATAL") -> Action:
 
 
 class Hold:
-    """Keeps a message for some seconds or until `release`, whichever is first; `reached` says that there is one.
+    """Keeps a message for some seconds or until `release`, whichever is first; `reached` says that
+    there is one.
 
     With `cut_client` the client is cut off meanwhile, and what it sent arrives all the same.
     """
@@ -188,11 +198,17 @@ class Rule:
     hits: int = 0
 
     def fits(self, message: Message) -> bool:
-        return self.hits < self.times and self.answer != message.from_client and self.pattern in message.data
+        return (
+            self.hits < self.times
+            and self.answer != message.from_client
+            and self.pattern in message.data
+        )
 
 
 class Proxy:
-    """Listens on a port of 127.0.0.1 while it is a context manager, a free one or `listen`; then cuts what is left."""
+    """Listens on a port of 127.0.0.1 while it is a context manager, a free one or `listen`; then
+    cuts what is left.
+    """
 
     def __init__(self, host: str, port: int, *, listen: int = 0) -> None:
         self.upstream = (host, port)
@@ -222,13 +238,18 @@ class Proxy:
         user = parts.netloc.rpartition("@")[0]
         return parts._replace(netloc=f"{user}@127.0.0.1:{self.port}").geturl()
 
-    def when(self, pattern: str | bytes, action: Action, *, times: float = 1, answer: bool = False) -> Rule:
-        """Do something at the next messages of a client that contain the pattern; with `answer`, of the server.
+    def when(
+        self, pattern: str | bytes, action: Action, *, times: float = 1, answer: bool = False
+    ) -> Rule:
+        """Do something at the next messages of a client that contain the pattern; with `answer`, of
+        the server.
 
-        A migration's file is one message; our row and its COMMIT are one, together with the next BEGIN. The reading of
-        the history ends in a COMMIT too: "RETURNING id" tells the two apart.
+        A migration's file is one message; our row and its COMMIT are one, together with the next
+        BEGIN. The reading of the history ends in a COMMIT too: "RETURNING id" tells the two apart.
         """
-        rule = Rule(pattern.encode() if isinstance(pattern, str) else pattern, action, times, answer)
+        rule = Rule(
+            pattern.encode() if isinstance(pattern, str) else pattern, action, times, answer
+        )
         self.rules.append(rule)
         return rule
 

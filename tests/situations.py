@@ -1,4 +1,5 @@
-"""What a section of the documentation is for: what has gone wrong, or is set, or is there, when somebody reads it.
+"""What a section of the documentation is for: what has gone wrong, or is set, or is there, when
+somebody reads it.
 
 A situation is made for a Place; when the section has been followed, it looks at what came of it.
 """
@@ -15,9 +16,7 @@ from tests.documents import Place
 from tests.running import LOCK, history, tables, until
 
 Situation = Callable[[Place], AbstractContextManager[None]]
-ORDERS = (
-    "CREATE TABLE orders (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id BIGINT REFERENCES users (id));\n"
-)
+ORDERS = "CREATE TABLE orders (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id BIGINT REFERENCES users (id));\n"
 BIGNT = """\
 -- Description: Add orders
 CREATE TABLE orders (
@@ -86,7 +85,10 @@ def docker(place: Place) -> Iterator[None]:
     file = place.root / ".env.test"
     shown = "test_user:test_password@localhost:5433/codescribe_test"
     file.write_text(file.read_text().replace(shown, f"{parts.netloc}{parts.path}"))
-    place.names |= {"codescribe_test on localhost:5433": f"{place.database.name} on {parts.netloc.rpartition('@')[2]}"}
+    place.names |= {
+        "codescribe_test on "
+        "localhost:5433": f"{place.database.name} on {parts.netloc.rpartition('@')[2]}"
+    }
     yield
     assert history(place.database)[-1] == "002-add-reset-token-fields"
 
@@ -193,7 +195,9 @@ def changed_password(place: Place) -> Iterator[None]:
 
 @contextmanager
 def lost_commit(place: Place) -> Iterator[None]:
-    """The database goes away while a run waits for the answer to its COMMIT, and is back after the build."""
+    """The database goes away while a run waits for the answer to its COMMIT, and is back after the
+    build.
+    """
     place.be_on_call()
     place.write("003-add-orders.sql", ORDERS)
     place.database.execute(SLEEP_AT_THE_ROW)
@@ -202,7 +206,9 @@ def lost_commit(place: Place) -> Iterator[None]:
     def go_away() -> None:
         asleep = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND wait_event = 'PgSleep'"
         [(pid,)] = until(lambda: admin.execute(asleep, [name]))
-        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false; SELECT pg_terminate_backend({pid})')
+        admin.execute(
+            f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false; SELECT pg_terminate_backend({pid})'
+        )
 
     def come_back() -> None:
         admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
@@ -223,7 +229,10 @@ def doubles_under_a_unique_index(place: Place) -> Iterator[None]:
     place.write("003-index-users.sql", TWO_INDEXES)
     yield
     valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_password_hash_key'::regclass"
-    assert (history(place.database)[-1], place.database.execute(valid)) == ("003-index-users", [(True,)])
+    assert (history(place.database)[-1], place.database.execute(valid)) == (
+        "003-index-users",
+        [(True,)],
+    )
 
 
 @contextmanager
@@ -234,13 +243,31 @@ def many_users(place: Place) -> Iterator[None]:
     assert place.database.execute(batches) == [(3, 0)]
 
 
-# What an application does to the table of docs/writing-migrations.md: release by release, from after one migration on
-# and until before another. Around each migration two of them are at work.
+# What an application does to the table of docs/writing-migrations.md: release by release, from
+# after one migration on and until before another. Around each migration two of them are at work.
 RELEASES = (
     ("003", "005", "note, total, street, city", "'a', 1, 's', 'c'", "note = 'b'"),
-    ("004", "008", "currency, note, total, street, city", "'EUR', 'a', 1, 's', 'c'", "note = 'c', currency = 'USD'"),
-    ("006", "011", "currency, comment, total, street, city", "'EUR', 'a', 1, 's', 'c'", "comment = 'd', total = 2"),
-    ("009", "014", "currency, comment, total_cents, street, city", "'EUR', 'a', 100, 's', 'c'", "total_cents = 300"),
+    (
+        "004",
+        "008",
+        "currency, note, total, street, city",
+        "'EUR', 'a', 1, 's', 'c'",
+        "note = 'c', currency = 'USD'",
+    ),
+    (
+        "006",
+        "011",
+        "currency, comment, total, street, city",
+        "'EUR', 'a', 1, 's', 'c'",
+        "comment = 'd', total = 2",
+    ),
+    (
+        "009",
+        "014",
+        "currency, comment, total_cents, street, city",
+        "'EUR', 'a', 100, 's', 'c'",
+        "total_cents = 300",
+    ),
     ("012", "999", "currency, comment, total_cents", "'EUR', 'a', 100", "comment = 'e'"),
 )
 # What holds for all rows, whichever release wrote them.
@@ -271,7 +298,10 @@ def work(database: Database) -> None:
     newest = history(database)[-1][:3]
     for since, until_before, columns, values, change in RELEASES:
         if since <= newest < until_before:
-            database.execute(f"INSERT INTO orders (user_id, code, {columns}) VALUES (1, gen_random_uuid(), {values})")
+            database.execute(
+                f"INSERT INTO orders (user_id, code, {columns}) VALUES (1, gen_random_uuid(), "
+                f"{values})"
+            )
             database.execute(f"UPDATE orders SET {change}")
     for since, until_before, query in TRUTHS:
         if since <= newest < until_before:

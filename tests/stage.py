@@ -1,4 +1,5 @@
-"""Where faults are played: a database, three files, a run of them that something happens to, and what must hold then.
+"""Where faults are played: a database, three files, a run of them that something happens to, and
+what must hold then.
 
 Whoever uses it in a test module imports the fixtures too.
 """
@@ -35,13 +36,16 @@ Write = Callable[[Mapping[str, str | bytes]], Path]
 
 VERSIONS = ("001-one", "002-two", "003-three")
 SECRET = "canary-of-a-secret-" * 2
-# A file waits here while there is a row in `gate`. No lock is waited for: a limit on those does not end it.
+# A file waits here while there is a row in `gate`. No lock is waited for: a limit on those does not
+# end it.
 WAIT = "DO $$ BEGIN WHILE EXISTS (SELECT FROM gate) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;"
 AT_THE_GATE = "state = 'active' AND query LIKE '%FROM gate%'"
 
 
 def recording(version: str) -> str:
-    """What the message has in it that writes this version's row and commits: our spelling of a literal."""
+    """What the message has in it that writes this version's row and commits: our spelling of a
+    literal.
+    """
     return f"E'{version}'"
 
 
@@ -110,11 +114,17 @@ class Command:
         assert self.process.wait() == -signal.SIGKILL
 
     def finish(self, *, by: signal.Signals | None = None) -> Outcome:
-        """Wait for its end, and compare its exit code with the code of its error. `by` is what interrupted it."""
+        """Wait for its end, and compare its exit code with the code of its error. `by` is what
+        interrupted it.
+        """
         exit_code, out = self.process.wait(), self._out.read_text()
         document = json.loads(out)
         code = "ok" if document["success"] else document["error"]["code"]
-        expected = ("interrupted", 128 + by) if by else (code, 0 if code == "ok" else _KINDS[code].exit_code)
+        expected = (
+            ("interrupted", 128 + by)
+            if by
+            else (code, 0 if code == "ok" else _KINDS[code].exit_code)
+        )
         assert (code, exit_code) == expected, self.said
         assert "Traceback" not in self.said
         return Outcome(code, document, out + self.said)
@@ -125,9 +135,13 @@ class Request:
 
     said = ""
 
-    def __init__(self, pool: ThreadPoolExecutor, environ: Mapping[str, str], capture: Capture) -> None:
+    def __init__(
+        self, pool: ThreadPoolExecutor, environ: Mapping[str, str], capture: Capture
+    ) -> None:
         self._capture = capture
-        self._future: Future[Any] = pool.submit(_post, Service({"MIGRATION_SECRET": SECRET, **environ}))
+        self._future: Future[Any] = pool.submit(
+            _post, Service({"MIGRATION_SECRET": SECRET, **environ})
+        )
 
     def finish(self) -> Outcome:
         """Wait for the answer, and compare its status with the code of its error."""
@@ -157,7 +171,9 @@ _KINDS = {OnwardError.code: OnwardError} | {kind.code: kind for kind in _kinds(O
 
 @dataclass
 class Stage:
-    """A database and three files, each of which leaves a table and one row of `effects`; `start` runs them."""
+    """A database and three files, each of which leaves a table and one row of `effects`; `start`
+    runs them.
+    """
 
     server: Server
     database: Database
@@ -166,7 +182,9 @@ class Stage:
     running: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.database.execute("CREATE TABLE effects (version text); CREATE TABLE gate AS SELECT 1 AS closed")
+        self.database.execute(
+            "CREATE TABLE effects (version text); CREATE TABLE gate AS SELECT 1 AS closed"
+        )
         self.files()
 
     def files(self, *, first: str = "", second: str = "", third: str = "") -> None:
@@ -202,7 +220,9 @@ class Stage:
         return outcome
 
     def sessions(self, condition: str = "true") -> list[int]:
-        """The server's processes that work in the database and are in this state; behind a pooler, its own too."""
+        """The server's processes that work in the database and are in this state; behind a pooler,
+        its own too.
+        """
         query = f"SELECT pid FROM pg_stat_activity WHERE datname = %s AND ({condition.replace('%', '%%')})"
         return [pid for (pid,) in self.server.admin.execute(query, [self.database.name])]
 
@@ -217,15 +237,21 @@ class Stage:
     @property
     def recorded(self) -> list[str]:
         """The versions in the history, if there is one."""
-        exists = self.database.execute("SELECT to_regclass('public.schema_migrations') IS NOT NULL") == [(True,)]
+        exists = self.database.execute(
+            "SELECT to_regclass('public.schema_migrations') IS NOT NULL"
+        ) == [(True,)]
         return history(self.database) if exists else []
 
     def settled(self, *applied: str) -> None:
-        """What holds after any fault: nothing of ours runs, each row has its objects, each effect is there once."""
+        """What holds after any fault: nothing of ours runs, each row has its objects, each effect
+        is there once.
+        """
         until(lambda: not self.sessions())
         nothing_is_left_running(self.server, self.database)
         assert self.recorded == list(applied)
-        assert self.database.execute("SELECT version FROM effects") == [(version,) for version in applied]
+        assert self.database.execute("SELECT version FROM effects") == [
+            (version,) for version in applied
+        ]
         made = [version[4:] for version in VERSIONS if version[4:] in tables(self.database)]
         assert made == [version[4:] for version in applied]
 
@@ -252,7 +278,9 @@ MakeStage = Callable[..., Stage]
 
 
 @pytest.fixture
-def stages(server: Server, database: Database, migrations: Write, cli: Cli, capsys: Capture) -> Iterator[MakeStage]:
+def stages(
+    server: Server, database: Database, migrations: Write, cli: Cli, capsys: Capture
+) -> Iterator[MakeStage]:
     """`stages("command")` and `stages("route")` differ in what they start."""
     made: list[Stage] = []
     with ThreadPoolExecutor() as pool:
@@ -274,7 +302,9 @@ def stages(server: Server, database: Database, migrations: Write, cli: Cli, caps
 
 @pytest.fixture
 def command(stages: MakeStage) -> Stage:
-    """A stage for the command line alone: what happens to a process, and what only a terminal is told."""
+    """A stage for the command line alone: what happens to a process, and what only a terminal is
+    told.
+    """
     return stages("command")
 
 
@@ -305,8 +335,11 @@ def embedded(*settings: str) -> Iterator[Embedded]:
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
     # Where the server is stopped at once, what was committed must be there.
     usual = [setting for setting in SETTINGS if setting != "synchronous_commit=off"]
-    # Another name than the run's own: what is called so and is stopped is cleared away by the next run that begins.
-    server = Embedded(Path(tempfile.mkdtemp(prefix="onward-stage-", dir=place)), settings=[*usual, *settings])
+    # Another name than the run's own: what is called so and is stopped is cleared away by the next
+    # run that begins.
+    server = Embedded(
+        Path(tempfile.mkdtemp(prefix="onward-stage-", dir=place)), settings=[*usual, *settings]
+    )
     try:
         with server:
             yield server

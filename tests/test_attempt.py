@@ -1,4 +1,6 @@
-"""What an attempt to connect came to, by what libpq says of it; what it says of real servers: test_session.py."""
+"""What an attempt to connect came to, by what libpq says of it; what it says of real servers:
+test_session.py.
+"""
 
 import pytest
 
@@ -9,7 +11,9 @@ ADDRESS = 'connection to server at "db.example" (10.0.0.9), port 5432 failed: '
 
 def answer(sqlstate: str, words: str, severity: str = "FATAL") -> Attempt:
     """A server's answer, as libpq tells it."""
-    (attempt,) = read(f"{ADDRESS}{severity}:  {sqlstate}: {words}\nLOCATION:  auth_failed, auth.c:321\n")
+    (attempt,) = read(
+        f"{ADDRESS}{severity}:  {sqlstate}: {words}\nLOCATION:  auth_failed, auth.c:321\n"
+    )
     return attempt
 
 
@@ -27,23 +31,47 @@ def client(words: str) -> Attempt:
         ("53300", "üzgünüm, istemci sayısı şu anda çok fazla", "ÖLÜMCÜL (FATAL)"),
         ("57014", "canceling authentication due to timeout", "FATAL"),
         ("08006", "failed to get remote server connection", "FATAL"),
-        ("08P01", "server login has been failing, cached error: connect failed (server_login_retry)", "FATAL"),
+        (
+            "08P01",
+            "server login has been failing, cached error: connect failed (server_login_retry)",
+            "FATAL",
+        ),
         ("08P01", "pgbouncer cannot connect to server", "ERROR"),
         ("08P01", "no more connections allowed (max_client_conn)", "FATAL"),
         ("08P01", "the database system is starting up", "FATAL"),
-        ("XX000", "MaxClientsInSessionMode: max clients reached - in Session mode max clients are limited", "FATAL"),
+        (
+            "XX000",
+            "MaxClientsInSessionMode: max clients reached - in Session mode max clients are "
+            "limited",
+            "FATAL",
+        ),
         ("XX000", "(EMAXCONN) max client connections reached, limit: 200", "FATAL"),
-        ("XX000", "(ECHECKOUTTIMEOUT) unable to check out connection from the pool after 15000ms in Session", "FATAL"),
+        (
+            "XX000",
+            "(ECHECKOUTTIMEOUT) unable to check out connection from the pool after 15000ms in "
+            "Session",
+            "FATAL",
+        ),
         ("XX000", "Couldn't connect to compute node", "ERROR"),
         ("XX000", "Control plane request failed", "ERROR"),
-        ("XX000", "Control plane request failed: endpoint is temporarily unavailable. Check your quotas", "ERROR"),
+        (
+            "XX000",
+            "Control plane request failed: endpoint is temporarily unavailable. Check your quotas",
+            "ERROR",
+        ),
         ("58000", "could not get connection from the pool - AllServersDown", "FATAL"),
         ("08000", "Timed-out waiting to acquire database connection.", "FATAL"),
     ],
 )
-def test_an_answer_that_is_known_to_pass_is_worth_another_try(sqlstate: str, words: str, severity: str) -> None:
+def test_an_answer_that_is_known_to_pass_is_worth_another_try(
+    sqlstate: str, words: str, severity: str
+) -> None:
     attempt = answer(sqlstate, words, severity)
-    assert (attempt.fate, attempt.sqlstate, attempt.refuses_credentials) == (Fate.PASSES, sqlstate, False)
+    assert (attempt.fate, attempt.sqlstate, attempt.refuses_credentials) == (
+        Fate.PASSES,
+        sqlstate,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,14 +92,20 @@ def test_an_answer_that_is_known_to_pass_is_worth_another_try(sqlstate: str, wor
         ("08P01", "SASL authentication failed", True),
         ("08P01", 'password authentication failed for user "app"', True),
         ("XX000", "Tenant or user not found", False),
-        ("XX000", "The requested endpoint could not be found, or you don't have access to it.", False),
+        (
+            "XX000",
+            "The requested endpoint could not be found, or you don't have access to it.",
+            False,
+        ),
         ("XX000", "Control plane request failed: endpoint cannot be found", False),
         ("XX000", "password authentication failed for user 'app'", True),
         ("XX000", "Your account or project has exceeded the compute time quota.", False),
         ("08000", "The password that was provided for the role app is wrong.", True),
     ],
 )
-def test_any_other_answer_is_final_and_a_refused_password_is_known(sqlstate: str, words: str, refuses: bool) -> None:
+def test_any_other_answer_is_final_and_a_refused_password_is_known(
+    sqlstate: str, words: str, refuses: bool
+) -> None:
     attempt = answer(sqlstate, words)
     assert (attempt.fate, attempt.refuses_credentials) == (Fate.FINAL, refuses)
     assert "Check that the server runs" not in advise(attempt)
@@ -81,8 +115,10 @@ def test_any_other_answer_is_final_and_a_refused_password_is_known(sqlstate: str
 @pytest.mark.parametrize(
     "words",
     [
-        "Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?",
-        "server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally",
+        "Connection refused\n\tIs the server running on that host and accepting TCP/IP "
+        "connections?",
+        "server closed the connection unexpectedly\n\tThis probably means the server terminated "
+        "abnormally",
         "could not receive data from server: Connection reset by peer",
         "SSL SYSCALL error: EOF detected",
         "SSL error: unexpected eof while reading",
@@ -94,7 +130,10 @@ def test_any_other_answer_is_final_and_a_refused_password_is_known(sqlstate: str
     ],
 )
 def test_silence_is_worth_another_try(words: str) -> None:
-    assert (client(words).fate, "Check that the server runs" in advise(client(words))) == (Fate.SILENCE, True)
+    assert (client(words).fate, "Check that the server runs" in advise(client(words))) == (
+        Fate.SILENCE,
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +144,10 @@ def test_silence_is_worth_another_try(words: str) -> None:
         ('server certificate for "a" does not match host name "b"', "sslrootcert"),
         ("fe_sendauth: no password supplied", "Check user, password and database"),
         ("channel binding required, but SSL not in use", "Correct what"),
-        ('authentication method requirement "none" failed: server requested SASL authentication', "Correct what"),
+        (
+            'authentication method requirement "none" failed: server requested SASL authentication',
+            "Correct what",
+        ),
         ("received invalid response to SSL negotiation: H", "Correct what"),
     ],
 )
@@ -141,27 +183,41 @@ def test_what_libpq_cannot_use_is_a_setting(message: str) -> None:
 )
 def test_the_name_of_a_host_or_a_directory_decides_nothing(address: str) -> None:
     (attempt,) = read(f"{address}Connection refused\n")
-    assert (attempt.fate, attempt.refuses_credentials, attempt.finds_nobody) == (Fate.SILENCE, False, True)
+    assert (attempt.fate, attempt.refuses_credentials, attempt.finds_nobody) == (
+        Fate.SILENCE,
+        False,
+        True,
+    )
     assert "Check that the server runs" in advise(attempt)
 
 
 def test_the_name_of_a_role_or_a_database_decides_nothing() -> None:
-    assert answer("3D000", 'database "the database system is starting up" does not exist').fate is Fate.FINAL
+    assert (
+        answer("3D000", 'database "the database system is starting up" does not exist').fate
+        is Fate.FINAL
+    )
     assert answer("08P01", 'no such database: "query_wait_timeout"').fate is Fate.FINAL
     assert not answer("08P01", 'database "authentication failed" is disabled').refuses_credentials
 
 
 def test_both_attempts_of_a_connection_are_read_with_tls_and_without() -> None:
     first, second = read(
-        f"{ADDRESS}FATAL:  28000: no encryption for you\nHINT:  Ask for less.\nLOCATION:  a, b.c:1\n"
+        f"{ADDRESS}FATAL:  28000: no encryption for you\nHINT:  Ask for less.\nLOCATION:  a, "
+        "b.c:1\n"
         f"{ADDRESS}FATAL:  57P03: not yet\nLOCATION:  a, b.c:1\n"
     )
-    assert first.text == f"{ADDRESS}FATAL: no encryption for you HINT: Ask for less. (SQLSTATE 28000)"
+    assert (
+        first.text == f"{ADDRESS}FATAL: no encryption for you HINT: Ask for less. (SQLSTATE 28000)"
+    )
     assert (first.fate, second.fate, second.sqlstate) == (Fate.FINAL, Fate.PASSES, "57P03")
 
 
 def test_of_several_attempts_an_answer_counts_more_than_silence_and_one_that_passes_most() -> None:
-    passing, final, silence = answer("57P03", "not yet"), answer("28P01", "no"), client("Connection refused")
+    passing, final, silence = (
+        answer("57P03", "not yet"),
+        answer("28P01", "no"),
+        client("Connection refused"),
+    )
     setting = read("invalid port number\n")[0]
     assert decide([silence, final, passing]) is passing
     assert decide([silence, final]) is final
@@ -170,7 +226,13 @@ def test_of_several_attempts_an_answer_counts_more_than_silence_and_one_that_pas
 
 
 @pytest.mark.parametrize(("passes", "fate"), [(True, Fate.SILENCE), (False, Fate.FINAL)])
-def test_a_name_that_leads_nowhere_is_final_unless_it_may_soon_lead_somewhere(passes: bool, fate: Fate) -> None:
+def test_a_name_that_leads_nowhere_is_final_unless_it_may_soon_lead_somewhere(
+    passes: bool, fate: Fate
+) -> None:
     attempt = unresolved("failed to resolve host 'x'\n", passes=passes)
-    assert (attempt.fate, attempt.text, attempt.refuses_credentials) == (fate, "failed to resolve host 'x'", False)
+    assert (attempt.fate, attempt.text, attempt.refuses_credentials) == (
+        fate,
+        "failed to resolve host 'x'",
+        False,
+    )
     assert ("Check the host in the URL." in advise(attempt)) == (not passes)

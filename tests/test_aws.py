@@ -1,4 +1,6 @@
-"""The Lambda handler in this process: every shape of event, and secrets that moto keeps; the databases are real."""
+"""The Lambda handler in this process: every shape of event, and secrets that moto keeps; the
+databases are real.
+"""
 
 import asyncio
 import base64
@@ -85,36 +87,71 @@ def event_loop() -> Iterator[None]:
 # HTTP events.
 
 
-def test_every_kind_of_http_event_gets_the_status_as_text(migrated: Database, request_by: Request) -> None:
+def test_every_kind_of_http_event_gets_the_status_as_text(
+    migrated: Database, request_by: Request
+) -> None:
     status, document = answer(function(migrated), request_by("GET", "/api/migration-status"))
     assert (status, document["state"], document["appliedMigrations"]) == (200, "current", 3)
     assert document["database"] == migrated.name
 
 
-def test_every_kind_of_http_event_can_run_what_is_pending(database: Database, request_by: Request) -> None:
-    status, document = answer(function(database), request_by("POST", "/api/migrate", headers=BEARER))
+def test_every_kind_of_http_event_can_run_what_is_pending(
+    database: Database, request_by: Request
+) -> None:
+    status, document = answer(
+        function(database), request_by("POST", "/api/migrate", headers=BEARER)
+    )
     assert (status, document["success"], document["complete"]) == (200, True, True)
     assert [one["version"] for one in document["applied"]] == history(database) == OURS
-    assert database.execute("SELECT DISTINCT applied_by, environment FROM schema_migrations") == [("lambda", "test")]
+    assert database.execute("SELECT DISTINCT applied_by, environment FROM schema_migrations") == [
+        ("lambda", "test")
+    ]
 
 
-def test_no_kind_of_http_event_runs_anything_without_the_secret(database: Database, request_by: Request) -> None:
+def test_no_kind_of_http_event_runs_anything_without_the_secret(
+    database: Database, request_by: Request
+) -> None:
     for headers in ({}, {"authorization": f"Bearer {SECRET}x"}, {"authorization": SECRET}):
-        status, document = answer(function(database), request_by("POST", "/api/migrate", headers=headers))
+        status, document = answer(
+            function(database), request_by("POST", "/api/migrate", headers=headers)
+        )
         assert (status, document["error"]["code"]) == (401, "unauthorized")
     assert tables(database) == []
 
 
 NOWHERE = [
-    *("/api", "/api/migrate/", "/api/Migrate", "/API/migrate", "//api/migrate", "/api//migrate", "/xapi/migrate"),
-    *("/x//api/migrate", "//x/api/migrate", "/x/api/migrate/", "/x/API/MIGRATE", "/x/../api/migrate", "/./api/migrate"),
-    *("/x;y/api/migrate", "/x y/api/migrate", "/x\\api/migrate", "/x/api/migrate\n", "/\u00e9/api/migrate"),
+    *(
+        "/api",
+        "/api/migrate/",
+        "/api/Migrate",
+        "/API/migrate",
+        "//api/migrate",
+        "/api//migrate",
+        "/xapi/migrate",
+    ),
+    *(
+        "/x//api/migrate",
+        "//x/api/migrate",
+        "/x/api/migrate/",
+        "/x/API/MIGRATE",
+        "/x/../api/migrate",
+        "/./api/migrate",
+    ),
+    *(
+        "/x;y/api/migrate",
+        "/x y/api/migrate",
+        "/x\\api/migrate",
+        "/x/api/migrate\n",
+        "/\u00e9/api/migrate",
+    ),
     *("/api/migrate/x", "/api/migrate/api", "/api/migrate.py"),
 ]
 
 
 @pytest.mark.parametrize("path", NOWHERE)
-def test_no_other_path_leads_to_the_route(database: Database, request_by: Request, path: str) -> None:
+def test_no_other_path_leads_to_the_route(
+    database: Database, request_by: Request, path: str
+) -> None:
     status, document = answer(function(database), request_by("POST", path, headers=BEARER))
     assert (status, document["error"]["code"]) == (404, "not_found")
     assert tables(database) == []
@@ -131,28 +168,46 @@ def test_no_other_path_leads_to_the_route(database: Database, request_by: Reques
         "/%2e/api/migrate",
     ],
 )
-def test_an_escaped_path_is_not_the_route(database: Database, request_by: Request, path: str) -> None:
+def test_an_escaped_path_is_not_the_route(
+    database: Database, request_by: Request, path: str
+) -> None:
     status, _ = answer(function(database), request_by("POST", path, headers=BEARER))
     assert status == 404
     assert tables(database) == []
 
 
-@pytest.mark.parametrize("prefix", ["/onward", "/onward/v1", "/prod/prod", "/Onward_1.0", "/$default", "/api"])
+@pytest.mark.parametrize(
+    "prefix", ["/onward", "/onward/v1", "/prod/prod", "/Onward_1.0", "/$default", "/api"]
+)
 def test_what_a_gateway_has_in_front_of_it_is_no_part_of_the_path(
     database: Database, request_by: Request, prefix: str
 ) -> None:
     handler = function(database)
-    for headers, expected in (({}, 401), (BEARER | {"authorization": "Bearer x"}, 401), (BEARER, 200)):
-        assert answer(handler, request_by("POST", f"{prefix}/api/migrate", headers=headers))[0] == expected
+    for headers, expected in (
+        ({}, 401),
+        (BEARER | {"authorization": "Bearer x"}, 401),
+        (BEARER, 200),
+    ):
+        assert (
+            answer(handler, request_by("POST", f"{prefix}/api/migrate", headers=headers))[0]
+            == expected
+        )
     assert answer(handler, request_by("GET", f"{prefix}/api/migrate", headers=BEARER))[0] == 405
     status, document = answer(handler, request_by("GET", f"{prefix}/api/migration-status"))
     assert (status, document["state"], history(database)) == (200, "current", OURS)
 
 
-def test_the_page_is_at_the_root_and_at_that_of_a_stage_alone(migrated: Database, request_by: Request) -> None:
+def test_the_page_is_at_the_root_and_at_that_of_a_stage_alone(
+    migrated: Database, request_by: Request
+) -> None:
     handler = function(migrated)
     paths = ("/", "/elsewhere/", "/elsewhere", "//")
-    assert [handler(request_by("GET", path), Context())["statusCode"] for path in paths] == [200, 404, 404, 404]
+    assert [handler(request_by("GET", path), Context())["statusCode"] for path in paths] == [
+        200,
+        404,
+        404,
+        404,
+    ]
 
 
 def test_a_head_request_gets_no_body(migrated: Database, request_by: Request) -> None:
@@ -169,15 +224,22 @@ def test_the_query_is_read_from_every_kind_of_event(database: Database) -> None:
 
 def test_a_body_in_base64_is_read(database: Database, request_by: Request) -> None:
     body = base64.b64encode(b'{"action": "status"}').decode()
-    event = request_by("POST", "/api/migrate", headers=BEARER | {"content-type": "application/json"}, body=body)
+    event = request_by(
+        "POST", "/api/migrate", headers=BEARER | {"content-type": "application/json"}, body=body
+    )
     status, document = answer(function(database), event | {"isBase64Encoded": True})
     assert (status, document["pendingMigrations"]) == (200, 3)
     assert tables(database) == []
 
 
 @pytest.mark.parametrize("body", ["{}", "a", "e30", "e30=\n!", "\u00e9", 5, ["e30="]])
-def test_a_body_that_is_not_base64_is_a_bad_request(database: Database, request_by: Request, body: Any) -> None:
-    event = request_by("POST", "/api/migrate", headers=BEARER) | {"body": body, "isBase64Encoded": True}
+def test_a_body_that_is_not_base64_is_a_bad_request(
+    database: Database, request_by: Request, body: Any
+) -> None:
+    event = request_by("POST", "/api/migrate", headers=BEARER) | {
+        "body": body,
+        "isBase64Encoded": True,
+    }
     status, document = answer(function(database), event)
     assert (status, document["error"]["code"]) == (400, "invalid_request")
     assert tables(database) == []
@@ -193,7 +255,11 @@ BROKEN: dict[str, Event] = {
     "a path that is a number": load_balancer("GET", "/") | {"path": 5},
     "a load balancer's without a path": {"requestContext": {"elb": {}}, "httpMethod": "GET"},
     "a WebSocket's": {"requestContext": {"eventType": "CONNECT", "connectionId": "x"}},
-    "a destination's": {"version": "1.0", "requestContext": {"condition": "Success"}, "responsePayload": {}},
+    "a destination's": {
+        "version": "1.0",
+        "requestContext": {"condition": "Success"},
+        "responsePayload": {},
+    },
     "version 2 without http": {"version": "2.0", "requestContext": {}, "headers": {}},
     "headers that are none": function_url("GET", "/") | {"headers": None},
     "a header that is a number": function_url("GET", "/", headers={"x": 5}),  # type: ignore[dict-item]
@@ -205,7 +271,9 @@ BROKEN: dict[str, Event] = {
 
 
 @pytest.mark.parametrize("event", BROKEN.values(), ids=list(BROKEN))
-def test_an_http_event_that_cannot_be_read_is_a_bad_request(event: Event, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_http_event_that_cannot_be_read_is_a_bad_request(
+    event: Event, capsys: pytest.CaptureFixture[str]
+) -> None:
     handler = Handler({"MIGRATION_ENV": "test"})
     status, document = answer(handler, event)
     assert (status, document["error"]["code"]) == (400, "invalid_request")
@@ -216,7 +284,9 @@ def test_an_http_event_that_cannot_be_read_is_a_bad_request(event: Event, capsys
 
 def test_a_load_balancer_that_wants_lists_of_headers_gets_them_with_a_bad_request_too() -> None:
     event = load_balancer("GET", "/", headers={"host": "a:1:2"}, several=True)
-    assert Handler({})(event, Context())["multiValueHeaders"]["Content-Type"] == ["application/json"]
+    assert Handler({})(event, Context())["multiValueHeaders"]["Content-Type"] == [
+        "application/json"
+    ]
 
 
 # Direct events, and those that are neither.
@@ -236,9 +306,10 @@ def test_a_direct_event_returns_what_the_route_answers(server: Server, database:
 
 def _posted(handler: Handler, action: str) -> Any:
     headers = BEARER | {"content-type": "application/json"}
-    return answer(handler, function_url("POST", "/api/migrate", headers=headers, body=json.dumps({"action": action})))[
-        1
-    ]
+    return answer(
+        handler,
+        function_url("POST", "/api/migrate", headers=headers, body=json.dumps({"action": action})),
+    )[1]
 
 
 def _without_times(document: dict[str, Any]) -> dict[str, Any]:
@@ -257,7 +328,9 @@ def _without_times(document: dict[str, Any]) -> dict[str, Any]:
         {"action": {"action": "migrate"}},
     ],
 )
-def test_a_direct_event_with_anything_else_in_it_runs_nothing(database: Database, event: Event) -> None:
+def test_a_direct_event_with_anything_else_in_it_runs_nothing(
+    database: Database, event: Event
+) -> None:
     document = function(database)(event, Context())
     assert (document["success"], document["error"]["code"]) == (False, "invalid_request")
     assert "elsewhere" not in str(document)
@@ -279,7 +352,9 @@ def test_a_direct_event_with_anything_else_in_it_runs_nothing(database: Database
         {"key" * 100: SECRET},
     ],
 )
-def test_an_event_that_is_neither_is_refused_with_the_names_of_its_keys(database: Database, event: Any) -> None:
+def test_an_event_that_is_neither_is_refused_with_the_names_of_its_keys(
+    database: Database, event: Any
+) -> None:
     with pytest.raises(UnknownEvent) as refused:
         function(database)(event, Context())
     assert SECRET not in str(refused.value)
@@ -304,7 +379,9 @@ def test_with_too_little_time_left_nothing_is_begun(database: Database) -> None:
     assert tables(database) == []
 
 
-def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(database: Database) -> None:
+def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(
+    database: Database,
+) -> None:
     for request_by in (http_api, rest_api, load_balancer):
         handler = Handler(configuration(database), gateway_seconds=3.5)
         status, document = answer(handler, request_by("POST", "/api/migrate", headers=BEARER))
@@ -315,17 +392,25 @@ def test_what_gives_up_before_the_function_does_gets_an_answer_before_that(datab
     assert (status, history(database)) == (200, OURS)
 
 
-def test_a_run_behind_a_gateway_ends_before_that_gives_up(database: Database, migrations: Write) -> None:
-    """API Gateway waits for 29 seconds and not one more; a function's own URL for as long as the function may run."""
+def test_a_run_behind_a_gateway_ends_before_that_gives_up(
+    database: Database, migrations: Write
+) -> None:
+    """API Gateway waits for 29 seconds and not one more; a function's own URL for as long as the
+    function may run.
+    """
     files = {"000-limits.sql": "CREATE TABLE limits (seconds numeric)"}
     noting = "INSERT INTO limits VALUES (extract(epoch FROM current_setting('statement_timeout')::interval))"
     handler = function(database, MIGRATION_DIR=str(migrations(files)))
     sources: list[Request] = [http_api, rest_api, load_balancer, function_url]
     for number, request_by in enumerate(sources, 1):
         migrations({f"{number:03}-limit.sql": noting})
-        response = handler(request_by("POST", "/api/migrate", headers=BEARER), Context(seconds=900.0))
+        response = handler(
+            request_by("POST", "/api/migrate", headers=BEARER), Context(seconds=900.0)
+        )
         assert response["statusCode"] == 200
-    *gateways, longest = (seconds for (seconds,) in database.execute("SELECT seconds FROM limits ORDER BY 1"))
+    *gateways, longest = (
+        seconds for (seconds,) in database.execute("SELECT seconds FROM limits ORDER BY 1")
+    )
     assert len(gateways) == 3
     assert all(0 < seconds + SHUTDOWN_MARGIN_SECONDS < 29 for seconds in map(float, gateways))
     assert longest > 29
@@ -335,11 +420,17 @@ def test_a_run_behind_a_gateway_ends_before_that_gives_up(database: Database, mi
 def test_a_statement_that_outlasts_the_function_is_cancelled_before_that(
     server: Server, database: Database, migrations: Write
 ) -> None:
-    files = {"001-short.sql": "CREATE TABLE short ()", "002-long.sql": "CREATE TABLE long (); SELECT pg_sleep(100)"}
+    files = {
+        "001-short.sql": "CREATE TABLE short ()",
+        "002-long.sql": "CREATE TABLE long (); SELECT pg_sleep(100)",
+    }
     handler = function(database, MIGRATION_DIR=str(migrations(files)))
     document = handler({"action": "migrate"}, Context(seconds=5.0))
     assert document["success"] is False
-    assert (document["error"]["code"], document["error"]["sqlstate"]) == ("migration_failed", "57014")
+    assert (document["error"]["code"], document["error"]["sqlstate"]) == (
+        "migration_failed",
+        "57014",
+    )
     assert tables(database) == ["short"]
     assert history(database) == ["001-short"]
     nothing_is_left_running(server, database)
@@ -360,7 +451,9 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def plain(server: Server, database: Database) -> Iterator[Database]:
-    """The database as a role of its own sees it, which may create tables there; its password is a canary."""
+    """The database as a role of its own sees it, which may create tables there; its password is a
+    canary.
+    """
     with login(server, database) as limited:
         database.execute(f"GRANT CREATE ON SCHEMA public TO {role(limited)}")
         yield limited
@@ -427,25 +520,37 @@ def test_a_url_may_be_an_encrypted_parameter(aws: None, plain: Database) -> None
     works(referring(DATABASE_URL="ssm:/app/url"), plain)
 
 
-@pytest.mark.parametrize("password", ["plain", "p@ss/w%rd?:#&= \"'{}", "%41", "pässwörd", "\\1\\g<0>"])
+@pytest.mark.parametrize(
+    "password", ["plain", "p@ss/w%rd?:#&= \"'{}", "%41", "pässwörd", "\\1\\g<0>"]
+)
 def test_user_and_password_of_an_rds_secret_complete_a_url_without(
     aws: None, server: Server, plain: Database, password: str
 ) -> None:
     changed = change_password(server, plain, password)
-    store("rds!db-4f1c", f"\n{json.dumps({'username': credentials(plain)['username'], 'password': password})}\n")
-    works(referring(MIGRATION_DATABASE_URL="secretsmanager:rds!db-4f1c", DATABASE_URL=address(plain)), changed)
-    works(referring(DATABASE_URL="secretsmanager:rds!db-4f1c", POSTGRES_URL=address(plain)), changed)
+    store(
+        "rds!db-4f1c",
+        f"\n{json.dumps({'username': credentials(plain)['username'], 'password': password})}\n",
+    )
+    works(
+        referring(MIGRATION_DATABASE_URL="secretsmanager:rds!db-4f1c", DATABASE_URL=address(plain)),
+        changed,
+    )
+    works(
+        referring(DATABASE_URL="secretsmanager:rds!db-4f1c", POSTGRES_URL=address(plain)), changed
+    )
 
 
-def test_the_name_of_an_rds_secret_s_user_may_need_quotes(aws: None, server: Server, plain: Database) -> None:
+def test_the_name_of_an_rds_secret_s_user_may_need_quotes(
+    aws: None, server: Server, plain: Database
+) -> None:
     name = role(plain).strip('"')
     odd = f"{name}@a/b:c?d%41"
     server.admin.execute(f'ALTER ROLE "{name}" RENAME TO "{odd}"')
     try:
         store("rds", credentials(plain) | {"username": odd})
-        document = referring(MIGRATION_DATABASE_URL="secretsmanager:rds", DATABASE_URL=address(plain))(
-            {"action": "migrate"}, Context()
-        )
+        document = referring(
+            MIGRATION_DATABASE_URL="secretsmanager:rds", DATABASE_URL=address(plain)
+        )({"action": "migrate"}, Context())
         assert document["success"] is True
     finally:
         server.admin.execute(f'ALTER ROLE "{odd}" RENAME TO "{name}"')
@@ -458,7 +563,9 @@ def test_the_address_may_name_a_user_who_is_not_the_secret_s(aws: None, plain: D
     works(referring(MIGRATION_DATABASE_URL="secretsmanager:rds", DATABASE_URL=url), plain)
 
 
-def test_a_url_with_a_password_of_its_own_is_no_address_for_a_secret(aws: None, plain: Database) -> None:
+def test_a_url_with_a_password_of_its_own_is_no_address_for_a_secret(
+    aws: None, plain: Database
+) -> None:
     store("rds", credentials(plain))
     handler = referring(
         MIGRATION_DATABASE_URL="secretsmanager:rds",
@@ -473,22 +580,54 @@ UNUSABLE: dict[str, tuple[str, str | Mapping[str, str] | None, str]] = {
     "missing": ("secretsmanager:gone", None, "no such name exists"),
     "a missing parameter": ("ssm:/gone", None, "no such name exists"),
     "empty": ("secretsmanager:it", " ", "it is empty"),
-    "without that key": ("secretsmanager:it#url", {"canary": "canary"}, "it has no string under that key"),
-    "with an empty text there": ("secretsmanager:it#url", {"url": ""}, "it has no string under that key"),
-    "with a number there": ("secretsmanager:it#url", '{"url": 5, "x": "canary"}', "it has no string under that key"),
+    "without that key": (
+        "secretsmanager:it#url",
+        {"canary": "canary"},
+        "it has no string under that key",
+    ),
+    "with an empty text there": (
+        "secretsmanager:it#url",
+        {"url": ""},
+        "it has no string under that key",
+    ),
+    "with a number there": (
+        "secretsmanager:it#url",
+        '{"url": 5, "x": "canary"}',
+        "it has no string under that key",
+    ),
     "a key of a list": ("secretsmanager:it#url", '["canary"]', "it has no string under that key"),
     "a key of a word": ("secretsmanager:it#url", '"canary"', "it has no string under that key"),
-    "a key of what is not JSON": ("secretsmanager:it#url", "canary{", "it has no string under that key"),
-    "JSON that is cut off": ("secretsmanager:it", '{"username": "canary"', "it is JSON without username and password"),
-    "JSON without a password": ("secretsmanager:it", {"username": "canary"}, "it is JSON without username and pass"),
-    "JSON with an empty one": ("secretsmanager:it", {"username": "canary", "password": ""}, "it is JSON without user"),
+    "a key of what is not JSON": (
+        "secretsmanager:it#url",
+        "canary{",
+        "it has no string under that key",
+    ),
+    "JSON that is cut off": (
+        "secretsmanager:it",
+        '{"username": "canary"',
+        "it is JSON without username and password",
+    ),
+    "JSON without a password": (
+        "secretsmanager:it",
+        {"username": "canary"},
+        "it is JSON without username and pass",
+    ),
+    "JSON with an empty one": (
+        "secretsmanager:it",
+        {"username": "canary", "password": ""},
+        "it is JSON without user",
+    ),
     "credentials without an address": (
         "secretsmanager:it",
         {"username": "canary", "password": "canary"},
         "it does not contain the database's address",
     ),
     "no URL": ("secretsmanager:it", "canary", "is not a URL of a Postgres database"),
-    "another reference": ("secretsmanager:it", "secretsmanager:canary", "DATABASE_URL holds a reference"),
+    "another reference": (
+        "secretsmanager:it",
+        "secretsmanager:canary",
+        "DATABASE_URL holds a reference",
+    ),
 }
 
 
@@ -517,14 +656,22 @@ def test_a_secret_that_the_role_may_not_read_is_told_as_such(
     store("app", "postgresql://u:canary@localhost/x")
     boto3.client("iam").create_user(UserName="function")
     key = boto3.client("iam").create_access_key(UserName="function")["AccessKey"]
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the credentials that it began with
+    monkeypatch.setattr(
+        boto3, "DEFAULT_SESSION", None
+    )  # it keeps the credentials that it began with
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
     asked_for_permissions = set_initial_no_auth_action_count(0)
 
-    assert asked_for_permissions(reaches)(referring(DATABASE_URL="secretsmanager:app")) == "not_configured"
+    assert (
+        asked_for_permissions(reaches)(referring(DATABASE_URL="secretsmanager:app"))
+        == "not_configured"
+    )
     said = capsys.readouterr().out
-    assert "DATABASE_URL refers to secretsmanager:app, which cannot be used: this function's role has no permission" in said
+    assert (
+        "DATABASE_URL refers to secretsmanager:app, which cannot be used: this function's role has "
+        "no permission" in said
+    )
     assert "canary" not in said
 
 
@@ -532,7 +679,10 @@ def test_a_deleted_secret_is_told_as_such(aws: None, capsys: pytest.CaptureFixtu
     store("app", "canary")
     boto3.client("secretsmanager").delete_secret(SecretId="app")
     assert reaches(referring(DATABASE_URL="secretsmanager:app")) == "not_configured"
-    assert "secretsmanager:app, which cannot be used: it is marked for deletion" in capsys.readouterr().out
+    assert (
+        "secretsmanager:app, which cannot be used: it is marked for deletion"
+        in capsys.readouterr().out
+    )
 
 
 def test_without_credentials_the_answer_names_the_variable(
@@ -557,7 +707,9 @@ def test_a_warm_instance_does_not_ask_for_a_secret_again(aws: None, plain: Datab
     assert reaches(referring(DATABASE_URL="secretsmanager:app")) == "not_configured"
 
 
-def test_a_warm_instance_asks_again_when_its_password_is_refused(aws: None, server: Server, plain: Database) -> None:
+def test_a_warm_instance_asks_again_when_its_password_is_refused(
+    aws: None, server: Server, plain: Database
+) -> None:
     store("app", plain.url)
     handler = referring(DATABASE_URL="secretsmanager:app")
     works(handler, plain)
@@ -566,7 +718,9 @@ def test_a_warm_instance_asks_again_when_its_password_is_refused(aws: None, serv
     works(handler, rotated)
 
 
-def test_a_rotation_that_is_under_way_stops_nobody(aws: None, server: Server, plain: Database) -> None:
+def test_a_rotation_that_is_under_way_stops_nobody(
+    aws: None, server: Server, plain: Database
+) -> None:
     secrets = boto3.client("secretsmanager")
     old = credentials(plain)
     store("rds", old)
@@ -575,7 +729,9 @@ def test_a_rotation_that_is_under_way_stops_nobody(aws: None, server: Server, pl
     works(warm, plain)
 
     new = old | {"password": "canary-of-the-next-version"}
-    pending = secrets.put_secret_value(SecretId="rds", SecretString=json.dumps(new), VersionStages=["AWSPENDING"])
+    pending = secrets.put_secret_value(
+        SecretId="rds", SecretString=json.dumps(new), VersionStages=["AWSPENDING"]
+    )
     works(warm, plain)
     works(referring(**environ), plain)
 
@@ -586,13 +742,18 @@ def test_a_rotation_that_is_under_way_stops_nobody(aws: None, server: Server, pl
     versions = secrets.describe_secret(SecretId="rds")["VersionIdsToStages"]
     (before,) = (version for version, stages in versions.items() if "AWSCURRENT" in stages)
     secrets.update_secret_version_stage(
-        SecretId="rds", VersionStage="AWSCURRENT", MoveToVersionId=pending["VersionId"], RemoveFromVersionId=before
+        SecretId="rds",
+        VersionStage="AWSCURRENT",
+        MoveToVersionId=pending["VersionId"],
+        RemoveFromVersionId=before,
     )
     works(warm, rotated)
     works(referring(**environ), rotated)
 
 
-def test_a_rotation_that_is_taken_back_stops_nobody(aws: None, server: Server, plain: Database) -> None:
+def test_a_rotation_that_is_taken_back_stops_nobody(
+    aws: None, server: Server, plain: Database
+) -> None:
     old = credentials(plain)
     store("rds", old)
     new = old | {"password": "canary-of-the-next-version"}
@@ -611,7 +772,9 @@ def test_a_password_that_no_version_of_the_secret_has_is_a_refusal(
 ) -> None:
     store("app", plain.url)
     boto3.client("secretsmanager").put_secret_value(
-        SecretId="app", SecretString=plain.url.replace("canary-", "canary-pending-"), VersionStages=["AWSPENDING"]
+        SecretId="app",
+        SecretString=plain.url.replace("canary-", "canary-pending-"),
+        VersionStages=["AWSPENDING"],
     )
     change_password(server, plain, "another")
     handler = referring(DATABASE_URL="secretsmanager:app")
@@ -627,7 +790,9 @@ def test_a_url_without_a_reference_is_tried_once(server: Server, plain: Database
         assert len(proxy.connections) == 1
 
 
-def test_a_password_that_is_the_same_in_every_version_is_tried_once(aws: None, server: Server, plain: Database) -> None:
+def test_a_password_that_is_the_same_in_every_version_is_tried_once(
+    aws: None, server: Server, plain: Database
+) -> None:
     """Else a few requests would use up the tries after which a server locks a role."""
     change_password(server, plain, "another")
     with through_proxy(plain) as (proxy, there):
@@ -651,8 +816,16 @@ def test_the_bearer_secret_may_be_a_reference_too(aws: None, database: Database)
         MIGRATION_SECRET="secretsmanager:onward#current",
         MIGRATION_SECRET_PREVIOUS="secretsmanager:onward#previous",
     )
-    for token, expected in ((SECRET, 200), (SECRET[::-1], 200), ("secretsmanager:onward#current", 401), ("", 401)):
-        status, _ = answer(handler, function_url("POST", "/api/migrate", headers={"authorization": f"Bearer {token}"}))
+    for token, expected in (
+        (SECRET, 200),
+        (SECRET[::-1], 200),
+        ("secretsmanager:onward#current", 401),
+        ("", 401),
+    ):
+        status, _ = answer(
+            handler,
+            function_url("POST", "/api/migrate", headers={"authorization": f"Bearer {token}"}),
+        )
         assert status == expected
     assert history(database) == OURS
 
@@ -679,7 +852,9 @@ def test_a_bearer_secret_whose_reference_leads_to_none_closes_the_route(
     ):
         handler = function(database, **variables)
         for token in (value, it, fine, SECRET):
-            event = function_url("POST", "/api/migrate", headers={"authorization": f"Bearer {token}"})
+            event = function_url(
+                "POST", "/api/migrate", headers={"authorization": f"Bearer {token}"}
+            )
             status, document = answer(handler, event)
             assert (status, document["error"]["code"]) == (503, "not_configured")
         said = capsys.readouterr().out
@@ -700,7 +875,9 @@ def test_a_bearer_secret_that_is_missing_closes_its_route_alone(
 
 def test_a_url_that_cannot_be_resolved_is_nobody_s_business_without_the_secret(aws: None) -> None:
     handler = referring(DATABASE_URL="secretsmanager:gone")
-    status, _ = answer(handler, function_url("POST", "/api/migrate", headers={"authorization": "Bearer x"}))
+    status, _ = answer(
+        handler, function_url("POST", "/api/migrate", headers={"authorization": "Bearer x"})
+    )
     assert status == 401
 
 
@@ -744,7 +921,12 @@ def test_a_status_that_fails_for_want_of_a_secret_does_not_ask_the_store_each_ti
         assert answer(handler, function_url("GET", "/api/migration-status"))[0] == 503
         assert reaches(handler) == "not_configured"
     assert asked == ["secretsmanager:gone AWSCURRENT"]
-    assert capsys.readouterr().out.count("POSTGRES_URL refers to secretsmanager:gone, which cannot be used") == 10
+    assert (
+        capsys.readouterr().out.count(
+            "POSTGRES_URL refers to secretsmanager:gone, which cannot be used"
+        )
+        == 10
+    )
 
 
 def test_a_password_that_is_refused_is_asked_for_once_in_some_seconds(
@@ -843,7 +1025,9 @@ def test_a_store_that_says_nothing_is_given_up_in_seconds_with_an_answer(
         silent.setblocking(False)
         assert connections(silent) == 2
     assert (document["success"], document["error"]["code"]) == (False, "not_configured")
-    assert "which cannot be used: ReadTimeoutError; from within a VPC the store needs" in capsys.readouterr().out
+    assert (
+        "which cannot be used: ReadTimeoutError; inside a VPC, the store" in capsys.readouterr().out
+    )
     (client,) = made
     longest = max(client.meta.config.connect_timeout, client.meta.config.read_timeout)
     assert 2 * longest <= 8
@@ -867,7 +1051,11 @@ class Tagged(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def tagged(loader: Any, suffix: str, node: yaml.Node) -> dict[str, Any]:
-    found = loader.construct_scalar(node) if node.id == "scalar" else loader.construct_sequence(node, deep=True)
+    found = (
+        loader.construct_scalar(node)
+        if node.id == "scalar"
+        else loader.construct_sequence(node, deep=True)
+    )
     return {f"!{suffix}": found}
 
 
@@ -885,22 +1073,35 @@ def template() -> dict[str, Any]:
 def test_no_stranger_can_use_up_the_instances_of_the_function_that_a_pipeline_invokes() -> None:
     found = template()
     common, outputs = found.pop("Globals"), found.pop("Outputs")
-    public = [name for name, properties in found.items() if {"FunctionUrlConfig", "Events"} & set(properties)]
+    public = [
+        name
+        for name, properties in found.items()
+        if {"FunctionUrlConfig", "Events"} & set(properties)
+    ]
     invoked = outputs["FunctionName"]["!Ref"]
     assert set(found) == {invoked, *public}
     assert invoked not in public
-    assert outputs == {"FunctionName": {"!Ref": invoked}, "Url": {"!GetAtt": f"{public[0]}Url.FunctionUrl"}}
+    assert outputs == {
+        "FunctionName": {"!Ref": invoked},
+        "Url": {"!GetAtt": f"{public[0]}Url.FunctionUrl"},
+    }
     assert not {"FunctionUrlConfig", "ReservedConcurrentExecutions"} & set(common)
-    reserved = {name: properties["ReservedConcurrentExecutions"] for name, properties in found.items()}
+    reserved = {
+        name: properties["ReservedConcurrentExecutions"] for name, properties in found.items()
+    }
     assert reserved == {
         invoked: {"!If": ["ReservesConcurrency", 2, {"!Ref": "AWS::NoValue"}]},
-        public[0]: {"!If": ["ReservesConcurrency", {"!Ref": "Concurrency"}, {"!Ref": "AWS::NoValue"}]},
+        public[0]: {
+            "!If": ["ReservesConcurrency", {"!Ref": "Concurrency"}, {"!Ref": "AWS::NoValue"}]
+        },
     }
 
 
 def test_only_the_function_that_asks_for_the_secret_has_it() -> None:
     found = template()
-    variables = {name: set(found[name].get("Environment", {}).get("Variables", ())) for name in found}
+    variables = {
+        name: set(found[name].get("Environment", {}).get("Variables", ())) for name in found
+    }
     assert variables["Globals"] == {"MIGRATION_ENV", "MIGRATION_DATABASE_URL", "DATABASE_URL"}
     assert variables["PublicFunction"] == {"MIGRATION_SECRET", "MIGRATION_STATUS"}
     assert variables["Function"] == set()

@@ -46,7 +46,9 @@ PLACEHOLDERS = [
 
 @pytest.mark.parametrize("text", PLACEHOLDERS)
 def test_a_text_that_says_where_a_secret_is_is_none(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"^MIGRATION_SECRET is a reference or a placeholder") as refused:
+    with pytest.raises(
+        ConfigError, match=r"^MIGRATION_SECRET is a reference or a placeholder"
+    ) as refused:
         bearer_secret("MIGRATION_SECRET", text)
     assert text not in refused.value.message
 
@@ -102,6 +104,10 @@ def test_a_secret_need_not_be_text() -> None:
 
 def test_what_generators_make_is_one() -> None:
     for _ in range(1000):
-        made = [secrets.token_hex(32), secrets.token_urlsafe(32), base64.b64encode(secrets.token_bytes(32)).decode()]
+        made = [
+            secrets.token_hex(32),
+            secrets.token_urlsafe(32),
+            base64.b64encode(secrets.token_bytes(32)).decode(),
+        ]
         for text in (*made, f"{uuid.uuid4()}{uuid.uuid4()}"):
             assert bearer_secret("MIGRATION_SECRET", text) == text.encode()

@@ -21,7 +21,12 @@ def copy(project: Path, tmp_path: Path) -> Path:
 def check(project: Path, **environ: str) -> Completed:
     """Run it where no database is named: it needs none."""
     result = subprocess.run(
-        [sys.executable, CHECK], cwd=project, env=environ, capture_output=True, encoding="utf-8", check=False
+        [sys.executable, CHECK],
+        cwd=project,
+        env=environ,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     return Completed(result.returncode, result.stdout, result.stderr)
 
@@ -29,7 +34,9 @@ def check(project: Path, **environ: str) -> Completed:
 def test_our_functions_pass(copy: Path) -> None:
     result = check(copy)
     assert (result.code, result.err) == (0, "")
-    assert result.out == "✅ Functions that can be imported: api/migrate.py, api/migration-status.py\n"
+    assert (
+        result.out == "✅ Functions that can be imported: api/migrate.py, api/migration-status.py\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,15 +77,29 @@ def test_a_file_that_vercel_would_silently_leave_out_is_refused(copy: Path, sour
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("app = 1\nimport no_such_module", "ModuleNotFoundError: No module named 'no_such_module' (api/orders.py:2)"),
+        (
+            "app = 1\nimport no_such_module",
+            "ModuleNotFoundError: No module named 'no_such_module' (api/orders.py:2)",
+        ),
         ("app = 1\nimport sys\nsys.exit('enough')", "SystemExit: enough (api/orders.py:3)"),
         ("app = 1\n\ndef f(:", "SyntaxError: invalid syntax"),
-        ("app = 1\nfrom lib.settings.config import nothing_such", "ImportError: cannot import name 'nothing_such'"),
-        ("from lib.settings.config import read_config\napp = read_config({})", "(lib/settings/config.py:"),
-        ("app = 1\nraise RuntimeError('postgresql://me:canary-s3cret@host/db')", "postgresql://***@host/db"),
+        (
+            "app = 1\nfrom lib.settings.config import nothing_such",
+            "ImportError: cannot import name 'nothing_such'",
+        ),
+        (
+            "from lib.settings.config import read_config\napp = read_config({})",
+            "(lib/settings/config.py:",
+        ),
+        (
+            "app = 1\nraise RuntimeError('postgresql://me:canary-s3cret@host/db')",
+            "postgresql://***@host/db",
+        ),
     ],
 )
-def test_a_file_that_cannot_be_imported_is_refused_with_the_place(copy: Path, source: str, words: str) -> None:
+def test_a_file_that_cannot_be_imported_is_refused_with_the_place(
+    copy: Path, source: str, words: str
+) -> None:
     (copy / "api" / "orders.py").write_text(source)
     result = check(copy)
     assert (result.code, result.out) == (2, "")

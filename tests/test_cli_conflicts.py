@@ -36,7 +36,9 @@ def test_a_modified_file_stops_the_run(here: Here, migrations: Write, database: 
     assert contents(database) == before
 
 
-def test_in_production_resetting_the_database_is_no_remedy(here: Here, migrations: Write, database: Database) -> None:
+def test_in_production_resetting_the_database_is_no_remedy(
+    here: Here, migrations: Write, database: Database
+) -> None:
     migrations(ONE)
     here(url=database.url)
     before = contents(database)
@@ -67,7 +69,10 @@ def test_a_missing_file_stops_the_run(here: Here, migrations: Write, database: D
     migrations({"003-three.sql": "SELECT 3;"})
     result = here(url=database.url)
     assert result.code == 3
-    assert "missing: 001-one: applied, but its file is gone\n    - restore the file from version control\n" in result.err
+    assert (
+        "missing: 001-one: applied, but its file is gone\n    - restore the file from version "
+        "control\n" in result.err
+    )
     assert contents(database) == before
 
 
@@ -93,7 +98,9 @@ def test_a_file_that_was_merged_late_stops_the_run_until_it_is_allowed(
     assert here(url=database.url).code == 0
 
 
-def test_the_variable_allows_out_of_order_too(here: Here, migrations: Write, database: Database) -> None:
+def test_the_variable_allows_out_of_order_too(
+    here: Here, migrations: Write, database: Database
+) -> None:
     migrations({"002-two.sql": TWO["002-two.sql"]})
     here(url=database.url)
     migrations(ONE)
@@ -101,25 +108,34 @@ def test_the_variable_allows_out_of_order_too(here: Here, migrations: Write, dat
     assert (history(database), tables(database)) == (["002-two", "001-one"], {"one", "two"})
 
 
-def test_a_database_that_is_ahead_is_a_warning(here: Here, migrations: Write, database: Database) -> None:
+def test_a_database_that_is_ahead_is_a_warning(
+    here: Here, migrations: Write, database: Database
+) -> None:
     directory = migrations(TWO)
     here(url=database.url)
     before = contents(database)
     (directory / "002-two.sql").unlink()
     result = here(url=database.url)
     assert (result.code, result.err) == (0, "")
-    assert "⚠️  Applied, but newer than every file here (an older build, after a rollback?): 002-two" in result.out
+    assert (
+        "⚠️  Applied, but newer than every file here (an older build, after a rollback?): 002-two"
+        in result.out
+    )
     assert contents(database) == before
 
 
-def test_all_conflicts_are_named_in_one_message(here: Here, migrations: Write, database: Database) -> None:
+def test_all_conflicts_are_named_in_one_message(
+    here: Here, migrations: Write, database: Database
+) -> None:
     numbers = (1, 2, 3, 5)
     directory = migrations({f"00{n}-f{n}.sql": f"SELECT {n};" for n in numbers})
     here(url=database.url)
     before = contents(database)
     (directory / "002-f2.sql").unlink()
     (directory / "003-f3.sql").rename(directory / "003-drei.sql")
-    migrations({"001-f1.sql": "SELECT 'changed';", "004-late.sql": "SELECT 4;", "006-new.sql": "SELECT 6;"})
+    migrations(
+        {"001-f1.sql": "SELECT 'changed';", "004-late.sql": "SELECT 4;", "006-new.sql": "SELECT 6;"}
+    )
     result = here("--json", url=database.url)
     document = json.loads(result.out)
     assert result.code == 3
@@ -144,7 +160,10 @@ def test_a_table_of_that_name_with_another_shape_is_left_alone(
     here: Here, migrations: Write, database: Database
 ) -> None:
     migrations(ONE)
-    database.execute("CREATE TABLE schema_migrations (version text); INSERT INTO schema_migrations VALUES ('20240101')")
+    database.execute(
+        "CREATE TABLE schema_migrations (version text); INSERT INTO schema_migrations VALUES "
+        "('20240101')"
+    )
     before = contents(database)
     for command in ((), ("status",), ("baseline", "1"), ("repair", "001-one")):
         result = here(*command, url=database.url)
@@ -175,14 +194,25 @@ def test_production_is_changed_by_deploys_only_unless_a_person_says_so(
     assert here("validate", url=database.url, env=production).code == 0
     assert contents(database) == ([], [])
     assert here("--production", url=database.url, env=production).code == 0
-    assert database.execute("SELECT environment, applied_by FROM schema_migrations") == [("production", "cli")]
+    assert database.execute("SELECT environment, applied_by FROM schema_migrations") == [
+        ("production", "cli")
+    ]
 
 
 @pytest.mark.parametrize("sign", ["CI", "VERCEL_DEPLOYMENT_ID"])
-def test_a_deploy_changes_production(here: Here, migrations: Write, database: Database, sign: str) -> None:
+def test_a_deploy_changes_production(
+    here: Here, migrations: Write, database: Database, sign: str
+) -> None:
     migrations(ONE)
-    assert here(url=database.url, env={"MIGRATION_ENV": "", "VERCEL_ENV": "production", sign: "1"}).code == 0
-    assert database.execute("SELECT environment, applied_by FROM schema_migrations") == [("production", "build")]
+    assert (
+        here(
+            url=database.url, env={"MIGRATION_ENV": "", "VERCEL_ENV": "production", sign: "1"}
+        ).code
+        == 0
+    )
+    assert database.execute("SELECT environment, applied_by FROM schema_migrations") == [
+        ("production", "build")
+    ]
 
 
 def test_variables_that_were_pulled_to_a_laptop_do_not_make_it_a_deploy(
@@ -208,7 +238,9 @@ def test_a_missing_database_is_5_with_one_document(
     here: Here, migrations: Write, database: Database, server: Server, command: str
 ) -> None:
     migrations(ONE)
-    arguments = {"run": [], "baseline": ["baseline", "1"], "repair": ["repair", "001-one"]}.get(command, [command])
+    arguments = {"run": [], "baseline": ["baseline", "1"], "repair": ["repair", "001-one"]}.get(
+        command, [command]
+    )
     result = here("--json", *arguments, url=server.database("there-is-none").url)
     document = json.loads(result.out)
     assert result.code == 5
@@ -218,7 +250,9 @@ def test_a_missing_database_is_5_with_one_document(
     assert contents(database) == ([], [])
 
 
-def test_no_variable_set_is_2_and_names_them_all(here: Here, migrations: Write, database: Database) -> None:
+def test_no_variable_set_is_2_and_names_them_all(
+    here: Here, migrations: Write, database: Database
+) -> None:
     migrations(ONE)
     for command in ((), ("status",), ("baseline", "1"), ("repair", "001-one")):
         result = here(*command)

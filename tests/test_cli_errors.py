@@ -35,7 +35,8 @@ def test_a_syntax_error_is_shown_with_its_place_in_a_crlf_file_with_emoji(
     migrations(
         {
             **TWO,
-            "003-orders.sql": "-- 🚀\r\nCREATE TABLE orders (\r\n  id int, -- 😀\r\n  note /* 😀 */ citextt\r\n);\r\n",
+            "003-orders.sql": "-- 🚀\r\nCREATE TABLE orders (\r\n  id int, -- 😀\r\n  note /* 😀 */ "
+            "citextt\r\n);\r\n",
             "004-later.sql": "CREATE TABLE later ();",
         }
     )
@@ -64,11 +65,17 @@ def test_an_error_at_run_time_names_the_statement_and_invents_no_line(
     here: Here, migrations: Write, database: Database
 ) -> None:
     migrations(
-        {"001-twice.sql": "CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY);\nINSERT INTO t VALUES (1);\n\n" * 2}
+        {
+            "001-twice.sql": "CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY);\nINSERT INTO t "
+            "VALUES (1);\n\n" * 2
+        }
     )
     result = here(url=database.url)
     assert result.code == 1
-    assert "❌ FAILED migrations/001-twice.sql   statement 4 of 4, which begins on line 5\n" in result.err
+    assert (
+        "❌ FAILED migrations/001-twice.sql   statement 4 of 4, which begins on line 5\n"
+        in result.err
+    )
     assert 'ERROR 23505: duplicate key value violates unique constraint "t_pkey"\n' in result.err
     assert "Detail: Key (id)=(1) already exists.\n" in result.err
     assert not re.search(r"twice\.sql:\d", result.err)
@@ -76,11 +83,21 @@ def test_an_error_at_run_time_names_the_statement_and_invents_no_line(
     assert (history(database), tables(database)) == ([], set())
 
 
-def test_hint_and_context_of_the_server_are_shown(here: Here, migrations: Write, database: Database) -> None:
-    migrations({"001-raises.sql": "DO $$ BEGIN RAISE 'boom 100%%' USING DETAIL = 'why', HINT = 'do that'; END $$;"})
+def test_hint_and_context_of_the_server_are_shown(
+    here: Here, migrations: Write, database: Database
+) -> None:
+    migrations(
+        {
+            "001-raises.sql": "DO $$ BEGIN RAISE 'boom 100%%' USING DETAIL = 'why', HINT = 'do "
+            "that'; END $$;"
+        }
+    )
     result = here(url=database.url)
     assert result.code == 1
-    assert "ERROR P0001: boom 100%\nDetail: why\nHint: do that\nContext: PL/pgSQL function" in result.err
+    assert (
+        "ERROR P0001: boom 100%\nDetail: why\nHint: do that\nContext: PL/pgSQL function"
+        in result.err
+    )
     assert history(database) == []
 
 
@@ -112,7 +129,10 @@ def test_a_no_transaction_file_that_fails_midway_says_what_is_done(
     here: Here, migrations: Write, database: Database
 ) -> None:
     migrations(
-        {"001-piecewise.sql": "-- migrate: no-transaction\nCREATE TABLE a ();\nSELECT nothing;\nCREATE TABLE b ();"}
+        {
+            "001-piecewise.sql": "-- migrate: no-transaction\nCREATE TABLE a ();\nSELECT "
+            "nothing;\nCREATE TABLE b ();"
+        }
     )
     result = here("--json", url=database.url)
     document = json.loads(result.out)
@@ -122,11 +142,15 @@ def test_a_no_transaction_file_that_fails_midway_says_what_is_done(
     assert (history(database), tables(database)) == ([], {"a"})
 
 
-def test_github_actions_gets_an_annotation_on_the_line(here: Here, migrations: Write, database: Database) -> None:
+def test_github_actions_gets_an_annotation_on_the_line(
+    here: Here, migrations: Write, database: Database
+) -> None:
     migrations({"001-typo.sql": "SELECT 1;\nSELECT 100 %;\n"})
     result = here(url=database.url, env={"GITHUB_ACTIONS": "true"})
     annotation = result.err.splitlines()[-1]
-    assert re.fullmatch(r"::error file=.*migrations/001-typo\.sql,line=2,col=\d+::42601: .*", annotation)
+    assert re.fullmatch(
+        r"::error file=.*migrations/001-typo\.sql,line=2,col=\d+::42601: .*", annotation
+    )
     assert "::error" not in here(url=database.url).err
     migrations({"001-typo.sql": "BEGIN;", "002-typo.sql": "COMMIT;"})
     result = here(url=database.url, env={"GITHUB_ACTIONS": "true"})
@@ -142,10 +166,14 @@ def test_an_annotation_names_the_file_as_the_workspace_knows_it_wherever_the_run
     workspace = tmp_path / "work"
     app = Cli(bundle(project, workspace / "app", {"001-typo.sql": "SELEC 1;\n"}), tmp_path)
     github = {"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": str(workspace)}
-    result = app(url=database.url, env={"MIGRATION_DIR": "migrations", **github}, cwd=workspace / stands)
+    result = app(
+        url=database.url, env={"MIGRATION_DIR": "migrations", **github}, cwd=workspace / stands
+    )
     assert "\n::error file=app/migrations/001-typo.sql,line=1,col=1::42601: " in result.err
     elsewhere = {**github, "GITHUB_WORKSPACE": str(tmp_path / "other")}
-    result = app(url=database.url, env={"MIGRATION_DIR": "migrations", **elsewhere}, cwd=workspace / stands)
+    result = app(
+        url=database.url, env={"MIGRATION_DIR": "migrations", **elsewhere}, cwd=workspace / stands
+    )
     assert f"\n::error file={workspace}/app/migrations/001-typo.sql,line=1,col=1::" in result.err
     assert history(database) == []
 
@@ -167,7 +195,8 @@ def hostile(word: str) -> str:
     """A block that says it in every field that a message has."""
     text = "E'" + "".join(f"\\u{ord(char):04x}" for char in word) + "'"
     fields = ", ".join(
-        f"{field} = {text}" for field in ("MESSAGE", "DETAIL", "HINT", "CONSTRAINT", "TABLE", "SCHEMA", "COLUMN")
+        f"{field} = {text}"
+        for field in ("MESSAGE", "DETAIL", "HINT", "CONSTRAINT", "TABLE", "SCHEMA", "COLUMN")
     )
     return f"DO $$ BEGIN RAISE NOTICE '%', {text}; RAISE EXCEPTION USING {fields}; END $$;\n"
 
@@ -178,7 +207,9 @@ def test_what_a_server_says_steers_neither_terminal_nor_ci(
     cli: Cli, migrations: Write, database: Database, arguments: tuple[str, ...], directive: str
 ) -> None:
     migrations({"001-talks.sql": directive + hostile(HOSTILE)})
-    result = cli(*arguments, url=database.url, env={"GITHUB_ACTIONS": "true", "PYTHONIOENCODING": "utf-8"})
+    result = cli(
+        *arguments, url=database.url, env={"GITHUB_ACTIONS": "true", "PYTHONIOENCODING": "utf-8"}
+    )
     assert result.code == (7 if directive else 1)
     (command,) = obeyed(result.out + result.err)
     assert command.startswith("::error file=")
@@ -191,13 +222,20 @@ def test_what_a_server_says_steers_neither_terminal_nor_ci(
     assert history(database) == []
 
 
-def test_what_a_file_has_in_it_steers_neither_terminal_nor_ci(cli: Cli, migrations: Write, database: Database) -> None:
-    migrations({"001-shown.sql": "SELECT '\x1b[2J\n::error::forged\n##[error]forged' nothing here;\n"})
+def test_what_a_file_has_in_it_steers_neither_terminal_nor_ci(
+    cli: Cli, migrations: Write, database: Database
+) -> None:
+    migrations(
+        {"001-shown.sql": "SELECT '\x1b[2J\n::error::forged\n##[error]forged' nothing here;\n"}
+    )
     result = cli(url=database.url, env={"GITHUB_ACTIONS": "true"})
     assert result.code == 1
     assert [line[:13] for line in obeyed(result.out + result.err)] == ["::error file="]
     assert "\x1b" not in result.out + result.err
-    assert "1 | SELECT '\\x1b[2J\n2 | ::error::forged\n3 | \\x23#[error]forged' nothing here;\n" in result.err
+    assert (
+        "1 | SELECT '\\x1b[2J\n2 | ::error::forged\n3 | \\x23#[error]forged' nothing here;\n"
+        in result.err
+    )
     assert history(database) == []
 
 
@@ -207,7 +245,9 @@ def test_what_a_history_has_in_it_steers_neither_terminal_nor_ci(
 ) -> None:
     migrations(ONE)
     assert cli(url=database.url).code == 0
-    database.execute("INSERT INTO schema_migrations (version, name) VALUES (%s, %s)", [HOSTILE, HOSTILE])
+    database.execute(
+        "INSERT INTO schema_migrations (version, name) VALUES (%s, %s)", [HOSTILE, HOSTILE]
+    )
     arguments = () if command == "run" else (command,)
     for more in ((), ("--json",)):
         result = cli(*arguments, *more, url=database.url, env={"GITHUB_ACTIONS": "true"})
@@ -232,29 +272,44 @@ def test_what_another_session_is_called_and_does_steers_neither_terminal_nor_ci(
     assert history(database) == []
 
 
-@pytest.mark.parametrize("variable", ["MIGRATION_SECRET", "MIGRATION_SECRET_PREVIOUS", "PGPASSWORD"])
+@pytest.mark.parametrize(
+    "variable", ["MIGRATION_SECRET", "MIGRATION_SECRET_PREVIOUS", "PGPASSWORD"]
+)
 def test_a_secret_that_is_in_no_url_is_shown_neither_in_words_nor_in_json(
     here: Here, migrations: Write, database: Database, variable: str
 ) -> None:
     secret = "S3cret-of-nobody's-business"
     migrations(
-        {"001-talks.sql": f"DO $$ BEGIN RAISE EXCEPTION USING MESSAGE = $a${secret}$a$, HINT = $a${secret}$a$; END $$"}
+        {
+            "001-talks.sql": f"DO $$ BEGIN RAISE EXCEPTION USING MESSAGE = $a${secret}$a$, HINT = "
+            f"$a${secret}$a$; END $$"
+        }
     )
     for arguments in ((), ("--json",)):
-        result = here(*arguments, url=database.url, env={variable: secret, "GITHUB_ACTIONS": "true"})
+        result = here(
+            *arguments, url=database.url, env={variable: secret, "GITHUB_ACTIONS": "true"}
+        )
         assert result.code == 1
         assert secret not in result.out + result.err
-        assert json.loads(result.out)["error"]["message"].count("***") if arguments else "::P0001: ***" in result.err
+        assert (
+            json.loads(result.out)["error"]["message"].count("***")
+            if arguments
+            else "::P0001: ***" in result.err
+        )
     assert history(database) == []
 
 
 def test_a_notice_and_a_failure_show_no_secret_of_the_environment(
     cli: Cli, migrations: Write, database: Database, login: Callable[[str], str]
 ) -> None:
-    """The server knows them from wherever it has them: a foreign server's options, a row, a function's text."""
+    """The server knows them from wherever it has them: a foreign server's options, a row, a
+    function's text.
+    """
     url, secret = login(CANARY), "S3cret-of-the-route-and-long-enough"
     said = f"{url} {CANARY} password={CANARY} {secret} postgresql://else:{CANARY[::-1]}@where/x"
-    migrations({"001-talks.sql": f"DO $$ BEGIN RAISE NOTICE '{said}'; RAISE EXCEPTION '{said}'; END $$;"})
+    migrations(
+        {"001-talks.sql": f"DO $$ BEGIN RAISE NOTICE '{said}'; RAISE EXCEPTION '{said}'; END $$;"}
+    )
     for arguments in ((), ("--json",)):
         result = cli(*arguments, url=url, env={"MIGRATION_SECRET": secret})
         assert result.code == 1
@@ -285,15 +340,28 @@ def login(database: Database, server: Server) -> Iterator[Callable[[str], str]]:
 
 @pytest.mark.parametrize("files", [ONE, {"001-typo.sql": "SELEC 1;"}, {"001-begin.sql": "BEGIN;"}])
 def test_no_password_is_printed_whatever_becomes_of_a_run(
-    here: Here, migrations: Write, database: Database, login: Callable[[str], str], files: dict[str, str]
+    here: Here,
+    migrations: Write,
+    database: Database,
+    login: Callable[[str], str],
+    files: dict[str, str],
 ) -> None:
     migrations(files)
     url = login(CANARY)
-    for arguments in ((), ("--json",), ("status", "--json"), ("validate",), ("baseline", "1"), ("repair", "001-one")):
+    for arguments in (
+        (),
+        ("--json",),
+        ("status", "--json"),
+        ("validate",),
+        ("baseline", "1"),
+        ("repair", "001-one"),
+    ):
         result = here(*arguments, url=url, env={"GITHUB_ACTIONS": "true"})
         assert CANARY not in result.out + result.err
     recorded = [] if "001-begin.sql" in files else [next(iter(files)).removesuffix(".sql")]
-    assert (history(database) or []) == recorded, "what could run, the baseline at the latest has recorded"
+    assert (history(database) or []) == recorded, (
+        "what could run, the baseline at the latest has recorded"
+    )
 
 
 def odd_urls(host: str) -> dict[str, str]:
@@ -308,7 +376,8 @@ def odd_urls(host: str) -> dict[str, str]:
         "a percent in it": f"postgresql://postgres:%zz{CANARY}@{host}/postgres",
         "a blank in it": f"postgresql://postgres:a {CANARY}@{host}/postgres",
         "a line break in it": f"postgresql://postgres:a\n{CANARY}@{host}/postgres",
-        "encoded characters in it": f"postgresql://postgres:{quote(CANARY + '@/:', safe='')}@{host}/postgres",
+        "encoded characters in "
+        "it": f"postgresql://postgres:{quote(CANARY + '@/:', safe='')}@{host}/postgres",
         "no scheme": f"postgres:{CANARY}@{host}/postgres",
         "a scheme cut short": f"postgres:/postgres:{CANARY}@{host}/postgres",
         "another scheme": f"mysql://postgres:{CANARY}@{host}/postgres",
@@ -342,7 +411,14 @@ def test_a_url_that_does_not_work_shows_nothing_of_its_password(
 
 
 @pytest.mark.parametrize(
-    "variable", ["MIGRATION_ENV", "MIGRATION_LOCK_TIMEOUT", "MIGRATION_WAIT", "MIGRATION_DIR", "MIGRATION_SCHEMA"]
+    "variable",
+    [
+        "MIGRATION_ENV",
+        "MIGRATION_LOCK_TIMEOUT",
+        "MIGRATION_WAIT",
+        "MIGRATION_DIR",
+        "MIGRATION_SCHEMA",
+    ],
 )
 def test_a_url_in_the_wrong_variable_shows_nothing_of_its_password(
     here: Here, migrations: Write, database: Database, variable: str

@@ -44,12 +44,14 @@ REFUSED_BY_CONTENT = {
     "\\i other.sql": (1, "\\i is a command of psql"),
     "\\restrict abc": (1, "\\restrict is a command of psql"),
     "COPY t FROM STDIN;\n1\n\\.\n": (1, "COPY ... FROM STDIN"),
-    "CREATE INDEX CONCURRENTLY i ON t (id);": (1, "CREATE INDEX CONCURRENTLY cannot run inside a transaction"),
+    "CREATE INDEX CONCURRENTLY i ON t (id);": (
+        1,
+        "CREATE INDEX CONCURRENTLY cannot run inside a transaction",
+    ),
     "VACUUM;": (1, "VACUUM cannot run inside a transaction"),
     "ALTER SYSTEM SET work_mem = '1MB';": (1, "ALTER SYSTEM cannot run inside a transaction"),
     "CREATE DATABASE x;": (1, "CREATE DATABASE cannot run inside a transaction"),
 }
-
 
 
 # What does not belong in a file
@@ -74,14 +76,26 @@ def test_an_undo_section_is_not_run_and_nothing_else_is_either(
     here: Here, migrations: Write, database: Database
 ) -> None:
     database.execute("CREATE TABLE users AS SELECT generate_series(1, 1000) id")
-    migrations({"001-one.sql": "CREATE TABLE one ();\n", "002-orders.sql": GOOSE, "003-odd.sql": "SELECT\xa01;\n"})
+    migrations(
+        {
+            "001-one.sql": "CREATE TABLE one ();\n",
+            "002-orders.sql": GOOSE,
+            "003-odd.sql": "SELECT\xa01;\n",
+        }
+    )
     env = {"MIGRATION_ALLOW_NONEMPTY": "1"}
-    for result in (here(url=database.url, env=env), here("validate", url=database.url, env=env), here("validate")):
+    for result in (
+        here(url=database.url, env=env),
+        here("validate", url=database.url, env=env),
+        here("validate"),
+    ):
         assert result.code == 2
         for words in (
             "migrations/002-orders.sql:1:1: `-- +goose Up` is a mark of goose",
-            "migrations/002-orders.sql:4:1: `-- +goose Down` is a mark of goose, and Onward runs the whole file",
-            "migrations/003-odd.sql:1:7: invisible character outside of quotes: NO-BREAK SPACE (U+00A0)",
+            "migrations/002-orders.sql:4:1: `-- +goose Down` is a mark of goose, and Onward runs "
+            "the whole file",
+            "migrations/003-odd.sql:1:7: invisible character outside of quotes: NO-BREAK SPACE "
+            "(U+00A0)",
             "Nothing was changed",
         ):
             assert words in result.err
@@ -93,7 +107,9 @@ def test_an_undo_section_is_not_run_and_nothing_else_is_either(
     assert database.execute("SELECT count(*) FROM users") == [(1000,)]
 
 
-def test_an_applied_file_with_another_tools_marks_may_stay(here: Here, migrations: Write, database: Database) -> None:
+def test_an_applied_file_with_another_tools_marks_may_stay(
+    here: Here, migrations: Write, database: Database
+) -> None:
     dbmate = "-- migrate:up\nCREATE TABLE one ();\n-- migrate:down\nDROP TABLE one;\n"
     migrations({"001-one.sql": "SELECT 1;"})
     assert here("baseline", "001", url=database.url).code == 0
@@ -103,7 +119,8 @@ def test_an_applied_file_with_another_tools_marks_may_stay(here: Here, migration
     result = here("validate", "--json", url=database.url)
     assert result.code == 0
     assert [one.split("; ")[0].split("/")[-1] for one in json.loads(result.out)["warnings"]] == [
-        f"001-one.sql:{line}:1: `-- migrate:{way}` is a mark of dbmate, and Onward runs the whole file"
+        f"001-one.sql:{line}:1: `-- migrate:{way}` is a mark of dbmate, and Onward runs the whole "
+        "file"
         for line, way in ((1, "up"), (3, "down"))
     ]
     assert here(url=database.url).code == 0
@@ -180,9 +197,11 @@ def test_every_file_that_cannot_be_used_is_named_in_one_message_before_connectin
         "017-link.sql": "a link that leads out of the directory; put the file itself here",
         "018-dangling.sql": "cannot be read",
     }.items():
-        assert re.search(rf"^  migrations/{re.escape(name)}: .*{re.escape(words_wanted)}", result.err, re.MULTILINE), (
-            name
-        )
+        assert re.search(
+            rf"^  migrations/{re.escape(name)}: .*{re.escape(words_wanted)}",
+            result.err,
+            re.MULTILINE,
+        ), name
     assert "001-one" not in result.err
     assert "Next: Nothing was sent to a database" in result.err
     assert contents(database) == ([], [])
@@ -193,15 +212,21 @@ def test_no_command_connects_while_files_are_wrong(
     here: Here, migrations: Write, database: Database, server: Server, command: str
 ) -> None:
     migrations({"one.sql": "SELECT 1;"})
-    arguments = {"run": [], "baseline": ["baseline", "1"], "repair": ["repair", "x"]}.get(command, [command])
+    arguments = {"run": [], "baseline": ["baseline", "1"], "repair": ["repair", "x"]}.get(
+        command, [command]
+    )
     result = here(*arguments, url=server.database("there-is-none").url)
     assert result.code == 2, "with a connection it would have been 5"
     assert "migrations/one.sql: the name must be" in result.err
     assert contents(database) == ([], [])
 
 
-def test_what_does_not_end_in_sql_is_ignored(here: Here, migrations: Write, database: Database) -> None:
-    migrations({**ONE, "README.md": "x", ".DS_Store": b"\0", "002-x.sql~": "x", ".003-x.sql.swp": b"\0"})
+def test_what_does_not_end_in_sql_is_ignored(
+    here: Here, migrations: Write, database: Database
+) -> None:
+    migrations(
+        {**ONE, "README.md": "x", ".DS_Store": b"\0", "002-x.sql~": "x", ".003-x.sql.swp": b"\0"}
+    )
     assert here(url=database.url).code == 0
     assert history(database) == ["001-one"]
 
@@ -250,7 +275,9 @@ def test_a_pending_file_with_such_a_statement_is_refused_with_its_line_and_remed
     result = here(url=database.url)
     assert result.code == 2
     assert re.search(
-        rf"^  migrations/002-refused\.sql:{line}: {re.escape(what)}.*; (take|write|put) ", result.err, re.MULTILINE
+        rf"^  migrations/002-refused\.sql:{line}: {re.escape(what)}.*; (take|write|put) ",
+        result.err,
+        re.MULTILINE,
     )
     assert "Nothing was changed." in result.err
     assert contents(database) == ([], [])
@@ -263,12 +290,22 @@ def test_all_refused_pending_files_are_named_in_one_message_and_none_before_them
     here(url=database.url)
     before = contents(database)
     refused = {f"{number:03}-refused.sql": sql for number, sql in enumerate(REFUSED_BY_CONTENT, 3)}
-    migrations({"002-two.sql": TWO["002-two.sql"], **refused, "099-draft.sql": "-- migrate: draft\nSELECT 1;"})
+    migrations(
+        {
+            "002-two.sql": TWO["002-two.sql"],
+            **refused,
+            "099-draft.sql": "-- migrate: draft\nSELECT 1;",
+        }
+    )
     result = here("--json", url=database.url)
     document = json.loads(result.out)
     assert result.code == 2
     assert (document["error"]["code"], document["applied"]) == ("invalid_files", [])
-    assert document["remaining"] == ["002-two", *(name.removesuffix(".sql") for name in refused), "099-draft"]
+    assert document["remaining"] == [
+        "002-two",
+        *(name.removesuffix(".sql") for name in refused),
+        "099-draft",
+    ]
     for name in (*refused, "099-draft.sql"):
         assert f"migrations/{name}:" in result.err
         assert f"migrations/{name}:" in document["error"]["message"]
@@ -276,6 +313,11 @@ def test_all_refused_pending_files_are_named_in_one_message_and_none_before_them
 
 
 def test_savepoints_are_fine(here: Here, migrations: Write, database: Database) -> None:
-    migrations({"001-save.sql": "SAVEPOINT a; CREATE TABLE gone (); ROLLBACK TO a; RELEASE a; CREATE TABLE kept ();"})
+    migrations(
+        {
+            "001-save.sql": "SAVEPOINT a; CREATE TABLE gone (); ROLLBACK TO a; RELEASE a; CREATE "
+            "TABLE kept ();"
+        }
+    )
     assert here(url=database.url).code == 0
     assert (history(database), tables(database)) == (["001-save"], {"kept"})

@@ -71,7 +71,9 @@ def test_a_database_in_the_environment_switches_the_files_urls_off(
     team: Path, database: Database, migrated: Database, variable: str
 ) -> None:
     before = contents(migrated)
-    (team / ".env.local").write_text(f"MIGRATION_DATABASE_URL={migrated.url}\nPOSTGRES_URL={migrated.url}\n")
+    (team / ".env.local").write_text(
+        f"MIGRATION_DATABASE_URL={migrated.url}\nPOSTGRES_URL={migrated.url}\n"
+    )
     result = Cli(team, team)(env={variable: database.url})
     assert result.code == 0
     assert f"(from {variable})" in result.out
@@ -79,8 +81,12 @@ def test_a_database_in_the_environment_switches_the_files_urls_off(
     assert contents(migrated) == before
 
 
-def test_a_broken_env_file_is_named_and_its_content_is_not_shown(team: Path, database: Database) -> None:
-    (team / ".env.local").write_bytes(b"POSTGRES_URL=postgresql://postgres:" + CANARY.encode() + b"\xff@localhost/x\n")
+def test_a_broken_env_file_is_named_and_its_content_is_not_shown(
+    team: Path, database: Database
+) -> None:
+    (team / ".env.local").write_bytes(
+        b"POSTGRES_URL=postgresql://postgres:" + CANARY.encode() + b"\xff@localhost/x\n"
+    )
     result = Cli(team, team)(url=database.url)
     assert result.code == 2
     assert ".env.local cannot be read as UTF-8 text" in result.err
@@ -96,7 +102,9 @@ def test_a_broken_env_file_is_named_and_its_content_is_not_shown(team: Path, dat
 # Where it is started
 
 
-def test_it_runs_from_another_directory_and_through_a_link(team: Path, tmp_path: Path, database: Database) -> None:
+def test_it_runs_from_another_directory_and_through_a_link(
+    team: Path, tmp_path: Path, database: Database
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "migrate").symlink_to(team / "scripts" / "migrate.py")
@@ -117,7 +125,9 @@ def test_it_runs_from_another_directory_and_through_a_link(team: Path, tmp_path:
     assert history(database) == ["001-one"]
 
 
-def test_a_python_without_the_requirements_says_what_to_do(cli: Cli, migrations: Write, database: Database) -> None:
+def test_a_python_without_the_requirements_says_what_to_do(
+    cli: Cli, migrations: Write, database: Database
+) -> None:
     migrations(ONE)
     result = subprocess.run(
         [sys.executable, "-S", str(cli.script), "--json"],
@@ -134,7 +144,9 @@ def test_a_python_without_the_requirements_says_what_to_do(cli: Cli, migrations:
     assert contents(database) == ([], [])
 
 
-def test_strict_warnings_of_python_find_nothing(cli: Cli, migrations: Write, database: Database) -> None:
+def test_strict_warnings_of_python_find_nothing(
+    cli: Cli, migrations: Write, database: Database
+) -> None:
     directory = migrations({**TWO, "003-fails.sql": "SELECT nothing;"})
     for arguments, code in (
         (("status",), 0),
@@ -162,7 +174,9 @@ def test_strict_warnings_of_python_find_nothing(cli: Cli, migrations: Write, dat
 # Streams
 
 
-def test_colour_is_for_terminals_and_no_color_switches_it_off(cli: Cli, migrations: Write, database: Database) -> None:
+def test_colour_is_for_terminals_and_no_color_switches_it_off(
+    cli: Cli, migrations: Write, database: Database
+) -> None:
     migrations(ONE)
 
     def on_a_terminal(*arguments: str, **more: str) -> str:
@@ -193,7 +207,9 @@ def test_colour_is_for_terminals_and_no_color_switches_it_off(cli: Cli, migratio
     assert history(database) == ["001-one"]
 
 
-def test_a_stdout_that_knows_no_emoji_gets_the_rest(cli: Cli, migrations: Write, database: Database) -> None:
+def test_a_stdout_that_knows_no_emoji_gets_the_rest(
+    cli: Cli, migrations: Write, database: Database
+) -> None:
     migrations({"001-one.sql": "DO $$ BEGIN RAISE NOTICE 'größer 😀'; END $$;"})
     narrow = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     result = cli(url=database.url, env=narrow)
@@ -229,7 +245,9 @@ def test_a_reader_that_has_left_changes_neither_the_run_nor_its_exit_code(
     assert history(database) == ([f"00{n}-f{n}" for n in range(1, 6)] if runs else None)
 
 
-def test_a_reader_of_the_first_line_only_gets_it(cli: Cli, migrations: Write, database: Database) -> None:
+def test_a_reader_of_the_first_line_only_gets_it(
+    cli: Cli, migrations: Write, database: Database
+) -> None:
     migrations(FIVE)
     process = subprocess.Popen(
         [sys.executable, str(cli.script)],
@@ -247,14 +265,22 @@ def test_a_reader_of_the_first_line_only_gets_it(cli: Cli, migrations: Write, da
     assert len(history(database) or []) == 5
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>/dev/full"])
+@pytest.mark.parametrize(
+    "closed", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>/dev/full"]
+)
 @pytest.mark.parametrize("arguments", ["", "--json"])
 def test_a_stream_that_is_closed_or_full_does_not_stop_a_run(
     cli: Cli, migrations: Write, database: Database, closed: str, arguments: str
 ) -> None:
     migrations({**TWO, "003-fails.sql": "SELECT nothing;"})
     result = subprocess.run(
-        ["/bin/sh", "-c", f'"$0" -W error "$1" {arguments} {closed}', sys.executable, str(cli.script)],
+        [
+            "/bin/sh",
+            "-c",
+            f'"$0" -W error "$1" {arguments} {closed}',
+            sys.executable,
+            str(cli.script),
+        ],
         env=environment(cli, database.url),
         capture_output=True,
         encoding="utf-8",
@@ -321,7 +347,9 @@ SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
 def starting(tmp_path: Path, module: str, line: str) -> dict[str, str]:
-    """An environment in which this is run where a module is imported, that is found before the one of its name."""
+    """An environment in which this is run where a module is imported, that is found before the one
+    of its name.
+    """
     (tmp_path / "first").mkdir(exist_ok=True)
     (tmp_path / "first" / f"{module}.py").write_text(f"import os, signal\n{line}\n")
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "first")}
@@ -344,7 +372,10 @@ def test_a_signal_while_it_starts_is_one_line_and_its_code(
         )
         words = f"❌ interrupted by {number.name}: nothing was started\n(exit {code}, docs/exit-codes.md#exit-codes)\n"
         assert (result.returncode, result.stderr) == (code, words)
-        assert (json.loads(result.stdout)["error"]["code"] if arguments else result.stdout) in ("interrupted", "")
+        assert (json.loads(result.stdout)["error"]["code"] if arguments else result.stdout) in (
+            "interrupted",
+            "",
+        )
     assert history(database) is None
 
 
@@ -353,13 +384,18 @@ def test_ctrl_c_while_another_script_starts_shows_no_traceback(cli: Cli, script:
     env = starting(cli.directory, "argparse", "os.kill(os.getpid(), signal.SIGINT)")
     env |= starting(cli.directory, "psycopg", "os.kill(os.getpid(), signal.SIGINT)")
     result = subprocess.run(
-        [sys.executable, str(cli.script.with_name(script)), "--help"], env=env, capture_output=True, check=False
+        [sys.executable, str(cli.script.with_name(script)), "--help"],
+        env=env,
+        capture_output=True,
+        check=False,
     )
     assert (result.returncode, result.stderr) == (-signal.SIGINT, b"")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("late", ["atexit.register(strike)", "late = type('Late', (), {'__del__': strike})()"])
+@pytest.mark.parametrize(
+    "late", ["atexit.register(strike)", "late = type('Late', (), {'__del__': strike})()"]
+)
 def test_a_signal_behind_the_end_changes_nothing(
     cli: Cli, migrations: Write, database: Database, number: signal.Signals, late: str
 ) -> None:
@@ -384,10 +420,17 @@ def test_a_signal_behind_the_end_changes_nothing(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("file", "code", "outcome"), [(ONE, 0, None), ({"001-fails.sql": "SELECT nothing;"}, 1, "migration_failed")]
+    ("file", "code", "outcome"),
+    [(ONE, 0, None), ({"001-fails.sql": "SELECT nothing;"}, 1, "migration_failed")],
 )
 def test_a_signal_while_the_end_is_told_does_not_cut_it_short(
-    cli: Cli, migrations: Write, database: Database, number: signal.Signals, file: Any, code: int, outcome: str | None
+    cli: Cli,
+    migrations: Write,
+    database: Database,
+    number: signal.Signals,
+    file: Any,
+    code: int,
+    outcome: str | None,
 ) -> None:
     """The words go to a pipe that is full, so that the run stands still in the middle of them."""
     migrations(file)
@@ -461,7 +504,10 @@ def test_help_reads_like_a_manual_page(cli: Cli) -> None:
     assert headings == ["commands:", "options:", "environment:", "exit codes:", "examples:"]
     manual, examples = result.out.split("examples:\n")
     assert len([line for line in examples.splitlines() if "scripts/migrate.py" in line]) == 3
-    source = "".join((cli.script.parent.parent / "lib" / name).read_text() for name in ("settings/config.py", "settings/environ.py", "errors.py"))
+    source = "".join(
+        (cli.script.parent.parent / "lib" / name).read_text()
+        for name in ("settings/config.py", "settings/environ.py", "errors.py")
+    )
     for variable in set(re.findall(r'"(MIGRATION_\w+|[A-Z_]+_URL\w*)"', source)):
         assert variable in manual, "a variable that decides something is in the manual"
     for code in (1, 2, 3, 4, 5, 6, 7, 8, 70, 130, 143):
@@ -471,7 +517,9 @@ def test_help_reads_like_a_manual_page(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "validate", "create", "baseline", "repair"])
-def test_each_command_has_a_help_of_its_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_command_has_a_help_of_its_own(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"], {"POSTGRES_URL": NOWHERE})
     out = capsys.readouterr().out
@@ -491,19 +539,25 @@ def test_times_of_an_older_history_are_the_servers_and_not_those_of_the_users_zo
     migrations({"001-old.sql": "SELECT 1"})
     database.execute(f"ALTER DATABASE \"{database.name}\" SET timezone = 'America/New_York'")
     database.execute(
-        "CREATE TABLE schema_migrations (id SERIAL PRIMARY KEY, version VARCHAR(255) UNIQUE NOT NULL,"
-        " name VARCHAR(255) NOT NULL, applied_at TIMESTAMP, execution_time_ms INTEGER, checksum VARCHAR(64))"
+        "CREATE TABLE schema_migrations (id SERIAL PRIMARY KEY, version VARCHAR(255) UNIQUE NOT "
+        "NULL,"
+        " name VARCHAR(255) NOT NULL, applied_at TIMESTAMP, execution_time_ms INTEGER, checksum "
+        "VARCHAR(64))"
     )
     database.execute(
-        "INSERT INTO schema_migrations (version, name, applied_at) VALUES ('001-old', 'Old', '2025-07-01 08:00:00')"
+        "INSERT INTO schema_migrations (version, name, applied_at) VALUES ('001-old', 'Old', "
+        "'2025-07-01 08:00:00')"
     )
     result = cli("status", "--json", url=database.url, env={"PGTZ": "Asia/Tokyo"})
     assert json.loads(result.out)["lastMigration"]["appliedAt"] == "2025-07-01T12:00:00.000Z"
-    assert database.execute("SELECT applied_at::text FROM schema_migrations") == [("2025-07-01 08:00:00",)]
+    assert database.execute("SELECT applied_at::text FROM schema_migrations") == [
+        ("2025-07-01 08:00:00",)
+    ]
 
 
 @pytest.mark.parametrize(
-    "entry", ["api/migrate.py", "api/migration-status.py", "lib/aws/__init__.py", "scripts/migrate.py"]
+    "entry",
+    ["api/migrate.py", "api/migration-status.py", "lib/aws/__init__.py", "scripts/migrate.py"],
 )
 def test_what_a_process_begins_with_turns_the_collector_on_again_and_waits_for_no_parser(
     project: Path, entry: str
@@ -511,7 +565,9 @@ def test_what_a_process_begins_with_turns_the_collector_on_again_and_waits_for_n
     look = f"import gc, runpy, sys; runpy.run_path({str(project / entry)!r}); print(gc.isenabled(), *sys.modules)"
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(project), "MIGRATION_ENV": "test"}
     command = [sys.executable, "-c", look]
-    enabled, *modules = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout.split()
+    enabled, *modules = subprocess.run(
+        command, env=environ, check=True, capture_output=True, text=True
+    ).stdout.split()
     assert enabled == "True"
     assert "psycopg" in modules
     assert "argparse" not in modules

@@ -40,14 +40,18 @@ def test_create_writes_a_draft_with_the_next_number_that_no_run_takes(
     assert f"Created {Path('migrations', path.name)}: " in result.out
     lines = path.read_text().splitlines()
     assert lines[0] == "-- migrate: draft"
-    assert {"-- Version: 003", f"-- Date: {date.today().isoformat()}", "-- Description: add Orders, quickly"} <= set(
-        lines
-    )
+    assert {
+        "-- Version: 003",
+        f"-- Date: {date.today().isoformat()}",
+        "-- Description: add Orders, quickly",
+    } <= set(lines)
     for refused in (cli(url=database.url), cli("validate", url=database.url), cli("validate")):
         assert refused.code == 2
         assert "migrations/003-add-orders-quickly.sql: still a draft; take the line" in refused.err
     assert contents(database) == ([], [])
-    path.write_text(path.read_text().replace("-- migrate: draft\n", "") + "CREATE TABLE orders (id int);\n")
+    path.write_text(
+        path.read_text().replace("-- migrate: draft\n", "") + "CREATE TABLE orders (id int);\n"
+    )
     assert cli("validate").code == 0
     assert cli(url=database.url).code == 0
     assert history(database) == ["001-one", "002-two", "003-add-orders-quickly"]
@@ -56,14 +60,22 @@ def test_create_writes_a_draft_with_the_next_number_that_no_run_takes(
 
 @pytest.mark.parametrize(
     ("there", "number"),
-    [([], "000"), (["000-a.sql"], "001"), (["099-a.sql"], "100"), (["999-a.sql"], "1000"), (["1000-a.sql"], "1001")],
+    [
+        ([], "000"),
+        (["000-a.sql"], "001"),
+        (["099-a.sql"], "100"),
+        (["999-a.sql"], "1000"),
+        (["1000-a.sql"], "1001"),
+    ],
 )
 def test_create_takes_the_number_after_the_highest(
     here: Here, migrations: Write, there: list[str], number: str
 ) -> None:
     directory = migrations(dict.fromkeys(there, "SELECT 1;"))
     assert here("create", "next").code == 0
-    assert sorted(path.name for path in directory.iterdir()) == sorted([*there, f"{number}-next.sql"])
+    assert sorted(path.name for path in directory.iterdir()) == sorted(
+        [*there, f"{number}-next.sql"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +115,11 @@ def test_create_overwrites_nothing_and_makes_the_directory(here: Here, tmp_path:
     assert here("create", "first").code == 0
     (tmp_path / "migrations" / "000-first.sql").write_text("mine")
     result = here("create", "first", "--json")
-    assert json.loads(result.out) == {"success": True, "version": "001-first", "file": "migrations/001-first.sql"}
+    assert json.loads(result.out) == {
+        "success": True,
+        "version": "001-first",
+        "file": "migrations/001-first.sql",
+    }
     assert (tmp_path / "migrations" / "000-first.sql").read_text() == "mine"
     shutil.rmtree(tmp_path / "migrations")
     (tmp_path / "migrations").write_text("a file in the way")
@@ -124,14 +140,23 @@ def test_baseline_records_without_running_and_a_run_applies_the_rest(
     assert (result.code, result.err) == (0, "")
     assert result.out == "".join(f"✅ Recorded as applied: 00{n}-f{n}\n" for n in (1, 2, 3))
     assert tables(database) == set()
-    rows = database.execute("SELECT version, checksum, execution_time_ms, environment FROM schema_migrations")
-    assert rows[0] == ("001-f1", sha256(FIVE["001-f1.sql"].encode()).hexdigest(), None, "development")
+    rows = database.execute(
+        "SELECT version, checksum, execution_time_ms, environment FROM schema_migrations"
+    )
+    assert rows[0] == (
+        "001-f1",
+        sha256(FIVE["001-f1.sql"].encode()).hexdigest(),
+        None,
+        "development",
+    )
     assert here(url=database.url).code == 0
     assert history(database) == [f"00{n}-f{n}" for n in range(1, 6)]
     assert tables(database) == {"f4", "f5"}
 
 
-def test_baseline_json_lists_what_it_recorded(here: Here, migrations: Write, database: Database) -> None:
+def test_baseline_json_lists_what_it_recorded(
+    here: Here, migrations: Write, database: Database
+) -> None:
     migrations(TWO)
     result = here("baseline", "1", "--json", url=database.url)
     assert json.loads(result.out) == {"success": True, "recorded": ["001-one"]}
@@ -146,13 +171,18 @@ def test_baseline_records_what_is_not_recorded_yet_and_nothing_twice(
     migrations(TWO)
     assert here("baseline", "2", url=database.url).out == "✅ Recorded as applied: 002-two\n"
     before = contents(database)
-    assert here("baseline", "2", url=database.url).out == "✅ Nothing to record: all files up to 002 are recorded\n"
+    assert (
+        here("baseline", "2", url=database.url).out
+        == "✅ Nothing to record: all files up to 002 are recorded\n"
+    )
     assert contents(database) == before
     assert history(database) == ["001-one", "002-two"]
 
 
 @pytest.mark.parametrize("number", ["4", "0", "x", "-1", "1.5", "²", "001-one", ""])
-def test_baseline_wants_the_number_of_a_file(here: Here, migrations: Write, database: Database, number: str) -> None:
+def test_baseline_wants_the_number_of_a_file(
+    here: Here, migrations: Write, database: Database, number: str
+) -> None:
     migrations(TWO)
     result = here("baseline", number, url=database.url)
     assert result.code == 2
@@ -160,10 +190,14 @@ def test_baseline_wants_the_number_of_a_file(here: Here, migrations: Write, data
     assert contents(database) == ([], [])
 
 
-def test_a_failing_baseline_leaves_nothing(here: Here, migrations: Write, migrated: Database) -> None:
+def test_a_failing_baseline_leaves_nothing(
+    here: Here, migrations: Write, migrated: Database
+) -> None:
     migrations(FIVE)
     migrated.execute("TRUNCATE schema_migrations")
-    migrated.execute("ALTER TABLE schema_migrations ADD CONSTRAINT no_third CHECK (version <> '003-f3')")
+    migrated.execute(
+        "ALTER TABLE schema_migrations ADD CONSTRAINT no_third CHECK (version <> '003-f3')"
+    )
     before = contents(migrated)
     result = here("baseline", "5", url=migrated.url)
     assert result.code == 5
@@ -203,7 +237,11 @@ def test_repair_accepts_a_renamed_file_by_either_name(
     assert "number 1 is applied" in refused.err
     result = here("repair", named, "--json", url=database.url)
     document = json.loads(result.out)
-    assert (document["success"], document["version"], document["changed"]) == (True, "001-uno", True)
+    assert (document["success"], document["version"], document["changed"]) == (
+        True,
+        "001-uno",
+        True,
+    )
     assert here(url=database.url).code == 0
     assert database.execute("SELECT version, name FROM schema_migrations ORDER BY id") == [
         ("001-uno", "Uno"),
@@ -211,16 +249,23 @@ def test_repair_accepts_a_renamed_file_by_either_name(
     ]
 
 
-def test_repair_of_a_sound_file_changes_nothing(here: Here, migrations: Write, database: Database) -> None:
+def test_repair_of_a_sound_file_changes_nothing(
+    here: Here, migrations: Write, database: Database
+) -> None:
     migrations(TWO)
     here(url=database.url)
     before = contents(database)
-    assert "Nothing to repair: migrations/001-one.sql" in here("repair", "001-one", url=database.url).out
+    assert (
+        "Nothing to repair: migrations/001-one.sql"
+        in here("repair", "001-one", url=database.url).out
+    )
     assert json.loads(here("repair", "001-one", "--json", url=database.url).out)["changed"] is False
     assert contents(database) == before
 
 
-@pytest.mark.parametrize("version", ["002-two", "009-nobody-knows-it", "one", "%s", "'; DROP TABLE one; --"])
+@pytest.mark.parametrize(
+    "version", ["002-two", "009-nobody-knows-it", "one", "%s", "'; DROP TABLE one; --"]
+)
 def test_repair_refuses_what_is_not_both_file_and_applied(
     here: Here, migrations: Write, database: Database, version: str
 ) -> None:

@@ -23,7 +23,9 @@ from tests.conftest import Cli, Database, Here
 # Run
 
 
-def test_a_run_applies_every_pending_file_and_says_where_and_what(cli: Cli, project: Path, database: Database) -> None:
+def test_a_run_applies_every_pending_file_and_says_where_and_what(
+    cli: Cli, project: Path, database: Database
+) -> None:
     result = cli(url=database.url, env={"MIGRATION_DIR": "migrations"}, cwd=project)
     said = re.sub(r"\d+ms", "Nms", re.sub(r"PostgreSQL [\d.]+", "PostgreSQL N", result.out))
     assert (result.code, result.err) == (0, "")
@@ -37,14 +39,26 @@ def test_a_run_applies_every_pending_file_and_says_where_and_what(cli: Cli, proj
         "✅ Applied: 002-add-reset-token-fields (Nms)\n"
         "✅ 3 migrations applied successfully\n"
     )
-    recorded = database.execute("SELECT version, name, checksum, environment, applied_by FROM schema_migrations")
-    checksum = sha256((project / "migrations" / "001-create-users-table.sql").read_bytes()).hexdigest()
-    assert recorded[1] == ("001-create-users-table", "Create Users Table", checksum, "development", "cli")
+    recorded = database.execute(
+        "SELECT version, name, checksum, environment, applied_by FROM schema_migrations"
+    )
+    checksum = sha256(
+        (project / "migrations" / "001-create-users-table.sql").read_bytes()
+    ).hexdigest()
+    assert recorded[1] == (
+        "001-create-users-table",
+        "Create Users Table",
+        checksum,
+        "development",
+        "cli",
+    )
     assert history(database) == OURS
     assert tables(database) >= {"users"}
 
 
-def test_a_run_with_nothing_pending_changes_nothing_and_says_so(cli: Cli, project: Path, migrated: Database) -> None:
+def test_a_run_with_nothing_pending_changes_nothing_and_says_so(
+    cli: Cli, project: Path, migrated: Database
+) -> None:
     before = contents(migrated)
     result = cli(url=migrated.url, env={"MIGRATION_DIR": "migrations"}, cwd=project)
     assert result.code == 0
@@ -82,7 +96,9 @@ def test_a_file_without_a_statement_is_recorded_with_a_warning(
     assert history(database) == ["001-empty"]
 
 
-def test_a_notice_of_the_server_is_shown_beside_its_file(here: Here, migrations: Write, database: Database) -> None:
+def test_a_notice_of_the_server_is_shown_beside_its_file(
+    here: Here, migrations: Write, database: Database
+) -> None:
     migrations({"001-talks.sql": "DO $$ BEGIN RAISE NOTICE 'on %', current_database(); END $$;"})
     result = here(url=database.url)
     assert f"   001-talks: NOTICE: on {database.name}\n" in result.out
@@ -90,7 +106,9 @@ def test_a_notice_of_the_server_is_shown_beside_its_file(here: Here, migrations:
 
 
 def test_1000_comes_after_999(here: Here, migrations: Write, database: Database) -> None:
-    migrations({"1000-last.sql": "ALTER TABLE t ADD b int;", "999-first.sql": "CREATE TABLE t (a int);"})
+    migrations(
+        {"1000-last.sql": "ALTER TABLE t ADD b int;", "999-first.sql": "CREATE TABLE t (a int);"}
+    )
     assert here(url=database.url).code == 0
     assert history(database) == ["999-first", "1000-last"]
     assert here(url=database.url).out.endswith("no migration is pending\n")
@@ -100,15 +118,22 @@ def test_a_run_is_recorded_as_a_build_with_its_commit_on_a_platform(
     here: Here, migrations: Write, database: Database
 ) -> None:
     migrations(ONE)
-    platform = {"CI": "1", "VERCEL": "1", "VERCEL_ENV": "preview", "VERCEL_GIT_COMMIT_SHA": "abc123"}
+    platform = {
+        "CI": "1",
+        "VERCEL": "1",
+        "VERCEL_ENV": "preview",
+        "VERCEL_GIT_COMMIT_SHA": "abc123",
+    }
     result = here(url=database.url, env=platform | {"MIGRATION_ENV": ""})
     assert "Environment: preview (from VERCEL_ENV)" in result.out
-    assert database.execute("SELECT environment, git_commit, applied_by FROM schema_migrations") == [
-        ("preview", "abc123", "build")
-    ]
+    assert database.execute(
+        "SELECT environment, git_commit, applied_by FROM schema_migrations"
+    ) == [("preview", "abc123", "build")]
 
 
-def test_options_count_before_and_after_the_command(here: Here, migrations: Write, database: Database) -> None:
+def test_options_count_before_and_after_the_command(
+    here: Here, migrations: Write, database: Database
+) -> None:
     migrations(ONE)
     for arguments in (("--json", "status"), ("status", "--json"), ("--json", "status", "--json")):
         assert json.loads(here(*arguments, url=database.url).out)["state"] == "pending"
@@ -120,10 +145,17 @@ def test_options_count_before_and_after_the_command(here: Here, migrations: Writ
 # Status
 
 
-def test_the_status_looks_exactly_as_the_contract_shows_it(cli: Cli, project: Path, migrated: Database) -> None:
-    for number, moment, milliseconds in ((0, "14:00:17", 25), (1, "14:01:28", 46), (2, "14:01:28", 27)):
+def test_the_status_looks_exactly_as_the_contract_shows_it(
+    cli: Cli, project: Path, migrated: Database
+) -> None:
+    for number, moment, milliseconds in (
+        (0, "14:00:17", 25),
+        (1, "14:01:28", 46),
+        (2, "14:01:28", 27),
+    ):
         migrated.execute(
-            "UPDATE schema_migrations SET applied_at = %s, execution_time_ms = %s WHERE version = %s",
+            "UPDATE schema_migrations SET applied_at = %s, execution_time_ms = %s WHERE version = "
+            "%s",
             [f"2025-10-25 {moment}+00", milliseconds, OURS[number]],
         )
     before = contents(migrated)
@@ -145,11 +177,16 @@ def test_the_status_looks_exactly_as_the_contract_shows_it(cli: Cli, project: Pa
     assert contents(migrated) == before
 
 
-def test_the_status_of_a_fresh_database_creates_nothing(here: Here, migrations: Write, database: Database) -> None:
+def test_the_status_of_a_fresh_database_creates_nothing(
+    here: Here, migrations: Write, database: Database
+) -> None:
     migrations(TWO)
     result = here("status", url=database.url)
     assert result.code == 0
-    assert "Applied Migrations: None\n\nPending Migrations (2):\n⏳ 001-one\n⏳ 002-two\n" in result.out
+    assert (
+        "Applied Migrations: None\n\nPending Migrations (2):\n⏳ 001-one\n⏳ 002-two\n"
+        in result.out
+    )
     assert contents(database) == ([], [])
 
 
@@ -166,11 +203,16 @@ def test_status_check_tells_current_ahead_pending_and_conflict_apart(
     ahead = here("status", "--check", url=database.url)
     assert ahead.code == 0
     assert "⏩ 002-two" in ahead.out
-    assert "⚠️  Applied, but newer than every file here (an older build, after a rollback?): 002-two" in ahead.out
+    assert (
+        "⚠️  Applied, but newer than every file here (an older build, after a rollback?): 002-two"
+        in ahead.out
+    )
     migrations({"002-two.sql": "SELECT 'changed';"})
     conflict = here("status", "--check", url=database.url)
     assert (conflict.code, here("status", url=database.url).code) == (3, 0)
-    assert "Conflicts:\nmodified: migrations/002-two.sql: changed after it was applied" in conflict.out
+    assert (
+        "Conflicts:\nmodified: migrations/002-two.sql: changed after it was applied" in conflict.out
+    )
     assert contents(database) == before
 
 
@@ -184,12 +226,24 @@ def test_status_json_has_every_migration_with_its_state_and_audit(
     result = here("status", "--check", "--json", url=database.url)
     document = json.loads(result.out)
     assert result.code == 8
-    assert (document["success"], document["state"], document["database"]) == (True, "pending", database.name)
+    assert (document["success"], document["state"], document["database"]) == (
+        True,
+        "pending",
+        database.name,
+    )
     assert (document["appliedMigrations"], document["pendingMigrations"]) == (1, 1)
     applied, pending = document["migrations"]
     assert applied["checksum"] == sha256(ONE["001-one.sql"].encode()).hexdigest()
-    assert (applied["state"], applied["environment"], applied["appliedBy"]) == ("applied", "development", "cli")
-    assert (pending["version"], pending["state"], pending["appliedAt"]) == ("002-two", "pending", None)
+    assert (applied["state"], applied["environment"], applied["appliedBy"]) == (
+        "applied",
+        "development",
+        "cli",
+    )
+    assert (pending["version"], pending["state"], pending["appliedAt"]) == (
+        "002-two",
+        "pending",
+        None,
+    )
     assert result.err.startswith("📊 Migration Status\n")
     assert contents(database) == before
 
@@ -210,11 +264,16 @@ def test_a_read_only_role_can_ask_for_the_status_and_is_told_why_it_cannot_run(
 # Validate
 
 
-def test_validate_checks_the_files_without_a_database(here: Here, migrations: Write, database: Database) -> None:
+def test_validate_checks_the_files_without_a_database(
+    here: Here, migrations: Write, database: Database
+) -> None:
     migrations(TWO)
     result = here("validate")
     assert (result.code, result.err) == (0, "")
-    assert result.out == "✅ 2 files are valid (no database URL is set, so checksums were not compared)\n"
+    assert (
+        result.out
+        == "✅ 2 files are valid (no database URL is set, so checksums were not compared)\n"
+    )
     assert json.loads(here("validate", "--json").out) == {
         "success": True,
         "state": None,
@@ -235,13 +294,18 @@ def test_validate_with_a_database_compares_checksums_and_writes_nothing(
     migrations(TWO)
     here(url=database.url)
     before = contents(database)
-    assert here("validate", url=database.url).out == "✅ 2 files are valid, and those applied are unchanged\n"
+    assert (
+        here("validate", url=database.url).out
+        == "✅ 2 files are valid, and those applied are unchanged\n"
+    )
     migrations({"001-one.sql": "SELECT 'changed';"})
     result = here("validate", "--json", url=database.url)
     document = json.loads(result.out)
     assert result.code == 3
     assert (document["success"], document["state"]) == (False, "conflict")
-    assert [(one["version"], one["state"]) for one in document["problems"]] == [("001-one", "modified")]
+    assert [(one["version"], one["state"]) for one in document["problems"]] == [
+        ("001-one", "modified")
+    ]
     assert document["error"]["code"] == "history_conflict"
     assert "migrations/001-one.sql: changed after it was applied" in result.err
     assert contents(database) == before
@@ -274,7 +338,9 @@ def test_validate_says_of_a_file_that_was_merged_late_whether_it_could_run(
     before = contents(database)
     migrations({"000-late.sql": "SELECT 1;\nCOMMIT;"})
     result = here("validate", "--json", url=database.url)
-    messages = [one["message"] for one in json.loads(result.out)["problems"] if one["version"] == "000-late"]
+    messages = [
+        one["message"] for one in json.loads(result.out)["problems"] if one["version"] == "000-late"
+    ]
     assert (result.code, len(messages)) == (3, 2)
     assert "migrations/000-late.sql:2: COMMIT" in messages[1]
     assert "migrations/000-late.sql:2: COMMIT" in result.err
@@ -312,10 +378,14 @@ def test_what_an_older_runner_applied_may_stay_as_it_is_and_validate_only_warns(
     assert "verified: 002-old" in here("status", url=database.url).out
     assert here("repair", "002-old", url=database.url).code == 0
     assert "checksum" not in here("validate", url=database.url).out
-    assert database.execute("SELECT count(*) FROM schema_migrations WHERE checksum IS NULL") == [(0,)]
+    assert database.execute("SELECT count(*) FROM schema_migrations WHERE checksum IS NULL") == [
+        (0,)
+    ]
 
 
-def test_validate_warns_of_a_database_that_is_ahead(here: Here, migrations: Write, database: Database) -> None:
+def test_validate_warns_of_a_database_that_is_ahead(
+    here: Here, migrations: Write, database: Database
+) -> None:
     directory = migrations(TWO)
     here(url=database.url)
     (directory / "002-two.sql").unlink()

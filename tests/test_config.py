@@ -73,7 +73,9 @@ def test_the_first_variable_that_is_set_and_not_empty_is_chosen(chosen: int) -> 
 def test_without_any_url_every_variable_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         choose_database({"DATABASE_URL": "", "POSTGRES_PRISMA_URL": LOCAL})
-    assert caught.value.message == f"no database is named: none of {', '.join(URL_VARIABLES)} is set"
+    assert (
+        caught.value.message == f"no database is named: none of {', '.join(URL_VARIABLES)} is set"
+    )
     assert url_variables_set({}) == []
 
 
@@ -99,8 +101,14 @@ def test_without_any_url_every_variable_is_named() -> None:
         ("postgres://x-pooler.a:6000/app", "postgres://x.a/app"),
         ("postgres://postgres:x@db.abc.supabase.co/postgres", SUPABASE.format("abc", 6543)),
         ("postgres://postgres:x@db.abc.supabase.co:6543/postgres", SUPABASE.format("abc", 5432)),
-        (SUPABASE.format("abc", 5432), SUPABASE.format("abc", 5432).replace("aws-0-eu-central-1", "aws-1-us-east-1")),
-        ("postgres://a.b1:x@eu.horizon.psdb.cloud/app", "postgres://c.b1:x@eu.horizon.psdb.cloud:6432/app"),
+        (
+            SUPABASE.format("abc", 5432),
+            SUPABASE.format("abc", 5432).replace("aws-0-eu-central-1", "aws-1-us-east-1"),
+        ),
+        (
+            "postgres://a.b1:x@eu.horizon.psdb.cloud/app",
+            "postgres://c.b1:x@eu.horizon.psdb.cloud:6432/app",
+        ),
         ("postgres://me@h", "postgres://me@h/me"),
         ("postgres:///app?hostaddr=10.0.0.9", "postgres://10.0.0.9/app"),
         ("postgres://h/app?options=-c%20geqo%3Doff", "postgres://h/app"),
@@ -110,8 +118,12 @@ def test_without_any_url_every_variable_is_named() -> None:
         ),
     ],
 )
-def test_urls_that_differ_by_pooler_port_spelling_and_user_name_one_database(first: str, second: str) -> None:
-    assert choose_database({"POSTGRES_URL": first, "DATABASE_URL": second}).variable == "POSTGRES_URL"
+def test_urls_that_differ_by_pooler_port_spelling_and_user_name_one_database(
+    first: str, second: str
+) -> None:
+    assert (
+        choose_database({"POSTGRES_URL": first, "DATABASE_URL": second}).variable == "POSTGRES_URL"
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,11 +138,17 @@ def test_urls_that_differ_by_pooler_port_spelling_and_user_name_one_database(fir
         ("postgres://h/app", "postgres://h/app?hostaddr=10.0.0.9"),
         ("postgres://h/app?hostaddr=10.0.0.8", "postgres://h/app?hostaddr=10.0.0.9"),
         ("postgres://h/app", "postgres://h/app?options=-csearch_path%3Da"),
-        ("postgres://h/app?options=-c%20search_path%3Db", "postgres://h/app?options=-c%20search_path%3Da"),
+        (
+            "postgres://h/app?options=-c%20search_path%3Db",
+            "postgres://h/app?options=-c%20search_path%3Da",
+        ),
         ("postgres://h/app?options=endpoint%3Dep-a", "postgres://h/app?options=endpoint%3Dep-b"),
         ("postgres://a@h", "postgres://b@h"),
         ("postgres://postgres:x@db.abc.supabase.co/postgres", SUPABASE.format("xyz", 6543)),
-        ("postgres://a.b1:x@eu.horizon.psdb.cloud/app", "postgres://a.b2:x@eu.horizon.psdb.cloud/app"),
+        (
+            "postgres://a.b1:x@eu.horizon.psdb.cloud/app",
+            "postgres://a.b2:x@eu.horizon.psdb.cloud/app",
+        ),
         (LOCAL, "postgresql://me:secret@localhost/APP"),
         (LOCAL, "postgresql://me:secret@localhost"),
         (NEON.format(""), NEON.format("-pooler").replace("ep-cool", "ep-warm")),
@@ -149,34 +167,63 @@ def test_urls_of_different_databases_are_refused_by_their_names(first: str, seco
     assert all(line.count(" on ") == 1 and "secret" not in line for line in named)
     assert "MIGRATION_DATABASE_URL" in caught.value.next_step
     assert caught.value.exit_code == 2
-    assert choose_database({**environ, "MIGRATION_DATABASE_URL": LOCAL}).variable == "MIGRATION_DATABASE_URL"
+    assert (
+        choose_database({**environ, "MIGRATION_DATABASE_URL": LOCAL}).variable
+        == "MIGRATION_DATABASE_URL"
+    )
 
 
 def test_where_the_database_is_said_outright_the_other_urls_do_not_matter() -> None:
-    environ = {"MIGRATION_DATABASE_URL": LOCAL, "POSTGRES_URL": "prisma+postgres://x", "DATABASE_URL": NEON.format("")}
+    environ = {
+        "MIGRATION_DATABASE_URL": LOCAL,
+        "POSTGRES_URL": "prisma+postgres://x",
+        "DATABASE_URL": NEON.format(""),
+    }
     assert read_config(environ).status_url.variable == "MIGRATION_DATABASE_URL"
-    assert [one.variable for one in configured_urls(environ)] == ["MIGRATION_DATABASE_URL", "DATABASE_URL"]
+    assert [one.variable for one in configured_urls(environ)] == [
+        "MIGRATION_DATABASE_URL",
+        "DATABASE_URL",
+    ]
 
 
 @pytest.mark.parametrize(
     ("environ", "variable"),
     [
-        ({"DATABASE_URL_UNPOOLED": NEON.format(""), "DATABASE_URL": NEON.format("-pooler")}, "DATABASE_URL"),
-        ({"POSTGRES_URL_NON_POOLING": NEON.format(""), "POSTGRES_URL": NEON.format("-pooler")}, "POSTGRES_URL"),
-        ({"MIGRATION_DATABASE_URL": NEON.format(""), "DATABASE_URL": NEON.format("-pooler")}, "DATABASE_URL"),
-        ({"MIGRATION_DATABASE_URL": LOCAL, "DATABASE_URL": NEON.format("")}, "MIGRATION_DATABASE_URL"),
+        (
+            {"DATABASE_URL_UNPOOLED": NEON.format(""), "DATABASE_URL": NEON.format("-pooler")},
+            "DATABASE_URL",
+        ),
+        (
+            {"POSTGRES_URL_NON_POOLING": NEON.format(""), "POSTGRES_URL": NEON.format("-pooler")},
+            "POSTGRES_URL",
+        ),
+        (
+            {"MIGRATION_DATABASE_URL": NEON.format(""), "DATABASE_URL": NEON.format("-pooler")},
+            "DATABASE_URL",
+        ),
+        (
+            {"MIGRATION_DATABASE_URL": LOCAL, "DATABASE_URL": NEON.format("")},
+            "MIGRATION_DATABASE_URL",
+        ),
         ({"DATABASE_URL_UNPOOLED": LOCAL}, "DATABASE_URL_UNPOOLED"),
     ],
 )
-def test_the_status_goes_through_the_pooled_url_of_the_same_database(environ: dict[str, str], variable: str) -> None:
+def test_the_status_goes_through_the_pooled_url_of_the_same_database(
+    environ: dict[str, str], variable: str
+) -> None:
     assert read_config(environ).status_url.variable == variable
 
 
 def test_a_target_shows_variable_host_and_database_only() -> None:
-    shown = target("postgresql://kanarie7:kanarie7@h.example:6543/app?sslpassword=kanarie7&options=kanarie7")
+    shown = target(
+        "postgresql://kanarie7:kanarie7@h.example:6543/app?sslpassword=kanarie7&options=kanarie7"
+    )
     assert str(shown) == "app on h.example:6543 (from DATABASE_URL)"
     assert repr(shown) == "DatabaseURL(variable='DATABASE_URL', host='h.example', database='app')"
-    assert str(target("postgresql://kanarie7@")) == "the default database on this machine (from DATABASE_URL)"
+    assert (
+        str(target("postgresql://kanarie7@"))
+        == "the default database on this machine (from DATABASE_URL)"
+    )
     assert str(target("postgres:///", PGHOST="h", PGDATABASE="d")) == "d on h (from DATABASE_URL)"
     assert CANARY not in repr(config(DATABASE_URL="postgresql://kanarie7:kanarie7@h.example/app"))
 
@@ -186,7 +233,11 @@ def test_a_target_shows_variable_host_and_database_only() -> None:
     [
         ("postgresql://h/app?hostaddr=10.0.0.9", {}, "app on h (address 10.0.0.9)"),
         ("postgresql://h:5433/app", {"PGHOSTADDR": "10.0.0.9"}, "app on h:5433 (address 10.0.0.9)"),
-        ("postgresql://a,b/app?hostaddr=10.0.0.8,10.0.0.9", {}, "app on a (address 10.0.0.8),b (address 10.0.0.9)"),
+        (
+            "postgresql://a,b/app?hostaddr=10.0.0.8,10.0.0.9",
+            {},
+            "app on a (address 10.0.0.8),b (address 10.0.0.9)",
+        ),
         ("postgresql:///app?hostaddr=10.0.0.9", {"PGHOST": "h"}, "app on h (address 10.0.0.9)"),
         ("postgresql:///app?hostaddr=10.0.0.9", {}, "app on 10.0.0.9"),
         ("postgresql://h/app?host=other&host=last", {}, "app on last"),
@@ -197,8 +248,16 @@ def test_a_target_shows_variable_host_and_database_only() -> None:
         ("postgresql://a:1,b,[::1]:2/app", {}, "app on a:1,b,[::1]:2"),
         ("postgresql://a,b/app?port=5433", {}, "app on a:5433,b:5433"),
         ("postgresql:///?host=h", {"PGDATABASE": "d", "PGUSER": "kanarie7"}, "d on h"),
-        ("postgresql://h/app", {"PGOPTIONS": "-c geqo=off -c search_path=shop"}, "app on h (search_path=shop)"),
-        ("postgresql://h/app?options=endpoint%3Dep-a", {"PGOPTIONS": "-c x=y"}, "app on h (endpoint=ep-a)"),
+        (
+            "postgresql://h/app",
+            {"PGOPTIONS": "-c geqo=off -c search_path=shop"},
+            "app on h (search_path=shop)",
+        ),
+        (
+            "postgresql://h/app?options=endpoint%3Dep-a",
+            {"PGOPTIONS": "-c x=y"},
+            "app on h (endpoint=ep-a)",
+        ),
     ],
 )
 def test_whatever_decides_where_it_connects_is_shown_and_passed_on(
@@ -210,24 +269,41 @@ def test_whatever_decides_where_it_connects_is_shown_and_passed_on(
     assert names <= set(found.parameters), "libpq is told, and does not look for itself"
 
 
-@pytest.mark.parametrize(("url", "environ"), [(LOCAL, {"PGSERVICE": "kanarie7"}), (f"{LOCAL}?service=kanarie7", {})])
-def test_a_service_file_that_nobody_sees_does_not_decide_where_it_connects(url: str, environ: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"^PGSERVICE is set|^DATABASE_URL has the parameter service, ") as caught:
+@pytest.mark.parametrize(
+    ("url", "environ"), [(LOCAL, {"PGSERVICE": "kanarie7"}), (f"{LOCAL}?service=kanarie7", {})]
+)
+def test_a_service_file_that_nobody_sees_does_not_decide_where_it_connects(
+    url: str, environ: dict[str, str]
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^PGSERVICE is set|^DATABASE_URL has the parameter service, "
+    ) as caught:
         choose_database({"DATABASE_URL": url, **environ})
     assert "a service file" in caught.value.next_step
     assert CANARY not in everything(caught.value)
-    assert choose_database({"DATABASE_URL": LOCAL, "PGSERVICE": " ", "PGSERVICEFILE": "x"}).database == "app"
+    assert (
+        choose_database({"DATABASE_URL": LOCAL, "PGSERVICE": " ", "PGSERVICEFILE": "x"}).database
+        == "app"
+    )
 
 
-@pytest.mark.parametrize("where", ["localhost:0", "localhost:65536", "a:1,b:99999", "localhost:5432/app?port=x1"])
+@pytest.mark.parametrize(
+    "where", ["localhost:0", "localhost:65536", "a:1,b:99999", "localhost:5432/app?port=x1"]
+)
 def test_a_port_that_cannot_be_is_refused(where: str) -> None:
-    with pytest.raises(ConfigError, match=r"^DATABASE_URL has a port that is not a number from 1 to 65535$"):
+    with pytest.raises(
+        ConfigError, match=r"^DATABASE_URL has a port that is not a number from 1 to 65535$"
+    ):
         target(f"postgresql://{where}")
 
 
-@pytest.mark.parametrize("reference", ["secretsmanager:prod/url#KEY", " ssm:/prod/url ", "secretsmanager:kanarie7"])
+@pytest.mark.parametrize(
+    "reference", ["secretsmanager:prod/url#KEY", " ssm:/prod/url ", "secretsmanager:kanarie7"]
+)
 def test_a_reference_that_nothing_resolves_here_is_told_as_such(reference: str) -> None:
-    with pytest.raises(ConfigError, match=r"^DATABASE_URL holds a reference to a secret; only on AWS") as caught:
+    with pytest.raises(
+        ConfigError, match=r"^DATABASE_URL holds a reference to a secret; only on AWS"
+    ) as caught:
         choose_database({"DATABASE_URL": reference})
     assert "prod/url" not in everything(caught.value)
     assert CANARY not in everything(caught.value)
@@ -265,11 +341,16 @@ def test_a_reference_that_nothing_resolves_here_is_told_as_such(reference: str) 
     ],
 )
 def test_a_url_is_read_as_libpq_reads_it(url: str) -> None:
-    assert {name: value for name, value in conninfo_to_dict(url).items() if value} == parameters(url)
+    assert {name: value for name, value in conninfo_to_dict(url).items() if value} == parameters(
+        url
+    )
 
 
 def test_every_parameter_of_libpq_is_passed_on() -> None:
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()} - {"service", "servicefile"}
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()} - {
+        "service",
+        "servicefile",
+    }
     for name in sorted(known):
         assert parameters(f"postgresql://localhost/app?{name}=1")[name] == "1"
 
@@ -301,7 +382,8 @@ def test_a_scheme_of_postgres_is_accepted_and_white_space_around_a_url_too(schem
         "pool_timeout=0&x",
         "requiressl=1",
         "",
-        # Prisma, SQLAlchemy with asyncpg, pgx, pgjdbc, node-postgres, postgres.js, sqlx, Rails, golang-migrate, Npgsql
+        # Prisma, SQLAlchemy with asyncpg, pgx, pgjdbc, node-postgres, postgres.js, sqlx, Rails,
+        # golang-migrate, Npgsql
         "socket_timeout=3&statement_cache_size=0&single_use_connections=true&max_connection_lifetime=1",
         "prepared_statement_cache_size=0&async_fallback=true",
         "pool_max_conns=10&pool_min_conns=1&default_query_exec_mode=exec&statement_cache_capacity=0",
@@ -318,7 +400,9 @@ def test_parameters_of_other_drivers_are_dropped(parameter: str) -> None:
 
 @pytest.mark.parametrize("name", ["schema=kanarie7", "schema=", "schema", "schema=public&schema=x"])
 def test_a_schema_other_than_public_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"^DATABASE_URL has a schema parameter other than public, which") as caught:
+    with pytest.raises(
+        ConfigError, match=r"^DATABASE_URL has a schema parameter other than public, which"
+    ) as caught:
         target(f"postgresql://localhost/app?{name}")
     assert "MIGRATION_SCHEMA" in caught.value.next_step
 
@@ -342,7 +426,9 @@ def test_a_schema_other_than_public_is_refused(name: str) -> None:
         "unix_sock=kanarie7",
     ],
 )
-def test_what_would_change_what_the_sql_does_and_is_not_obeyed_is_refused_by_name(parameter: str) -> None:
+def test_what_would_change_what_the_sql_does_and_is_not_obeyed_is_refused_by_name(
+    parameter: str,
+) -> None:
     name = parameter.rpartition("&")[2].partition("=")[0]
     with pytest.raises(ConfigError, match=rf"^DATABASE_URL has the parameter {name}, ") as caught:
         target(f"postgresql://localhost/app?{parameter}")
@@ -351,9 +437,14 @@ def test_what_would_change_what_the_sql_does_and_is_not_obeyed_is_refused_by_nam
 
 
 def test_every_setting_of_the_server_is_refused_as_a_parameter(server: Server) -> None:
-    """asyncpg, pgx, lib/pq and postgres.js would send it: see `target` for what libpq has under the same name."""
+    """asyncpg, pgx, lib/pq and postgres.js would send it: see `target` for what libpq has under the
+    same name.
+    """
     settings = "SELECT name FROM pg_settings WHERE context ~ 'user|backend' AND name NOT IN ('application_name'"
-    known = [name for (name,) in server.admin.execute(f"{settings}, 'client_encoding', 'tcp_user_timeout')")]
+    known = [
+        name
+        for (name,) in server.admin.execute(f"{settings}, 'client_encoding', 'tcp_user_timeout')")
+    ]
     assert len(known) > 150
     for name in [*known, "session_authorization", "shop.tenant", "options[search_path]"]:
         with pytest.raises(ConfigError, match=r"^DATABASE_URL has (?:the|a) parameter "):
@@ -361,13 +452,18 @@ def test_every_setting_of_the_server_is_refused_as_a_parameter(server: Server) -
 
 
 def test_what_postgres_itself_calls_options_is_obeyed() -> None:
-    assert parameters("postgresql://localhost/app?options=-c%20search_path%3Dshop")["options"] == "-c search_path=shop"
+    assert (
+        parameters("postgresql://localhost/app?options=-c%20search_path%3Dshop")["options"]
+        == "-c search_path=shop"
+    )
 
 
 @pytest.mark.parametrize("mode", ["disable", "allow", "prefer"])
 def test_tls_that_is_wanted_and_not_wanted_is_refused(mode: str) -> None:
     for query in (f"sslmode={mode}&ssl=true", f"ssl=true&sslmode={mode}"):
-        with pytest.raises(ConfigError, match=r"^DATABASE_URL has both ssl=true and an sslmode that can do without"):
+        with pytest.raises(
+            ConfigError, match=r"^DATABASE_URL has both ssl=true and an sslmode that can do without"
+        ):
             target(f"postgresql://localhost/app?{query}")
 
 
@@ -385,7 +481,9 @@ def test_tls_that_is_wanted_and_not_wanted_is_refused(mode: str) -> None:
     ],
 )
 def test_what_libpq_does_not_know_about_ssl_is_refused(parameter: str) -> None:
-    with pytest.raises(ConfigError, match=r"^DATABASE_URL has an ssl parameter that libpq does not know") as caught:
+    with pytest.raises(
+        ConfigError, match=r"^DATABASE_URL has an ssl parameter that libpq does not know"
+    ) as caught:
         target(f"postgresql://localhost/app?{parameter}")
     assert CANARY not in everything(caught.value)
 
@@ -412,7 +510,11 @@ def test_what_libpq_does_not_know_about_ssl_is_refused(parameter: str) -> None:
         ("postgresql://h.example/app?sslrootcert=system", {}, None),
         ("postgresql://h.example/app?sslrootcert=/etc/ca.pem", {}, "require"),
         ("postgresql://h.example/app", {"PGSSLROOTCERT": "system"}, None),
-        ("postgresql://h.example/app?sslrootcert=/etc/ca.pem", {"PGSSLROOTCERT": "system"}, "require"),
+        (
+            "postgresql://h.example/app?sslrootcert=/etc/ca.pem",
+            {"PGSSLROOTCERT": "system"},
+            "require",
+        ),
         ("postgresql://h.example/app?sslmode=require&sslrootcert=system", {}, "require"),
         ("postgresql://localhost/app", {"PGHOSTADDR": "10.0.0.1"}, "require"),
         ("postgresql://localhost/app", {}, None),
@@ -511,7 +613,9 @@ def test_an_error_shows_the_variable_and_nothing_of_its_url(url: str) -> None:
 
 
 @given(
-    st.tuples(st.text("aZ0@/#?:%&=[], \\\"'", max_size=6), st.text("aZ0@/#?:%&=[], \\\"'", max_size=6)),
+    st.tuples(
+        st.text("aZ0@/#?:%&=[], \\\"'", max_size=6), st.text("aZ0@/#?:%&=[], \\\"'", max_size=6)
+    ),
     st.sampled_from(["", "/app", "/app?sslmode=require", ":5432/app?pgbouncer=true"]),
 )
 def test_no_unencoded_password_can_be_seen_whether_its_url_is_read_or_refused(
@@ -523,7 +627,9 @@ def test_no_unencoded_password_can_be_seen_whether_its_url_is_read_or_refused(
     except ConfigError as error:
         shown = everything(error)
     else:
-        shown = f"{found} {found.url} {found.url.label} {found.url.database_key} {found.status_url!r}"
+        shown = (
+            f"{found} {found.url} {found.url.label} {found.url.database_key} {found.status_url!r}"
+        )
         assert CANARY in found.url.parameters["password"]
     assert CANARY not in shown
 
@@ -552,7 +658,14 @@ def test_a_secret_is_hidden_however_it_is_written(secret: str, before: str, afte
     assume(secret not in (found.host, found.database))
     encoded = quote(secret, safe="")
     lower = re.sub("%..", lambda code: code[0].lower(), encoded)
-    for written in (secret, quote(secret), encoded, lower, json.dumps(secret)[1:-1], json.dumps(encoded)[1:-1]):
+    for written in (
+        secret,
+        quote(secret),
+        encoded,
+        lower,
+        json.dumps(secret)[1:-1],
+        json.dumps(encoded)[1:-1],
+    ):
         hidden = redact(f"{before}{written}{after}", found)
         assert "***" in hidden
         assert written not in hidden
@@ -565,9 +678,15 @@ def test_a_secret_is_hidden_however_it_is_written(secret: str, before: str, afte
         ("at postgresql://me:secret@h/app now", "at postgresql://***@h/app now"),
         ("postgresql+psycopg://me:a/b@c?d#e@h/app", "postgresql+psycopg://***@h/app"),
         ("'postgres://me@h/app'", "'postgres://***@h/app'"),
-        ("postgres://h/app?user=me&password=secret&x=1", "postgres://h/app?user=me&password=***&x=1"),
+        (
+            "postgres://h/app?user=me&password=secret&x=1",
+            "postgres://h/app?user=me&password=***&x=1",
+        ),
         ("host=h PASSWORD=secret user=me", "host=h PASSWORD=*** user=me"),
-        ("see https://example.com/a and me@example.com", "see https://example.com/a and me@example.com"),
+        (
+            "see https://example.com/a and me@example.com",
+            "see https://example.com/a and me@example.com",
+        ),
     ],
 )
 def test_credentials_of_any_url_are_hidden(text: str, expected: str) -> None:
@@ -576,7 +695,9 @@ def test_credentials_of_any_url_are_hidden(text: str, expected: str) -> None:
 
 def test_the_secrets_of_all_targets_are_hidden_and_what_is_printed_anyway_is_not() -> None:
     one = target("postgresql://postgres:postgres@localhost/postgres?sslpassword=geheim")
-    other = target("postgresql://me:geheimnis@localhost/app?oauth_client_secret=tresor&scram_client_key=kkkk")
+    other = target(
+        "postgresql://me:geheimnis@localhost/app?oauth_client_secret=tresor&scram_client_key=kkkk"
+    )
     text = 'geheim geheimnis tresor kkkk: no database "postgres" for me'
     assert redact(text, one, None, other) == '*** ***nis *** ***: no database "postgres" for me'
     both = target("postgresql://me:geheimnis@localhost/app?sslpassword=geheim")
@@ -587,7 +708,9 @@ def test_the_secrets_of_all_targets_are_hidden_and_what_is_printed_anyway_is_not
 # `.env` files
 
 
-def env(folder: Path, content: str | bytes, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+def env(
+    folder: Path, content: str | bytes, environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """What is added to the environment by an `.env`."""
     (folder / ".env").write_bytes(content.encode() if isinstance(content, str) else content)
     return dict(with_env_files(environ or {}, folder).items() - (environ or {}).items())
@@ -628,8 +751,15 @@ def env(folder: Path, content: str | bytes, environ: Mapping[str, str] | None = 
         ("KEY='-----BEGIN\nMIGRATION_DIR=a\n-----END'", None),
     ],
 )
-def test_a_line_of_an_env_file_is_read_as_others_read_it(tmp_path: Path, line: str, value: str | None) -> None:
-    for content in (line, f"\ufeff{line}\n", f"A=1\n\n{line}\nB=2", f"A=1\r\n{line}\r\nB=2\r\n".replace("\r\r", "\r")):
+def test_a_line_of_an_env_file_is_read_as_others_read_it(
+    tmp_path: Path, line: str, value: str | None
+) -> None:
+    for content in (
+        line,
+        f"\ufeff{line}\n",
+        f"A=1\n\n{line}\nB=2",
+        f"A=1\r\n{line}\r\nB=2\r\n".replace("\r\r", "\r"),
+    ):
         found = env(tmp_path, content)
         assert found.pop("MIGRATION_DIR", None) == value
         assert found == {}
@@ -638,12 +768,21 @@ def test_a_line_of_an_env_file_is_read_as_others_read_it(tmp_path: Path, line: s
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ('"postgresql://${USER_NAME}:${PASSWORD}@localhost/${NAME}"', "postgresql://me:p%40w@localhost/shop"),
+        (
+            '"postgresql://${USER_NAME}:${PASSWORD}@localhost/${NAME}"',
+            "postgresql://me:p%40w@localhost/shop",
+        ),
         ("postgresql://${USER_NAME}@localhost/app # no quotes", "postgresql://me@localhost/app"),
         ('"${BASE}/app"', "postgresql://me@localhost/app"),
         ('"postgresql://me:pa$wo$d$$1@localhost/app"', "postgresql://me:pa$wo$d$$1@localhost/app"),
-        ("'postgresql://me:${PASSWORD}$NAME@localhost/app'", "postgresql://me:${PASSWORD}$NAME@localhost/app"),
-        ('"postgresql://me:\\${PASSWORD}\\$NAME@localhost/app\\n"', "postgresql://me:${PASSWORD}$NAME@localhost/app\n"),
+        (
+            "'postgresql://me:${PASSWORD}$NAME@localhost/app'",
+            "postgresql://me:${PASSWORD}$NAME@localhost/app",
+        ),
+        (
+            '"postgresql://me:\\${PASSWORD}\\$NAME@localhost/app\\n"',
+            "postgresql://me:${PASSWORD}$NAME@localhost/app\n",
+        ),
     ],
 )
 def test_a_reference_to_another_variable_is_replaced_from_process_and_file(
@@ -651,7 +790,9 @@ def test_a_reference_to_another_variable_is_replaced_from_process_and_file(
 ) -> None:
     others = "USER_NAME=nobody\nPASSWORD='p%40w'\nBASE=\"postgresql://${USER_NAME}@localhost\"\n"
     process = {"USER_NAME": "me", "PASSWORD": ""}
-    assert env(tmp_path, f"{others}DATABASE_URL={url}\nNAME=shop\nBROKEN=${{X}}", process) == {"DATABASE_URL": expected}
+    assert env(tmp_path, f"{others}DATABASE_URL={url}\nNAME=shop\nBROKEN=${{X}}", process) == {
+        "DATABASE_URL": expected
+    }
 
 
 @pytest.mark.parametrize(
@@ -669,22 +810,57 @@ def test_a_reference_to_another_variable_is_replaced_from_process_and_file(
 def test_a_reference_without_one_reading_is_refused_and_not_shown(tmp_path: Path, url: str) -> None:
     others = "NAME=shop\nLOOP=${LOOP2}\nLOOP2=${LOOP}\nODD=$NAME\n"
     for written in (url, f'"{url}"'):
-        with pytest.raises(ConfigError, match=r"^(?:DATABASE_URL|LOOP2?|ODD) in \.env has a \$ that ") as caught:
+        with pytest.raises(
+            ConfigError, match=r"^(?:DATABASE_URL|LOOP2?|ODD) in \.env has a \$ that "
+        ) as caught:
             env(tmp_path, f"{others}DATABASE_URL={written}", {"HOME": "/root"})
         assert caught.value.exit_code == 2
         assert CANARY not in everything(caught.value)
-        assert env(tmp_path, f"{others}DATABASE_URL={written}", {"POSTGRES_URL": "x", "HOME": "/root"}) == {}
+        assert (
+            env(tmp_path, f"{others}DATABASE_URL={written}", {"POSTGRES_URL": "x", "HOME": "/root"})
+            == {}
+        )
 
 
 @pytest.mark.parametrize(
     ("process", "local", "plain", "expected"),
     [
-        ({}, "POSTGRES_URL=local", "POSTGRES_URL=plain\nDATABASE_URL=plain", {"POSTGRES_URL": "local"}),
-        ({}, "MIGRATION_DIR=local", "POSTGRES_URL=plain", {"MIGRATION_DIR": "local", "POSTGRES_URL": "plain"}),
-        ({}, "POSTGRES_URL=\nDATABASE_URL=' '", "DATABASE_URL=plain", {"POSTGRES_URL": "", "DATABASE_URL": "plain"}),
-        ({}, "DATABASE_URL=local\nPOSTGRES_URL=local", "", {"DATABASE_URL": "local", "POSTGRES_URL": "local"}),
-        ({"DATABASE_URL": "mine"}, "MIGRATION_DATABASE_URL=local", "POSTGRES_URL=plain", {"DATABASE_URL": "mine"}),
-        ({"DATABASE_URL": " "}, "POSTGRES_URL=local", "", {"DATABASE_URL": " ", "POSTGRES_URL": "local"}),
+        (
+            {},
+            "POSTGRES_URL=local",
+            "POSTGRES_URL=plain\nDATABASE_URL=plain",
+            {"POSTGRES_URL": "local"},
+        ),
+        (
+            {},
+            "MIGRATION_DIR=local",
+            "POSTGRES_URL=plain",
+            {"MIGRATION_DIR": "local", "POSTGRES_URL": "plain"},
+        ),
+        (
+            {},
+            "POSTGRES_URL=\nDATABASE_URL=' '",
+            "DATABASE_URL=plain",
+            {"POSTGRES_URL": "", "DATABASE_URL": "plain"},
+        ),
+        (
+            {},
+            "DATABASE_URL=local\nPOSTGRES_URL=local",
+            "",
+            {"DATABASE_URL": "local", "POSTGRES_URL": "local"},
+        ),
+        (
+            {"DATABASE_URL": "mine"},
+            "MIGRATION_DATABASE_URL=local",
+            "POSTGRES_URL=plain",
+            {"DATABASE_URL": "mine"},
+        ),
+        (
+            {"DATABASE_URL": " "},
+            "POSTGRES_URL=local",
+            "",
+            {"DATABASE_URL": " ", "POSTGRES_URL": "local"},
+        ),
         ({"DATABASE_URL": ""}, "DATABASE_URL=local", "", {"DATABASE_URL": "local"}),
         ({"MIGRATION_ENV": ""}, "", "MIGRATION_ENV=plain", {"MIGRATION_ENV": "plain"}),
         (
@@ -705,17 +881,23 @@ def test_the_first_source_with_a_url_supplies_all_urls(
 
 def test_a_pulled_file_does_not_pass_a_laptop_off_as_a_build(tmp_path: Path) -> None:
     pulled = "VERCEL=1\nVERCEL_ENV=production\nVERCEL_TARGET_ENV=production\nDATABASE_URL=postgres://localhost/app\n"
-    signs = (
-        "CI=1\nVERCEL_DEPLOYMENT_ID=dpl_1\nAWS_LAMBDA_FUNCTION_NAME=f\nVERCEL_GIT_COMMIT_SHA=abc\nPGHOST=h\nNO_COLOR=1"
-    )
+    signs = "CI=1\nVERCEL_DEPLOYMENT_ID=dpl_1\nAWS_LAMBDA_FUNCTION_NAME=f\nVERCEL_GIT_COMMIT_SHA=abc\nPGHOST=h\nNO_COLOR=1"
     found = read_config(with_env_files({}, tmp_path) | env(tmp_path, pulled + signs))
-    assert (found.production, found.deploying, found.applied_by, found.git_commit) == (True, False, "cli", None)
+    assert (found.production, found.deploying, found.applied_by, found.git_commit) == (
+        True,
+        False,
+        "cli",
+        None,
+    )
     assert set(env(tmp_path, signs)) == set()
 
 
 def test_without_files_the_environment_is_as_it_was(tmp_path: Path) -> None:
     (tmp_path / ".env").mkdir()
-    assert with_env_files({"A": "1", "DATABASE_URL": ""}, tmp_path) == {"A": "1", "DATABASE_URL": ""}
+    assert with_env_files({"A": "1", "DATABASE_URL": ""}, tmp_path) == {
+        "A": "1",
+        "DATABASE_URL": "",
+    }
 
 
 def test_an_env_file_that_is_not_text_is_refused_and_not_shown(tmp_path: Path) -> None:
@@ -731,17 +913,39 @@ def test_an_env_file_that_is_not_text_is_refused_and_not_shown(tmp_path: Path) -
     ("environ", "environment", "source"),
     [
         ({}, "development", "default"),
-        ({"MIGRATION_ENV": "staging", "VERCEL_TARGET_ENV": "a", "VERCEL_ENV": "b"}, "staging", "MIGRATION_ENV"),
-        ({"MIGRATION_ENV": " ", "VERCEL_TARGET_ENV": "qa", "VERCEL_ENV": "preview"}, "qa", "VERCEL_TARGET_ENV"),
-        ({"VERCEL": "1", "VERCEL_TARGET_ENV": "", "VERCEL_ENV": "production"}, "production", "VERCEL_ENV"),
+        (
+            {"MIGRATION_ENV": "staging", "VERCEL_TARGET_ENV": "a", "VERCEL_ENV": "b"},
+            "staging",
+            "MIGRATION_ENV",
+        ),
+        (
+            {"MIGRATION_ENV": " ", "VERCEL_TARGET_ENV": "qa", "VERCEL_ENV": "preview"},
+            "qa",
+            "VERCEL_TARGET_ENV",
+        ),
+        (
+            {"VERCEL": "1", "VERCEL_TARGET_ENV": "", "VERCEL_ENV": "production"},
+            "production",
+            "VERCEL_ENV",
+        ),
         ({"MIGRATION_ENV": "Production"}, "production", "MIGRATION_ENV"),
         ({"MIGRATION_ENV": "prod-eu"}, "prod-eu", "MIGRATION_ENV"),
         ({"VERCEL": "1", "MIGRATION_ENV": "a.b_c-1"}, "a.b_c-1", "MIGRATION_ENV"),
-        ({"AWS_LAMBDA_FUNCTION_NAME": "f", "MIGRATION_ENV": "production"}, "production", "MIGRATION_ENV"),
-        ({"AWS_LAMBDA_FUNCTION_NAME": "f", "VERCEL": "1", "VERCEL_ENV": "preview"}, "preview", "VERCEL_ENV"),
+        (
+            {"AWS_LAMBDA_FUNCTION_NAME": "f", "MIGRATION_ENV": "production"},
+            "production",
+            "MIGRATION_ENV",
+        ),
+        (
+            {"AWS_LAMBDA_FUNCTION_NAME": "f", "VERCEL": "1", "VERCEL_ENV": "preview"},
+            "preview",
+            "VERCEL_ENV",
+        ),
     ],
 )
-def test_the_environment_is_named_by_the_first_variable(environ: dict[str, str], environment: str, source: str) -> None:
+def test_the_environment_is_named_by_the_first_variable(
+    environ: dict[str, str], environment: str, source: str
+) -> None:
     found = config(**environ)
     assert (found.environment, found.environment_source) == (environment, source)
     assert found.production == (environment == "production")
@@ -750,18 +954,43 @@ def test_the_environment_is_named_by_the_first_variable(environ: dict[str, str],
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"VERCEL": "1"}, "VERCEL is set, but neither VERCEL_TARGET_ENV nor VERCEL_ENV: which environment is this?"),
-        ({"VERCEL": "1", "VERCEL_ENV": " ", "AWS_LAMBDA_FUNCTION_NAME": "f"}, "VERCEL is set, but neither"),
-        ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, "MIGRATION_ENV is not set: on Lambda nothing else says"),
-        ({"AWS_LAMBDA_FUNCTION_NAME": "f", "VERCEL_ENV": "production"}, "MIGRATION_ENV is not set: on Lambda"),
-        ({"MIGRATION_ENV": "my prod"}, "MIGRATION_ENV is 'my prod'; a name is made of letters, digits, dots, _ and -"),
+        (
+            {"VERCEL": "1"},
+            "VERCEL is set, but neither VERCEL_TARGET_ENV nor VERCEL_ENV: which environment is "
+            "this?",
+        ),
+        (
+            {"VERCEL": "1", "VERCEL_ENV": " ", "AWS_LAMBDA_FUNCTION_NAME": "f"},
+            "VERCEL is set, but neither",
+        ),
+        (
+            {"AWS_LAMBDA_FUNCTION_NAME": "f"},
+            "MIGRATION_ENV is not set: on Lambda nothing else says",
+        ),
+        (
+            {"AWS_LAMBDA_FUNCTION_NAME": "f", "VERCEL_ENV": "production"},
+            "MIGRATION_ENV is not set: on Lambda",
+        ),
+        (
+            {"MIGRATION_ENV": "my prod"},
+            "MIGRATION_ENV is 'my prod'; a name is made of letters, digits, dots, _ and -",
+        ),
         ({"VERCEL_TARGET_ENV": "größe"}, "VERCEL_TARGET_ENV is 'größe'; a name is made of"),
         ({"MIGRATION_ENV": " Prod "}, "MIGRATION_ENV says Prod; the name is production"),
         ({"VERCEL_TARGET_ENV": "prd"}, "VERCEL_TARGET_ENV says prd; the name is production"),
         ({"VERCEL": "1", "VERCEL_ENV": "LIVE"}, "VERCEL_ENV says LIVE; the name is production"),
-        ({"MIGRATION_ENV": "production", "VERCEL_ENV": "preview"}, "is production, but VERCEL_ENV is preview"),
-        ({"MIGRATION_ENV": "Production", "VERCEL_ENV": "Development"}, "is production, but VERCEL_ENV is development"),
-        ({"MIGRATION_ENVIRONMENTS": "preview, prod"}, "MIGRATION_ENVIRONMENTS says prod; the name is production"),
+        (
+            {"MIGRATION_ENV": "production", "VERCEL_ENV": "preview"},
+            "is production, but VERCEL_ENV is preview",
+        ),
+        (
+            {"MIGRATION_ENV": "Production", "VERCEL_ENV": "Development"},
+            "is production, but VERCEL_ENV is development",
+        ),
+        (
+            {"MIGRATION_ENVIRONMENTS": "preview, prod"},
+            "MIGRATION_ENVIRONMENTS says prod; the name is production",
+        ),
         ({"MIGRATION_CLAIM": "Live @123/app"}, "MIGRATION_CLAIM says Live; the name is production"),
         ({"MIGRATION_ENV": "x" * 64}, "a name is made of"),
     ],
@@ -797,17 +1026,43 @@ def test_a_platform_or_ci_is_told_from_a_person(environ: dict[str, str], deployi
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("250ms", 0.25), ("5s", 5), ("2min", 120), ("24 h", 86400), ("0", 0), ("0s", 0), (" 1s ", 1), ("", 7), (" ", 7)],
+    [
+        ("250ms", 0.25),
+        ("5s", 5),
+        ("2min", 120),
+        ("24 h", 86400),
+        ("0", 0),
+        ("0s", 0),
+        (" 1s ", 1),
+        ("", 7),
+        (" ", 7),
+    ],
 )
 def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
     assert read_duration({"MIGRATION_WAIT": text}, "MIGRATION_WAIT", "7s") == seconds
 
 
 @pytest.mark.parametrize(
-    "text", ["5", "s", "5 minutes", "-1s", "1.5s", "5S", "٣s", "1s1ms", "597h", "2147483648ms", "9" * 5000 + "s", "00"]
+    "text",
+    [
+        "5",
+        "s",
+        "5 minutes",
+        "-1s",
+        "1.5s",
+        "5S",
+        "٣s",
+        "1s1ms",
+        "597h",
+        "2147483648ms",
+        "9" * 5000 + "s",
+        "00",
+    ],
 )
 def test_any_other_duration_is_refused_by_the_variables_name(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"^MIGRATION_WAIT is .*; a duration looks like 250ms, 5s or 2min"):
+    with pytest.raises(
+        ConfigError, match=r"^MIGRATION_WAIT is .*; a duration looks like 250ms, 5s or 2min"
+    ):
         config(MIGRATION_WAIT=text)
 
 
@@ -815,7 +1070,15 @@ def test_settings_have_the_defaults_that_are_documented() -> None:
     found = config()
     assert (found.lock_timeout, found.statement_timeout, found.lock_wait) == (1, 0, 120)
     assert (found.schema, found.allow_out_of_order, found.git_commit) == (None, False, None)
-    assert config(MIGRATION_SCHEMA=" ", MIGRATION_DIR="", MIGRATION_LOCK_TIMEOUT="", VERCEL_GIT_COMMIT_SHA="") == found
+    assert (
+        config(
+            MIGRATION_SCHEMA=" ",
+            MIGRATION_DIR="",
+            MIGRATION_LOCK_TIMEOUT="",
+            VERCEL_GIT_COMMIT_SHA="",
+        )
+        == found
+    )
 
 
 def test_settings_are_read_from_the_environment() -> None:
@@ -870,9 +1133,13 @@ def test_a_claim_is_an_environment_and_an_identity(claim: str, expected: str) ->
     assert config(MIGRATION_CLAIM=claim).claim == expected
 
 
-@pytest.mark.parametrize("claim", ["preview", "@", "preview@", " preview@ ", "@123/app", "kanarie7:123/app"])
+@pytest.mark.parametrize(
+    "claim", ["preview", "@", "preview@", " preview@ ", "@123/app", "kanarie7:123/app"]
+)
 def test_a_claim_of_half_a_pair_is_refused_and_not_shown(claim: str) -> None:
-    with pytest.raises(ConfigError, match=r"^MIGRATION_CLAIM must look like environment@identity$") as caught:
+    with pytest.raises(
+        ConfigError, match=r"^MIGRATION_CLAIM must look like environment@identity$"
+    ) as caught:
         config(MIGRATION_CLAIM=claim)
     assert "kanarie7" not in everything(caught.value)
 
@@ -887,13 +1154,17 @@ def test_a_claim_of_half_a_pair_is_refused_and_not_shown(claim: str) -> None:
         ("production,,development,", ("production", "development")),
     ],
 )
-def test_environments_are_names_with_commas_between(environments: str, expected: tuple[str, ...]) -> None:
+def test_environments_are_names_with_commas_between(
+    environments: str, expected: tuple[str, ...]
+) -> None:
     environ = {"MIGRATION_ENVIRONMENTS": environments, "VERCEL_ENV": "Preview"}
     assert config(**environ).environments == expected
     assert allowed_environments(environ) == ("preview", expected), "without any URL"
 
 
-@pytest.mark.parametrize("name", ["production development", "production;preview", "größe", "x" * 64])
+@pytest.mark.parametrize(
+    "name", ["production development", "production;preview", "größe", "x" * 64]
+)
 def test_environments_with_what_cannot_be_a_name_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^MIGRATION_ENVIRONMENTS is '.*'; a name is made of"):
         config(MIGRATION_ENVIRONMENTS=f"production,{name}")

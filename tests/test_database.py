@@ -1,4 +1,6 @@
-"""The history's table: where it is found, whose it is, what is read and written; and what the server itself refuses."""
+"""The history's table: where it is found, whose it is, what is read and written; and what the
+server itself refuses.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +53,8 @@ TWO = {**ONE, "002-two.sql": "CREATE TABLE public.two ()"}
 def places(database: Database) -> list[str]:
     """The schemas that have something called schema_migrations."""
     rows = database.execute(
-        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'schema_migrations' ORDER BY 1"
+        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'schema_migrations' "
+        "ORDER BY 1"
     )
     return [schema for (schema,) in rows]
 
@@ -74,8 +77,12 @@ def test_the_table_is_found_after_the_search_path_of_the_database_has_changed(
     assert places(database) == ["public"]
 
 
-def test_it_is_made_in_the_first_schema_of_the_search_path_that_exists(database: Database, migrations: Write) -> None:
-    database.execute(f'CREATE SCHEMA "My {{App}}"; ALTER DATABASE "{database.name}" SET search_path = x, "My {{App}}"')
+def test_it_is_made_in_the_first_schema_of_the_search_path_that_exists(
+    database: Database, migrations: Write
+) -> None:
+    database.execute(
+        f'CREATE SCHEMA "My {{App}}"; ALTER DATABASE "{database.name}" SET search_path = x, "My {{App}}"'
+    )
     run(database, migrations(TWO))
     assert history(database, '"My {App}".schema_migrations') == ["001-one", "002-two"]
     assert places(database) == ['"My {App}"']
@@ -86,7 +93,9 @@ def test_a_users_table_of_that_name_in_another_schema_is_none_of_its_business(
 ) -> None:
     directory = migrations(ONE)
     run(database, directory)
-    database.execute("CREATE SCHEMA crm; CREATE TABLE crm.schema_migrations (customer text, moved date)")
+    database.execute(
+        "CREATE SCHEMA crm; CREATE TABLE crm.schema_migrations (customer text, moved date)"
+    )
     database.execute(f'ALTER DATABASE "{database.name}" SET search_path = crm, public')
     migrations(TWO)
     assert run(database, directory).applied == ["002-two"]
@@ -109,10 +118,14 @@ def test_of_several_histories_the_one_on_the_search_path_counts_and_without_one_
 ) -> None:
     directory = migrations(ONE)
     run(database, directory)
-    database.execute("CREATE SCHEMA copy; CREATE TABLE copy.schema_migrations AS TABLE schema_migrations")
+    database.execute(
+        "CREATE SCHEMA copy; CREATE TABLE copy.schema_migrations AS TABLE schema_migrations"
+    )
     migrations(TWO)
     database.execute(f'ALTER DATABASE "{database.name}" SET search_path = nowhere')
-    with pytest.raises(HistoryConflict, match=r"several histories: .* copy, public, none on the") as caught:
+    with pytest.raises(
+        HistoryConflict, match=r"several histories: .* copy, public, none on the"
+    ) as caught:
         run(database, directory)
     assert (caught.value.exit_code, "MIGRATION_SCHEMA" in caught.value.next_step) == (3, True)
     assert tables(database) == ["one"]
@@ -129,7 +142,8 @@ def test_of_several_histories_the_one_on_the_search_path_counts_and_without_one_
     "foreign",
     [
         "CREATE TABLE schema_migrations (version bigint PRIMARY KEY, inserted_at timestamp)",
-        "CREATE TABLE schema_migrations (id int, version bigint, name text, applied_at date, checksum text)",
+        "CREATE TABLE schema_migrations (id int, version bigint, name text, applied_at date, "
+        "checksum text)",
         "CREATE TABLE schema_migrations (id text, version text, name text, applied_at timestamp,"
         " execution_time_ms int, checksum text)",
         f"CREATE TABLE real {OLD_SHAPE}; CREATE VIEW schema_migrations AS TABLE real",
@@ -143,7 +157,9 @@ def test_a_table_or_view_of_that_name_with_another_shape_is_refused_and_untouche
     database.execute(foreign)
     shape = "SELECT xmin, * FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass ORDER BY attnum"
     before = database.execute(shape)
-    with pytest.raises(HistoryConflict, match=r"public\.schema_migrations was created by another tool") as caught:
+    with pytest.raises(
+        HistoryConflict, match=r"public\.schema_migrations was created by another tool"
+    ) as caught:
         run(database, migrations(ONE))
     assert (caught.value.exit_code, "MIGRATION_SCHEMA" in caught.value.next_step) == (3, True)
     assert database.execute(shape) == before
@@ -151,22 +167,37 @@ def test_a_table_or_view_of_that_name_with_another_shape_is_refused_and_untouche
     assert "one" not in tables(database)
 
 
-@pytest.mark.parametrize("other", ["CREATE SEQUENCE schema_migrations", "CREATE TYPE schema_migrations AS (i int)"])
-def test_something_else_of_that_name_is_in_the_way_and_stays(database: Database, migrations: Write, other: str) -> None:
+@pytest.mark.parametrize(
+    "other", ["CREATE SEQUENCE schema_migrations", "CREATE TYPE schema_migrations AS (i int)"]
+)
+def test_something_else_of_that_name_is_in_the_way_and_stays(
+    database: Database, migrations: Write, other: str
+) -> None:
     database.execute(other)
-    with pytest.raises(HistoryConflict, match=r"public\.schema_migrations was created by another tool"):
+    with pytest.raises(
+        HistoryConflict, match=r"public\.schema_migrations was created by another tool"
+    ):
         run(database, migrations(ONE))
     assert tables(database) == []
-    assert database.execute("SELECT count(*) FROM pg_class WHERE relname LIKE 'schema_migrations%'") == [(1,)]
+    assert database.execute(
+        "SELECT count(*) FROM pg_class WHERE relname LIKE 'schema_migrations%'"
+    ) == [(1,)]
 
 
-def test_columns_that_a_team_has_added_stay_as_they_are(database: Database, migrations: Write) -> None:
+def test_columns_that_a_team_has_added_stay_as_they_are(
+    database: Database, migrations: Write
+) -> None:
     database.execute(
-        f"CREATE TABLE schema_migrations {OLD_SHAPE}; ALTER TABLE schema_migrations ADD note text DEFAULT '-'"
+        f"CREATE TABLE schema_migrations {OLD_SHAPE}; ALTER TABLE schema_migrations ADD note text "
+        "DEFAULT '-'"
     )
-    database.execute("INSERT INTO schema_migrations (version, name, note) VALUES ('001-one', 'One', 'by hand')")
+    database.execute(
+        "INSERT INTO schema_migrations (version, name, note) VALUES ('001-one', 'One', 'by hand')"
+    )
     run(database, migrations(TWO), MIGRATION_ENV="development")
-    assert database.execute("SELECT version, note, applied_by FROM schema_migrations ORDER BY id") == [
+    assert database.execute(
+        "SELECT version, note, applied_by FROM schema_migrations ORDER BY id"
+    ) == [
         ("001-one", "by hand", None),
         ("002-two", "-", "cli"),
     ]
@@ -182,11 +213,27 @@ def test_what_is_read_is_what_is_there(database: Database, migrations: Write) ->
     with Session(config_of(database, migrations(ONE))) as session:
         found = session.read()
     first, second = found.rows
-    assert (first.id, first.version, first.applied_at, first.checksum, first.identity) == (7, "a", None, None, None)
-    assert (second.name, second.applied_at) == ("\"🐘' \\", datetime(2026, 1, 2, 8, 4, 5, 678000, UTC))
-    assert (found.schema, found.table_id is None, found.obstacle, found.direct) == ("public", False, "", True)
+    assert (first.id, first.version, first.applied_at, first.checksum, first.identity) == (
+        7,
+        "a",
+        None,
+        None,
+        None,
+    )
+    assert (second.name, second.applied_at) == (
+        "\"🐘' \\",
+        datetime(2026, 1, 2, 8, 4, 5, 678000, UTC),
+    )
+    assert (found.schema, found.table_id is None, found.obstacle, found.direct) == (
+        "public",
+        False,
+        "",
+        True,
+    )
     assert found.fingerprint == (2, 9)
-    ((system, version),) = database.execute("SELECT system_identifier, version() FROM pg_control_system()")
+    ((system, version),) = database.execute(
+        "SELECT system_identifier, version() FROM pg_control_system()"
+    )
     assert found.identity == f"{system}/{database.name}"
     assert found.version in version
     assert len(history(database)) == 2
@@ -266,11 +313,15 @@ def test_a_role_that_may_not_write_the_history_is_refused_before_a_file_runs_and
         assert history(database) == ["001-one", "002-two"]
 
 
-def test_a_role_that_may_not_read_the_history_is_refused(server: Server, database: Database, migrations: Write) -> None:
+def test_a_role_that_may_not_read_the_history_is_refused(
+    server: Server, database: Database, migrations: Write
+) -> None:
     directory = migrations(ONE)
     run(database, directory)
     with login(server, database) as plain:
-        with pytest.raises(DatabaseUnsuitable, match="permission denied for table schema_migrations") as caught:
+        with pytest.raises(
+            DatabaseUnsuitable, match="permission denied for table schema_migrations"
+        ) as caught:
             run(plain, directory)
         assert caught.value.exit_code == 5
     assert "Grant" in caught.value.next_step
@@ -333,7 +384,9 @@ def test_a_run_that_waits_for_another_one_stands_in_no_transaction(
         until(lambda: running.done() or server.admin.execute(waits, [database.name]))
         other.rollback()
         running.result()
-    assert [notice.partition(" (")[0] for notice in events.notices] == ["another run holds the lock"]
+    assert [notice.partition(" (")[0] for notice in events.notices] == [
+        "another run holds the lock"
+    ]
     assert history(database) == ["001-one"]
 
 
@@ -357,16 +410,25 @@ GATE = "CREATE TABLE gate AS SELECT 1 AS closed"
 WAIT = "DO $$ BEGIN WHILE EXISTS (SELECT FROM gate) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;"
 
 
-@pytest.mark.parametrize("head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+@pytest.mark.parametrize(
+    "head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"]
+)
 def test_a_history_locked_behind_a_file_ends_it_by_the_lock_timeout(
     server: Server, database: Database, migrations: Write, head: str
 ) -> None:
     directory = migrations({"001-one.sql": "SELECT 1"})
     run(database, directory)
     database.execute(f"{GATE}; CREATE TABLE effects (i int)")
-    migrations({"002-waits.sql": f"{head}INSERT INTO effects VALUES (1); {WAIT}", "003-next.sql": "SELECT 1"})
+    migrations(
+        {
+            "002-waits.sql": f"{head}INSERT INTO effects VALUES (1); {WAIT}",
+            "003-next.sql": "SELECT 1",
+        }
+    )
     waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event = 'PgSleep'"
-    stuck = waiting.replace("wait_event = 'PgSleep'", "wait_event_type = 'Lock' AND now() - query_start > '20 s'")
+    stuck = waiting.replace(
+        "wait_event = 'PgSleep'", "wait_event_type = 'Lock' AND now() - query_start > '20 s'"
+    )
     events = Events()
     with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
         limits = {"MIGRATION_LOCK_TIMEOUT": "200ms", "MIGRATION_RETRY": "2s" if head else "0"}
@@ -383,7 +445,9 @@ def test_a_history_locked_behind_a_file_ends_it_by_the_lock_timeout(
     if head:
         assert isinstance(error, PartlyApplied)
         assert error.failure.server.sqlstate == "55P03"
-        assert error.state.startswith("all statements of this file were applied and remain; the file is not recorded")
+        assert error.state.startswith(
+            "all statements of this file were applied and remain; the file is not recorded"
+        )
         assert database.execute("TABLE effects") == [(1,)]
     else:
         assert isinstance(error, TableBusy)
@@ -391,7 +455,9 @@ def test_a_history_locked_behind_a_file_ends_it_by_the_lock_timeout(
         assert database.execute("TABLE effects") == []
 
 
-def test_a_busy_file_does_not_name_who_was_in_the_way_of_another(database: Database, migrations: Write) -> None:
+def test_a_busy_file_does_not_name_who_was_in_the_way_of_another(
+    database: Database, migrations: Write
+) -> None:
     database.execute("CREATE TABLE busy (); CREATE TABLE other ()")
     directory = migrations(
         {
@@ -402,7 +468,10 @@ def test_a_busy_file_does_not_name_who_was_in_the_way_of_another(database: Datab
     )
     first, second, third = load(directory)
     config = config_of(database, directory, MIGRATION_LOCK_TIMEOUT="700ms")
-    with psycopg.connect(database.url, application_name="reporting") as holder, Session(config) as session:
+    with (
+        psycopg.connect(database.url, application_name="reporting") as holder,
+        Session(config) as session,
+    ):
         holder.execute("LOCK TABLE busy, other")
         session.read()
         session.prepare()
@@ -451,7 +520,9 @@ def test_a_role_with_one_connection_does_without_the_name_of_a_blocker(
     directory = migrations({"001-busy.sql": "CREATE TABLE one (); LOCK TABLE busy"})
     events = Events()
     with login(server, database, "CONNECTION LIMIT 1") as single:
-        database.execute(f"GRANT CREATE ON SCHEMA public TO {role(single)}; GRANT ALL ON busy TO {role(single)}")
+        database.execute(
+            f"GRANT CREATE ON SCHEMA public TO {role(single)}; GRANT ALL ON busy TO {role(single)}"
+        )
         with psycopg.connect(database.url) as other:
             other.execute("LOCK TABLE busy")
             with pytest.raises(TableBusy) as caught:
@@ -463,7 +534,9 @@ def test_a_role_with_one_connection_does_without_the_name_of_a_blocker(
 def test_a_history_that_goes_between_look_and_lock_is_planned_again(
     server: Server, proxy: Proxy, database: Database, migrations: Write
 ) -> None:
-    """It is dropped by a transaction that still runs when our look at the table's name has found it there."""
+    """It is dropped by a transaction that still runs when our look at the table's name has found it
+    there.
+    """
     directory = migrations({"001-one.sql": "CREATE TABLE IF NOT EXISTS one ()"})
     run(database, directory)
     migrations({"002-two.sql": "CREATE TABLE two ()"})
@@ -526,7 +599,10 @@ def test_a_file_that_ends_its_transaction_is_not_recorded_nor_called_rolled_back
 ) -> None:
     with pytest.raises(PartlyApplied) as caught:
         apply_alone(database, migrations({"001-ends.sql": sql}))
-    assert (caught.value.exit_code, "a part of its changes was kept" in caught.value.state) == (7, True)
+    assert (caught.value.exit_code, "a part of its changes was kept" in caught.value.state) == (
+        7,
+        True,
+    )
     assert tables(database) == kept
     assert history(database) == []
     nothing_is_left_running(server, database)
@@ -537,14 +613,21 @@ def test_copy_with_the_client_ends_the_session_and_keeps_nothing(
     server: Server, database: Database, migrations: Write, sql: str
 ) -> None:
     with pytest.raises(MigrationFailed, match="001-copies failed") as caught:
-        apply_alone(database, migrations({"001-copies.sql": f"CREATE TABLE a (i int); {sql}; CREATE TABLE b ()"}))
+        apply_alone(
+            database,
+            migrations({"001-copies.sql": f"CREATE TABLE a (i int); {sql}; CREATE TABLE b ()"}),
+        )
     assert caught.value.failure.server.sqlstate == "0A000"
     nothing_is_left_running(server, database)
     assert (tables(database), history(database)) == ([], [])
 
 
-def test_a_file_that_ends_its_own_session_keeps_nothing(server: Server, database: Database, migrations: Write) -> None:
-    directory = migrations({"001-ends.sql": "CREATE TABLE a (); SELECT pg_terminate_backend(pg_backend_pid())"})
+def test_a_file_that_ends_its_own_session_keeps_nothing(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    directory = migrations(
+        {"001-ends.sql": "CREATE TABLE a (); SELECT pg_terminate_backend(pg_backend_pid())"}
+    )
     with pytest.raises(MigrationFailed, match="001-ends failed") as caught:
         run(database, directory)
     assert (caught.value.exit_code, caught.value.next_step) == (1, "It is safe to run again.")

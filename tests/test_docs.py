@@ -1,7 +1,7 @@
 """What the documentation says, tried: `documents.py` says how, `situations.py` in which situation.
 
-Each section (`##`) is tried by itself, in a copy of the project and on a database of its own. What cannot be run, and
-all names and links, are looked up.
+Each section (`##`) is tried by itself, in a copy of the project and on a database of its own. What
+cannot be run, and all names and links, are looked up.
 """
 
 import ast
@@ -53,7 +53,11 @@ def place(project: Path, tmp_path: Path, server: Server, migrated: Database) -> 
     root = Path(shutil.copytree(project, tmp_path / "project"))
     for file in ROOT.iterdir():
         # In a worktree `.git` is a file, and git in the copy would change that one's index.
-        if file.is_file() and file.name != ".git" and (file.name == ".env.test" or not file.name.startswith(".env")):
+        if (
+            file.is_file()
+            and file.name != ".git"
+            and (file.name == ".env.test" or not file.name.startswith(".env"))
+        ):
             shutil.copy(file, root)
     (root / "scripts" / "sandbox").write_text(SANDBOX)
     (tmp_path / ".curlrc").write_text("no-progress-meter\n")
@@ -146,7 +150,9 @@ def aws(words: Sequence[str]) -> None:
     service = Session().get_service_model(words[0])
     operation = {xform_name(name, "-"): name for name in service.operation_names}[words[1]]
     shape = service.operation_model(operation).input_shape
-    known = {f"--{xform_name(name, '-')}" for name in (shape.members if shape else ())} | AWS_OPTIONS
+    known = {
+        f"--{xform_name(name, '-')}" for name in (shape.members if shape else ())
+    } | AWS_OPTIONS
     assert {word for word in words if word.startswith("--")} <= known
 
 
@@ -155,7 +161,9 @@ AWS_OPTIONS = {"--query", "--port", "--protocol", "--source-group", "--private-d
 
 
 def sam(words: Sequence[str]) -> None:
-    if words[0] != "deploy" or "--template-file" not in words:  # `sam build`, which we advise against
+    if (
+        words[0] != "deploy" or "--template-file" not in words
+    ):  # `sam build`, which we advise against
         return
     assert (ROOT / words[words.index("--template-file") + 1]).is_file()
     template = (ROOT / "template.yaml").read_text()
@@ -173,19 +181,29 @@ def docker_command(words: Sequence[str]) -> None:
         assert words[:7] == ["exec", service["container_name"], "psql", "-U", user, "-d", database]
 
 
-@pytest.mark.parametrize(("page", "command"), [one for one in COMMANDS if re.match(r"scripts/|\.ci/", one[1])])
-def test_a_command_of_ours_is_there_and_has_the_options_that_are_written(page: str, command: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "command"), [one for one in COMMANDS if re.match(r"scripts/|\.ci/", one[1])]
+)
+def test_a_command_of_ours_is_there_and_has_the_options_that_are_written(
+    page: str, command: str
+) -> None:
     script, *words = shlex.split(command.replace("…", ""))
     path = ROOT / script
     assert os.access(path, os.X_OK), f"{script} is written as a command, and is not executable"
-    assert path.read_text().startswith("#!"), f"{script} is written as a command, and no #! line says of what"
+    assert path.read_text().startswith("#!"), (
+        f"{script} is written as a command, and no #! line says of what"
+    )
     if script in ("scripts/test", "scripts/setup", ".ci/run"):
         named = [word for word in words if word.startswith("tests/")]
         assert all((ROOT / word).exists() for word in named)
         chosen = words[words.index("-k") + 1 :] if "-k" in words else []
         assert all(f"def {name}(" in (ROOT / named[0]).read_text() for name in chosen)
         return
-    subcommand = [words[0]] if script == "scripts/migrate.py" and words and not words[0].startswith("-") else []
+    subcommand = (
+        [words[0]]
+        if script == "scripts/migrate.py" and words and not words[0].startswith("-")
+        else []
+    )
     program = script if script.endswith(".py") else f"{script}.py"
     code, printed = help_of(program, *subcommand)
     assert code == 0, f"`{command}`: {printed}"
@@ -199,7 +217,9 @@ def help_of(script: str, *words: str) -> tuple[int, str]:
     return result.returncode, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize(("page", "command"), [one for one in COMMANDS if one[1].startswith("vercel ")])
+@pytest.mark.parametrize(
+    ("page", "command"), [one for one in COMMANDS if one[1].startswith("vercel ")]
+)
 def test_vercels_cli_has_what_is_written(page: str, command: str) -> None:
     words = shlex.split(command)[1:]
     name = next((name for name in VERCEL if words[: len(name.split())] == name.split()), None)
@@ -213,7 +233,9 @@ def test_vercels_cli_knows_what_we_know_of_it() -> None:
         pytest.skip("Vercel's CLI is not installed; tests/platform installs it")
     for name, options in VERCEL.items():
         command = ["node", str(cli), *name.split(), "--help"]
-        result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        )
         said = result.stdout + result.stderr
         assert f"vercel {name.replace(' ls', ' list')}" in said
         assert [option for option in options if option not in said] == []
@@ -242,14 +264,20 @@ def anchors(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_file_and_setting_that_is_named_exists(page: Path) -> None:
     words = [word for span in re.findall(r"`([^`\n]+)`", page.read_text()) for word in span.split()]
-    paths = [word for word in words if re.fullmatch(r"(?:scripts|lib|api|tests|docs|\.ci)/[\w./-]*", word)]
+    paths = [
+        word
+        for word in words
+        if re.fullmatch(r"(?:scripts|lib|api|tests|docs|\.ci)/[\w./-]*", word)
+    ]
     assert [path for path in paths if not (ROOT / path).exists()] == []
     assert set(re.findall(r"\bMIGRATION_[A-Z_]+\b", page.read_text())) <= settings()
 
 
 def settings() -> set[str]:
     """The variables of ours that the code reads."""
-    code = "".join(path.read_text() for folder in ("lib", "scripts") for path in (ROOT / folder).glob("*.py"))
+    code = "".join(
+        path.read_text() for folder in ("lib", "scripts") for path in (ROOT / folder).glob("*.py")
+    )
     return set(re.findall(r"\bMIGRATION_[A-Z_]+\b", code))
 
 
@@ -260,12 +288,16 @@ def test_every_setting_is_documented() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_fence_is_a_blocks(page: Path) -> None:
-    assert len(re.findall("^ *```", page.read_text(), re.MULTILINE)) == 2 * len(list(blocks_of(page)))
+    assert len(re.findall("^ *```", page.read_text(), re.MULTILINE)) == 2 * len(
+        list(blocks_of(page))
+    )
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.where)
 def test_every_block_can_be_read(block: Block) -> None:
-    assert block.language not in ("bash", "shell", "zsh"), f"{block.where}: `console` and `sh` would be run"
+    assert block.language not in ("bash", "shell", "zsh"), (
+        f"{block.where}: `console` and `sh` would be run"
+    )
     if block.language == "json":
         json.loads(block.text)
     if block.language == "yaml":
@@ -285,17 +317,29 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 def rows_of(page: str) -> list[list[str]]:
     """The cells of its tables."""
     lines = (ROOT / page).read_text().splitlines()
-    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return [
+        [cell.strip(" `") for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
 
 
 def test_every_exit_code_is_documented_and_no_other() -> None:
-    documented = [int(code) for code, *_ in rows_of("docs/exit-codes.md") if code.isdigit() and int(code) < 200]
+    documented = [
+        int(code)
+        for code, *_ in rows_of("docs/exit-codes.md")
+        if code.isdigit() and int(code) < 200
+    ]
     signals = {128 + number for number in (signal.SIGINT, signal.SIGTERM)}
     errors = {kind.exit_code for kind in kinds()} | signals
     _, said = help_of("scripts/migrate.py")
     helped = re.findall(r"^  (\d+(?:, \d+)*) {2,}", said.partition("exit codes:")[2], re.MULTILINE)
     assert sorted(documented) == documented
-    assert set(documented) == {0, 8} | errors == {int(code) for codes in helped for code in codes.split(", ")}
+    assert (
+        set(documented)
+        == {0, 8} | errors
+        == {int(code) for codes in helped for code in codes.split(", ")}
+    )
 
 
 def test_every_answer_is_documented_and_no_other() -> None:
@@ -305,7 +349,9 @@ def test_every_answer_is_documented_and_no_other() -> None:
         if len(status) == 3 and status.isdigit() and int(status) >= 200
     ]
     statuses = [status for status, _ in documented]
-    known = {(kind.http_status, kind.code) for kind in kinds()} | {(500, "internal")} | set(refusals())
+    known = (
+        {(kind.http_status, kind.code) for kind in kinds()} | {(500, "internal")} | set(refusals())
+    )
     assert (sorted(statuses), set(documented)) == (statuses, known)
     messages = {kind.code: kind.public_message for kind in kinds()}
     assert len(set(messages.values())) == len(messages)  # each code has words of its own
@@ -313,7 +359,9 @@ def test_every_answer_is_documented_and_no_other() -> None:
 
 def kinds(error: type[OnwardError] = OnwardError) -> set[type[OnwardError]]:
     """All errors that a run can end with."""
-    return {error}.union(*map(kinds, (one for one in error.__subclasses__() if one.__module__ == "lib.errors")))
+    return {error}.union(
+        *map(kinds, (one for one in error.__subclasses__() if one.__module__ == "lib.errors"))
+    )
 
 
 def refusals() -> Iterator[tuple[int, str]]:
@@ -321,9 +369,14 @@ def refusals() -> Iterator[tuple[int, str]]:
     for module in (ROOT / "lib" / "web").glob("*.py"):
         for node in ast.walk(ast.parse(module.read_text())):
             match node:
-                case ast.Call(ast.Name("RequestRefused"), [ast.Constant(int(status)), ast.Constant(str(code)), *_]):
+                case ast.Call(
+                    ast.Name("RequestRefused"),
+                    [ast.Constant(int(status)), ast.Constant(str(code)), *_],
+                ):
                     yield status, code
-                case ast.Dict(keys) if all(isinstance(key, ast.Constant) and type(key.value) is int for key in keys):
+                case ast.Dict(keys) if all(
+                    isinstance(key, ast.Constant) and type(key.value) is int for key in keys
+                ):
                     yield from ast.literal_eval(node).items()
 
 
@@ -331,7 +384,9 @@ def refusals() -> Iterator[tuple[int, str]]:
 
 
 def test_the_container_is_what_env_test_names() -> None:
-    service = yaml.safe_load((ROOT / "docker-compose.test.yml").read_text())["services"]["postgres-test"]
+    service = yaml.safe_load((ROOT / "docker-compose.test.yml").read_text())["services"][
+        "postgres-test"
+    ]
     assert service["image"] == "postgres:16"
     assert service["environment"] == {
         "POSTGRES_DB": "codescribe_test",

@@ -23,7 +23,9 @@ START = "import sys; from pathlib import Path; from scripts.dev.embedded import 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A place that the server's user can get to, which pytest's own folders are not where root runs the tests."""
+    """A place that the server's user can get to, which pytest's own folders are not where root runs
+    the tests.
+    """
     parent = Path(tempfile.mkdtemp(prefix="onward-embedded-"))
     parent.chmod(0o755)
     yield parent / "postgres"
@@ -31,7 +33,9 @@ def directory() -> Iterator[Path]:
 
 
 def processes(directory: Path) -> list[str]:
-    """The command lines of all processes that name the directory: server, programs, and the one that watches us."""
+    """The command lines of all processes that name the directory: server, programs, and the one
+    that watches us.
+    """
     listed = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -58,7 +62,9 @@ def rows(url: str, sql: str) -> list[tuple[object, ...]]:
 def python(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
     """A process of its own that runs the code with the project's modules at hand."""
     command = [sys.executable, "-c", START + code, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def test_a_restart_keeps_the_data_and_the_url(directory: Path) -> None:
@@ -72,7 +78,10 @@ def test_a_restart_keeps_the_data_and_the_url(directory: Path) -> None:
 
 
 def test_another_port_is_taken_when_the_last_one_is_not_free(directory: Path) -> None:
-    with Embedded(directory, settings=SETTINGS) as server, Embedded(directory.with_name("other")) as other:
+    with (
+        Embedded(directory, settings=SETTINGS) as server,
+        Embedded(directory.with_name("other")) as other,
+    ):
         first = server.url()
         other.stop()
         shutil.copy(directory / "port", directory.with_name("other"))
@@ -94,7 +103,9 @@ def test_killing_the_parent_with_9_leaves_no_process_behind(directory: Path) -> 
         assert rows(server.url(), "SELECT 1") == [(1,)]
 
 
-def test_killing_the_parent_while_it_makes_the_data_directory_leaves_a_place_that_works(directory: Path) -> None:
+def test_killing_the_parent_while_it_makes_the_data_directory_leaves_a_place_that_works(
+    directory: Path,
+) -> None:
     parent = python("Embedded(Path(sys.argv[1])).start()", directory)
     while not (directory / "data.new" / "PG_VERSION").exists():
         time.sleep(0.001)
@@ -122,7 +133,10 @@ def test_a_password_is_wanted_and_only_this_machine_is_listened_to(directory: Pa
         with pytest.raises(psycopg.OperationalError, match="password"):
             psycopg.connect(server.url(), password="wrong")
         with pytest.raises(psycopg.OperationalError, match="no password"):
-            psycopg.connect(server.url().replace(":" + server.url().split(":")[2].partition("@")[0], ""), passfile="/-")
+            psycopg.connect(
+                server.url().replace(":" + server.url().split(":")[2].partition("@")[0], ""),
+                passfile="/-",
+            )
         assert stat.S_IMODE((directory / "password").stat().st_mode) == 0o600
 
 
@@ -134,7 +148,9 @@ def test_settings_reach_the_server(directory: Path) -> None:
 def test_two_at_once_in_one_directory_are_refused(directory: Path) -> None:
     with Embedded(directory, settings=SETTINGS) as server:
         for refused in (Embedded(directory).start, Embedded(directory).drop):
-            with pytest.raises(EmbeddedError, match=f"is in use: process {os.getpid()} runs a Postgres in it"):
+            with pytest.raises(
+                EmbeddedError, match=f"is in use: process {os.getpid()} runs a Postgres in it"
+            ):
                 refused()
         with pytest.raises(EmbeddedError, match="is in use"):
             server.drop()
@@ -152,12 +168,16 @@ def test_drop_deletes_everything_and_a_second_one_finds_nothing_to_do(directory:
 def test_data_of_another_major_version_are_refused_and_kept(directory: Path) -> None:
     Embedded(directory, settings=SETTINGS).start().stop()
     (directory / "data" / "PG_VERSION").write_text("13\n")
-    with pytest.raises(EmbeddedError, match=r"made by Postgres 13, and postgres \(PostgreSQL\) \d+.* cannot read"):
+    with pytest.raises(
+        EmbeddedError, match=r"made by Postgres 13, and postgres \(PostgreSQL\) \d+.* cannot read"
+    ):
         Embedded(directory).start()
     assert (directory / "data" / "base").is_dir()
 
 
-def test_a_pid_file_left_behind_does_not_matter_even_if_that_process_is_alive(directory: Path) -> None:
+def test_a_pid_file_left_behind_does_not_matter_even_if_that_process_is_alive(
+    directory: Path,
+) -> None:
     Embedded(directory, settings=SETTINGS).start().stop()
     (directory / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n{directory / 'data'}\n")
     with Embedded(directory, settings=SETTINGS) as server:
@@ -165,7 +185,10 @@ def test_a_pid_file_left_behind_does_not_matter_even_if_that_process_is_alive(di
 
 
 def test_a_setting_that_does_not_exist_is_told_in_the_servers_words(directory: Path) -> None:
-    with pytest.raises(EmbeddedError, match=r'(?s)does not start in .*unrecognized configuration parameter "no_such"'):
+    with pytest.raises(
+        EmbeddedError,
+        match=r'(?s)does not start in .*unrecognized configuration parameter "no_such"',
+    ):
         Embedded(directory, settings=("no_such=1",)).start()
     assert processes(directory) == []
 
@@ -178,15 +201,21 @@ def test_a_disk_that_is_full_is_told_and_the_next_attempt_starts_afresh(director
         "except EmbeddedError as error: print(error)"
     )
     printed, _ = python(code, directory).communicate()
-    assert printed.startswith((f"initdb failed in {directory}:\n", f"cannot run Postgres in {directory}: "))
-    assert "File too large" in printed or "Child process was terminated by signal" in printed, printed
+    assert printed.startswith(
+        (f"initdb failed in {directory}:\n", f"cannot run Postgres in {directory}: ")
+    )
+    assert "File too large" in printed or "Child process was terminated by signal" in printed, (
+        printed
+    )
     assert "Traceback" not in printed
     assert not (directory / "data").exists()
     with Embedded(directory, settings=SETTINGS) as server:
         assert rows(server.url(), "SELECT 1") == [(1,)]
 
 
-def test_a_directory_that_others_can_write_to_or_a_link_in_its_place_is_refused(directory: Path) -> None:
+def test_a_directory_that_others_can_write_to_or_a_link_in_its_place_is_refused(
+    directory: Path,
+) -> None:
     directory.mkdir()
     directory.chmod(0o777)
     link = directory.with_name("link")
@@ -211,7 +240,9 @@ def test_a_place_where_nothing_can_be_written_is_told(directory: Path) -> None:
         Embedded(directory / "below").start()
 
 
-def test_programs_that_are_not_there_are_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_that_are_not_there_are_told(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("POSTGRES_BIN", "/nowhere/bin")
     with pytest.raises(EmbeddedError, match="there is no initdb in /nowhere/bin"):
         Embedded(directory).start()

@@ -10,11 +10,15 @@ from lib.errors import Diagnostic, ServerError
 from lib.source.migration import Migration
 
 
-def failure(text: str, position: int | None = None, *, finished: int = 0, base: int = 0) -> Diagnostic:
+def failure(
+    text: str, position: int | None = None, *, finished: int = 0, base: int = 0
+) -> Diagnostic:
     content = text.encode()
     path = Path("migrations/001-x.sql")
     migration = Migration(1, "001-x", path, content, sha256(content).hexdigest(), frozenset())
-    return diagnose(migration, ServerError("42601", "no", position=position), finished=finished, base=base)
+    return diagnose(
+        migration, ServerError("42601", "no", position=position), finished=finished, base=base
+    )
 
 
 def at(text: str, word: str) -> Diagnostic:
@@ -34,19 +38,40 @@ def at(text: str, word: str) -> Diagnostic:
         ("\n" * 98 + "a\nb x", "x", (100, 3), " 98 |\n 99 | a\n100 | b x\n    |   ^"),
         ("a\n\tb\tword c", "word", (2, 4), "1 | a\n2 | \tb\tword c\n  | \t \t^^^^"),
         ("'😀ä' word", "word", (1, 6), "1 | '😀ä' word\n  |       ^^^^"),
-        ("'e\u0301👩\u200d🚀' word", "word", (1, 9), "1 | 'e\u0301👩\u200d🚀' word\n  |         ^^^^"),
+        (
+            "'e\u0301👩\u200d🚀' word",
+            "word",
+            (1, 9),
+            "1 | 'e\u0301👩\u200d🚀' word\n  |         ^^^^",
+        ),
         ("x '東京'", "東", (1, 4), "1 | x '東京'\n  |    ^^^^"),
-        ('SELECT "no such" FROM t', '"', (1, 8), '1 | SELECT "no such" FROM t\n  |        ^^^^^^^^^'),
+        (
+            'SELECT "no such" FROM t',
+            '"',
+            (1, 8),
+            '1 | SELECT "no such" FROM t\n  |        ^^^^^^^^^',
+        ),
         ("SELECT 1 ) 2", ")", (1, 10), "1 | SELECT 1 ) 2\n  |          ^"),
-        ("a\u2028b\x0bc\x85d word", "word", (1, 9), "1 | a\\u2028b\\x0bc\\x85d word\n  | " + 19 * " " + "^^^^"),
+        (
+            "a\u2028b\x0bc\x85d word",
+            "word",
+            (1, 9),
+            "1 | a\\u2028b\\x0bc\\x85d word\n  | " + 19 * " " + "^^^^",
+        ),
         ("'\x1b[2J' \x07", "\x07", (1, 8), "1 | '\\x1b[2J' \\x07\n  |           ^^^^"),
     ],
 )
-def test_a_position_becomes_line_column_and_caret(text: str, word: str, place: tuple[int, int], excerpt: str) -> None:
+def test_a_position_becomes_line_column_and_caret(
+    text: str, word: str, place: tuple[int, int], excerpt: str
+) -> None:
     found = at(text, word)
     assert (found.line, found.column) == place
     assert found.excerpt == excerpt
-    assert (found.version, found.path, found.server.message) == ("001-x", "migrations/001-x.sql", "no")
+    assert (found.version, found.path, found.server.message) == (
+        "001-x",
+        "migrations/001-x.sql",
+        "no",
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,7 +106,9 @@ def test_of_a_very_long_line_the_part_around_the_error_is_shown(length: int) -> 
 
 
 @given(st.lists(st.sampled_from(["a", "b c", "😀", "", "  x"]), min_size=1, max_size=6), st.data())
-def test_the_place_does_not_depend_on_the_line_endings(lines: list[str], data: st.DataObject) -> None:
+def test_the_place_does_not_depend_on_the_line_endings(
+    lines: list[str], data: st.DataObject
+) -> None:
     number = data.draw(st.integers(0, len(lines) - 1))
     column = data.draw(st.integers(0, len(lines[number])))
     lines[number] = lines[number][:column] + "!" + lines[number][column:]
@@ -105,7 +132,9 @@ THREE = "-- one\nSELECT 1;\r\n\r\nSELECT\n 2; SELECT 3;\n"
         (3, ""),
     ],
 )
-def test_without_a_position_the_statement_is_named_and_no_line_invented(finished: int, statement: str) -> None:
+def test_without_a_position_the_statement_is_named_and_no_line_invented(
+    finished: int, statement: str
+) -> None:
     found = failure(THREE, finished=finished)
     assert (found.line, found.column, found.excerpt, found.statement) == (None, None, "", statement)
 

@@ -1,7 +1,9 @@
-"""Faults around a run, injected for real, and what must hold after each: see `Stage.settled` and `Stage.completes`.
+"""Faults around a run, injected for real, and what must hold after each: see `Stage.settled` and
+`Stage.completes`.
 
-Others are tested beside what they belong to: leftovers of files in test_runner.py, refusals in test_cli_files.py and
-test_database.py, what HTTP says in test_web.py, many runs at once and what needs a pooler or a network in platform/.
+Others are tested beside what they belong to: leftovers of files in test_runner.py, refusals in
+test_cli_files.py and test_database.py, what HTTP says in test_web.py, many runs at once and what
+needs a pooler or a network in platform/.
 """
 
 import math
@@ -79,7 +81,9 @@ def holding(database: Database, sql: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_the_middle_of_a_statement_rolls_it_back(command: Stage, number: signal.Signals) -> None:
+def test_a_signal_in_the_middle_of_a_statement_rolls_it_back(
+    command: Stage, number: signal.Signals
+) -> None:
     command.files(second=WAIT)
     running = command.start()
     command.wait()
@@ -118,13 +122,19 @@ def test_a_server_that_refuses_one_of_the_limits_costs_one_warning_and_not_the_r
     command.settled(*VERSIONS)
 
 
-def test_a_limit_that_is_fixed_on_a_server_is_not_asked_of_it_and_costs_one_warning(command: Stage) -> None:
+def test_a_limit_that_is_fixed_on_a_server_is_not_asked_of_it_and_costs_one_warning(
+    command: Stage,
+) -> None:
     """On some systems, and at some hosts, this setting can only be 0."""
     limit = "client_connection_check_interval"
     view = command.database.execute("SELECT pg_get_viewdef('pg_settings')")[0][0]
     fixed = rf"CASE \1name WHEN '{limit}' THEN '0' ELSE \1max_val END AS max_val"
-    stub = f"CREATE OR REPLACE VIEW pg_settings AS {re.sub(r'([a-z.]*)max_val', fixed, view, count=1)}"
-    command.database.execute(f"SET allow_system_table_mods = on; SET search_path = pg_catalog; {stub}")
+    stub = (
+        f"CREATE OR REPLACE VIEW pg_settings AS {re.sub(r'([a-z.]*)max_val', fixed, view, count=1)}"
+    )
+    command.database.execute(
+        f"SET allow_system_table_mods = on; SET search_path = pg_catalog; {stub}"
+    )
     command.files(first=f"CREATE TABLE seen AS SELECT current_setting('{limit}') AS value")
     outcome = command.run()
     assert (outcome.code, sum(limit in line for line in outcome.said.splitlines())) == ("ok", 1)
@@ -143,7 +153,9 @@ LIMITS = (
 
 
 def limited(database: Database, limit: str) -> None:
-    """Give a database a limit for its application; one that this server does not know yet limits nobody."""
+    """Give a database a limit for its application; one that this server does not know yet limits
+    nobody.
+    """
     name = f'"{database.name}"'
     if database.execute("SELECT 1 FROM pg_settings WHERE name = %s", [limit]):
         database.execute(f"ALTER DATABASE {name} SET {limit} = '100ms'")
@@ -156,20 +168,28 @@ def test_a_limit_that_a_database_has_for_its_application_ends_no_file(
     directory = migrations(
         {
             "001-whole.sql": f"CREATE TABLE one (); {SLOW * 2}",
-            "002-pieces.sql": f"-- migrate: no-transaction\nCREATE TABLE two (); {SLOW * 2}BEGIN; {SLOW * 2}COMMIT;",
+            "002-pieces.sql": f"-- migrate: no-transaction\nCREATE TABLE two (); {SLOW * 2}BEGIN; "
+            f"{SLOW * 2}COMMIT;",
             "003-last.sql": f"CREATE TABLE three (); {SLOW}",
         }
     )
     limited(database, limit)
     run(database, directory)
-    assert (tables(database), history(database)) == (["one", "three", "two"], ["001-whole", "002-pieces", "003-last"])
+    assert (tables(database), history(database)) == (
+        ["one", "three", "two"],
+        ["001-whole", "002-pieces", "003-last"],
+    )
 
 
-@pytest.mark.parametrize("directive", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+@pytest.mark.parametrize(
+    "directive", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"]
+)
 def test_a_files_session_has_all_limits_and_no_others_than_these(
     database: Database, migrations: Callable[..., Path], directive: str
 ) -> None:
-    """In the units of pg_settings. The application's own are of another length, and some are not to hold at all."""
+    """In the units of pg_settings. The application's own are of another length, and some are not to
+    hold at all.
+    """
     limits = {
         "client_connection_check_interval": "2000",
         "idle_in_transaction_session_timeout": "60000",
@@ -182,7 +202,9 @@ def test_a_files_session_has_all_limits_and_no_others_than_these(
         "transaction_timeout": "0",
     }
     query = f"SELECT name, setting FROM pg_settings WHERE name IN ({str([*limits])[1:-1]}) ORDER BY name"
-    known = [name for name, _ in database.execute(query.replace("ORDER", "AND max_val <> '0' ORDER"))]
+    known = [
+        name for name, _ in database.execute(query.replace("ORDER", "AND max_val <> '0' ORDER"))
+    ]
     for name in known:
         database.execute(f'ALTER DATABASE "{database.name}" SET {name} = 7777')
     directory = migrations({"001-seen.sql": f"{directive}CREATE TABLE seen AS {query};"})
@@ -228,7 +250,9 @@ def test_a_signal_between_two_files_keeps_the_first_and_begins_no_second(command
     running = command.start()
     command.wait()
     with psycopg.connect(command.database.url) as other:
-        taking = threading.Thread(target=other.execute, args=[f"SELECT pg_advisory_xact_lock({LOCK})".encode()])
+        taking = threading.Thread(
+            target=other.execute, args=[f"SELECT pg_advisory_xact_lock({LOCK})".encode()]
+        )
         taking.start()
         query = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'advisory'"
         until(lambda: command.server.admin.execute(query, [other.info.backend_pid]))
@@ -264,7 +288,9 @@ def test_a_signal_during_a_commit_is_obeyed_when_the_commit_is_known(
     command.completes()
 
 
-def test_a_signal_while_a_lost_commit_is_looked_for_does_not_make_it_unknown(command: Stage, proxy: Proxy) -> None:
+def test_a_signal_while_a_lost_commit_is_looked_for_does_not_make_it_unknown(
+    command: Stage, proxy: Proxy
+) -> None:
     looking = Hold()
     proxy.when(recording(TWO), cut_after)
     proxy.when("SELECT id, ", looking)
@@ -312,8 +338,12 @@ def test_a_signal_is_obeyed_in_the_middle_of_a_flood_of_notices(
     number: signal.Signals,
     directive: str,
 ) -> None:
-    migrations({"001-talks.sql": f"{directive}DO $$ BEGIN LOOP RAISE NOTICE 'again'; END LOOP; END $$;"})
-    running = Command(cli, {"MIGRATION_DIR": str(cli.directory / "migrations"), "POSTGRES_URL": database.url})
+    migrations(
+        {"001-talks.sql": f"{directive}DO $$ BEGIN LOOP RAISE NOTICE 'again'; END LOOP; END $$;"}
+    )
+    running = Command(
+        cli, {"MIGRATION_DIR": str(cli.directory / "migrations"), "POSTGRES_URL": database.url}
+    )
     talks = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND query ~ 'RAISE NOTICE'"
     until(lambda: server.admin.execute(talks, [database.name]))
     running.send(number)
@@ -325,7 +355,10 @@ def test_a_signal_is_obeyed_in_the_middle_of_a_flood_of_notices(
 
 @pytest.mark.parametrize(
     ("way", "look"),
-    [(f"SELECT pg_advisory_xact_lock({LOCK})", "l.objsubid"), ("LOCK TABLE effects", "pg_blocking_pids")],
+    [
+        (f"SELECT pg_advisory_xact_lock({LOCK})", "l.objsubid"),
+        ("LOCK TABLE effects", "pg_blocking_pids"),
+    ],
     ids=["another run", "another session"],
 )
 def test_a_signal_is_obeyed_while_the_run_looks_who_is_in_its_way(
@@ -345,7 +378,9 @@ def test_a_signal_is_obeyed_while_the_run_looks_who_is_in_its_way(
 
 
 def test_a_frozen_run_loses_its_lock_and_says_so_when_it_wakes(command: Stage) -> None:
-    """The server gives up on it after the limit that the first file saw; the second one shortens it."""
+    """The server gives up on it after the limit that the first file saw; the second one shortens
+    it.
+    """
     limit = "idle_in_transaction_session_timeout"
     command.files(
         first=f"CREATE TABLE seen AS SELECT current_setting('{limit}') AS value;",
@@ -359,12 +394,18 @@ def test_a_frozen_run_loses_its_lock_and_says_so_when_it_wakes(command: Stage) -
     assert command.database.execute("TABLE seen") == [("1min",)]
     running.send(signal.SIGCONT)
     outcome = command.finish(running)
-    assert (outcome.code, outcome.applied, outcome.remaining) == ("migration_failed", [ONE], [TWO, THREE])
+    assert (outcome.code, outcome.applied, outcome.remaining) == (
+        "migration_failed",
+        [ONE],
+        [TWO, THREE],
+    )
     assert "idle-in-transaction timeout" in outcome.said
     command.completes()
 
 
-def test_a_frozen_run_that_wakes_after_another_has_done_its_work_takes_no_credit(command: Stage) -> None:
+def test_a_frozen_run_that_wakes_after_another_has_done_its_work_takes_no_credit(
+    command: Stage,
+) -> None:
     command.files(second=f"SET LOCAL idle_in_transaction_session_timeout = '100ms'; {WAIT}")
     frozen = command.start()
     command.wait()
@@ -381,20 +422,28 @@ def test_a_frozen_run_that_wakes_after_another_has_done_its_work_takes_no_credit
 
 
 @pytest.mark.parametrize("action", [cut_before, cut_after], ids=["before", "after"])
-def test_a_connection_that_is_cut_at_a_commit_is_no_reason_to_guess(stage: Stage, proxy: Proxy, action: Action) -> None:
+def test_a_connection_that_is_cut_at_a_commit_is_no_reason_to_guess(
+    stage: Stage, proxy: Proxy, action: Action
+) -> None:
     proxy.when(recording(TWO), action)
     outcome = stage.run(proxy.url(stage.database.url))
     if action is cut_after:
         assert (outcome.code, outcome.applied) == ("ok", list(VERSIONS))
         stage.settled(*VERSIONS)
     else:
-        assert (outcome.code, outcome.applied, outcome.remaining) == ("migration_failed", [ONE], [TWO, THREE])
+        assert (outcome.code, outcome.applied, outcome.remaining) == (
+            "migration_failed",
+            [ONE],
+            [TWO, THREE],
+        )
         assert outcome.error["version"] == TWO
         stage.settled(ONE)
         stage.completes()
 
 
-def test_what_was_confirmed_or_refuted_by_a_second_look_is_told(command: Stage, proxy: Proxy) -> None:
+def test_what_was_confirmed_or_refuted_by_a_second_look_is_told(
+    command: Stage, proxy: Proxy
+) -> None:
     proxy.when(recording(ONE), cut_after)
     proxy.when(recording(TWO), cut_before)
     outcome = command.run(proxy.url(command.database.url))
@@ -413,7 +462,9 @@ def test_after_a_lost_commit_the_rest_of_a_run_has_the_time_it_had_before(
     names = ("before", "lost", "after")
     files = {f"{number:03}-{name}.sql": look.format(name) for number, name in enumerate(names)}
     lost = proxy.when(recording("001-lost"), cut_after)
-    config = config_of(Database(database.name, proxy.url(database.url)), migrations(files), MIGRATION_WAIT="0")
+    config = config_of(
+        Database(database.name, proxy.url(database.url)), migrations(files), MIGRATION_WAIT="0"
+    )
     events = Events()
     runner.run(config, events.all.append, deadline=left and time.monotonic() + left)
     assert (lost.hits, len(events.applied), len(history(database))) == (1, 3, 3)
@@ -426,14 +477,23 @@ def test_after_a_lost_commit_the_rest_of_a_run_has_the_time_it_had_before(
 
 
 def test_a_file_behind_a_lost_commit_may_run_longer_than_the_look_for_it(
-    proxy: Proxy, database: Database, migrations: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    proxy: Proxy,
+    database: Database,
+    migrations: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("lib.postgres.commit_recovery.CONNECT_BUDGET", Budget(4.0))
     lost = proxy.when(recording("001-lost"), cut_after)
-    directory = migrations({"001-lost.sql": "CREATE TABLE lost ()", "002-long.sql": "SELECT pg_sleep(4.5)"})
+    directory = migrations(
+        {"001-lost.sql": "CREATE TABLE lost ()", "002-long.sql": "SELECT pg_sleep(4.5)"}
+    )
     through = Database(database.name, proxy.url(database.url))
     assert run(through, directory, MIGRATION_WAIT="0").applied == ["001-lost", "002-long"]
-    assert (lost.hits, tables(database), history(database)) == (1, ["lost"], ["001-lost", "002-long"])
+    assert (lost.hits, tables(database), history(database)) == (
+        1,
+        ["lost"],
+        ["001-lost", "002-long"],
+    )
 
 
 def test_a_commit_that_is_late_is_waited_for(stage: Stage, proxy: Proxy) -> None:
@@ -448,7 +508,9 @@ def test_a_commit_that_is_late_is_waited_for(stage: Stage, proxy: Proxy) -> None
     stage.settled(*VERSIONS)
 
 
-@pytest.mark.parametrize(("way", "action"), [("route", cut_before), ("route", cut_after), ("command", cut_after)])
+@pytest.mark.parametrize(
+    ("way", "action"), [("route", cut_before), ("route", cut_after), ("command", cut_after)]
+)
 def test_where_the_database_stays_away_the_outcome_is_called_unknown(
     stages: MakeStage, proxy: Proxy, way: str, action: Action
 ) -> None:
@@ -460,7 +522,11 @@ def test_where_the_database_stays_away_the_outcome_is_called_unknown(
 
     proxy.when(recording(TWO), and_away)
     outcome = stage.run(proxy.url(stage.database.url), MIGRATION_HTTP_BUDGET="8s")
-    assert (outcome.code, outcome.applied, outcome.remaining) == ("outcome_unknown", [ONE], [TWO, THREE])
+    assert (outcome.code, outcome.applied, outcome.remaining) == (
+        "outcome_unknown",
+        [ONE],
+        [TWO, THREE],
+    )
     assert "FAILED" not in outcome.said
     assert "status" in outcome.said
     stage.settled(*([ONE, TWO] if action is cut_after else [ONE]))
@@ -496,22 +562,35 @@ def test_a_connection_that_is_cut_while_a_row_is_tried_leaves_the_file_untouched
     stage: Stage, proxy: Proxy, action: Action
 ) -> None:
     stage.write(
-        {f"{TWO}.sql": "-- migrate: no-transaction\nCREATE TABLE two ();\nINSERT INTO effects VALUES ('002-two');\n"}
+        {
+            f"{TWO}.sql": "-- migrate: no-transaction\nCREATE TABLE two ();\nINSERT INTO effects "
+            "VALUES ('002-two');\n"
+        }
     )
     proxy.when(recording(TWO), action)
     outcome = stage.run(proxy.url(stage.database.url))
-    assert (outcome.code, outcome.applied, outcome.remaining) == ("migration_failed", [ONE], [TWO, THREE])
+    assert (outcome.code, outcome.applied, outcome.remaining) == (
+        "migration_failed",
+        [ONE],
+        [TWO, THREE],
+    )
     stage.settled(ONE)
     stage.completes()
 
 
-def test_a_commit_that_comes_back_as_a_rollback_is_not_called_applied(stage: Stage, proxy: Proxy) -> None:
+def test_a_commit_that_comes_back_as_a_rollback_is_not_called_applied(
+    stage: Stage, proxy: Proxy
+) -> None:
     async def abort(message: Message) -> None:
         await replace(message, data=message.data.replace(b"COMMIT", b"ABORT ")).pass_on()
 
     proxy.when(recording(TWO), abort)
     outcome = stage.run(proxy.url(stage.database.url))
-    assert (outcome.code, outcome.applied, outcome.remaining) == ("migration_failed", [ONE], [TWO, THREE])
+    assert (outcome.code, outcome.applied, outcome.remaining) == (
+        "migration_failed",
+        [ONE],
+        [TWO, THREE],
+    )
     assert "was lost" not in outcome.said
     stage.settled(ONE)
     stage.completes()
@@ -535,9 +614,13 @@ def test_the_next_run_goes_on_when_the_one_that_it_waits_for_is_killed(command: 
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-def test_a_role_whose_snapshots_last_sees_what_another_run_has_done(command: Stage, level: str) -> None:
+def test_a_role_whose_snapshots_last_sees_what_another_run_has_done(
+    command: Stage, level: str
+) -> None:
     name = command.database.name
-    command.server.admin.execute(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{level}'")
+    command.server.admin.execute(
+        f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{level}'"
+    )
     command.files(first=WAIT)
     runs = [command.start() for _ in range(2)]
     command.wait()
@@ -549,7 +632,9 @@ def test_a_role_whose_snapshots_last_sees_what_another_run_has_done(command: Sta
     command.settled(*VERSIONS)
 
 
-def test_a_busy_table_is_tried_again_from_the_start_and_readers_get_through_meanwhile(stage: Stage) -> None:
+def test_a_busy_table_is_tried_again_from_the_start_and_readers_get_through_meanwhile(
+    stage: Stage,
+) -> None:
     stage.database.execute("CREATE TABLE busy (i int)")
     stage.files(second="ALTER TABLE busy ADD j int;")
     with holding(stage.database, "SELECT 'canary' FROM busy") as reader:
@@ -562,7 +647,10 @@ def test_a_busy_table_is_tried_again_from_the_start_and_readers_get_through_mean
     outcome = stage.finish(running)
     assert (outcome.code, outcome.applied) == ("ok", list(VERSIONS))
     if running.said:
-        assert f"⏳ {TWO}: canceling statement due to lock timeout (SQLSTATE 55P03); rolled back" in running.said
+        assert (
+            f"⏳ {TWO}: canceling statement due to lock timeout (SQLSTATE 55P03); rolled back"
+            in running.said
+        )
         assert f"   Blocked by pid {pid}, reporting, for" in running.said
     else:
         assert "reporting" not in outcome.said
@@ -600,7 +688,9 @@ def test_no_second_try_is_made_where_none_is_wanted(command: Stage) -> None:
 
 
 def test_the_victim_of_a_deadlock_is_tried_again(stage: Stage) -> None:
-    """The file's session looks for deadlocks at once, the other one never: so the file is the victim."""
+    """The file's session looks for deadlocks at once, the other one never: so the file is the
+    victim.
+    """
     stage.database.execute("CREATE TABLE a (); CREATE TABLE b ()")
     stage.files(second=f"SET deadlock_timeout = '1ms'; LOCK TABLE a; {WAIT} LOCK TABLE b;")
     with holding(stage.database, "SET deadlock_timeout = '1h'; LOCK TABLE b") as other:
@@ -618,7 +708,9 @@ def test_the_victim_of_a_deadlock_is_tried_again(stage: Stage) -> None:
     stage.settled(*VERSIONS)
 
 
-def test_an_index_whose_build_waits_for_a_writer_too_long_is_not_passed_off_as_built(stage: Stage) -> None:
+def test_an_index_whose_build_waits_for_a_writer_too_long_is_not_passed_off_as_built(
+    stage: Stage,
+) -> None:
     stage.database.execute("CREATE TABLE busy (i int)")
     index = "CREATE INDEX CONCURRENTLY IF NOT EXISTS busy_i ON busy (i);"
     stage.write({f"{TWO}.sql": f"-- migrate: no-transaction\n{index}\n"})
@@ -640,7 +732,11 @@ def test_an_object_that_is_there_already_is_told_and_nothing_is_kept(stage: Stag
     assert stage.run().code == "ok"
     stage.database.execute("DELETE FROM schema_migrations WHERE version = '003-three'")
     outcome = stage.run()
-    assert (outcome.code, outcome.error["sqlstate"], outcome.applied) == ("migration_failed", "42P07", [])
+    assert (outcome.code, outcome.error["sqlstate"], outcome.applied) == (
+        "migration_failed",
+        "42P07",
+        [],
+    )
     assert history(stage.database) == [ONE, TWO]
     assert stage.database.execute("SELECT count(*) FROM effects") == [(3,)]
 
@@ -648,16 +744,28 @@ def test_an_object_that_is_there_already_is_told_and_nothing_is_kept(stage: Stag
 def test_a_statement_that_is_too_slow_is_cancelled_and_the_limit_named(stage: Stage) -> None:
     stage.files(second=WAIT)
     outcome = stage.run(MIGRATION_STATEMENT_TIMEOUT="700ms")
-    assert (outcome.code, outcome.error["sqlstate"], outcome.applied) == ("migration_failed", "57014", [ONE])
+    assert (outcome.code, outcome.error["sqlstate"], outcome.applied) == (
+        "migration_failed",
+        "57014",
+        [ONE],
+    )
     assert not stage.running[0].said or "MIGRATION_STATEMENT_TIMEOUT" in outcome.said
     stage.settled(ONE)
     stage.completes()
 
 
-def test_a_statement_that_cannot_run_in_a_transaction_is_told_of_the_directive(stage: Stage) -> None:
-    stage.files(second="DO $$ BEGIN IF EXISTS (SELECT FROM gate) THEN EXECUTE 'VACUUM'; END IF; END $$;")
+def test_a_statement_that_cannot_run_in_a_transaction_is_told_of_the_directive(
+    stage: Stage,
+) -> None:
+    stage.files(
+        second="DO $$ BEGIN IF EXISTS (SELECT FROM gate) THEN EXECUTE 'VACUUM'; END IF; END $$;"
+    )
     outcome = stage.run()
-    assert (outcome.code, outcome.error["sqlstate"], outcome.applied) == ("migration_failed", "25001", [ONE])
+    assert (outcome.code, outcome.error["sqlstate"], outcome.applied) == (
+        "migration_failed",
+        "25001",
+        [ONE],
+    )
     assert not stage.running[0].said or "-- migrate: no-transaction" in outcome.said
     stage.settled(ONE)
     stage.completes()
@@ -668,13 +776,19 @@ def test_what_a_row_holds_is_not_told_over_http(stages: MakeStage) -> None:
     route = stages("route")
     route.files(second="SELECT (closed || 'canary@example.com')::int FROM gate;")
     outcome = route.run()
-    assert (outcome.code, outcome.error["sqlstate"], outcome.applied) == ("migration_failed", "22P02", [ONE])
+    assert (outcome.code, outcome.error["sqlstate"], outcome.applied) == (
+        "migration_failed",
+        "22P02",
+        [ONE],
+    )
     route.settled(ONE)
     route.completes()
 
 
 @pytest.mark.parametrize("state", ["missing", "empty"])
-def test_files_that_were_left_out_of_a_deploy_are_not_taken_for_nothing_pending(stages: MakeStage, state: str) -> None:
+def test_files_that_were_left_out_of_a_deploy_are_not_taken_for_nothing_pending(
+    stages: MakeStage, state: str
+) -> None:
     route = stages("route")
     shutil.rmtree(route.directory)
     if state == "empty":
@@ -715,12 +829,16 @@ def test_a_restart_of_the_server_undoes_the_file_and_is_told(
         own.start()
     assert (outcome.code, outcome.error["sqlstate"]) == ("migration_failed", sqlstate)
     assert (outcome.applied, outcome.remaining) == ([ONE], [TWO, THREE])
-    assert not running.said or ("rolled back" in outcome.said and "safe to run again" in outcome.said)
+    assert not running.said or (
+        "rolled back" in outcome.said and "safe to run again" in outcome.said
+    )
     standing.settled(ONE)
     standing.completes()
 
 
-def test_a_server_that_is_gone_at_the_commit_and_comes_back_is_asked(own: Embedded, standing: Stage) -> None:
+def test_a_server_that_is_gone_at_the_commit_and_comes_back_is_asked(
+    own: Embedded, standing: Stage
+) -> None:
     with proxied(standing.server) as proxy:
         commit = Hold()
         proxy.when(recording(TWO), commit)
@@ -754,7 +872,8 @@ def test_a_role_without_a_connection_to_spare_gets_one_when_there_is_one(command
     with login(command.server, database, "CONNECTION LIMIT 0") as crowded:
         crowd = replace(command, database=database)
         database.execute(
-            f"GRANT ALL ON SCHEMA public TO {role(crowded)}; GRANT ALL ON effects, gate TO {role(crowded)}"
+            f"GRANT ALL ON SCHEMA public TO {role(crowded)}; GRANT ALL ON effects, gate TO "
+            f"{role(crowded)}"
         )
         running = crowd.start(crowded.url)
         until(lambda: "too many connections" in running.said)
@@ -787,7 +906,9 @@ def test_a_server_that_accepts_and_says_nothing_ends_the_run(stages: MakeStage) 
         assert route.run(url, MIGRATION_HTTP_BUDGET="6s").code == "database_unavailable"
 
 
-def test_a_database_that_takes_five_seconds_to_wake_is_waited_for(command: Stage, proxy: Proxy) -> None:
+def test_a_database_that_takes_five_seconds_to_wake_is_waited_for(
+    command: Stage, proxy: Proxy
+) -> None:
     proxy.when("database\0", Hold(5.0))
     outcome = command.run(proxy.url(command.database.url))
     assert outcome.code == "ok"
@@ -802,7 +923,9 @@ def standby(own: Embedded) -> Iterator[Server]:
     shutil.copy(own.directory / "password", place)
     data = place / "data"
     program = find_programs() / "pg_basebackup"
-    subprocess.run([program, "-d", own.url(), "-D", data, "-c", "fast"], check=True, capture_output=True)
+    subprocess.run(
+        [program, "-d", own.url(), "-D", data, "-c", "fast"], check=True, capture_output=True
+    )
     (data / "standby.signal").touch()
     with (data / "postgresql.auto.conf").open("a") as settings:
         settings.write(f"primary_conninfo = '{own.url()}'\n")
@@ -816,20 +939,28 @@ def standby(own: Embedded) -> Iterator[Server]:
         server.drop()
 
 
-def test_a_standby_can_be_looked_at_and_is_not_migrated(standing: Stage, standby: Server, cli: Cli) -> None:
+def test_a_standby_can_be_looked_at_and_is_not_migrated(
+    standing: Stage, standby: Server, cli: Cli
+) -> None:
     assert standing.run().code == "ok"
     copy = standby.database(standing.database.name)
     until(lambda: copy.execute("SELECT to_regclass('three')::text") == [("three",)])
     standing.write({"004-four.sql": "CREATE TABLE four ()"})
     outcome = standing.run(copy.url)
-    assert (outcome.code, outcome.applied, outcome.remaining) == ("database_unavailable", [], ["004-four"])
+    assert (outcome.code, outcome.applied, outcome.remaining) == (
+        "database_unavailable",
+        [],
+        ["004-four"],
+    )
     assert not standing.running[-1].said or "standby" in outcome.said
     result = cli("status", "--check", url=copy.url)
     assert (result.code, "004-four" in result.out) == (8, True)
     assert standing.run().applied == ["004-four"]
 
 
-def test_a_server_that_restarts_while_it_is_asked_is_asked_again(own: Embedded, standing: Stage) -> None:
+def test_a_server_that_restarts_while_it_is_asked_is_asked_again(
+    own: Embedded, standing: Stage
+) -> None:
     with proxied(standing.server) as proxy:
         commit = Hold(cut_client=True)
         proxy.when(recording(TWO), commit)

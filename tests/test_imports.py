@@ -25,7 +25,8 @@ web
 aws cli vercel
 """.strip().splitlines()
 PURE = (
-    "diagnosis errors events guard plan printable quoting report.document report.github report.text "
+    "diagnosis errors events guard plan printable quoting report.document report.github "
+    "report.text "
     "settings.config settings.database_url settings.environment settings.redactor "
     "source.migration source.other_tools source.rules web.auth"
 ).split()
@@ -67,12 +68,20 @@ def test_a_module_imports_what_is_below_it(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_module_imports_what_calls_it(path: Path) -> None:
-    assert not {name for name in imported(path) if name.split(".")[0] in ("api", "scripts", "tests")}
+    assert not {
+        name for name in imported(path) if name.split(".")[0] in ("api", "scripts", "tests")
+    }
 
 
-@pytest.mark.parametrize(("library", "package_"), [("psycopg", "postgres"), ("boto3", "aws"), ("botocore", "aws")])
+@pytest.mark.parametrize(
+    ("library", "package_"), [("psycopg", "postgres"), ("boto3", "aws"), ("botocore", "aws")]
+)
 def test_a_library_is_known_in_one_package(library: str, package_: str) -> None:
-    users = {package(path) for path in MODULES if library in {name.split(".")[0] for name in imported(path)}}
+    users = {
+        package(path)
+        for path in MODULES
+        if library in {name.split(".")[0] for name in imported(path)}
+    }
     assert users == {package_}
 
 

@@ -1,4 +1,5 @@
-"""Whose database it is: runs of several environments on one database, its copies, its branches and its other names.
+"""Whose database it is: runs of several environments on one database, its copies, its branches and
+its other names.
 
 Each test ends by looking at the database. What a build is, its variables say: see `Deploy`.
 """
@@ -45,14 +46,20 @@ CREATE TABLE one (i int)
 
 @dataclass(frozen=True)
 class Deploy:
-    """`deploy("preview", database)` is the build step of such a deploy on Vercel; further words are a command."""
+    """`deploy("preview", database)` is the build step of such a deploy on Vercel; further words are
+    a command.
+    """
 
     directory: Path
     captured: pytest.CaptureFixture[str]
 
-    def __call__(self, environment: str, database: Database, *command: str, **environ: str) -> Completed:
+    def __call__(
+        self, environment: str, database: Database, *command: str, **environ: str
+    ) -> Completed:
         files = {"MIGRATION_DIR": str(self.directory / "migrations"), "POSTGRES_URL": database.url}
-        code = main(command, {**files, "CI": "1", "VERCEL": "1", "VERCEL_ENV": environment, **environ})
+        code = main(
+            command, {**files, "CI": "1", "VERCEL": "1", "VERCEL_ENV": environment, **environ}
+        )
         out, err = self.captured.readouterr()
         password = urlsplit(database.url).password or ""
         assert len(password) < 12 or password not in out + err, "the command printed a password"
@@ -74,13 +81,18 @@ def production(database: Database, deploy: Deploy, migrations: Write) -> Databas
 
 
 def contents(database: Database) -> tuple[list[Any], list[Any]]:
-    """All that a run could have changed: relations by the transaction that touched them last, and the history."""
+    """All that a run could have changed: relations by the transaction that touched them last, and
+    the history.
+    """
     relations = database.execute(
-        "SELECT relname, xmin::text FROM pg_class WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
+        "SELECT relname, xmin::text FROM pg_class WHERE relnamespace::regnamespace::text !~ "
+        "'^(pg_|information_schema)'"
         " ORDER BY 1"
     )
     there = database.execute("SELECT to_regclass('schema_migrations')") != [(None,)]
-    return relations, database.execute("SELECT xmin::text, * FROM schema_migrations ORDER BY id") if there else []
+    return relations, database.execute(
+        "SELECT xmin::text, * FROM schema_migrations ORDER BY id"
+    ) if there else []
 
 
 def marks(database: Database, table: str = "schema_migrations") -> list[tuple[Any, ...]]:
@@ -89,7 +101,12 @@ def marks(database: Database, table: str = "schema_migrations") -> list[tuple[An
 
 
 def identities(database: Database) -> list[str]:
-    return [identity for (identity,) in database.execute("SELECT DISTINCT identity FROM schema_migrations ORDER BY 1")]
+    return [
+        identity
+        for (identity,) in database.execute(
+            "SELECT DISTINCT identity FROM schema_migrations ORDER BY 1"
+        )
+    ]
 
 
 def system(database: Database) -> str:
@@ -109,7 +126,9 @@ def is_refused(result: Completed, whose: str) -> None:
 
 
 def by_name(database: Database, host: str) -> Database:
-    """The same database by another name of its server; the name need not exist, for the address goes with it."""
+    """The same database by another name of its server; the name need not exist, for the address
+    goes with it.
+    """
     parts = urlsplit(database.url)
     netloc = f"{parts.netloc.rpartition('@')[0]}@{host}:{parts.port or 5432}"
     query = f"hostaddr={_address(database)}&sslmode=prefer"
@@ -131,8 +150,7 @@ def test_a_preview_with_productions_url_changes_nothing_and_is_told_three_ways_o
     assert contents(production) == before
     is_refused(
         result,
-        "was last migrated as production, and this run is preview\n"
-        f"  Database: {production.name}",
+        f"was last migrated as production, and this run is preview\n  Database: {production.name}",
     )
     assert "\n  Environment: preview (from VERCEL_ENV)\n" in result.err
     assert "Nothing was changed." in result.err
@@ -146,11 +164,17 @@ def test_a_preview_with_productions_url_changes_nothing_and_is_told_three_ways_o
     ]
 
 
-def test_the_refusal_is_one_json_document_where_that_is_asked_for(production: Database, deploy: Deploy) -> None:
+def test_the_refusal_is_one_json_document_where_that_is_asked_for(
+    production: Database, deploy: Deploy
+) -> None:
     before = contents(production)
     result = deploy("preview", production, "--json")
     document = json.loads(result.out)
-    assert (result.code, document["success"], document["error"]["code"]) == (3, False, "wrong_environment")
+    assert (result.code, document["success"], document["error"]["code"]) == (
+        3,
+        False,
+        "wrong_environment",
+    )
     assert (document["applied"], document["remaining"]) == ([], ["002-two"])
     assert contents(production) == before
 
@@ -163,12 +187,16 @@ def test_a_laptop_with_productions_url_changes_nothing(production: Database, cli
     assert contents(production) == before
 
 
-def test_the_documentation_shows_what_is_printed(database: Database, deploy: Deploy, migrations: Write) -> None:
+def test_the_documentation_shows_what_is_printed(
+    database: Database, deploy: Deploy, migrations: Write
+) -> None:
     branch = by_name(database, "ep-cool-rain-1.eu-central-1.aws.neon.tech")
     migrations(ONE)
     assert deploy("production", branch).code == 0
     migrations(TWO)
-    skipped, refused = (deploy("preview", branch, MIGRATION_ENVIRONMENTS=only) for only in ("production", ""))
+    skipped, refused = (
+        deploy("preview", branch, MIGRATION_ENVIRONMENTS=only) for only in ("production", "")
+    )
     printed = [skipped.out, refused.out + refused.err]
     page = (ROOT / "docs" / "previews.md").read_text()
     shown = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -179,7 +207,9 @@ def test_the_documentation_shows_what_is_printed(database: Database, deploy: Dep
 
 
 def _without_numbers(text: str) -> str:
-    """Without what is not the page's: versions, identities, and how `by_name` reaches a host of that name."""
+    """Without what is not the page's: versions, identities, and how `by_name` reaches a host of
+    that name.
+    """
     text = re.sub(r":\d+ \(address [\d.]+\)", "", text)
     return re.sub(r"(PostgreSQL |@)[\d.]+", r"\1N", text)
 
@@ -195,7 +225,9 @@ def test_an_environment_is_told_by_its_own_name_where_vercel_calls_it_a_preview(
     assert contents(production) == before
 
 
-def test_nothing_pending_is_nothing_to_refuse(database: Database, deploy: Deploy, migrations: Write) -> None:
+def test_nothing_pending_is_nothing_to_refuse(
+    database: Database, deploy: Deploy, migrations: Write
+) -> None:
     migrations(ONE)
     assert deploy("production", database).code == 0
     before = contents(database)
@@ -206,7 +238,10 @@ def test_nothing_pending_is_nothing_to_refuse(database: Database, deploy: Deploy
 
 def test_reading_is_free_for_all(production: Database, deploy: Deploy) -> None:
     before = contents(production)
-    assert [deploy("preview", production, command).code for command in ("status", "validate")] == [0, 0]
+    assert [deploy("preview", production, command).code for command in ("status", "validate")] == [
+        0,
+        0,
+    ]
     assert contents(production) == before
 
 
@@ -231,7 +266,10 @@ def test_production_makes_a_database_its_own_with_a_warning(
     migrations(TWO)
     result = deploy("production", database)
     assert result.code == 0
-    assert f"⚠️  this database was last migrated as {environment}; production takes it over" in result.out
+    assert (
+        f"⚠️  this database was last migrated as {environment}; production takes it over"
+        in result.out
+    )
     migrations(THREE)
     is_refused(deploy(environment, database), "was last migrated as production")
     assert marks(database) == [("001-one", environment), ("002-two", "production")]
@@ -261,7 +299,10 @@ def test_two_histories_in_one_database_have_each_an_environment_of_its_own(
     is_refused(deploy("preview", database, MIGRATION_SCHEMA="a"), "was last migrated as production")
     assert deploy("preview", database, MIGRATION_SCHEMA="b").code == 0
     assert marks(database, "a.schema_migrations") == [("001-nothing", "production")]
-    assert marks(database, "b.schema_migrations") == [("001-nothing", "preview"), ("002-nothing", "preview")]
+    assert marks(database, "b.schema_migrations") == [
+        ("001-nothing", "preview"),
+        ("002-nothing", "preview"),
+    ]
 
 
 def test_of_two_environments_that_meet_on_a_new_database_one_gets_it(
@@ -274,12 +315,22 @@ def test_of_two_environments_that_meet_on_a_new_database_one_gets_it(
         gate.execute("SELECT pg_advisory_xact_lock(1)")
         environ = {"CI": "1", "VERCEL_ENV": "production", "MIGRATION_LOCK_TIMEOUT": "0"}
         first = pool.submit(cli, url=database.url, env=environ)
-        until(lambda: [q for (q,) in database.execute(waiting, ["onward % production"]) if "CREATE TABLE one" in q])
+        until(
+            lambda: [
+                q
+                for (q,) in database.execute(waiting, ["onward % production"])
+                if "CREATE TABLE one" in q
+            ]
+        )
         migrations(TWO)
         second = pool.submit(cli, url=database.url, env={**environ, "VERCEL_ENV": "preview"})
         # It has read the history when it asks for something else.
         until(
-            lambda: [q for (q,) in database.execute(waiting, ["onward % preview"]) if q and "onward_document" not in q]
+            lambda: [
+                q
+                for (q,) in database.execute(waiting, ["onward % preview"])
+                if q and "onward_document" not in q
+            ]
         )
         gate.rollback()
         assert first.result().code == 0
@@ -300,12 +351,17 @@ def test_the_printed_claim_is_good_for_that_environment_and_that_database_only(
     is_refused(staging, "was last migrated as production, and this run is staging")
     assert f"MIGRATION_CLAIM names another pair: {claim}." in staging.err
     for other in (f"{claim}x", claim[:-1], "preview@x", f"{claim}/ep-cool-1"):
-        is_refused(deploy("preview", production, MIGRATION_CLAIM=other), "was last migrated as production")
+        is_refused(
+            deploy("preview", production, MIGRATION_CLAIM=other), "was last migrated as production"
+        )
     assert contents(production) == before
 
     result = deploy("preview", production, MIGRATION_CLAIM=claim)
     assert result.code == 0
-    assert "⚠️  this database was last migrated as production; MIGRATION_CLAIM assigns it to preview" in result.out
+    assert (
+        "⚠️  this database was last migrated as production; MIGRATION_CLAIM assigns it to preview"
+        in result.out
+    )
     assert marks(production) == [("001-one", "production"), ("002-two", "preview")]
     assert identities(production) == [f"{system(production)}/{production.name}"]
 
@@ -316,14 +372,23 @@ def test_after_a_claim_the_database_is_the_claimers_until_production_takes_it_ba
     claim = printed_claim(deploy("preview", production))
     assert deploy("preview", production, MIGRATION_CLAIM=claim).code == 0
     migrations(THREE)
-    is_refused(deploy("staging", production), "was last migrated as preview, and this run is staging")
+    is_refused(
+        deploy("staging", production), "was last migrated as preview, and this run is staging"
+    )
     again = deploy("preview", production)
     assert (again.code, "⚠️" in again.out + again.err) == (0, False)
     migrations(FOUR)
-    assert "last migrated as preview; production takes it over" in deploy("production", production).out
+    assert (
+        "last migrated as preview; production takes it over" in deploy("production", production).out
+    )
     migrations({"005-five.sql": "CREATE TABLE five (i int)"})
     is_refused(deploy("preview", production), "was last migrated as production")
-    expected = [("001-one", "production"), ("002-two", "preview"), ("003-three", "preview"), ("004-four", "production")]
+    expected = [
+        ("001-one", "production"),
+        ("002-two", "preview"),
+        ("003-three", "preview"),
+        ("004-four", "production"),
+    ]
     assert marks(production) == expected
 
 
@@ -335,7 +400,12 @@ def test_a_claim_that_is_left_in_the_settings_claims_each_time_and_says_so(
         migrations(files)
         result = deploy(environment, production, MIGRATION_CLAIM=claim)
         assert (result.code, "⚠️  this database was last migrated as" in result.out) == (0, True)
-    assert [environment for _, environment in marks(production)] == ["production", "preview", "production", "preview"]
+    assert [environment for _, environment in marks(production)] == [
+        "production",
+        "preview",
+        "production",
+        "preview",
+    ]
 
 
 def test_a_claim_whose_migration_fails_leaves_the_database_to_whom_it_was(
@@ -354,7 +424,10 @@ def test_a_claim_can_be_copied_whatever_the_database_is_called(
     server: Server, deploy: Deploy, migrations: Write
 ) -> None:
     created = server.create(name=f"{server.run}_{server.worker}_it's 100% ü/b")
-    database = replace(created, url=urlsplit(created.url)._replace(path=f"/{quote(created.name, safe='')}").geturl())
+    database = replace(
+        created,
+        url=urlsplit(created.url)._replace(path=f"/{quote(created.name, safe='')}").geturl(),
+    )
     try:
         migrations(ONE)
         assert deploy("production", database).code == 0
@@ -373,7 +446,10 @@ def test_a_claim_that_says_nothing_is_refused_before_anything_is_done(
     before = contents(production)
     for environment in ("preview", "production"):
         result = deploy(environment, production, MIGRATION_CLAIM=claim)
-        assert (result.code, "MIGRATION_CLAIM must look like environment@identity" in result.err) == (2, True)
+        assert (
+            result.code,
+            "MIGRATION_CLAIM must look like environment@identity" in result.err,
+        ) == (2, True)
     assert contents(production) == before
 
 
@@ -415,18 +491,33 @@ def test_who_says_what_it_is_in_so_many_words_takes_over_a_history_without_marks
     taken_over: Database, deploy: Deploy, migrations: Write, way: str
 ) -> None:
     claim = printed_claim(deploy("preview", taken_over))
-    assert deploy("preview", taken_over, **{way: {"MIGRATION_ENV": "preview"}.get(way, claim)}).code == 0
+    assert (
+        deploy("preview", taken_over, **{way: {"MIGRATION_ENV": "preview"}.get(way, claim)}).code
+        == 0
+    )
     migrations(THREE)
     assert deploy("preview", taken_over).code == 0, "once is enough"
     migrations(FOUR)
-    is_refused(deploy("staging", taken_over, MIGRATION_ENV="staging"), "was last migrated as preview")
-    assert marks(taken_over) == [("001-one", None), ("002-two", "preview"), ("003-three", "preview")]
+    is_refused(
+        deploy("staging", taken_over, MIGRATION_ENV="staging"), "was last migrated as preview"
+    )
+    assert marks(taken_over) == [
+        ("001-one", None),
+        ("002-two", "preview"),
+        ("003-three", "preview"),
+    ]
 
 
-@pytest.mark.parametrize("half", ["environment = 'production'", "identity = 'x/y'", "environment = '', identity = ''"])
+@pytest.mark.parametrize(
+    "half", ["environment = 'production'", "identity = 'x/y'", "environment = '', identity = ''"]
+)
 def test_half_a_mark_is_none(taken_over: Database, deploy: Deploy, half: str) -> None:
-    columns = ", ".join(f"ADD {column} text" for column in ("environment", "identity", "git_commit", "applied_by"))
-    taken_over.execute(f"ALTER TABLE schema_migrations {columns}; UPDATE schema_migrations SET {half}")
+    columns = ", ".join(
+        f"ADD {column} text" for column in ("environment", "identity", "git_commit", "applied_by")
+    )
+    taken_over.execute(
+        f"ALTER TABLE schema_migrations {columns}; UPDATE schema_migrations SET {half}"
+    )
     before = contents(taken_over)
     is_refused(deploy("preview", taken_over), "has a history that names no environment")
     assert contents(taken_over) == before
@@ -458,7 +549,9 @@ def test_a_clone_by_another_name_is_free_and_the_original_is_not(
         migrations(THREE)
         is_refused(deploy("staging", clone), "was last migrated as preview")
         assert marks(clone) == [("001-one", "production"), ("002-two", "preview")]
-        assert identities(clone) == [f"{system(clone)}/{name}" for name in sorted((production.name, clone.name))]
+        assert identities(clone) == [
+            f"{system(clone)}/{name}" for name in sorted((production.name, clone.name))
+        ]
         assert marks(production) == [("001-one", "production")]
     finally:
         server.drop(clone)
@@ -470,10 +563,15 @@ def test_rows_that_were_restored_elsewhere_do_not_bind_anybody(
     """As pg_dump and pg_restore would bring them there."""
     restored = server.create()
     try:
-        restored.execute((ROOT / "migrations" / "000-create-migration-table.sql").read_text() + ONE["001-one.sql"])
+        restored.execute(
+            (ROOT / "migrations" / "000-create-migration-table.sql").read_text()
+            + ONE["001-one.sql"]
+        )
         ((row,),) = production.execute("SELECT to_jsonb(h)::text FROM schema_migrations h")
         restored.execute(
-            "INSERT INTO schema_migrations SELECT * FROM jsonb_populate_record(null::schema_migrations, %s)", [row]
+            "INSERT INTO schema_migrations SELECT * FROM "
+            "jsonb_populate_record(null::schema_migrations, %s)",
+            [row],
         )
         restored.execute("SELECT setval('schema_migrations_id_seq', 1)")
         assert marks(restored) == marks(production) == [("001-one", "production")]
@@ -483,9 +581,15 @@ def test_rows_that_were_restored_elsewhere_do_not_bind_anybody(
         server.drop(restored)
 
 
-def test_a_branch_of_neon_is_free_and_its_parent_is_not(database: Database, deploy: Deploy, migrations: Write) -> None:
-    """A branch has the rows, the system identifier and the name of its parent: only the endpoint is another."""
-    parent, branch = (by_name(database, NEON.format(name)) for name in ("cool-rain-1", "quiet-snow-2"))
+def test_a_branch_of_neon_is_free_and_its_parent_is_not(
+    database: Database, deploy: Deploy, migrations: Write
+) -> None:
+    """A branch has the rows, the system identifier and the name of its parent: only the endpoint is
+    another.
+    """
+    parent, branch = (
+        by_name(database, NEON.format(name)) for name in ("cool-rain-1", "quiet-snow-2")
+    )
     migrations(ONE)
     assert deploy("production", parent).code == 0
     migrations(TWO)
@@ -495,11 +599,14 @@ def test_a_branch_of_neon_is_free_and_its_parent_is_not(database: Database, depl
     assert deploy("preview", branch).code == 0
     assert marks(database) == [("001-one", "production"), ("002-two", "preview")]
     assert identities(database) == [
-        f"{system(database)}/{database.name}/{endpoint}" for endpoint in ("ep-cool-rain-1", "ep-quiet-snow-2")
+        f"{system(database)}/{database.name}/{endpoint}"
+        for endpoint in ("ep-cool-rain-1", "ep-quiet-snow-2")
     ]
 
 
-@pytest.mark.parametrize("host", ["ep-cool-rain-1-pooler.c-2.eu-central-1.aws.neon.example", "EP-Cool-Rain-1.example"])
+@pytest.mark.parametrize(
+    "host", ["ep-cool-rain-1-pooler.c-2.eu-central-1.aws.neon.example", "EP-Cool-Rain-1.example"]
+)
 def test_a_branch_of_neon_is_the_same_through_its_pooler(
     database: Database, deploy: Deploy, migrations: Write, host: str
 ) -> None:
@@ -513,7 +620,9 @@ def test_a_branch_of_neon_is_the_same_through_its_pooler(
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "Db.Internal.example", ""])
-def test_a_server_by_another_name_has_the_same_databases(production: Database, deploy: Deploy, host: str) -> None:
+def test_a_server_by_another_name_has_the_same_databases(
+    production: Database, deploy: Deploy, host: str
+) -> None:
     other = by_name(production, host)
     before = contents(production)
     is_refused(deploy("preview", other), "was last migrated as production")
@@ -538,16 +647,22 @@ def test_where_a_server_does_not_say_who_it_is_its_name_counts(
     assert deploy("production", by_name(unidentified, "db-1.example")).code == 0
     migrations(TWO)
     for host in ("db-1.example", "DB-1.example", "db-1-pooler.example"):
-        is_refused(deploy("preview", by_name(unidentified, host)), "was last migrated as production")
+        is_refused(
+            deploy("preview", by_name(unidentified, host)), "was last migrated as production"
+        )
     assert (marks(unidentified), tables(unidentified)) == ([("001-one", "production")], ["one"])
     assert deploy("preview", by_name(unidentified, "db-2.example")).code == 0
-    assert identities(unidentified) == [f"db-{number}.example/{unidentified.name}" for number in (1, 2)]
+    assert identities(unidentified) == [
+        f"db-{number}.example/{unidentified.name}" for number in (1, 2)
+    ]
 
 
 def test_a_mark_of_another_kind_of_identity_does_not_free_a_database(
     unidentified: Database, database: Database, deploy: Deploy, migrations: Write
 ) -> None:
-    """The same database: first the server is known by its name only, then it says which cluster it is."""
+    """The same database: first the server is known by its name only, then it says which cluster it
+    is.
+    """
     migrations(ONE)
     assert deploy("production", by_name(unidentified, "db-1.example")).code == 0
     assert identities(database) == [f"db-1.example/{database.name}"]
@@ -560,7 +675,9 @@ def test_a_mark_of_another_kind_of_identity_does_not_free_a_database(
     assert (marks(database), tables(database)) == ([("001-one", "production")], ["one"])
 
 
-def test_an_endpoint_is_part_of_an_identity_s_kind_too(database: Database, deploy: Deploy, migrations: Write) -> None:
+def test_an_endpoint_is_part_of_an_identity_s_kind_too(
+    database: Database, deploy: Deploy, migrations: Write
+) -> None:
     migrations(ONE)
     assert deploy("production", database).code == 0
     migrations(TWO)
@@ -571,9 +688,11 @@ def test_an_endpoint_is_part_of_an_identity_s_kind_too(database: Database, deplo
 
 @pytest.fixture
 def tenants(server: Server, database: Database) -> Iterator[list[Database]]:
-    """A database as two roles see it whose names end in that of a pooler's tenant; they may not ask who the server is.
+    """A database as two roles see it whose names end in that of a pooler's tenant; they may not ask
+    who the server is.
 
-    Behind a real pooler each tenant has a server of its own, and the second one's database would be a copy.
+    Behind a real pooler each tenant has a server of its own, and the second one's database would be
+    a copy.
     """
     names = [f"{database.name}.{tenant}" for tenant in ("abcdefghij", "klmnopqrst")]
     parts = urlsplit(database.url)
@@ -582,9 +701,14 @@ def tenants(server: Server, database: Database) -> Iterator[list[Database]]:
         for name in names:
             server.admin.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'canary-password'")
         database.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
-        database.execute(f'GRANT ALL ON SCHEMA public TO "{names[0]}"; GRANT "{names[0]}" TO "{names[1]}"')
+        database.execute(
+            f'GRANT ALL ON SCHEMA public TO "{names[0]}"; GRANT "{names[0]}" TO "{names[1]}"'
+        )
         yield [
-            replace(database, url=parts._replace(netloc=f"{name}:canary-password@{address}").geturl()) for name in names
+            replace(
+                database, url=parts._replace(netloc=f"{name}:canary-password@{address}").geturl()
+            )
+            for name in names
         ]
     finally:
         server.drop(database)
@@ -603,7 +727,9 @@ def test_two_tenants_of_one_pooler_host_have_different_identities(
     is_refused(deploy("preview", first), "was last migrated as production")
     assert (marks(first), tables(first)) == ([("001-one", "production")], ["one"])
     assert deploy("preview", second).code == 0
-    assert identities(first) == [f"{tenant}.{host}/{first.name}" for tenant in ("abcdefghij", "klmnopqrst")]
+    assert identities(first) == [
+        f"{tenant}.{host}/{first.name}" for tenant in ("abcdefghij", "klmnopqrst")
+    ]
     assert marks(first) == [("001-one", "production"), ("002-two", "preview")]
 
 
@@ -629,38 +755,60 @@ def test_the_build_says_it_as_a_json_document_too(production: Database, deploy: 
     before = contents(production)
     result = deploy("preview", production, "--json", MIGRATION_ENVIRONMENTS=ONLY)
     document = json.loads(result.out)
-    assert (result.code, document["success"], document["environment"], document["applied"]) == (0, True, "preview", [])
-    assert document["skipped"] == "preview is not among MIGRATION_ENVIRONMENTS=production,development"
+    assert (result.code, document["success"], document["environment"], document["applied"]) == (
+        0,
+        True,
+        "preview",
+        [],
+    )
+    assert (
+        document["skipped"] == "preview is not among MIGRATION_ENVIRONMENTS=production,development"
+    )
     assert str(document["pending"]) == "1"
     assert "Skipped" in result.err
     assert contents(production) == before
 
 
-def test_the_environments_that_are_named_migrate(production: Database, deploy: Deploy, migrations: Write) -> None:
+def test_the_environments_that_are_named_migrate(
+    production: Database, deploy: Deploy, migrations: Write
+) -> None:
     assert deploy("PRODUCTION", production, MIGRATION_ENVIRONMENTS=ONLY).code == 0
     migrations(THREE)
-    is_refused(deploy("development", production, MIGRATION_ENVIRONMENTS=ONLY), "was last migrated as production")
+    is_refused(
+        deploy("development", production, MIGRATION_ENVIRONMENTS=ONLY),
+        "was last migrated as production",
+    )
     assert marks(production) == [("001-one", "production"), ("002-two", "production")]
 
 
 @pytest.mark.parametrize("environments", ["", " "])
-def test_naming_none_is_naming_all(database: Database, deploy: Deploy, migrations: Write, environments: str) -> None:
+def test_naming_none_is_naming_all(
+    database: Database, deploy: Deploy, migrations: Write, environments: str
+) -> None:
     migrations(ONE)
     assert deploy("preview", database, MIGRATION_ENVIRONMENTS=environments).code == 0
     assert marks(database) == [("001-one", "preview")]
 
 
-def test_a_claim_does_not_let_in_an_environment_that_is_not_named(production: Database, deploy: Deploy) -> None:
+def test_a_claim_does_not_let_in_an_environment_that_is_not_named(
+    production: Database, deploy: Deploy
+) -> None:
     claim = printed_claim(deploy("preview", production))
     before = contents(production)
-    result = deploy("preview", production, MIGRATION_CLAIM=claim, MIGRATION_ENVIRONMENTS="production")
+    result = deploy(
+        "preview", production, MIGRATION_CLAIM=claim, MIGRATION_ENVIRONMENTS="production"
+    )
     assert (result.code, "Skipped" in result.out) == (0, True)
     assert contents(production) == before
 
 
-def test_the_way_out_that_the_refusal_prints_lets_the_build_pass(production: Database, deploy: Deploy) -> None:
+def test_the_way_out_that_the_refusal_prints_lets_the_build_pass(
+    production: Database, deploy: Deploy
+) -> None:
     before = contents(production)
-    (line,) = re.findall(r"set MIGRATION_ENVIRONMENTS=([\w,.-]+)", deploy("preview", production).err)
+    (line,) = re.findall(
+        r"set MIGRATION_ENVIRONMENTS=([\w,.-]+)", deploy("preview", production).err
+    )
     assert deploy("preview", production, MIGRATION_ENVIRONMENTS=line).code == 0
     assert contents(production) == before
     assert deploy("production", production, MIGRATION_ENVIRONMENTS=line).code == 0
@@ -704,7 +852,8 @@ def test_such_a_build_passes_without_a_database_and_says_so(
         result = cli(*arguments, url=url, env=environ)
         assert result.code == 0
         assert re.search(
-            rf"Skipped: .*\. Pending: unknown \({reason}", result.out if not arguments else result.err
+            rf"Skipped: .*\. Pending: unknown \({reason}",
+            result.out if not arguments else result.err,
         )
         assert "canary" not in result.out + result.err
 
@@ -718,7 +867,10 @@ def test_such_a_build_does_not_wait_for_who_has_locked_the_history(
         other.execute("LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE")
         result = deploy("preview", production, **limits)
         nothing_is_left_running(server, production)
-    assert (result.code, "Pending: unknown (the history is locked by another session" in result.out) == (0, True)
+    assert (
+        result.code,
+        "Pending: unknown (the history is locked by another session" in result.out,
+    ) == (0, True)
     assert contents(production) == before
 
 
@@ -729,7 +881,10 @@ def test_such_a_build_passes_beside_another_tools_history_and_says_so(
     migrations(ONE)
     before = contents_of_another_tool(database)
     result = deploy("preview", database, MIGRATION_ENVIRONMENTS="production")
-    assert (result.code, "Pending: unknown (public.schema_migrations was created by another tool" in result.out) == (
+    assert (
+        result.code,
+        "Pending: unknown (public.schema_migrations was created by another tool" in result.out,
+    ) == (
         0,
         True,
     )
@@ -737,7 +892,9 @@ def test_such_a_build_passes_beside_another_tools_history_and_says_so(
 
 
 def contents_of_another_tool(database: Database) -> list[tuple[Any, ...]]:
-    return database.execute("SELECT relname, xmin::text FROM pg_class WHERE relnamespace = 'public'::regnamespace")
+    return database.execute(
+        "SELECT relname, xmin::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    )
 
 
 @pytest.mark.parametrize("files", [CHANGED, LATE])
@@ -753,7 +910,9 @@ def test_such_a_build_passes_on_a_conflict_and_says_so(
 
 
 @pytest.mark.parametrize("name", ["3-too-short.sql", "003_three.sql", "002-two-again.sql"])
-def test_broken_files_fail_such_a_build_too(production: Database, deploy: Deploy, migrations: Write, name: str) -> None:
+def test_broken_files_fail_such_a_build_too(
+    production: Database, deploy: Deploy, migrations: Write, name: str
+) -> None:
     migrations({name: "SELECT 1"})
     before = contents(production)
     result = deploy("preview", production, MIGRATION_ENVIRONMENTS="production")
@@ -761,8 +920,12 @@ def test_broken_files_fail_such_a_build_too(production: Database, deploy: Deploy
     assert contents(production) == before
 
 
-@pytest.mark.parametrize("environments", ["production development", "production;preview", "größe", "production,a b"])
-def test_environments_that_cannot_be_read_are_refused(production: Database, deploy: Deploy, environments: str) -> None:
+@pytest.mark.parametrize(
+    "environments", ["production development", "production;preview", "größe", "production,a b"]
+)
+def test_environments_that_cannot_be_read_are_refused(
+    production: Database, deploy: Deploy, environments: str
+) -> None:
     before = contents(production)
     for environment in ("preview", "production"):
         result = deploy(environment, production, MIGRATION_ENVIRONMENTS=environments)
@@ -785,7 +948,11 @@ def test_environments_without_a_name_among_them_do_not_mean_all(
 def post(database: Database, cli: Cli, **environ: str) -> tuple[int, dict[str, Any]]:
     """A run over HTTP."""
     secret = "s3cret-of-this-test-" * 3
-    environ = {"MIGRATION_SECRET": secret, "MIGRATION_DIR": str(cli.directory / "migrations"), **environ}
+    environ = {
+        "MIGRATION_SECRET": secret,
+        "MIGRATION_DIR": str(cli.directory / "migrations"),
+        **environ,
+    }
     with TestClient(create_app(Service({**environ, "POSTGRES_URL": database.url}))) as client:
         response = client.post("/api/migrate", headers={"Authorization": f"Bearer {secret}"})
         assert client.get("/api/migration-status").status_code == 200
@@ -799,39 +966,68 @@ def test_the_route_refuses_and_says_nothing_about_the_database(
     named = by_name(production, "db-1.example")
     before = contents(production)
     status, document = post(named, cli, VERCEL="1", VERCEL_ENV="preview", **environ)
-    assert (status, document["success"], document["error"]["code"]) == (409, False, "wrong_environment")
+    assert (status, document["success"], document["error"]["code"]) == (
+        409,
+        False,
+        "wrong_environment",
+    )
     assert (document["applied"], document["remaining"]) == ([], ["002-two"])
     assert set(document["error"]) == {"code", "message"}
-    for said in (system(production), production.name, "db-1", "POSTGRES_URL", "MIGRATION_", "production"):
+    for said in (
+        system(production),
+        production.name,
+        "db-1",
+        "POSTGRES_URL",
+        "MIGRATION_",
+        "production",
+    ):
         assert said not in json.dumps(document)
     log = "".join(capsys.readouterr())
-    assert [one["outcome"] for one in map(json.loads, log.splitlines())] == ["wrong_environment", "pending"]
+    assert [one["outcome"] for one in map(json.loads, log.splitlines())] == [
+        "wrong_environment",
+        "pending",
+    ]
     assert (system(production) in log, urlsplit(production.url).password in log) == (False, False)  # type: ignore[operator]
     assert contents(production) == before
 
 
-def test_the_route_takes_the_claim_that_the_build_printed(production: Database, cli: Cli, deploy: Deploy) -> None:
+def test_the_route_takes_the_claim_that_the_build_printed(
+    production: Database, cli: Cli, deploy: Deploy
+) -> None:
     claim = printed_claim(deploy("preview", production))
     status, document = post(production, cli, VERCEL_ENV="preview", MIGRATION_CLAIM=claim)
     assert (status, [one["version"] for one in document["applied"]]) == (200, ["002-two"])
-    assert production.execute("SELECT environment, applied_by FROM schema_migrations ORDER BY id") == [
+    assert production.execute(
+        "SELECT environment, applied_by FROM schema_migrations ORDER BY id"
+    ) == [
         ("production", "build"),
         ("preview", "api"),
     ]
 
 
-def test_a_repair_is_the_environments_own_affair_too(production: Database, deploy: Deploy, migrations: Write) -> None:
+def test_a_repair_is_the_environments_own_affair_too(
+    production: Database, deploy: Deploy, migrations: Write
+) -> None:
     migrations(REWORDED)
     before = contents(production)
     refused = deploy("preview", production, "repair", "001-one")
     is_refused(refused, "was last migrated as production, and this run is preview")
     assert contents(production) == before
-    assert deploy("preview", production, "repair", "001-one", MIGRATION_CLAIM=printed_claim(refused)).code == 0
+    assert (
+        deploy(
+            "preview", production, "repair", "001-one", MIGRATION_CLAIM=printed_claim(refused)
+        ).code
+        == 0
+    )
     checksum = sha256(REWORDED["001-one.sql"].encode()).hexdigest()
-    assert production.execute("SELECT version, checksum FROM schema_migrations") == [("001-one", checksum)]
+    assert production.execute("SELECT version, checksum FROM schema_migrations") == [
+        ("001-one", checksum)
+    ]
 
 
-def test_a_repair_of_what_is_as_it_should_be_is_refused_to_nobody(production: Database, deploy: Deploy) -> None:
+def test_a_repair_of_what_is_as_it_should_be_is_refused_to_nobody(
+    production: Database, deploy: Deploy
+) -> None:
     before = contents(production)
     result = deploy("preview", production, "repair", "001-one")
     assert (result.code, "Nothing to repair" in result.out) == (0, True)
@@ -844,7 +1040,10 @@ def test_an_environment_that_is_not_named_does_not_repair(
     migrations(REWORDED)
     before = contents(production)
     result = deploy("preview", production, "repair", "001-one", MIGRATION_ENVIRONMENTS="production")
-    assert (result.code, "preview applies nothing: MIGRATION_ENVIRONMENTS is production" in result.err) == (3, True)
+    assert (
+        result.code,
+        "preview applies nothing: MIGRATION_ENVIRONMENTS is production" in result.err,
+    ) == (3, True)
     assert contents(production) == before
 
 
@@ -852,7 +1051,10 @@ def test_an_environment_that_is_not_named_does_not_record_a_baseline(
     database: Database, deploy: Deploy, migrations: Write
 ) -> None:
     migrations(ONE)
-    assert deploy("preview", database, "baseline", "001", MIGRATION_ENVIRONMENTS="production").code == 3
+    assert (
+        deploy("preview", database, "baseline", "001", MIGRATION_ENVIRONMENTS="production").code
+        == 3
+    )
     assert contents(database) == ([], [])
 
 
@@ -874,7 +1076,9 @@ def test_a_preview_with_productions_url_is_told_so_before_anything_else(
 def test_nobody_is_advised_to_reset_the_database_of_production(
     production: Database, deploy: Deploy, migrations: Write, command: tuple[str, ...]
 ) -> None:
-    """Where every file is applied or in conflict, nothing is pending, so nobody asks whose the database is."""
+    """Where every file is applied or in conflict, nothing is pending, so nobody asks whose the
+    database is.
+    """
     assert deploy("production", production).code == 0
     migrations(CHANGED | LATE)
     before = contents(production)

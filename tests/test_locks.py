@@ -1,6 +1,8 @@
-"""What is installed, and where that is written: requirements.txt, the locks beside it, and who installs from which.
+"""What is installed, and where that is written: requirements.txt, the locks beside it, and who
+installs from which.
 
-Nothing is fetched. What a package needs is read from what is installed here, for each Python and platform that counts.
+Nothing is fetched. What a package needs is read from what is installed here, for each Python and
+platform that counts.
 """
 
 import json
@@ -20,14 +22,24 @@ from tests.conftest import ROOT
 
 REQUIREMENTS, DEVELOPMENT = ROOT / "requirements.txt", ROOT / "requirements-dev.txt"
 LOCKS = sorted((ROOT / "scripts" / "locks").glob("*.txt"))
-RUNTIME, DEV, AWS = (ROOT / "scripts" / "locks" / f"{name}.txt" for name in ("runtime", "dev", "aws"))
+RUNTIME, DEV, AWS = (
+    ROOT / "scripts" / "locks" / f"{name}.txt" for name in ("runtime", "dev", "aws")
+)
 SERVERS = ROOT / ".ci" / "postgres.txt"
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 PLATFORMS = {
     "linux": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
-    "linux on ARM": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "aarch64"},
+    "linux on ARM": {
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "aarch64",
+    },
     "macOS": {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"},
-    "macOS on Intel": {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "x86_64"},
+    "macOS on Intel": {
+        "sys_platform": "darwin",
+        "platform_system": "Darwin",
+        "platform_machine": "x86_64",
+    },
 }
 ENVIRONMENTS = {
     f"{minor} {name}": {
@@ -45,7 +57,11 @@ ENVIRONMENTS = {
 def lines(path: Path) -> list[str]:
     """Its lines without comments, as pip joins them."""
     joined = path.read_text().replace("\\\n", " ")
-    return [line for line in (re.sub(r"(^|\s)#.*", "", one).strip() for one in joined.splitlines()) if line]
+    return [
+        line
+        for line in (re.sub(r"(^|\s)#.*", "", one).strip() for one in joined.splitlines())
+        if line
+    ]
 
 
 def requirements(path: Path) -> list[Requirement]:
@@ -55,11 +71,17 @@ def requirements(path: Path) -> list[Requirement]:
 def direct(path: Path) -> list[Requirement]:
     """Those that are written by hand."""
     hand = path.read_text().partition("# What these need.")[0]
-    return [Requirement(line.partition(" #")[0]) for line in hand.splitlines() if line and not line.startswith("-r ")]
+    return [
+        Requirement(line.partition(" #")[0])
+        for line in hand.splitlines()
+        if line and not line.startswith("-r ")
+    ]
 
 
 def applies(requirement: Requirement, environment: Mapping[str, str], extra: str = "") -> bool:
-    return requirement.marker is None or requirement.marker.evaluate({**environment, "extra": extra})
+    return requirement.marker is None or requirement.marker.evaluate(
+        {**environment, "extra": extra}
+    )
 
 
 def versions(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
@@ -73,7 +95,9 @@ def versions(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def needed(direct: list[Requirement], environment: Mapping[str, str]) -> dict[str, list[Requirement]]:
+def needed(
+    direct: list[Requirement], environment: Mapping[str, str]
+) -> dict[str, list[Requirement]]:
     """The direct ones and what they need in turn, by name, with everything that is asked of each."""
     waiting = [one for one in direct if applies(one, environment)]
     seen: set[str] = set()
@@ -107,15 +131,21 @@ def test_each_line_of_a_lock_has_an_exact_version_and_its_hashes(path: Path) -> 
     found = lines(path)
     assert found
     for line in found:
-        assert re.fullmatch(r"[\w.-]+==[\w.]+( ; [^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+", line), line
+        assert re.fullmatch(r"[\w.-]+==[\w.]+( ; [^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+", line), (
+            line
+        )
 
 
 def test_what_bundles_read_in_a_lock_is_what_pip_reads() -> None:
     read = [(canonicalize_name(pin.package), pin.version, not pin.everywhere) for pin in pins(DEV)]
-    assert read == [(one.name, str(one.specifier)[2:], one.marker is not None) for one in requirements(DEV)]
+    assert read == [
+        (one.name, str(one.specifier)[2:], one.marker is not None) for one in requirements(DEV)
+    ]
 
 
-@pytest.mark.parametrize("path", [REQUIREMENTS, DEVELOPMENT, *LOCKS, SERVERS], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [REQUIREMENTS, DEVELOPMENT, *LOCKS, SERVERS], ids=lambda path: path.name
+)
 def test_no_file_says_where_packages_come_from(path: Path) -> None:
     assert not re.search(r"://|index|find-links|trusted-host|[\s=]/", path.read_text())
 
@@ -124,22 +154,32 @@ def test_no_file_says_where_packages_come_from(path: Path) -> None:
 def test_all_files_name_the_same_versions(environment: Mapping[str, str]) -> None:
     pinned = versions(REQUIREMENTS, environment)
     assert versions(RUNTIME, environment) == pinned
-    assert pinned.items() <= versions(AWS, environment).items() <= versions(DEV, environment).items()
+    assert (
+        pinned.items() <= versions(AWS, environment).items() <= versions(DEV, environment).items()
+    )
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=list(ENVIRONMENTS))
-def test_whatever_the_dependencies_need_is_pinned_and_nothing_else(environment: Mapping[str, str]) -> None:
+def test_whatever_the_dependencies_need_is_pinned_and_nothing_else(
+    environment: Mapping[str, str],
+) -> None:
     ours, theirs = direct(REQUIREMENTS), direct(DEVELOPMENT)
     boto3 = [one for one in theirs if one.name == "boto3"]
     for path, wanted in ((REQUIREMENTS, ours), (AWS, ours + boto3), (DEV, ours + theirs)):
         pinned, asked = versions(path, environment), needed(wanted, environment)
         assert pinned.keys() == asked.keys()
         for name, needs in asked.items():
-            assert all(need.specifier.contains(pinned[name], prereleases=True) for need in needs), name
+            assert all(need.specifier.contains(pinned[name], prereleases=True) for need in needs), (
+                name
+            )
 
 
 def test_runtime_dependencies_are_three() -> None:
-    assert [str(one).partition("==")[0] for one in direct(REQUIREMENTS)] == ["psycopg[binary]", "starlette", "mangum"]
+    assert [str(one).partition("==")[0] for one in direct(REQUIREMENTS)] == [
+        "psycopg[binary]",
+        "starlette",
+        "mangum",
+    ]
 
 
 def test_what_is_installed_here_is_what_the_lock_says() -> None:
@@ -151,7 +191,9 @@ def test_what_is_installed_here_is_what_the_lock_says() -> None:
 # Who installs from which
 
 
-def test_the_build_step_on_vercel_takes_only_wheels_with_a_known_hash_and_its_lock_is_there() -> None:
+def test_the_build_step_on_vercel_takes_only_wheels_with_a_known_hash_and_its_lock_is_there() -> (
+    None
+):
     settings = json.loads((ROOT / "vercel.json").read_text())
     assert len(settings["installCommand"]) <= 256
     words = shlex.split(settings["installCommand"])

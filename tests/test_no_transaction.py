@@ -1,10 +1,13 @@
-"""Files that say `-- migrate: no-transaction`: statement by statement, beside a session that holds the lock."""
+"""Files that say `-- migrate: no-transaction`: statement by statement, beside a session that holds
+the lock.
+"""
 
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,11 @@ import pytest
 
 from lib import runner
 from lib.errors import DatabaseUnavailable, FilesError, PartlyApplied
-from lib.events import Retry
+from lib.events import Event, Retry
 from lib.postgres.no_transaction import require_no_session_state
 from lib.source.migration import load
 from tests.conftest import Cli, Database, Server
-from tests.proxy import Hold, Proxy
+from tests.proxy import Hold, Message, Proxy
 from tests.running import (
     LOCK,
     SETTLED,
@@ -47,7 +50,8 @@ def indexes(database: Database) -> list[tuple[Any, ...]]:
     """The indexes of the user's tables: table, name, whether valid."""
     return database.execute(
         "SELECT indrelid::regclass::text, indexrelid::regclass::text, indisvalid FROM pg_index"
-        " JOIN pg_class c ON c.oid = indrelid WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
+        " JOIN pg_class c ON c.oid = indrelid WHERE relnamespace::regnamespace::text !~ "
+        "'^(pg_|information_schema)'"
         " AND relname <> 'schema_migrations' ORDER BY 1, 2"
     )
 
@@ -57,7 +61,9 @@ def node(database: Database, index: str) -> Any:
     return database.execute(f"SELECT '{index}'::regclass::oid")
 
 
-def fails(database: Database, directory: Path, events: Events | None = None, **environ: str) -> PartlyApplied:
+def fails(
+    database: Database, directory: Path, events: Events | None = None, **environ: str
+) -> PartlyApplied:
     with pytest.raises(PartlyApplied) as caught:
         run(database, directory, events, **environ)
     assert caught.value.exit_code == 7
@@ -71,7 +77,9 @@ def fails(database: Database, directory: Path, events: Events | None = None, **e
 def test_a_role_with_one_connection_is_told_that_such_a_file_needs_two(
     server: Server, database: Database, migrations: Write
 ) -> None:
-    directory = migrations({"001-plain.sql": "CREATE TABLE a ()", "002-index.sql": HEAD + "CREATE TABLE b ()"})
+    directory = migrations(
+        {"001-plain.sql": "CREATE TABLE a ()", "002-index.sql": HEAD + "CREATE TABLE b ()"}
+    )
     with login(server, database, "CONNECTION LIMIT 1") as single:
         database.execute(f"GRANT CREATE ON SCHEMA public TO {role(single)}")
         with pytest.raises(DatabaseUnavailable) as caught:
@@ -81,18 +89,26 @@ def test_a_role_with_one_connection_is_told_that_such_a_file_needs_two(
                 deadline=time.monotonic() + runner.SHUTDOWN_MARGIN_SECONDS + 4,
             )
         assert "too many connections for role" in caught.value.message
-        assert caught.value.next_step.startswith("A no-transaction file needs two connections at a time: ")
+        assert caught.value.next_step.startswith(
+            "A no-transaction file needs two connections at a time: "
+        )
         assert (tables(database), history(database)) == (["a"], ["001-plain"])
         database.execute(f"ALTER ROLE {role(single)} CONNECTION LIMIT 2")
         run(single, directory)
         assert (tables(database), history(database)) == (["a", "b"], ["001-plain", "002-index"])
 
 
-@pytest.mark.parametrize("stays", ["SET lock_timeout = '1s'", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"])
+@pytest.mark.parametrize(
+    "stays", ["SET lock_timeout = '1s'", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"]
+)
 @pytest.mark.parametrize(
     "ends",
     [
-        *("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "SET LOCAL TRANSACTION READ ONLY", "SET LOCAL work_mem = 64"),
+        *(
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "SET LOCAL TRANSACTION READ ONLY",
+            "SET LOCAL work_mem = 64",
+        ),
         *(
             "set session transaction read only",
             "SET transaction_isolation = serializable",
@@ -110,7 +126,9 @@ def test_what_ends_with_its_transaction_needs_no_direct_connection(
     with pytest.raises(FilesError, match=r"001-block\.sql:7: SET would reach other clients"):
         require_no_session_state(load(migrations({"001-block.sql": f"{text}\n{stays};"})))
     migrations({"001-block.sql": text})
-    state = "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')"
+    state = (
+        "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')"
+    )
     with psycopg.connect(database.url, autocommit=True) as session:
         before = session.execute(state).fetchall()
         for statement in text.splitlines()[1:]:
@@ -127,14 +145,14 @@ def test_an_index_is_built_concurrently_beside_other_statements(
     server: Server, database: Database, migrations: Write
 ) -> None:
     sql = "CREATE TABLE t (i int);\nCREATE INDEX CONCURRENTLY t_i ON t (i);\nINSERT INTO t VALUES (1);\n"
-    directory = migrations({"001-before.sql": "SELECT 1", "002-index.sql": HEAD + sql, "003-after.sql": "SELECT 1"})
+    directory = migrations(
+        {"001-before.sql": "SELECT 1", "002-index.sql": HEAD + sql, "003-after.sql": "SELECT 1"}
+    )
     assert run(database, directory).applied == ["001-before", "002-index", "003-after"]
     assert indexes(database) == [("t", "t_i", True)]
     assert database.execute("SELECT * FROM t") == [(1,)]
     assert history(database) == ["001-before", "002-index", "003-after"]
-    query = (
-        "SELECT execution_time_ms >= 0, length(checksum), applied_by FROM schema_migrations WHERE version = '002-index'"
-    )
+    query = "SELECT execution_time_ms >= 0, length(checksum), applied_by FROM schema_migrations WHERE version = '002-index'"
     assert database.execute(query) == [(True, 64, "cli")]
     nothing_is_left_running(server, database)
 
@@ -142,7 +160,9 @@ def test_an_index_is_built_concurrently_beside_other_statements(
 def test_a_failure_in_the_second_of_three_says_which_are_done_and_a_rerun_completes(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
-    sql = "CREATE TABLE IF NOT EXISTS a ();\nINSERT INTO b\n  VALUES (1 / {});\nCREATE TABLE c ();\n"
+    sql = (
+        "CREATE TABLE IF NOT EXISTS a ();\nINSERT INTO b\n  VALUES (1 / {});\nCREATE TABLE c ();\n"
+    )
     migrations({"001-parts.sql": HEAD + sql.format(0), "002-after.sql": "CREATE TABLE after ()"})
     database.execute("CREATE TABLE b (i int)")
     result = cli(url=database.url, env=SETTLED)
@@ -160,20 +180,32 @@ def test_a_failure_in_the_second_of_three_says_which_are_done_and_a_rerun_comple
 
     migrations({"001-parts.sql": HEAD + sql.format(1)})
     assert cli(url=database.url, env=SETTLED).code == 0
-    assert (tables(database), history(database)) == (["a", "after", "b", "c"], ["001-parts", "002-after"])
+    assert (tables(database), history(database)) == (
+        ["a", "after", "b", "c"],
+        ["001-parts", "002-after"],
+    )
 
 
-def test_an_error_is_placed_in_the_whole_file_and_not_in_the_statement(database: Database, migrations: Write) -> None:
-    sql = HEAD + "CREATE TABLE a (); -- 🐘\r\n\r\nCREATE TABLE b ();\r\n  SELECT '🐘', wrong FROM a;\r\n"
+def test_an_error_is_placed_in_the_whole_file_and_not_in_the_statement(
+    database: Database, migrations: Write
+) -> None:
+    sql = (
+        HEAD
+        + "CREATE TABLE a (); -- 🐘\r\n\r\nCREATE TABLE b ();\r\n  SELECT '🐘', wrong FROM a;\r\n"
+    )
     failure = fails(database, migrations({"001-parts.sql": sql})).failure
     assert (failure.line, failure.column, failure.statement) == (5, 15, "statement 3 of 3")
     assert tables(database) == ["a", "b"]
 
 
-def test_vacuum_and_its_like_work_on_the_whole_database(database: Database, migrations: Write) -> None:
+def test_vacuum_and_its_like_work_on_the_whole_database(
+    database: Database, migrations: Write
+) -> None:
     reindex = f'REINDEX DATABASE "{database.name}"; REINDEX SCHEMA CONCURRENTLY public;'
     sql = f"VACUUM FULL; {reindex} VACUUM ANALYZE t; CLUSTER;"
-    directory = migrations({"001-table.sql": "CREATE TABLE t (i int PRIMARY KEY)", "002-vacuum.sql": HEAD + sql})
+    directory = migrations(
+        {"001-table.sql": "CREATE TABLE t (i int PRIMARY KEY)", "002-vacuum.sql": HEAD + sql}
+    )
     query = "SELECT relfilenode FROM pg_class WHERE relname IN ('t', 't_pkey', 'schema_migrations') ORDER BY relname"
     database.execute("CREATE TABLE unrelated ()")
     with pytest.raises(FilesError):
@@ -194,7 +226,8 @@ def test_settings_of_such_a_file_hold_to_its_end_and_do_not_reach_the_next(
     directory = migrations(
         {
             "001-look.sql": f"CREATE TABLE seen (memory text, path text); {look}",
-            "002-sets.sql": f"{HEAD}SET work_mem = '77MB'; SET search_path = public, pg_temp; {look}",
+            "002-sets.sql": f"{HEAD}SET work_mem = '77MB'; SET search_path = public, pg_temp; "
+            f"{look}",
             "003-look.sql": look,
             "004-look.sql": HEAD + look,
         }
@@ -206,7 +239,9 @@ def test_settings_of_such_a_file_hold_to_its_end_and_do_not_reach_the_next(
     assert len(history(database)) == 4
 
 
-def test_what_the_server_says_before_such_a_file_fails_is_shown(database: Database, migrations: Write) -> None:
+def test_what_the_server_says_before_such_a_file_fails_is_shown(
+    database: Database, migrations: Write
+) -> None:
     sql = "DO $$BEGIN RAISE NOTICE 'so far'; END$$; CREATE TABLE a (); SELECT 1 / 0; DO $$BEGIN RAISE NOTICE '-'; END$$"
     events = Events()
     fails(database, migrations({"001-talks.sql": HEAD + sql}), events)
@@ -217,7 +252,9 @@ def test_what_the_server_says_before_such_a_file_fails_is_shown(database: Databa
 # A transaction of the file's own.
 
 
-def test_a_transaction_of_the_files_own_runs_as_it_is_written(database: Database, migrations: Write) -> None:
+def test_a_transaction_of_the_files_own_runs_as_it_is_written(
+    database: Database, migrations: Write
+) -> None:
     sql = """
         CREATE TABLE t (i int);
         INSERT INTO t VALUES (1);
@@ -230,7 +267,9 @@ def test_a_transaction_of_the_files_own_runs_as_it_is_written(database: Database
         ROLLBACK;
     """
     run(database, migrations({"001-own.sql": HEAD + sql}))
-    (one, first), (two, second), (three, third) = database.execute("SELECT i, xmin::text FROM t ORDER BY i")
+    (one, first), (two, second), (three, third) = database.execute(
+        "SELECT i, xmin::text FROM t ORDER BY i"
+    )
     assert (one, two, three) == (1, 2, 3)
     assert first != second == third
     assert history(database) == ["001-own"]
@@ -239,9 +278,15 @@ def test_a_transaction_of_the_files_own_runs_as_it_is_written(database: Database
 def test_a_transaction_that_is_left_open_is_rolled_back_and_an_error(
     server: Server, database: Database, migrations: Write
 ) -> None:
-    error = fails(database, migrations({"001-open.sql": HEAD + "CREATE TABLE a (); BEGIN; CREATE TABLE b ();"}))
+    error = fails(
+        database,
+        migrations({"001-open.sql": HEAD + "CREATE TABLE a (); BEGIN; CREATE TABLE b ();"}),
+    )
     assert "leaves a transaction open" in error.failure.server.message
-    assert error.state.startswith("statement 1 was applied and remains, the transaction that the file began after that was rolled")
+    assert error.state.startswith(
+        "statement 1 was applied and remains, the transaction that the file began after that was "
+        "rolled"
+    )
     nothing_is_left_running(server, database)
     assert (tables(database), history(database)) == (["a"], [])
 
@@ -251,7 +296,10 @@ def test_a_statement_that_fails_inside_of_one_takes_the_others_along_and_is_told
 ) -> None:
     sql = "CREATE TABLE a (); CREATE TABLE b (); BEGIN; CREATE TABLE c (); SELECT 1 / 0; COMMIT;"
     error = fails(database, migrations({"001-open.sql": HEAD + sql}))
-    assert error.state.startswith("statements 1 to 2 were applied and remain, the transaction that the file began after that was")
+    assert error.state.startswith(
+        "statements 1 to 2 were applied and remain, the transaction that the file began after that "
+        "was"
+    )
     assert error.failure.statement.startswith("statement 5 of 6")
     nothing_is_left_running(server, database)
     assert (tables(database), history(database)) == (["a", "b"], [])
@@ -269,17 +317,23 @@ def test_the_session_that_holds_the_lock_holds_nothing_else(
         FROM pg_stat_activity a WHERE pid = ({HOLDER})
     """
     run(database, migrations({"001-before.sql": "SELECT 1", "002-look.sql": HEAD + look}))
-    assert database.execute("TABLE holder") == [("idle in transaction", None, None, True, ["advisory", "virtualxid"])]
+    assert database.execute("TABLE holder") == [
+        ("idle in transaction", None, None, True, ["advisory", "virtualxid"])
+    ]
     assert history(database) == ["001-before", "002-look"]
     nothing_is_left_running(server, database)
 
 
-@pytest.mark.parametrize(("rest", "left"), [("CREATE TABLE b ();", ["a"]), ("", ["a"])], ids=["midway", "at the end"])
+@pytest.mark.parametrize(
+    ("rest", "left"), [("CREATE TABLE b ();", ["a"]), ("", ["a"])], ids=["midway", "at the end"]
+)
 def test_a_run_whose_lock_is_lost_stops_and_records_nothing(
     server: Server, database: Database, migrations: Write, rest: str, left: list[str]
 ) -> None:
     kill = f"SELECT pg_terminate_backend(pid) FROM ({HOLDER}) holder;"
-    directory = migrations({"001-kills.sql": f"{HEAD}CREATE TABLE a (); {kill} {rest}", "002-next.sql": "SELECT 1"})
+    directory = migrations(
+        {"001-kills.sql": f"{HEAD}CREATE TABLE a (); {kill} {rest}", "002-next.sql": "SELECT 1"}
+    )
     error = fails(database, directory)
     assert "holds the run lock is gone" in error.failure.server.message
     assert error.state.startswith("statements 1 to 2 were applied")
@@ -288,7 +342,36 @@ def test_a_run_whose_lock_is_lost_stops_and_records_nothing(
     assert (tables(database), history(database)) == (left, [])
 
 
-def test_another_run_does_not_start_meanwhile(server: Server, database: Database, migrations: Write) -> None:
+def test_the_session_that_holds_the_lock_may_stand_idle_for_any_time(
+    proxy: Proxy, database: Database, migrations: Write
+) -> None:
+    """The minute that the other transactions may stand idle would be a tenth of a second here."""
+
+    async def shortened(message: Message) -> None:
+        limit = b"idle_in_transaction_session_timeout = "
+        await replace(
+            message, data=message.data.replace(limit + b"'60000ms'", limit + b"'00100ms'")
+        ).pass_on()
+
+    opening = proxy.when("'held'", shortened)
+    through = Database(database.name, proxy.url(database.url))
+    run(through, migrations({"001-long.sql": HEAD + "SELECT pg_sleep(1); CREATE TABLE a ();"}))
+    assert (opening.hits, tables(database), history(database)) == (1, ["a"], ["001-long"])
+
+
+def test_a_lock_that_is_lost_by_a_block_does_not_make_it_half_done(
+    database: Database, migrations: Write
+) -> None:
+    kill = f"DO $$ BEGIN PERFORM pg_terminate_backend(({HOLDER})); COMMIT; END $$;"
+    error = fails(database, migrations({"001-kills.sql": f"{HEAD}CREATE TABLE a (); {kill}"}))
+    assert "holds the run lock is gone" in error.failure.server.message
+    assert error.state == "statements 1 to 2 were applied and remain; the file is not recorded"
+    assert (tables(database), history(database)) == (["a"], [])
+
+
+def test_another_run_does_not_start_meanwhile(
+    server: Server, database: Database, migrations: Write
+) -> None:
     look = f"CREATE TABLE free AS SELECT pg_try_advisory_xact_lock({LOCK}) AS free"
     run(database, migrations({"001-look.sql": HEAD + look}))
     assert database.execute("TABLE free") == [(False,)]
@@ -296,12 +379,15 @@ def test_another_run_does_not_start_meanwhile(server: Server, database: Database
 
 
 @pytest.mark.parametrize(
-    "sql", ["DELETE FROM schema_migrations", "DROP TABLE schema_migrations", "TRUNCATE schema_migrations"]
+    "sql",
+    ["DELETE FROM schema_migrations", "DROP TABLE schema_migrations", "TRUNCATE schema_migrations"],
 )
 def test_such_a_file_that_destroys_the_history_is_not_called_rolled_back(
     database: Database, migrations: Write, sql: str
 ) -> None:
-    directory = migrations({"001-before.sql": "SELECT 1", "002-destroys.sql": f"{HEAD}CREATE TABLE a (); {sql};"})
+    directory = migrations(
+        {"001-before.sql": "SELECT 1", "002-destroys.sql": f"{HEAD}CREATE TABLE a (); {sql};"}
+    )
     error = fails(database, directory)
     assert error.state.startswith("all statements of this file were applied and remain")
     assert tables(database) == ["a"]
@@ -316,13 +402,17 @@ def test_an_invalid_index_that_a_broken_build_left_behind_is_built_again(
     server: Server, database: Database, migrations: Write
 ) -> None:
     sql = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"
-    directory = migrations({"001-table.sql": "CREATE TABLE t (i int); INSERT INTO t VALUES (1), (1)"})
+    directory = migrations(
+        {"001-table.sql": "CREATE TABLE t (i int); INSERT INTO t VALUES (1), (1)"}
+    )
     run(database, directory)
     migrations({"002-index.sql": HEAD + sql})
     assert fails(database, directory).failure.server.sqlstate == "23505"
     assert indexes(database) == [("t", "t_i", False)]
 
-    assert fails(database, directory).failure.server.sqlstate == "23505", "it was not passed off as there"
+    assert fails(database, directory).failure.server.sqlstate == "23505", (
+        "it was not passed off as there"
+    )
     database.execute("DELETE FROM t WHERE ctid = '(0,1)'")
     left = node(database, "t_i")
     events = run(database, directory)
@@ -336,7 +426,12 @@ def test_an_invalid_index_that_a_broken_build_left_behind_is_built_again(
 def test_a_valid_index_that_is_there_already_stays(database: Database, migrations: Write) -> None:
     database.execute("CREATE TABLE t (i int); CREATE INDEX t_i ON t (i)")
     before = node(database, "t_i")
-    run(database, migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"}))
+    run(
+        database,
+        migrations(
+            {"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"}
+        ),
+    )
     assert node(database, "t_i") == before
     assert history(database) == ["001-index"]
 
@@ -345,8 +440,16 @@ def test_a_valid_index_that_is_there_already_stays(database: Database, migration
     ("table", "index", "sql"),
     [
         ("t", "t_i", 'create unique index concurrently "t_i" on only public.t (i)'),
-        ('"Odd . table"', '"odd ""index"', 'CREATE INDEX CONCURRENTLY "odd ""index" ON "Odd . table" (i)'),
-        ('app."ON x"', '"ON y"', 'CREATE INDEX CONCURRENTLY IF NOT EXISTS "ON y" ON app . "ON x" USING btree (i)'),
+        (
+            '"Odd . table"',
+            '"odd ""index"',
+            'CREATE INDEX CONCURRENTLY "odd ""index" ON "Odd . table" (i)',
+        ),
+        (
+            'app."ON x"',
+            '"ON y"',
+            'CREATE INDEX CONCURRENTLY IF NOT EXISTS "ON y" ON app . "ON x" USING btree (i)',
+        ),
         ("app.t", "mixed", "CREATE INDEX CONCURRENTLY /* ON a */ MiXed -- b\n ON app.T(i)"),
         ('"größe"', '"größe_i"', "CREATE INDEX CONCURRENTLY größe_i ON größe(i)"),
     ],
@@ -356,8 +459,12 @@ def test_an_invalid_index_is_found_by_whatever_name_it_is_called(
     database: Database, migrations: Write, table: str, index: str, sql: str
 ) -> None:
     schema = "app." if table.startswith("app") else ""
-    database.execute(f"CREATE SCHEMA app; CREATE TABLE {table} (i int); CREATE INDEX {index} ON {table} (i)")
-    database.execute(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{schema}{index}'::regclass")
+    database.execute(
+        f"CREATE SCHEMA app; CREATE TABLE {table} (i int); CREATE INDEX {index} ON {table} (i)"
+    )
+    database.execute(
+        f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{schema}{index}'::regclass"
+    )
     before = node(database, schema + index.replace("'", "''"))
     run(database, migrations({"001-index.sql": HEAD + sql}))
     ((_, _, valid),) = indexes(database)
@@ -372,7 +479,10 @@ def test_an_index_of_that_name_on_another_table_is_an_error_and_stays(
 ) -> None:
     database.execute("CREATE TABLE t (i int); CREATE TABLE u (i int); CREATE INDEX name ON u (i)")
     database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'name'::regclass")
-    fails(database, migrations({"001-index.sql": f"{HEAD}CREATE INDEX CONCURRENTLY {exists}name ON t (i)"}))
+    fails(
+        database,
+        migrations({"001-index.sql": f"{HEAD}CREATE INDEX CONCURRENTLY {exists}name ON t (i)"}),
+    )
     assert indexes(database) == [("u", "name", False)]
     assert history(database) == []
 
@@ -380,21 +490,35 @@ def test_an_index_of_that_name_on_another_table_is_an_error_and_stays(
 def test_an_index_of_a_partitioned_table_that_waits_for_its_partitions_stays(
     database: Database, migrations: Write
 ) -> None:
-    database.execute("CREATE TABLE t (i int) PARTITION BY RANGE (i); CREATE TABLE p PARTITION OF t DEFAULT")
+    database.execute(
+        "CREATE TABLE t (i int) PARTITION BY RANGE (i); CREATE TABLE p PARTITION OF t DEFAULT"
+    )
     database.execute("CREATE INDEX t_i ON ONLY t (i)")
-    error = fails(database, migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY t_i ON t (i)"}))
+    error = fails(
+        database, migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY t_i ON t (i)"})
+    )
     assert error.state.startswith("no statement was applied in this run")
     assert indexes(database) == [("t", "t_i", False)]
 
 
-def test_an_index_that_another_session_is_just_building_is_left_alone(database: Database, migrations: Write) -> None:
+def test_an_index_that_another_session_is_just_building_is_left_alone(
+    database: Database, migrations: Write
+) -> None:
     database.execute("CREATE TABLE t (i int); INSERT INTO t VALUES (1)")
-    directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"})
+    directory = migrations(
+        {"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"}
+    )
     with psycopg.connect(database.url) as writer:
         writer.execute("UPDATE t SET i = 2")
-        builder = threading.Thread(target=database.execute, args=["CREATE INDEX CONCURRENTLY t_i ON t (i)"])
+        builder = threading.Thread(
+            target=database.execute, args=["CREATE INDEX CONCURRENTLY t_i ON t (i)"]
+        )
         builder.start()
-        until(lambda: database.execute("SELECT 1 FROM pg_stat_progress_create_index WHERE index_relid <> 0"))
+        until(
+            lambda: database.execute(
+                "SELECT 1 FROM pg_stat_progress_create_index WHERE index_relid <> 0"
+            )
+        )
         assert indexes(database) == [("t", "t_i", False)]
         building = node(database, "t_i")
         fails(database, directory, MIGRATION_LOCK_TIMEOUT="50ms", MIGRATION_RETRY="0")
@@ -413,7 +537,9 @@ def test_an_index_whose_invalid_leftover_cannot_be_dropped_is_an_error_of_the_fi
 ) -> None:
     database.execute("CREATE TABLE t (i int); CREATE INDEX t_i ON t (i)")
     database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 't_i'::regclass")
-    directory = migrations({"001-index.sql": f"{HEAD}CREATE TABLE a (); CREATE INDEX CONCURRENTLY t_i ON t (i);"})
+    directory = migrations(
+        {"001-index.sql": f"{HEAD}CREATE TABLE a (); CREATE INDEX CONCURRENTLY t_i ON t (i);"}
+    )
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE t IN SHARE MODE")
         error = fails(database, directory, MIGRATION_LOCK_TIMEOUT="50ms", MIGRATION_RETRY="0")
@@ -438,12 +564,19 @@ def test_an_index_whose_invalid_leftover_cannot_be_dropped_is_an_error_of_the_fi
     ids=["is valid", "has another name"],
 )
 def test_an_index_is_not_dropped_that_is_not_what_was_found(
-    proxy: Proxy, database: Database, migrations: Write, meanwhile: str, there: list[Any], recorded: bool
+    proxy: Proxy,
+    database: Database,
+    migrations: Write,
+    meanwhile: str,
+    there: list[Any],
+    recorded: bool,
 ) -> None:
     """Between the look and the drop another session was there."""
     database.execute("CREATE TABLE t (i int); CREATE INDEX t_i ON t (i)")
     database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 't_i'::regclass")
-    directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"})
+    directory = migrations(
+        {"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_i ON t (i);"}
+    )
     found = node(database, "t_i")
     dropping = Hold()
     proxy.when("DROP INDEX", dropping)
@@ -462,7 +595,9 @@ def test_an_index_is_not_dropped_that_is_not_what_was_found(
         assert "has changed since it was looked up" in error.failure.server.message
 
 
-def test_a_prepared_transaction_that_is_left_open_is_not_called_applied(database: Database, migrations: Write) -> None:
+def test_a_prepared_transaction_that_is_left_open_is_not_called_applied(
+    database: Database, migrations: Write
+) -> None:
     text = "BEGIN;\nCREATE TABLE two ();\nPREPARE TRANSACTION 'left-open';\n"
     directory = migrations({"001-prepares.sql": HEAD + text})
     with pytest.raises(PartlyApplied, match="001-prepares failed") as caught:
@@ -473,6 +608,23 @@ def test_a_prepared_transaction_that_is_left_open_is_not_called_applied(database
     migrations({"001-prepares.sql": f"{HEAD}{text}COMMIT PREPARED 'left-open';\n"})
     assert run(database, directory).applied == ["001-prepares"]
     assert tables(database) == ["two"]
+
+
+def test_a_prepared_transaction_from_before_is_not_the_files(
+    database: Database, migrations: Write
+) -> None:
+    name = f"older-{database.name}"
+    database.execute(f"BEGIN; CREATE TABLE older (); PREPARE TRANSACTION '{name}'")
+    try:
+        run(
+            database,
+            migrations(
+                {"001-one.sql": f"{HEAD}-- prepared and to stay: {name}\nCREATE TABLE one ();"}
+            ),
+        )
+        assert (tables(database), history(database)) == (["one"], ["001-one"])
+    finally:
+        database.execute(f"ROLLBACK PREPARED '{name}'")
 
 
 # Statements that run several transactions.
@@ -520,13 +672,17 @@ def test_a_statement_of_which_nothing_stays_is_not_called_half_done(
     database.execute(f"CREATE TABLE items (i int CHECK (i < 3)); {PROCEDURE}")
     error = fails(database, migrations({"001-fill.sql": HEAD + statement}))
     assert re.fullmatch(
-        "no statement was applied in this run(, the transaction .* was rolled back)?; the file is not recorded", error.state
+        "no statement was applied in this run(, the transaction .* was rolled back)?; the file is "
+        "not recorded",
+        error.state,
     )
     assert database.execute("SELECT count(*) FROM items") == [(0,)]
     assert history(database) == []
 
 
-def test_a_detaching_that_was_broken_off_is_told_and_a_rerun_finishes_it(database: Database, migrations: Write) -> None:
+def test_a_detaching_that_was_broken_off_is_told_and_a_rerun_finishes_it(
+    database: Database, migrations: Write
+) -> None:
     database.execute(EVENTS)
     directory = migrations({"001-detach.sql": HEAD + DETACH})
     with psycopg.connect(database.url) as reader:
@@ -534,19 +690,22 @@ def test_a_detaching_that_was_broken_off_is_told_and_a_rerun_finishes_it(databas
         error = fails(database, directory, MIGRATION_RETRY="200ms")
     finalize = "ALTER TABLE public.events DETACH PARTITION public.events_1 FINALIZE;"
     assert error.state == (
-        "no statement was applied in this run; the file is not recorded; the partition public.events_1 of public.events is pending "
+        "no statement was applied in this run; the file is not recorded; the partition "
+        "public.events_1 of public.events is pending "
         f"detach, and the next run finishes that, as does {finalize}"
     )
-    assert database.execute("SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [
-        (True,)
-    ]
+    assert database.execute(
+        "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = 'events_1'::regclass"
+    ) == [(True,)]
     assert history(database) == []
 
     events = run(database, directory)
     assert events.notices == [
         f"finished the interrupted detaching: {finalize.replace('public.', '')[:-1]}"
     ]
-    assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [(0,)]
+    assert database.execute(
+        "SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass"
+    ) == [(0,)]
     assert (tables(database), history(database)) == (["events", "events_1"], ["001-detach"])
 
 
@@ -578,16 +737,48 @@ def test_a_detaching_that_is_broken_off_by_a_busy_table_is_finished_by_the_next_
         until(lambda: [event for event in events.all if isinstance(event, Retry)])
     running.join()
     assert any("finished the interrupted detaching" in notice for notice in events.notices)
-    assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [(0,)]
+    assert database.execute(
+        "SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass"
+    ) == [(0,)]
     assert history(database) == ["001-detach"]
 
 
-def test_what_is_refused_and_pending_nowhere_keeps_its_error(database: Database, migrations: Write) -> None:
+def test_a_finish_of_a_detaching_that_meets_a_busy_table_is_tried_again(
+    database: Database, migrations: Write
+) -> None:
+    database.execute(EVENTS)
+    directory = migrations({"001-detach.sql": f"{HEAD}SET lock_timeout = '50ms'; {DETACH}"})
+    events = Events()
+    with psycopg.connect(database.url) as reader:
+        reader.execute("SELECT FROM events")
+
+        def emit(event: Event) -> None:
+            events.all.append(event)
+            if sum(isinstance(one, Retry) for one in events.all) == 3:
+                reader.rollback()
+
+        runner.run(config_of(database, directory, MIGRATION_LOCK_TIMEOUT="50ms"), emit)
+    assert sum(isinstance(one, Retry) for one in events.all) >= 3
+    assert any("finished the interrupted detaching" in notice for notice in events.notices)
+    assert database.execute(
+        "SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass"
+    ) == [(0,)]
+    assert history(database) == ["001-detach"]
+
+
+def test_what_is_refused_and_pending_nowhere_keeps_its_error(
+    database: Database, migrations: Write
+) -> None:
     database.execute(f"{EVENTS} CREATE TABLE others PARTITION OF events DEFAULT;")
     error = fails(database, migrations({"001-detach.sql": HEAD + DETACH}))
-    assert (error.failure.server.sqlstate, "default partition" in error.failure.server.message) == ("55000", True)
+    assert (error.failure.server.sqlstate, "default partition" in error.failure.server.message) == (
+        "55000",
+        True,
+    )
     assert error.state == "no statement was applied in this run; the file is not recorded"
-    assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass") == [(1,)]
+    assert database.execute(
+        "SELECT count(*) FROM pg_inherits WHERE inhrelid = 'events_1'::regclass"
+    ) == [(1,)]
     assert history(database) == []
 
 
@@ -604,7 +795,9 @@ def test_an_index_that_is_left_invalid_is_named_with_what_ends_it(
     database: Database, migrations: Write, statement: str, left: str, command: bool
 ) -> None:
     database.execute(f"{EVENTS} CREATE TABLE older (i int); CREATE INDEX older_i ON older (i)")
-    database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'older_i'::regclass")
+    database.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'older_i'::regclass"
+    )
     directory = migrations({"001-index.sql": HEAD + statement})
     with psycopg.connect(database.url) as writer:
         writer.execute("UPDATE events_1 SET at = 2")
@@ -618,33 +811,43 @@ def test_an_index_that_is_left_invalid_is_named_with_what_ends_it(
         for statement in drop.split("; "):
             database.execute(statement)
     run(database, directory)
-    assert not [name for table, name, valid in indexes(database) if table == "events_1" and not valid]
+    assert not [
+        name for table, name, valid in indexes(database) if table == "events_1" and not valid
+    ]
     assert history(database) == ["001-index"]
 
 
-@pytest.mark.parametrize("statement", ["CALL wait();", "CREATE INDEX CONCURRENTLY i ON items (i);", DETACH])
+@pytest.mark.parametrize(
+    "statement", ["CALL wait();", "CREATE INDEX CONCURRENTLY i ON items (i);", DETACH]
+)
 def test_what_such_a_statement_did_before_its_connection_was_lost_is_not_called_undone(
     server: Server, database: Database, migrations: Write, statement: str
 ) -> None:
     body = "AS $$ BEGIN INSERT INTO items VALUES (1); COMMIT; PERFORM pg_sleep(60); END $$"
-    database.execute(f"{EVENTS} CREATE TABLE items (i int); CREATE PROCEDURE wait() LANGUAGE plpgsql {body}")
+    database.execute(
+        f"{EVENTS} CREATE TABLE items (i int); CREATE PROCEDURE wait() LANGUAGE plpgsql {body}"
+    )
     directory = migrations({"001-lost.sql": HEAD + statement})
-    active = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND query LIKE %s"
+    active = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND query LIKE %s"
+    )
     waits = "AND (wait_event_type = 'Lock' OR wait_event = 'PgSleep')"
     with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
         other.execute("UPDATE items SET i = i; SELECT FROM events")
         other.execute("INSERT INTO items VALUES (0)")
         failing = pool.submit(fails, database, directory)
-        (pid,) = until(lambda: server.admin.execute(f"{active} {waits}", [database.name, f"{statement[:11]}%"]))[0]
+        (pid,) = until(
+            lambda: server.admin.execute(f"{active} {waits}", [database.name, f"{statement[:11]}%"])
+        )[0]
         server.admin.execute("SELECT pg_terminate_backend(%s)", [pid])
         error = failing.result()
-    assert "statement 1 runs in several transactions, so a part of its work may remain" in error.state
+    assert (
+        "statement 1 runs in several transactions, so a part of its work may remain" in error.state
+    )
     assert history(database) == []
 
 
-BUSY_AFTER_A_COMMIT = (
-    "INSERT INTO items VALUES (1); COMMIT; PERFORM set_config('lock_timeout', '50ms', false); LOCK other"
-)
+BUSY_AFTER_A_COMMIT = "INSERT INTO items VALUES (1); COMMIT; PERFORM set_config('lock_timeout', '50ms', false); LOCK other"
 
 
 @pytest.mark.parametrize(
@@ -658,7 +861,9 @@ def test_a_block_that_may_have_committed_is_not_tried_again(
     database: Database, migrations: Write, statement: str, said: str
 ) -> None:
     database.execute("CREATE TABLE items (i int); CREATE TABLE other ()")
-    database.execute(f"CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN {BUSY_AFTER_A_COMMIT}; END $$")
+    database.execute(
+        f"CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN {BUSY_AFTER_A_COMMIT}; END $$"
+    )
     directory = migrations({"001-work.sql": f"{HEAD}SELECT 1;\n{statement}"})
     with psycopg.connect(database.url) as holder:
         holder.execute("LOCK other")
@@ -671,7 +876,9 @@ def test_a_block_that_may_have_committed_is_not_tried_again(
 
 def test_a_block_that_cannot_commit_is_tried_again(database: Database, migrations: Write) -> None:
     database.execute("CREATE TABLE items (i int); CREATE TABLE other ()")
-    block = "DO $$ BEGIN INSERT INTO items VALUES (1); SET lock_timeout = '50ms'; LOCK other; END $$;"
+    block = (
+        "DO $$ BEGIN INSERT INTO items VALUES (1); SET lock_timeout = '50ms'; LOCK other; END $$;"
+    )
     events = Events()
     with psycopg.connect(database.url) as holder:
         holder.execute("LOCK other")
@@ -688,18 +895,24 @@ def test_a_block_that_cannot_commit_is_tried_again(database: Database, migration
 
 
 def tells(database: Database, setting: str) -> str:
-    """A function that says, as a notice, how the session has this set; its name does not name the setting."""
+    """A function that says, as a notice, how the session has this set; its name does not name the
+    setting.
+    """
     name = f"tell_{setting.replace('_', '')}"
     body = f"BEGIN RAISE NOTICE '{setting} %', current_setting('{setting}'); RETURN i; END"
     database.execute(
-        f"CREATE FUNCTION public.{name}(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ {body} $$;"
-        "CREATE TABLE IF NOT EXISTS t (i int); INSERT INTO t SELECT 1 WHERE NOT EXISTS (SELECT FROM t)"
+        f"CREATE FUNCTION public.{name}(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ {body} "
+        "$$;"
+        "CREATE TABLE IF NOT EXISTS t (i int); INSERT INTO t SELECT 1 WHERE NOT EXISTS (SELECT "
+        "FROM t)"
     )
     return f"public.{name}"
 
 
 @pytest.mark.parametrize(
-    ("retry", "patience"), [("5s", "5s"), ("100ms", "1230ms"), ("0", "1230ms")], ids=["longer", "shorter", "none"]
+    ("retry", "patience"),
+    [("5s", "5s"), ("100ms", "1230ms"), ("0", "1230ms")],
+    ids=["longer", "shorter", "none"],
 )
 def test_only_what_runs_concurrently_waits_longer_than_the_lock_timeout(
     database: Database, migrations: Write, retry: str, patience: str
@@ -714,12 +927,19 @@ def test_only_what_runs_concurrently_waits_longer_than_the_lock_timeout(
     assert history(database) == ["001-index"]
 
 
-def test_the_drop_of_an_invalid_index_waits_for_the_lock_timeout_only(database: Database, migrations: Write) -> None:
+def test_the_drop_of_an_invalid_index_waits_for_the_lock_timeout_only(
+    database: Database, migrations: Write
+) -> None:
     """It is not what runs concurrently: who reads the table queues behind it."""
     tell = tells(database, "lock_timeout")
-    database.execute("CREATE INDEX t_i ON t (i); UPDATE pg_index SET indisvalid = false WHERE indrelid = 't'::regclass")
+    database.execute(
+        "CREATE INDEX t_i ON t (i); UPDATE pg_index SET indisvalid = false WHERE indrelid = "
+        "'t'::regclass"
+    )
     look = f"PERFORM {tell}(i) FROM (SELECT count(*)::int i FROM pg_event_trigger_dropped_objects()) dropped"
-    database.execute(f"CREATE FUNCTION look() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN {look}; END $$")
+    database.execute(
+        f"CREATE FUNCTION look() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN {look}; END $$"
+    )
     database.execute("CREATE EVENT TRIGGER look ON sql_drop EXECUTE FUNCTION look()")
     directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY t_i ON t (i)"})
     events = run(database, directory, MIGRATION_LOCK_TIMEOUT="1230ms", MIGRATION_RETRY="5s")
@@ -729,7 +949,9 @@ def test_the_drop_of_an_invalid_index_waits_for_the_lock_timeout_only(database: 
     assert history(database) == ["001-index"]
 
 
-def test_a_files_own_lock_timeout_holds_for_what_runs_concurrently(database: Database, migrations: Write) -> None:
+def test_a_files_own_lock_timeout_holds_for_what_runs_concurrently(
+    database: Database, migrations: Write
+) -> None:
     tell = tells(database, "lock_timeout")
     sql = f"SET lock_timeout = '77ms'; CREATE INDEX CONCURRENTLY t_i ON t ({tell}(i)); SELECT {tell}(1);"
     events = run(database, migrations({"001-index.sql": HEAD + sql}))
@@ -744,7 +966,8 @@ def test_a_concurrent_build_outwaits_a_writer_beyond_the_lock_timeout(
     database.execute("CREATE TABLE t (i int)")
     directory = migrations({"001-index.sql": HEAD + "CREATE INDEX CONCURRENTLY t_i ON t (i);"})
     waits = (
-        "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND query LIKE 'CREATE INDEX%%' AND wait_event_type = 'Lock'"
+        "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND query LIKE 'CREATE INDEX%%' AND "
+        "wait_event_type = 'Lock'"
         " AND clock_timestamp() - query_start > '500 ms'"
     )
     events = Events()

@@ -50,21 +50,38 @@ def states(plan: Plan) -> str:
         ("999-a 1000-b", "1000-b", "999-a=out_of_order 1000-b=applied", "conflict"),
         ("001-a", "001-a 002-b", "001-a=applied 002-b=ahead", "ahead"),
         ("001-a", "001-a 002-b 010-c", "001-a=applied 002-b=ahead 010-c=ahead", "ahead"),
-        ("001-a 003-c", "001-a 002-b 003-c", "001-a=applied 002-b=missing 003-c=applied", "conflict"),
+        (
+            "001-a 003-c",
+            "001-a 002-b 003-c",
+            "001-a=applied 002-b=missing 003-c=applied",
+            "conflict",
+        ),
         ("001-a 003-c", "001-a 002-b", "001-a=applied 002-b=missing 003-c=pending", "conflict"),
         ("001-a 002-b", "002-b", "001-a=out_of_order 002-b=applied", "conflict"),
         ("001-a 002-b", "001-a 003-c", "001-a=applied 002-b=out_of_order 003-c=ahead", "conflict"),
         ("001-a 002-b", "001-a 002-x", "001-a=applied 002-x=modified", "conflict"),
-        ("001-a 002-b", "001-a 002-b 003-c 004-d", "001-a=applied 002-b=applied 003-c=ahead 004-d=ahead", "ahead"),
+        (
+            "001-a 002-b",
+            "001-a 002-b 003-c 004-d",
+            "001-a=applied 002-b=applied 003-c=ahead 004-d=ahead",
+            "ahead",
+        ),
         ("0001-a 002-b", "1-a 02-b", "1-a=applied 02-b=applied", "current"),
         ("001-a", "001-a initial", "initial=missing 001-a=applied", "conflict"),
         ("001-a", "initial", "initial=missing 001-a=pending", "conflict"),
-        ("001-a 002-b", "001-a 002-x 002-b", "001-a=applied 002-b=applied 002-x=missing", "conflict"),
+        (
+            "001-a 002-b",
+            "001-a 002-x 002-b",
+            "001-a=applied 002-b=applied 002-x=missing",
+            "conflict",
+        ),
         ("001-a", "001-a 002-x 002-b", "001-a=applied 002-x=ahead 002-b=ahead", "ahead"),
         ("001-a", "001-x 001-y", "001-x=modified 001-y=missing", "conflict"),
     ],
 )
-def test_files_and_rows_are_compared_as_sets(files: str, rows: str, expected: str, state: str) -> None:
+def test_files_and_rows_are_compared_as_sets(
+    files: str, rows: str, expected: str, state: str
+) -> None:
     found = plan(files, rows)
     assert (states(found), found.state) == (expected, state)
 
@@ -82,12 +99,16 @@ def test_files_and_rows_are_compared_as_sets(files: str, rows: str, expected: st
 def test_a_stored_checksum_decides_whether_a_file_is_modified(
     stored: str | None, state: State, unverified: bool
 ) -> None:
-    (entry,) = make_plan([file("001-a", "SELECT 1;\n")], [AppliedMigration(1, "001-a", "A", checksum=stored)]).entries
+    (entry,) = make_plan(
+        [file("001-a", "SELECT 1;\n")], [AppliedMigration(1, "001-a", "A", checksum=stored)]
+    ).entries
     assert (entry.state, entry.unverified) == (state, unverified)
 
 
 def test_only_what_is_applied_and_has_a_file_can_be_unverified() -> None:
-    entries = make_plan([file("002-b")], [row("001-a", None), row("002-x", None), row("003-c", None)]).entries
+    entries = make_plan(
+        [file("002-b")], [row("001-a", None), row("002-x", None), row("003-c", None)]
+    ).entries
     assert [(entry.state, entry.unverified) for entry in entries] == [
         (State.MISSING, False),
         (State.MODIFIED, False),
@@ -105,8 +126,13 @@ def test_files_that_were_merged_late_are_pending_where_that_is_allowed() -> None
 
 
 def test_an_entry_goes_by_its_row_and_without_one_by_its_file() -> None:
-    named = make_plan([file("001-b-c"), file("002-d")], [AppliedMigration(7, "001-b", "An Older Name")])
-    assert [(entry.version, entry.name) for entry in named.entries] == [("001-b", "An Older Name"), ("002-d", "D")]
+    named = make_plan(
+        [file("001-b-c"), file("002-d")], [AppliedMigration(7, "001-b", "An Older Name")]
+    )
+    assert [(entry.version, entry.name) for entry in named.entries] == [
+        ("001-b", "An Older Name"),
+        ("002-d", "D"),
+    ]
     assert named.in_state(State.PENDING, State.MODIFIED) == named.entries
     assert named.in_state(State.APPLIED) == ()
     assert named.conflicts == (named.entries[0],)
@@ -151,7 +177,8 @@ def test_an_entry_goes_by_its_row_and_without_one_by_its_file() -> None:
             (
                 "migrations/002-b.sql: not applied, but number 10 already is",
                 "rename the file to a number above 10",
-                "apply it anyway: scripts/migrate.py --allow-out-of-order (or set MIGRATION_ALLOW_OUT_OF_ORDER=1)",
+                "apply it anyway: scripts/migrate.py --allow-out-of-order (or set "
+                "MIGRATION_ALLOW_OUT_OF_ORDER=1)",
             ),
         ),
         (
@@ -185,18 +212,28 @@ def test_a_conflict_is_told_with_its_remedy(found: Plan, expected: tuple[str, ..
 
 @pytest.mark.parametrize(
     ("files", "rows"),
-    [("001-a", "001-x"), ("001-a 002-b", "002-b"), ("002-b", "001-a 002-b"), ("001-a", "001-a 001-b"), ("001-a", "x")],
+    [
+        ("001-a", "001-x"),
+        ("001-a 002-b", "002-b"),
+        ("002-b", "001-a 002-b"),
+        ("001-a", "001-a 001-b"),
+        ("001-a", "x"),
+    ],
 )
 def test_production_is_never_told_to_reset_its_database(files: str, rows: str) -> None:
     assert [(entry.problem, *entry.remedies) for entry in plan(files, rows).conflicts] == [
-        (entry.problem, *entry.remedies, RESET) for entry in plan(files, rows, production=True).conflicts
+        (entry.problem, *entry.remedies, RESET)
+        for entry in plan(files, rows, production=True).conflicts
     ]
 
 
 @pytest.mark.parametrize(
-    ("files", "rows", "number"), [("001-a", "002-b", 2), ("001-a 030-c", "002-b", 30), ("001-a 030-c", "1000-b", 1000)]
+    ("files", "rows", "number"),
+    [("001-a", "002-b", 2), ("001-a 030-c", "002-b", 30), ("001-a 030-c", "1000-b", 1000)],
 )
-def test_a_late_file_is_sent_above_all_files_and_all_rows(files: str, rows: str, number: int) -> None:
+def test_a_late_file_is_sent_above_all_files_and_all_rows(
+    files: str, rows: str, number: int
+) -> None:
     late = plan(files, rows).in_state(State.OUT_OF_ORDER)[0]
     assert late.remedies[0] == f"rename the file to a number above {number}"
 
@@ -222,9 +259,16 @@ def test_all_conflicts_are_named_at_once() -> None:
 
 def test_the_findings_are_the_conflicts_and_what_is_unusual() -> None:
     files = [file("001-a"), file("002-b", "SELECT 2;")]
-    found = make_plan(files, [row("001-a", None), row("002-b"), row("003-c")], production=True).findings()
-    assert [(one.version, one.state, len(one.remedies)) for one in found.problems] == [("002-b", "modified", 2)]
-    assert [(one.version, one.state) for one in found.warnings] == [("001-a", "applied"), ("003-c", "ahead")]
+    found = make_plan(
+        files, [row("001-a", None), row("002-b"), row("003-c")], production=True
+    ).findings()
+    assert [(one.version, one.state, len(one.remedies)) for one in found.problems] == [
+        ("002-b", "modified", 2)
+    ]
+    assert [(one.version, one.state) for one in found.warnings] == [
+        ("001-a", "applied"),
+        ("003-c", "ahead"),
+    ]
     assert str(found.warnings[0]) == (
         "001-a: applied without a checksum, so not verified\n"
         "  - to record the checksum of the file: scripts/migrate.py repair 001-a"
@@ -232,30 +276,45 @@ def test_the_findings_are_the_conflicts_and_what_is_unusual() -> None:
     assert plan("001-a", "001-a").findings() == ((), ())
 
 
-@pytest.mark.parametrize(("files", "rows"), [("001-a", ""), ("001-a", "001-a"), ("001-a", "001-a 002-b")])
+@pytest.mark.parametrize(
+    ("files", "rows"), [("001-a", ""), ("001-a", "001-a"), ("001-a", "001-a 002-b")]
+)
 def test_what_is_pending_current_or_ahead_is_no_conflict(files: str, rows: str) -> None:
     plan(files, rows).require_no_conflict()
 
 
-versions = st.builds("{:03d}-{}".format, st.integers(0, 12) | st.integers(998, 1001), st.sampled_from("ab"))
+versions = st.builds(
+    "{:03d}-{}".format, st.integers(0, 12) | st.integers(998, 1001), st.sampled_from("ab")
+)
 some_files = st.lists(versions, max_size=8, unique_by=number_of)
 some_rows = st.lists(versions | st.sampled_from(["initial", "1-a", "x-1"]), max_size=8, unique=True)
 
 
 @given(some_files, some_rows, st.booleans())
-def test_every_file_and_every_row_has_one_state(files: list[str], rows: list[str], allowed: bool) -> None:
+def test_every_file_and_every_row_has_one_state(
+    files: list[str], rows: list[str], allowed: bool
+) -> None:
     history = [row(version) for version in rows]
     found = make_plan([file(version) for version in files], history, allow_out_of_order=allowed)
-    assert sorted(entry.migration.version for entry in found.entries if entry.migration) == sorted(files)
+    assert sorted(entry.migration.version for entry in found.entries if entry.migration) == sorted(
+        files
+    )
     assert sorted(entry.applied.version for entry in found.entries if entry.applied) == sorted(rows)
-    numbers = [-1 if number is None else number for number in (number_of(entry.version) for entry in found.entries)]
+    numbers = [
+        -1 if number is None else number
+        for number in (number_of(entry.version) for entry in found.entries)
+    ]
     assert numbers == sorted(numbers)
-    highest = max([number for version in rows if (number := number_of(version)) is not None], default=-1)
+    highest = max(
+        [number for version in rows if (number := number_of(version)) is not None], default=-1
+    )
     for entry in found.entries:
         assert entry.state == expected_state(entry, files, highest, allowed)
         assert bool(entry.problem) == (entry in found.conflicts)
     kinds = [entry.state for entry in found.entries]
-    assert (found.state == State.CONFLICT) == any(one in kinds for one in ("modified", "missing", "out_of_order"))
+    assert (found.state == State.CONFLICT) == any(
+        one in kinds for one in ("modified", "missing", "out_of_order")
+    )
     assert [one.number for one in found.pending] == sorted(one.number for one in found.pending)
 
 

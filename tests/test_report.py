@@ -30,7 +30,11 @@ from tests.documents import anchor, prose_of
 
 CONFIG = read_config({"DATABASE_URL": "postgresql://kanarie7:kanarie7@h.example/neondb"})
 VERSIONS = ("000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields")
-TIMES = ("2025-10-25T14:00:17.455999+00:00", "2025-10-25T14:01:28+00:00", "2025-10-25T14:01:28.9+00:00")
+TIMES = (
+    "2025-10-25T14:00:17.455999+00:00",
+    "2025-10-25T14:01:28+00:00",
+    "2025-10-25T14:01:28.9+00:00",
+)
 
 
 def file(version: str, content: str = "SELECT 1;") -> Migration:
@@ -39,9 +43,14 @@ def file(version: str, content: str = "SELECT 1;") -> Migration:
     return Migration(int(version[:3]), version, path, content.encode(), checksum, frozenset())
 
 
-def row(version: str, at: str | None = None, milliseconds: int | None = None, **more: Any) -> AppliedMigration:
+def row(
+    version: str, at: str | None = None, milliseconds: int | None = None, **more: Any
+) -> AppliedMigration:
     moment = datetime.fromisoformat(at) if at else None
-    values: dict[str, Any] = {"id": int(version[:3]) + 1, "checksum": sha256(b"SELECT 1;").hexdigest()}
+    values: dict[str, Any] = {
+        "id": int(version[:3]) + 1,
+        "checksum": sha256(b"SELECT 1;").hexdigest(),
+    }
     values |= {"applied_at": moment, "execution_time_ms": milliseconds} | more
     return AppliedMigration(version=version, name=version.title(), **values)
 
@@ -122,7 +131,8 @@ def test_the_status_shows_every_state_with_its_remedy() -> None:
         "❌ 003-c                               (time unknown)  modified"
     )
     assert ahead == (
-        "Ahead of these files (1):\n⏩ 005-e                               (2025-10-25 14:00:17 UTC) - 0ms  ahead"
+        "Ahead of these files (1):\n⏩ 005-e                               (2025-10-25 14:00:17 "
+        "UTC) - 0ms  ahead"
     )
     assert pending == "Pending Migrations (1):\n❌ 004-d  out_of_order"
     assert conflicts.split("\n") == [
@@ -130,7 +140,10 @@ def test_the_status_shows_every_state_with_its_remedy() -> None:
         *(
             line
             for one in found.conflicts
-            for line in (f"{one.state}: {one.problem}", *(f"    - {remedy}" for remedy in one.remedies))
+            for line in (
+                f"{one.state}: {one.problem}",
+                *(f"    - {remedy}" for remedy in one.remedies),
+            )
         ),
     ]
     assert warnings == (
@@ -162,10 +175,20 @@ def test_the_status_for_machines_is_the_public_document() -> None:
         },
         "migrations": [
             *(
-                {"version": one.version, "name": one.name, "state": "applied", "appliedAt": at, "executionTimeMs": ms}
+                {
+                    "version": one.version,
+                    "name": one.name,
+                    "state": "applied",
+                    "appliedAt": at,
+                    "executionTimeMs": ms,
+                }
                 for one, at, ms in zip(
                     ROWS,
-                    ("2025-10-25T14:00:17.455Z", "2025-10-25T14:01:28.000Z", "2025-10-25T14:01:28.900Z"),
+                    (
+                        "2025-10-25T14:00:17.455Z",
+                        "2025-10-25T14:01:28.000Z",
+                        "2025-10-25T14:01:28.900Z",
+                    ),
                     (25, 46, 27),
                     strict=True,
                 )
@@ -191,8 +214,14 @@ def test_the_last_migration_is_the_newest_row_whatever_its_number() -> None:
 
 
 def test_what_is_late_is_counted_as_pending_too() -> None:
-    found = document.status_dict(CONFIG, history(), plan(("001-a", "002-b", "003-c"), (row("002-b"),)))
-    assert (found["state"], found["appliedMigrations"], found["pendingMigrations"]) == ("conflict", 1, 2)
+    found = document.status_dict(
+        CONFIG, history(), plan(("001-a", "002-b", "003-c"), (row("002-b"),))
+    )
+    assert (found["state"], found["appliedMigrations"], found["pendingMigrations"]) == (
+        "conflict",
+        1,
+        2,
+    )
 
 
 def test_the_full_status_adds_checksums_audit_columns_and_problems() -> None:
@@ -239,11 +268,16 @@ def test_a_validation_names_each_problem() -> None:
     ("moment", "text"),
     [
         (datetime(2025, 10, 25, 19, 5, 12, 455999, UTC), "2025-10-25T19:05:12.455Z"),
-        (datetime(2025, 10, 25, 21, 5, 12, tzinfo=timezone(timedelta(hours=2))), "2025-10-25T19:05:12.000Z"),
+        (
+            datetime(2025, 10, 25, 21, 5, 12, tzinfo=timezone(timedelta(hours=2))),
+            "2025-10-25T19:05:12.000Z",
+        ),
         (None, None),
     ],
 )
-def test_a_moment_is_written_as_javascript_writes_it(moment: datetime | None, text: str | None) -> None:
+def test_a_moment_is_written_as_javascript_writes_it(
+    moment: datetime | None, text: str | None
+) -> None:
     assert document.iso(moment) == text
 
 
@@ -269,12 +303,15 @@ def test_a_run_says_where_it_works_and_what_it_will_do() -> None:
 def test_a_draft_is_not_said_to_be_recorded() -> None:
     draft = replace(file("003-draft", "-- migrate: draft\n"), directives=frozenset({DRAFT}))
     found = make_plan([*map(file, VERSIONS), draft], ROWS)
-    assert report_text.event_text(CONFIG, Started(history(), found)).endswith("Pending: 1 of 4, PostgreSQL 16.4")
+    assert report_text.event_text(CONFIG, Started(history(), found)).endswith(
+        "Pending: 1 of 4, PostgreSQL 16.4"
+    )
 
 
 def test_a_run_says_what_the_server_says_and_what_is_applied() -> None:
     assert (
-        report_text.event_text(CONFIG, Notice(file("003-add-orders"), "NOTICE: hm")) == "   003-add-orders: NOTICE: hm"
+        report_text.event_text(CONFIG, Notice(file("003-add-orders"), "NOTICE: hm"))
+        == "   003-add-orders: NOTICE: hm"
     )
     assert (
         report_text.event_text(CONFIG, MigrationResult("003-add-orders", "Add Orders", 46))
@@ -306,7 +343,9 @@ def test_a_run_for_machines_says_what_is_done_and_what_remains() -> None:
         "remaining": ["004-x"],
         "complete": False,
     }
-    assert document.run_dict(RunResult("production", "neondb", plan(), done, ()))["complete"] is True
+    assert (
+        document.run_dict(RunResult("production", "neondb", plan(), done, ()))["complete"] is True
+    )
 
 
 # Errors
@@ -327,7 +366,11 @@ def failed(kind: type[MigrationFailed] = MigrationFailed, /, **said: Any) -> Mig
 
 
 def test_a_failure_shows_place_excerpt_words_of_the_server_state_and_next_step() -> None:
-    said = {"detail": "Key (a)=(1)\nexists.", "hint": "CREATE EXTENSION citext", "context": "SQL function f"}
+    said = {
+        "detail": "Key (a)=(1)\nexists.",
+        "hint": "CREATE EXTENSION citext",
+        "context": "SQL function f",
+    }
     assert report_text.error_text(failed(**said)) == (
         "❌ FAILED migrations/007-add-email.sql:14:20   statement 3 of 5\n"
         "14 |   email citext\n"
@@ -360,18 +403,25 @@ def test_a_failure_without_a_position_names_the_file_and_the_statement() -> None
 def test_without_a_sqlstate_none_is_shown() -> None:
     failure = Diagnostic("001-x", "001-x.sql", ServerError(None, "the connection was lost"))
     error = MigrationFailed(failure, state="rolled back", next_step="")
-    assert report_text.error_text(error) == "❌ FAILED 001-x.sql\nERROR: the connection was lost\nState: rolled back."
+    assert (
+        report_text.error_text(error)
+        == "❌ FAILED 001-x.sql\nERROR: the connection was lost\nState: rolled back."
+    )
     assert github.annotation(error) == "::error file=001-x.sql::the connection was lost"
 
 
 def test_another_error_shows_what_is_wrong_and_what_to_do() -> None:
     assert (
-        report_text.error_text(ConfigError("wrong:\n  a\n  b", next_step="Mend.")) == "❌ wrong:\n  a\n  b\nNext: Mend."
+        report_text.error_text(ConfigError("wrong:\n  a\n  b", next_step="Mend."))
+        == "❌ wrong:\n  a\n  b\nNext: Mend."
     )
     assert report_text.error_text(OnwardError("wrong")) == "❌ wrong"
     conflict = HistoryConflict("no", next_step="Mend.")
     conflict.applied, conflict.remaining = [], ["001-x"]
-    assert report_text.error_text(conflict) == "❌ no\nApplied in this run: none.\nNot applied: 001-x.\nNext: Mend."
+    assert (
+        report_text.error_text(conflict)
+        == "❌ no\nApplied in this run: none.\nNot applied: 001-x.\nNext: Mend."
+    )
 
 
 def test_an_error_for_machines_has_the_same_facts() -> None:
@@ -407,14 +457,18 @@ def test_an_error_for_machines_has_the_same_facts() -> None:
 
 def kinds(error: type[OnwardError] = OnwardError) -> set[type[OnwardError]]:
     """All classes of errors of lib/errors.py."""
-    return {error}.union(*map(kinds, (one for one in error.__subclasses__() if one.__module__ == "lib.errors")))
+    return {error}.union(
+        *map(kinds, (one for one in error.__subclasses__() if one.__module__ == "lib.errors"))
+    )
 
 
 def test_every_error_has_the_page_that_explains_it() -> None:
     assert set(report_text.PAGES) == kinds()
 
 
-@pytest.mark.parametrize("page", sorted({*report_text.PAGES.values(), *report_text.CHECK_PAGES.values()}))
+@pytest.mark.parametrize(
+    "page", sorted({*report_text.PAGES.values(), *report_text.CHECK_PAGES.values()})
+)
 def test_every_page_that_explains_an_error_is_there(page: str) -> None:
     file, _, section = page.partition("#")
     headings = re.findall(r"^#+ (.*)", prose_of(ROOT / file), re.MULTILINE)
@@ -439,11 +493,16 @@ def test_the_last_line_of_a_failure_has_its_exit_code_and_page() -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (failed(), '::error file=migrations/007-add-email.sql,line=14,col=20::42704: type "citext" does not exist'),
+        (
+            failed(),
+            '::error file=migrations/007-add-email.sql,line=14,col=20::42704: type "citext" does not exist',
+        ),
         (ConfigError("100%:\r\n  a, b"), "::error::100%25:%0A  a, b"),
         (
             MigrationFailed(
-                Diagnostic("1", "C:\\a,b%\n.sql", ServerError("P0001", "a, b: 5%\n::error::x"), 1, 2),
+                Diagnostic(
+                    "1", "C:\\a,b%\n.sql", ServerError("P0001", "a, b: 5%\n::error::x"), 1, 2
+                ),
                 state="",
                 next_step="",
             ),

@@ -22,7 +22,10 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 
 def files(count: int) -> dict[str, str]:
-    return {f"{number:03}-t{number}.sql": f"CREATE TABLE t{number} (); SELECT 1" for number in range(count)}
+    return {
+        f"{number:03}-t{number}.sql": f"CREATE TABLE t{number} (); SELECT 1"
+        for number in range(count)
+    }
 
 
 def cost(proxy: Proxy, database: Database, directory: Path) -> int:
@@ -33,7 +36,9 @@ def cost(proxy: Proxy, database: Database, directory: Path) -> int:
 
 
 def test_the_proxy_counts_what_it_passes_on(proxy: Proxy, database: Database) -> None:
-    with psycopg.connect(proxy.url(database.url), autocommit=True, prepare_threshold=None) as connection:
+    with psycopg.connect(
+        proxy.url(database.url), autocommit=True, prepare_threshold=None
+    ) as connection:
         assert proxy.round_trips == 0
         for _ in range(7):
             connection.execute("SELECT 1")
@@ -43,7 +48,9 @@ def test_the_proxy_counts_what_it_passes_on(proxy: Proxy, database: Database) ->
 
 
 @pytest.mark.parametrize("made", [False, True], ids=["empty database", "with a history"])
-def test_a_file_costs_two_round_trips(server: Server, proxy: Proxy, migrations: Write, made: bool) -> None:
+def test_a_file_costs_two_round_trips(
+    server: Server, proxy: Proxy, migrations: Write, made: bool
+) -> None:
     databases = {count: server.create() for count in (1, 2, 3, 8, 9)}
     if made:
         for database in databases.values():
@@ -58,14 +65,18 @@ def test_a_file_costs_two_round_trips(server: Server, proxy: Proxy, migrations: 
     assert len(proxy.connections) == len(costs)
 
 
-def test_nothing_pending_costs_one_query(proxy: Proxy, database: Database, migrations: Write) -> None:
+def test_nothing_pending_costs_one_query(
+    proxy: Proxy, database: Database, migrations: Write
+) -> None:
     directory = migrations(files(5))
     run(database, directory)
     assert cost(proxy, database, directory) == 1
     assert len(proxy.connections) == 1
 
 
-def test_status_costs_one_query(proxy: Proxy, database: Database, cli: Cli, migrations: Write) -> None:
+def test_status_costs_one_query(
+    proxy: Proxy, database: Database, cli: Cli, migrations: Write
+) -> None:
     migrations(files(5))
     for pending in (True, False):
         before = proxy.round_trips

@@ -67,9 +67,18 @@ ORDER BY 1, 2
 # A fresh database, and one that is current.
 
 
-def test_a_fresh_database_gets_every_file_and_a_full_record_of_each(database: Database, cli: Cli) -> None:
-    (before,) = database.execute("SELECT clock_timestamp(), system_identifier FROM pg_control_system()")
-    environ = {"MIGRATION_DIR": str(ROOT / "migrations"), "MIGRATION_ENV": "staging", "CI": "1", "GITHUB_SHA": "f00d"}
+def test_a_fresh_database_gets_every_file_and_a_full_record_of_each(
+    database: Database, cli: Cli
+) -> None:
+    (before,) = database.execute(
+        "SELECT clock_timestamp(), system_identifier FROM pg_control_system()"
+    )
+    environ = {
+        "MIGRATION_DIR": str(ROOT / "migrations"),
+        "MIGRATION_ENV": "staging",
+        "CI": "1",
+        "GITHUB_SHA": "f00d",
+    }
     result = cli(url=database.url, env=environ)
     assert (result.code, result.err) == (0, "")
     assert [line for line in result.out.splitlines() if line.startswith("✅")] == [
@@ -84,7 +93,10 @@ def test_a_fresh_database_gets_every_file_and_a_full_record_of_each(database: Da
         assert name == version[4:].replace("-", " ").title()
         assert before[0] < applied_at
         assert milliseconds >= 0
-        assert checksum == hashlib.sha256((ROOT / "migrations" / f"{version}.sql").read_bytes()).hexdigest()
+        assert (
+            checksum
+            == hashlib.sha256((ROOT / "migrations" / f"{version}.sql").read_bytes()).hexdigest()
+        )
         assert audit == ["staging", identity, "f00d", "build"]
     assert tables(database) == ["sessions", "users"]
     assert database.execute("SELECT reset_token_hash, reset_token_expires_at FROM users") == []
@@ -107,7 +119,9 @@ def test_the_first_file_makes_the_same_table_as_the_runner(
     try:
         other.execute((ROOT / "migrations" / "000-create-migration-table.sql").read_text())
         assert other.execute(SHAPE) == by_runner
-        assert len(by_runner) == 10 + 2 + 2 + 1 + sum(row[0] == "constraint" for row in by_runner) - 2
+        assert (
+            len(by_runner) == 10 + 2 + 2 + 1 + sum(row[0] == "constraint" for row in by_runner) - 2
+        )
     finally:
         server.drop(other)
 
@@ -138,7 +152,10 @@ def test_a_role_that_may_only_read_can_look_at_a_current_database_and_run_nothin
     with login(server, migrated) as reader:
         migrated.execute(f"GRANT SELECT ON schema_migrations TO {role(reader)}")
         environ = {"MIGRATION_DIR": str(ROOT / "migrations")}
-        results = [cli(*words, url=reader.url, env=environ) for words in ((), ("status", "--check"), ("validate",))]
+        results = [
+            cli(*words, url=reader.url, env=environ)
+            for words in ((), ("status", "--check"), ("validate",))
+        ]
         assert [result.code for result in results] == [0, 0, 0]
         assert "Database is up to date" in results[0].out
         assert history(migrated) == OURS
@@ -197,7 +214,9 @@ def test_a_deferred_constraint_that_fails_at_the_end_undoes_the_file(
     nothing_is_left_running(server, database)
 
 
-def test_deferred_triggers_run_with_the_settings_of_their_file(database: Database, migrations: Write) -> None:
+def test_deferred_triggers_run_with_the_settings_of_their_file(
+    database: Database, migrations: Write
+) -> None:
     directory = migrations(
         {
             "001-trigger.sql": """
@@ -246,7 +265,9 @@ def test_a_file_with_transaction_control_is_refused_before_any_file_runs(
     database: Database, migrations: Write, sql: str
 ) -> None:
     directory = migrations({"001-fine.sql": "CREATE TABLE fine ()", "002-wrapped.sql": sql})
-    with pytest.raises(FilesError, match=r"002-wrapped\.sql:1: .* transaction .*take it out") as caught:
+    with pytest.raises(
+        FilesError, match=r"002-wrapped\.sql:1: .* transaction .*take it out"
+    ) as caught:
         run(database, directory)
     assert (caught.value.exit_code, caught.value.applied) == (2, [])
     assert tables(database) == []
@@ -268,7 +289,9 @@ def test_the_server_refuses_in_a_transaction_what_the_rules_leave_to_it(
 ) -> None:
     events = "CREATE TABLE events (at int PRIMARY KEY) PARTITION BY RANGE (at)"
     partition = "CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (1) TO (2)"
-    directory = migrations({"001-events.sql": f"{events}; {partition}", "002-rare.sql": f"CREATE TABLE a (); {sql}"})
+    directory = migrations(
+        {"001-events.sql": f"{events}; {partition}", "002-rare.sql": f"CREATE TABLE a (); {sql}"}
+    )
     with pytest.raises(MigrationFailed) as caught:
         run(database, directory)
     assert (caught.value.exit_code, caught.value.failure.server.sqlstate) == (1, "25001")
@@ -310,7 +333,8 @@ def test_the_remedy_for_set_transaction_leads_to_the_isolation_that_was_meant(
         run(database, migrations({"001-seen.sql": text}))
     assert "001-seen.sql:1: SET TRANSACTION changes the transaction" in caught.value.message
     own = re.search(
-        r"or put `(-- .*)` in the comment .* own (BEGIN;) SET TRANSACTION \.\.\.; and (COMMIT;)", str(caught.value)
+        r"or put `(-- .*)` in the comment .* own (BEGIN;) SET TRANSACTION \.\.\.; and (COMMIT;)",
+        str(caught.value),
     )
     assert own
     run(database, migrations({"001-seen.sql": f"{own[1]}\n{own[2]}\n{text}{own[3]}\n"}))
@@ -389,7 +413,9 @@ def test_a_schema_beyond_ascii_holds_the_history_whatever_encoding_a_file_leaves
     database: Database, migrations: Write
 ) -> None:
     database.execute('CREATE SCHEMA "größe\\ 📏"')
-    directory = migrations({"001-latin.sql": "SET client_encoding = 'LATIN1'", "002-next.sql": "CREATE TABLE t ()"})
+    directory = migrations(
+        {"001-latin.sql": "SET client_encoding = 'LATIN1'", "002-next.sql": "CREATE TABLE t ()"}
+    )
     run(database, directory, MIGRATION_SCHEMA="größe\\ 📏")
     assert history(database, '"größe\\ 📏".schema_migrations') == ["001-latin", "002-next"]
 
@@ -411,7 +437,9 @@ def test_a_schema_beyond_ascii_holds_the_history_whatever_encoding_a_file_leaves
         "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
     ],
 )
-def test_a_file_that_destroys_the_history_is_undone(database: Database, migrations: Write, sql: str) -> None:
+def test_a_file_that_destroys_the_history_is_undone(
+    database: Database, migrations: Write, sql: str
+) -> None:
     directory = migrations(
         {
             "001-before.sql": "CREATE SCHEMA app; CREATE TABLE before ()",
@@ -422,7 +450,10 @@ def test_a_file_that_destroys_the_history_is_undone(database: Database, migratio
     with pytest.raises(MigrationFailed) as caught:
         run(database, directory)
     assert caught.value.exit_code == 1
-    assert (versions(caught.value), caught.value.remaining) == (["001-before"], ["002-destroys", "003-after"])
+    assert (versions(caught.value), caught.value.remaining) == (
+        ["001-before"],
+        ["002-destroys", "003-after"],
+    )
     assert "must not change schema_migrations" in caught.value.next_step
     assert tables(database) == ["before"]
     assert history(database) == ["001-before"]
@@ -436,30 +467,44 @@ def test_a_file_that_destroys_the_history_is_undone(database: Database, migratio
         "UPDATE schema_migrations SET checksum = 'f'",
         "UPDATE schema_migrations SET environment = 'production'",
         "DELETE FROM schema_migrations",
-        "WITH gone AS (DELETE FROM schema_migrations RETURNING *) INSERT INTO schema_migrations (version, name)"
+        "WITH gone AS (DELETE FROM schema_migrations RETURNING *) INSERT INTO schema_migrations "
+        "(version, name)"
         " SELECT version || 'x', name FROM gone",
         "TRUNCATE schema_migrations",
         "DROP TABLE schema_migrations",
-        "DROP TABLE schema_migrations; CREATE TABLE schema_migrations (id serial, version varchar UNIQUE, name varchar,"
-        " applied_at timestamptz, execution_time_ms int, checksum varchar, environment text, identity text,"
-        " git_commit text, applied_by text); INSERT INTO schema_migrations (version, name) VALUES ('001-one', 'One')",
+        "DROP TABLE schema_migrations; CREATE TABLE schema_migrations (id serial, version varchar "
+        "UNIQUE, name varchar,"
+        " applied_at timestamptz, execution_time_ms int, checksum varchar, environment text, "
+        "identity text,"
+        " git_commit text, applied_by text); INSERT INTO schema_migrations (version, name) VALUES "
+        "('001-one', 'One')",
     ],
 )
-@pytest.mark.parametrize("head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+@pytest.mark.parametrize(
+    "head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"]
+)
 def test_a_file_that_changes_the_history_beyond_its_own_row_is_not_recorded(
     database: Database, migrations: Write, head: str, sql: str
 ) -> None:
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
     run(database, directory)
     before = database.execute("SELECT * FROM schema_migrations")
-    migrations({"002-writes.sql": f"{head}{sql};\nCREATE TABLE two ();\n", "003-next.sql": "CREATE TABLE three ()"})
+    migrations(
+        {
+            "002-writes.sql": f"{head}{sql};\nCREATE TABLE two ();\n",
+            "003-next.sql": "CREATE TABLE three ()",
+        }
+    )
     with pytest.raises(PartlyApplied if head else MigrationFailed) as caught:
         run(database, directory)
     assert "A migration must not change schema_migrations" in caught.value.next_step
     if head:
         assert tables(database) == ["one", "two"]
     else:
-        assert (tables(database), database.execute("SELECT * FROM schema_migrations")) == (["one"], before)
+        assert (tables(database), database.execute("SELECT * FROM schema_migrations")) == (
+            ["one"],
+            before,
+        )
 
 
 # As pg_dump writes it, of a database that Onward looks after.
@@ -485,7 +530,12 @@ def test_a_dump_with_the_history_in_it_is_told_how_to_be_without(
     assert "remove what names it from the file" in caught.value.next_step
     assert "`pg_dump --exclude-table='*.schema_migrations*'`" in caught.value.next_step
     assert (tables(database), history(database)) == ([], [])
-    run(database, migrations({"001-dump.sql": "\n".join(line for line in lines if "schema_migrations" not in line)}))
+    run(
+        database,
+        migrations(
+            {"001-dump.sql": "\n".join(line for line in lines if "schema_migrations" not in line)}
+        ),
+    )
     assert (tables(database), history(database)) == (["orders"], ["001-dump"])
 
 
@@ -522,13 +572,22 @@ def test_sql_arrives_as_it_is_written(database: Database, migrations: Write) -> 
     values = ", ".join("('" + words.replace("'", "''") + "')" for words in said)
     sql = f"CREATE TABLE said (words text);\r\nINSERT INTO said VALUES {values}, ($$'$1' \\ %$$), (E'\\u00e9\\n');"
     run(database, migrations({"001-said.sql": b"\xef\xbb\xbf" + sql.encode()}))
-    assert [words for (words,) in database.execute("SELECT words FROM said")] == [*said, "'$1' \\ %", "é\n"]
+    assert [words for (words,) in database.execute("SELECT words FROM said")] == [
+        *said,
+        "'$1' \\ %",
+        "é\n",
+    ]
     assert history(database) == ["001-said"]
 
 
-def test_at_most_the_last_hundred_notices_of_a_file_are_shown(database: Database, migrations: Write) -> None:
+def test_at_most_the_last_hundred_notices_of_a_file_are_shown(
+    database: Database, migrations: Write
+) -> None:
     sql = "DO $$ BEGIN FOR i IN 1..250 LOOP RAISE NOTICE 'number %', i; END LOOP; END $$"
-    events = run(database, migrations({"001-talks.sql": sql, "002-warns.sql": "DO $$BEGIN RAISE WARNING '🐘'; END$$"}))
+    events = run(
+        database,
+        migrations({"001-talks.sql": sql, "002-warns.sql": "DO $$BEGIN RAISE WARNING '🐘'; END$$"}),
+    )
     shown = [f"NOTICE: number {number}" for number in range(151, 251)]
     assert events.notices == ["(150 earlier notices not shown)", *shown, "WARNING: 🐘"]
     assert history(database) == ["001-talks", "002-warns"]
@@ -537,7 +596,11 @@ def test_at_most_the_last_hundred_notices_of_a_file_are_shown(database: Database
 def test_the_notices_of_a_failing_file_are_shown_too(database: Database, migrations: Write) -> None:
     events = Events()
     with pytest.raises(MigrationFailed):
-        run(database, migrations({"001-fails.sql": "DO $$BEGIN RAISE NOTICE 'so far'; END$$; SELECT 1 / 0"}), events)
+        run(
+            database,
+            migrations({"001-fails.sql": "DO $$BEGIN RAISE NOTICE 'so far'; END$$; SELECT 1 / 0"}),
+            events,
+        )
     assert events.notices == ["NOTICE: so far"]
     assert history(database) == []
 
@@ -642,9 +705,7 @@ def adopt(database: Database) -> list[tuple[Any, ...]]:
 
 
 def columns(database: Database) -> list[str]:
-    query = (
-        "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass AND attnum > 0 ORDER BY attnum"
-    )
+    query = "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass AND attnum > 0 ORDER BY attnum"
     return [name for (name,) in database.execute(query)]
 
 
@@ -668,7 +729,9 @@ def test_the_history_of_an_older_runner_is_taken_over_and_nothing_runs_again(
     assert tables(database) == ["ours", "unverified", "windows", "wrapped"]
 
 
-@pytest.mark.parametrize("head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+@pytest.mark.parametrize(
+    "head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"]
+)
 def test_a_file_behind_the_taking_over_leaves_the_new_columns_alone(
     database: Database, migrations: Write, head: str
 ) -> None:
@@ -677,7 +740,9 @@ def test_a_file_behind_the_taking_over_leaves_the_new_columns_alone(
     directory = migrations({**ADOPTED, "004-claims.sql": sql})
     with pytest.raises(PartlyApplied if head else MigrationFailed) as caught:
         run(database, directory)
-    assert "other rows of schema_migrations have been changed" in caught.value.failure.server.message
+    assert (
+        "other rows of schema_migrations have been changed" in caught.value.failure.server.message
+    )
     assert len(columns(database)) == 10
     assert len(history(database)) == 4
 
@@ -687,7 +752,10 @@ def test_an_older_runners_checksums_hold_whatever_line_endings_a_checkout_has(
     database: Database, migrations: Write, endings: str
 ) -> None:
     adopt(database)
-    files = {name: str(sql).replace("\r\n", "\n").replace("\n", endings).encode() for name, sql in ADOPTED.items()}
+    files = {
+        name: str(sql).replace("\r\n", "\n").replace("\n", endings).encode()
+        for name, sql in ADOPTED.items()
+    }
     assert run(database, migrations(files), MIGRATION_ENV="production").applied == []
     assert len(history(database)) == 4
 
@@ -713,7 +781,9 @@ def test_two_runs_at_once_on_an_empty_database_apply_each_file_once(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
     database.execute("CREATE TABLE effects (file int)")
-    files = {f"{number:03}-effect.sql": f"INSERT INTO effects VALUES ({number})" for number in range(8)}
+    files = {
+        f"{number:03}-effect.sql": f"INSERT INTO effects VALUES ({number})" for number in range(8)
+    }
     migrations(files)
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'onward%%'"
     with ThreadPoolExecutor() as pool:
@@ -724,14 +794,21 @@ def test_two_runs_at_once_on_an_empty_database_apply_each_file_once(
         results = [one.result() for one in runs]
     assert [result.code for result in results] == [0, 0]
     assert sum(result.out.count("✅ Applied: ") for result in results) == 8
-    assert database.execute("SELECT file FROM effects ORDER BY file") == [(number,) for number in range(8)]
+    assert database.execute("SELECT file FROM effects ORDER BY file") == [
+        (number,) for number in range(8)
+    ]
     assert history(database) == [name.removesuffix(".sql") for name in files]
     nothing_is_left_running(server, database)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_rolls_back_and_says_what_is_applied_and_what_is_not(
-    server: Server, database: Database, cli: Cli, migrations: Write, number: signal.Signals, code: int
+    server: Server,
+    database: Database,
+    cli: Cli,
+    migrations: Write,
+    number: signal.Signals,
+    code: int,
 ) -> None:
     files = {
         "001-done.sql": "CREATE TABLE done ()",
@@ -754,24 +831,32 @@ def test_an_interrupted_run_rolls_back_and_says_what_is_applied_and_what_is_not(
 def test_an_interrupted_no_transaction_file_says_which_statements_are_done(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
-    sql = (
-        "-- migrate: no-transaction\nCREATE TABLE a ();\nCREATE TABLE b ();\nSELECT pg_sleep(600);\nCREATE TABLE c ();"
-    )
+    sql = "-- migrate: no-transaction\nCREATE TABLE a ();\nCREATE TABLE b ();\nSELECT pg_sleep(600);\nCREATE TABLE c ();"
     process = start(cli, database, migrations({"001-sleeps.sql": sql}))
     until(lambda: sleeping(server, database))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "of 001-sleeps, statements 1 to 2 were applied and remain; the file is not recorded" in err
+    assert (
+        "of 001-sleeps, statements 1 to 2 were applied and remain; the file is not recorded" in err
+    )
     nothing_is_left_running(server, database)
     assert tables(database) == ["a", "b"]
     assert history(database) == []
 
 
 def start(cli: Cli, database: Database, directory: Path) -> subprocess.Popen[str]:
-    environ = {"PATH": os.environ["PATH"], "POSTGRES_URL": database.url, "MIGRATION_DIR": str(directory)}
+    environ = {
+        "PATH": os.environ["PATH"],
+        "POSTGRES_URL": database.url,
+        "MIGRATION_DIR": str(directory),
+    }
     return subprocess.Popen(
-        [sys.executable, str(cli.script)], env=environ, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, str(cli.script)],
+        env=environ,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -789,7 +874,9 @@ def test_the_readmes_migration_that_acts_by_the_databases_name_does(
 ) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = (
-        block for block in re.findall(r"```sql\n(.*?)```", readme, re.DOTALL) if "current_database()" in block
+        block
+        for block in re.findall(r"```sql\n(.*?)```", readme, re.DOTALL)
+        if "current_database()" in block
     )
     named = server.create(name=database.name + suffix)
     try:
@@ -814,12 +901,18 @@ def test_a_run_that_waits_in_vain_names_the_holder_of_the_lock_and_how_to_end_it
     assert run(database, migrations({"001-one.sql": "CREATE TABLE one ()"})).applied == ["001-one"]
 
 
-def test_what_was_applied_is_told_when_the_history_cannot_be_read_again(database: Database, migrations: Write) -> None:
-    directory = migrations({"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "-- migrate: no-transaction\nSELECT 1"})
+def test_what_was_applied_is_told_when_the_history_cannot_be_read_again(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations(
+        {"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "-- migrate: no-transaction\nSELECT 1"}
+    )
 
     def spoil(event: events.Event) -> None:
         if isinstance(event, MigrationResult):
-            database.execute("INSERT INTO schema_migrations (version, name) VALUES ('009-other', 'Other')")
+            database.execute(
+                "INSERT INTO schema_migrations (version, name) VALUES ('009-other', 'Other')"
+            )
             database.execute("ALTER TABLE schema_migrations RENAME COLUMN checksum TO other")
 
     with pytest.raises(HistoryConflict, match="it has other columns") as caught:
@@ -831,7 +924,9 @@ def test_what_was_applied_is_told_when_the_history_cannot_be_read_again(database
 # Busy tables, and how long they are tried again.
 
 
-def test_a_busy_table_is_not_tried_again_beyond_the_time_that_is_left(database: Database, migrations: Write) -> None:
+def test_a_busy_table_is_not_tried_again_beyond_the_time_that_is_left(
+    database: Database, migrations: Write
+) -> None:
     """Over HTTP, a 409 in time: the pause of three lock timeouts would be longer than that."""
     database.execute("CREATE TABLE busy ()")
     directory = migrations({"001-busy.sql": "CREATE TABLE a (); LOCK TABLE busy NOWAIT"})
@@ -850,7 +945,9 @@ def test_a_busy_table_is_not_tried_again_beyond_the_time_that_is_left(database: 
     assert (tables(database), history(database)) == (["busy"], [])
 
 
-def test_each_pause_is_three_lock_timeouts_at_least_and_they_grow(database: Database, migrations: Write) -> None:
+def test_each_pause_is_three_lock_timeouts_at_least_and_they_grow(
+    database: Database, migrations: Write
+) -> None:
     database.execute("CREATE TABLE busy ()")
     directory = migrations({"001-busy.sql": "LOCK TABLE busy NOWAIT"})
     begun: list[float] = []
@@ -868,11 +965,16 @@ def test_each_pause_is_three_lock_timeouts_at_least_and_they_grow(database: Data
         runner.run(config_of(database, directory, MIGRATION_LOCK_TIMEOUT="50ms"), emit)
     assert pauses[0] >= 3 * 0.05
     assert all(longer > 1.15 * pause for pause, longer in pairwise(pauses))
-    assert all(after - before >= pause for before, after, pause in zip(begun, begun[1:], pauses, strict=False))
+    assert all(
+        after - before >= pause
+        for before, after, pause in zip(begun, begun[1:], pauses, strict=False)
+    )
     assert history(database) == ["001-busy"]
 
 
-def test_a_history_that_is_locked_for_a_moment_is_waited_for(database: Database, migrations: Write) -> None:
+def test_a_history_that_is_locked_for_a_moment_is_waited_for(
+    database: Database, migrations: Write
+) -> None:
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
     run(database, directory)
     migrations({"002-two.sql": "CREATE TABLE two ()"})
@@ -894,7 +996,9 @@ def test_a_history_that_is_locked_for_a_moment_is_waited_for(database: Database,
 def test_an_error_behind_an_applied_file_does_not_say_that_nothing_changed(
     database: Database, migrations: Write
 ) -> None:
-    directory = migrations({"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "-- migrate: no-transaction\nSELECT 1"})
+    directory = migrations(
+        {"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "-- migrate: no-transaction\nSELECT 1"}
+    )
 
     def spoil(event: events.Event) -> None:
         if isinstance(event, MigrationResult):

@@ -30,7 +30,9 @@ BROKEN = "CREATE TABLE half_done (id int);\nSELECT no_such_function();\n"
 
 
 class Sandbox:
-    """`scripts/sandbox.py` of a project's copy, with the environment of a shell in which nothing is set."""
+    """`scripts/sandbox.py` of a project's copy, with the environment of a shell in which nothing is
+    set.
+    """
 
     def __init__(self, project: Path) -> None:
         self.project = project
@@ -152,7 +154,11 @@ def test_once_prints_the_status_and_leaves_with_0_and_without_a_process(sandbox:
     assert "📊 Migration Status" in result.out
     assert "Database: onward" in result.out
     assert "Environment: development" in result.out
-    for version in ("000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"):
+    for version in (
+        "000-create-migration-table",
+        "001-create-users-table",
+        "002-add-reset-token-fields",
+    ):
         assert f"✅ {version}" in result.out
     assert "postgresql://" not in result.out
     assert "curl" not in result.out
@@ -169,10 +175,14 @@ def test_the_requests_of_the_curl_lines_that_it_prints_work(sandbox: Sandbox) ->
     sandbox.write("003-add-orders.sql", "CREATE TABLE orders ();\n")
     code, document = migrate.send()
     assert (code, [one["version"] for one in document["applied"]]) == (200, ["003-add-orders"])
-    assert rows(url_in(printed), "SELECT applied_by FROM schema_migrations WHERE name = 'Add Orders'") == [("api",)]
+    assert rows(
+        url_in(printed), "SELECT applied_by FROM schema_migrations WHERE name = 'Add Orders'"
+    ) == [("api",)]
 
 
-def test_the_routes_end_with_the_sandbox_even_in_the_middle_of_a_migration(sandbox: Sandbox) -> None:
+def test_the_routes_end_with_the_sandbox_even_in_the_middle_of_a_migration(
+    sandbox: Sandbox,
+) -> None:
     process = sandbox.start()
     printed = read_until(process, "Ctrl-C")
     status, migrate = requests_in(printed)
@@ -188,11 +198,15 @@ def test_the_routes_end_with_the_sandbox_even_in_the_middle_of_a_migration(sandb
     connection.close()
     (sandbox.project / "migrations" / "003-slow.sql").unlink()
     again = read_until(sandbox.start(), "Ctrl-C")
-    assert rows(url_in(again), "SELECT to_regclass('half_done')::text, count(*) FROM schema_migrations") == [(None, 3)]
+    assert rows(
+        url_in(again), "SELECT to_regclass('half_done')::text, count(*) FROM schema_migrations"
+    ) == [(None, 3)]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_it_stays_until_it_is_told_to_stop_and_leaves_no_process(sandbox: Sandbox, stop: signal.Signals) -> None:
+def test_it_stays_until_it_is_told_to_stop_and_leaves_no_process(
+    sandbox: Sandbox, stop: signal.Signals
+) -> None:
     process = sandbox.start()
     url = url_in(read_until(process, "Ctrl-C stops the sandbox."))
     assert rows(url, "SELECT count(*) FROM schema_migrations") == [(3,)]
@@ -226,10 +240,14 @@ def test_reset_drops_the_data(sandbox: Sandbox) -> None:
     process.communicate()
     process = sandbox.start("--reset")
     url = url_in(read_until(process, "Ctrl-C"))
-    assert rows(url, "SELECT to_regclass('kept')::text, count(*) FROM schema_migrations") == [(None, 3)]
+    assert rows(url, "SELECT to_regclass('kept')::text, count(*) FROM schema_migrations") == [
+        (None, 3)
+    ]
 
 
-def test_a_failing_migration_shows_its_error_and_once_leaves_with_its_exit_code(sandbox: Sandbox) -> None:
+def test_a_failing_migration_shows_its_error_and_once_leaves_with_its_exit_code(
+    sandbox: Sandbox,
+) -> None:
     sandbox.write("003-broken.sql", BROKEN)
     result = sandbox.run("--once")
     assert result.code == 1
@@ -238,20 +256,28 @@ def test_a_failing_migration_shows_its_error_and_once_leaves_with_its_exit_code(
     wait_until_gone(sandbox.data)
 
 
-def test_after_a_failing_migration_the_command_that_it_prints_completes_the_mended_file(sandbox: Sandbox) -> None:
+def test_after_a_failing_migration_the_command_that_it_prints_completes_the_mended_file(
+    sandbox: Sandbox,
+) -> None:
     sandbox.write("003-broken.sql", BROKEN)
     process = sandbox.start()
     printed = read_until(process, "Ctrl-C")
     assert "The migration failed (exit code 1)" in printed
     command = next(line for line in printed.splitlines() if line.startswith("  POSTGRES_URL="))
     sandbox.write("003-broken.sql", BROKEN.replace("no_such_function", "now"))
-    again = subprocess.run(["/bin/sh", "-c", command], cwd=sandbox.project, capture_output=True, check=False)
+    again = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=sandbox.project, capture_output=True, check=False
+    )
     assert again.returncode == 0, again.stderr
     url = shlex.split(command)[0].removeprefix("POSTGRES_URL=")
-    assert rows(url, "SELECT to_regclass('half_done')::text, count(*) FROM schema_migrations") == [("half_done", 4)]
+    assert rows(url, "SELECT to_regclass('half_done')::text, count(*) FROM schema_migrations") == [
+        ("half_done", 4)
+    ]
 
 
-def test_a_database_of_yours_is_used_and_its_password_is_not_shown(sandbox: Sandbox, database: Database) -> None:
+def test_a_database_of_yours_is_used_and_its_password_is_not_shown(
+    sandbox: Sandbox, database: Database
+) -> None:
     process = sandbox.start("--url", database.url)
     printed = read_until(process, "Ctrl-C")
     assert url_in(printed) == re.sub(r":[^:@]*@", ":***@", database.url)
@@ -272,8 +298,12 @@ def test_a_database_of_yours_is_used_and_its_password_is_not_shown(sandbox: Sand
         "host=127.0.0.1 port=1 password=canary-s3cret",
     ],
 )
-def test_the_password_of_a_url_that_does_not_work_is_not_shown(sandbox: Sandbox, server: Server, url: str) -> None:
-    process = sandbox.start("--url", url.format(place=urlsplit(server.url).netloc.rpartition("@")[2]))
+def test_the_password_of_a_url_that_does_not_work_is_not_shown(
+    sandbox: Sandbox, server: Server, url: str
+) -> None:
+    process = sandbox.start(
+        "--url", url.format(place=urlsplit(server.url).netloc.rpartition("@")[2])
+    )
     printed = read_until(process, "Ctrl-C")
     assert "The migration failed (exit code" in printed
     assert "canary" not in printed
@@ -285,7 +315,9 @@ def test_reset_of_a_database_of_yours_is_refused(sandbox: Sandbox) -> None:
     assert "argument --url: not allowed with argument --reset" in result.out
 
 
-def test_what_the_shell_and_env_files_have_set_for_other_databases_is_left_alone(sandbox: Sandbox) -> None:
+def test_what_the_shell_and_env_files_have_set_for_other_databases_is_left_alone(
+    sandbox: Sandbox,
+) -> None:
     elsewhere = "postgresql://nobody:nothing@127.0.0.1:1/production"
     names = (
         "MIGRATION_DATABASE_URL",
@@ -294,7 +326,9 @@ def test_what_the_shell_and_env_files_have_set_for_other_databases_is_left_alone
         "POSTGRES_URL",
         "DATABASE_URL",
     )
-    (sandbox.project / ".env.local").write_text(f'POSTGRES_URL="{elsewhere}"\nVERCEL="1"\nVERCEL_ENV="production"\n')
+    (sandbox.project / ".env.local").write_text(
+        f'POSTGRES_URL="{elsewhere}"\nVERCEL="1"\nVERCEL_ENV="production"\n'
+    )
     others = {
         "VERCEL": "1",
         "VERCEL_ENV": "production",
@@ -323,23 +357,36 @@ def setup(project: Path, tmp_path: Path, **environment: str) -> Completed:
         (tools / "python3").symlink_to(sys.executable)
     command = [str(project / "scripts" / "setup")]
     result = subprocess.run(
-        command, env={"PATH": str(tools), **environment}, capture_output=True, encoding="utf-8", check=False
+        command,
+        env={"PATH": str(tools), **environment},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     return Completed(result.returncode, result.stdout, result.stderr)
 
 
-def test_setup_tells_what_to_install_where_python_cannot_make_an_environment(sandbox: Sandbox, tmp_path: Path) -> None:
-    (tmp_path / "ensurepip.py").write_text("raise ImportError('as on a Debian without python3-venv')")
+def test_setup_tells_what_to_install_where_python_cannot_make_an_environment(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "ensurepip.py").write_text(
+        "raise ImportError('as on a Debian without python3-venv')"
+    )
     result = setup(sandbox.project, tmp_path, PYTHONPATH=str(tmp_path))
     assert result.code == 1
     assert "apt install python3-venv" in result.err
     assert not (sandbox.project / ".venv").exists()
 
 
-def test_setup_tells_that_the_python_it_was_given_does_not_run(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_setup_tells_that_the_python_it_was_given_does_not_run(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     result = setup(sandbox.project, tmp_path, PYTHON="/nowhere/python")
     assert result.code == 1
-    assert "PYTHON is /nowhere/python, which is not Python 3.11 or newer, or does not run" in result.err
+    assert (
+        "PYTHON is /nowhere/python, which is not Python 3.11 or newer, or does not run"
+        in result.err
+    )
 
 
 @dataclass(frozen=True)
@@ -356,14 +403,20 @@ class Packages:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("onward_probe.py", f"version = {version!r}\n")
             archive.writestr(f"{information}/METADATA", metadata(version))
-            archive.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(
+                f"{information}/WHEEL",
+                "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            )
             archive.writestr(f"{information}/RECORD", "")
         return path
 
     def sources(self, version: str, program: str) -> Path:
         """A source distribution of it, which runs a program when it is built."""
         path = self.tmp_path / f"onward_probe-{version}.tar.gz"
-        files = {"setup.py": f"{program}\nimport setuptools\nsetuptools.setup()\n", "PKG-INFO": metadata(version)}
+        files = {
+            "setup.py": f"{program}\nimport setuptools\nsetuptools.setup()\n",
+            "PKG-INFO": metadata(version),
+        }
         with tarfile.open(path, "w:gz") as archive:
             for name, text in files.items():
                 entry = tarfile.TarInfo(f"onward_probe-{version}/{name}")
@@ -373,18 +426,30 @@ class Packages:
 
     def lock(self, version: str, *files: Path) -> None:
         """Have the lock name these files."""
-        hashes = " ".join(f"--hash=sha256:{sha256(file.read_bytes()).hexdigest()}" for file in files)
-        (self.project / "scripts" / "locks" / "dev.txt").write_text(f"onward-probe=={version} {hashes}\n")
+        hashes = " ".join(
+            f"--hash=sha256:{sha256(file.read_bytes()).hexdigest()}" for file in files
+        )
+        (self.project / "scripts" / "locks" / "dev.txt").write_text(
+            f"onward-probe=={version} {hashes}\n"
+        )
 
     def setup(self) -> Completed:
         """Run scripts/setup."""
-        found = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.tmp_path)}
+        found = {
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.tmp_path),
+        }
         return setup(self.project, self.tmp_path, **found)
 
     @property
     def installed(self) -> str:
         """Which version of it is in .venv."""
-        command = [str(self.project / ".venv" / "bin" / "python"), "-c", "import onward_probe as x; print(x.version)"]
+        command = [
+            str(self.project / ".venv" / "bin" / "python"),
+            "-c",
+            "import onward_probe as x; print(x.version)",
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
@@ -398,7 +463,9 @@ def packages(sandbox: Sandbox, tmp_path: Path) -> Packages:
     return Packages(sandbox.project, tmp_path)
 
 
-def test_setup_installs_what_the_lock_says_once_and_again_when_the_lock_changes(packages: Packages) -> None:
+def test_setup_installs_what_the_lock_says_once_and_again_when_the_lock_changes(
+    packages: Packages,
+) -> None:
     for version in ("1.0", "2.0"):
         packages.lock(version, packages.wheel(version))
         first, second = packages.setup(), packages.setup()
@@ -414,10 +481,15 @@ def test_setup_refuses_a_package_whose_hash_is_not_in_the_lock(packages: Package
     result = packages.setup()
     assert result.code == 1
     assert "DO NOT MATCH THE HASHES" in result.err
-    assert (packages.installed, (packages.project / ".venv" / ".setup-done").exists()) == ("", False)
+    assert (packages.installed, (packages.project / ".venv" / ".setup-done").exists()) == (
+        "",
+        False,
+    )
 
 
-def test_setup_runs_nothing_of_a_source_distribution_though_its_hash_is_in_the_lock(packages: Packages) -> None:
+def test_setup_runs_nothing_of_a_source_distribution_though_its_hash_is_in_the_lock(
+    packages: Packages,
+) -> None:
     canary = packages.tmp_path / "canary"
     packages.lock("1.0", packages.sources("1.0", f"open({str(canary)!r}, 'w')"))
     result = packages.setup()

@@ -1,4 +1,6 @@
-"""Connecting, with TLS and without; what is sent and what comes back; and that no password is in any of it."""
+"""Connecting, with TLS and without; what is sent and what comes back; and that no password is in
+any of it.
+"""
 
 import math
 import os
@@ -55,7 +57,12 @@ def session_of(database: Database) -> Connection:
 def changed(database: Database, *, query: str = "", **parts: str) -> Database:
     """The database by a URL in which user, password, host or port are others."""
     url = urlsplit(database.url)
-    found = {"user": url.username, "password": url.password, "host": url.hostname, "port": url.port} | parts
+    found = {
+        "user": url.username,
+        "password": url.password,
+        "host": url.hostname,
+        "port": url.port,
+    } | parts
     netloc = f"{found['user']}:{found['password']}@{found['host']}:{found['port']}"
     return Database(database.name, url._replace(netloc=netloc, query=query).geturl())
 
@@ -127,8 +134,18 @@ LETS_IN = "database\0"  # what a client begins with
 @pytest.mark.parametrize(
     ("sqlstate", "text", "severity", "kind"),
     [
-        ("28P01", "Passwort-Authentifizierung für Benutzer »app« fehlgeschlagen", "FATAL", PasswordRefused),
-        ("28P01", "пользователь не прошёл проверку подлинности (по паролю)", "ВАЖНО", PasswordRefused),
+        (
+            "28P01",
+            "Passwort-Authentifizierung für Benutzer »app« fehlgeschlagen",
+            "FATAL",
+            PasswordRefused,
+        ),
+        (
+            "28P01",
+            "пользователь не прошёл проверку подлинности (по паролю)",
+            "ВАЖНО",
+            PasswordRefused,
+        ),
         ("28000", "ğ", "ÖLÜMCÜL (FATAL)", PasswordRefused),
         ("3D000", "Datenbank »app« existiert nicht", "FATAL", DatabaseUnavailable),
         ("08P01", "no such database: app", "FATAL", DatabaseUnavailable),
@@ -137,11 +154,18 @@ LETS_IN = "database\0"  # what a client begins with
     ],
 )
 def test_a_final_answer_in_any_language_is_asked_for_once(
-    database: Database, proxy: Proxy, sqlstate: str, text: str, severity: str, kind: type[DatabaseUnavailable]
+    database: Database,
+    proxy: Proxy,
+    sqlstate: str,
+    text: str,
+    severity: str,
+    kind: type[DatabaseUnavailable],
 ) -> None:
     refusing = proxy.when(LETS_IN, fail(sqlstate, text, severity), times=math.inf)
     url = proxy.url(changed(database, password="canary-of-a-password").url)
-    with pytest.raises(DatabaseUnavailable, match=re.escape(f"{text} (SQLSTATE {sqlstate})")) as caught:
+    with pytest.raises(
+        DatabaseUnavailable, match=re.escape(f"{text} (SQLSTATE {sqlstate})")
+    ) as caught:
         connect(parse_url("POSTGRES_URL", url, {}), "onward test")
     assert (type(caught.value), refusing.hits) == (kind, 1)
     assert "Check user, password and database in the URL" in caught.value.next_step
@@ -152,7 +176,10 @@ def test_a_final_answer_in_any_language_is_asked_for_once(
     ("sqlstate", "text"),
     [
         ("57P03", "das Datenbanksystem startet"),
-        ("08P01", "server login has been failing, cached error: connect failed (server_login_retry)"),
+        (
+            "08P01",
+            "server login has been failing, cached error: connect failed (server_login_retry)",
+        ),
         ("XX000", "Couldn't connect to compute node"),
     ],
 )
@@ -173,7 +200,10 @@ def test_an_answer_that_is_known_to_pass_is_waited_for(
         ("channel_binding=x", 'invalid channel_binding value: "x"'),
         ("target_session_attrs=foo", 'invalid target_session_attrs value: "foo"'),
         ("keepalives=yes", 'invalid integer value "yes" for connection option "keepalives"'),
-        ("sslmode=require&sslrootcert=system", 'weak sslmode "require" may not be used with sslrootcert=system'),
+        (
+            "sslmode=require&sslrootcert=system",
+            'weak sslmode "require" may not be used with sslrootcert=system',
+        ),
         ("port=1,2", "could not match 2 port numbers to 1 hosts"),
         ("hostaddr=foo", 'could not parse network address "foo"'),
         ("sslcertmode=maybe", 'invalid sslcertmode value: "maybe"'),
@@ -213,7 +243,9 @@ def test_status_and_validate_only_look(cli: Cli, migrations: Write, command: str
     assert "Connection refused" in result.err
 
 
-def test_a_run_waits_for_a_server_on_this_machine_and_says_so(server: Server, database: Database) -> None:
+def test_a_run_waits_for_a_server_on_this_machine_and_says_so(
+    server: Server, database: Database
+) -> None:
     with closed_port() as port:
         pass
     parts = urlsplit(server.url)
@@ -225,7 +257,9 @@ def test_a_run_waits_for_a_server_on_this_machine_and_says_so(server: Server, da
         late.__enter__()
 
     try:
-        with connect(target_of(changed(database, host="127.0.0.1", port=str(port))), "onward test", tell=say) as session:
+        with connect(
+            target_of(changed(database, host="127.0.0.1", port=str(port))), "onward test", tell=say
+        ) as session:
             assert session.query("SELECT current_database()") == [(database.name,)]
     finally:
         late.__exit__()
@@ -233,7 +267,9 @@ def test_a_run_waits_for_a_server_on_this_machine_and_says_so(server: Server, da
     assert re.search(r"Connection refused.*; retrying for up to \d+ s$", said[0])
 
 
-def test_a_server_that_does_not_answer_is_told_of_while_it_is_waited_for(database: Database, proxy: Proxy) -> None:
+def test_a_server_that_does_not_answer_is_told_of_while_it_is_waited_for(
+    database: Database, proxy: Proxy
+) -> None:
     waking = Hold()
     proxy.when(LETS_IN, waking)
     said: list[str] = []
@@ -242,11 +278,14 @@ def test_a_server_that_does_not_answer_is_told_of_while_it_is_waited_for(databas
         said.append(text)
         waking.release()
 
-    with connect(parse_url("POSTGRES_URL", proxy.url(database.url), {}), "onward test", tell=say) as session:
+    with connect(
+        parse_url("POSTGRES_URL", proxy.url(database.url), {}), "onward test", tell=say
+    ) as session:
         assert session.query("SELECT current_database()") == [(database.name,)]
     assert len(said) == len(proxy.connections) == 1
     assert said[0].startswith(
-        f"no answer yet from {database.name} on 127.0.0.1:{proxy.port} (from POSTGRES_URL); retrying"
+        f"no answer yet from {database.name} on 127.0.0.1:{proxy.port} (from POSTGRES_URL); "
+        "retrying"
     )
 
 
@@ -281,17 +320,23 @@ def test_a_name_that_may_soon_be_known_is_asked_for_again(
     monkeypatch.setattr("socket.getaddrinfo", unknown)
     monkeypatch.setattr("lib.postgres.connecting.time.sleep", lambda _: None)
     target = parse_url("POSTGRES_URL", "postgresql://me:canary-of-a-password@db.example/app", {})
-    with pytest.raises(DatabaseUnavailable, match=r"failed to resolve host 'db\.example'.*nobody knows"):
+    with pytest.raises(
+        DatabaseUnavailable, match=r"failed to resolve host 'db\.example'.*nobody knows"
+    ):
         connect(target, "onward test", budget=Budget(20.0 if calls == 1 else 0.3))
     assert asked[:calls] == ["db.example"] * calls
     assert (len(asked) == 1) == (calls == 1)
 
 
-def test_a_server_that_has_no_connection_to_spare_is_tried_again(server: Server, database: Database) -> None:
+def test_a_server_that_has_no_connection_to_spare_is_tried_again(
+    server: Server, database: Database
+) -> None:
     with login(server, database, "CONNECTION LIMIT 0") as crowded:
         with pytest.raises(DatabaseUnavailable, match="too many connections"):
             connect(target_of(crowded), "onward test", budget=Budget(0.3))
-        relief = threading.Timer(0.2, server.admin.execute, [f"ALTER ROLE {role(crowded)} CONNECTION LIMIT 1"])
+        relief = threading.Timer(
+            0.2, server.admin.execute, [f"ALTER ROLE {role(crowded)} CONNECTION LIMIT 1"]
+        )
         relief.start()
         with connect(target_of(crowded), "onward test") as session:
             assert session.query("SELECT 1") == [("1",)]
@@ -312,13 +357,22 @@ def dialled(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("budget", "query", "seconds"), [(300.0, "", [10]), (9.0, "", range(2, 10)), (300.0, "connect_timeout=33", [33])]
+    ("budget", "query", "seconds"),
+    [(300.0, "", [10]), (9.0, "", range(2, 10)), (300.0, "connect_timeout=33", [33])],
 )
 def test_a_silent_address_is_given_up_in_a_bounded_time(
-    database: Database, dialled: list[dict[str, Any]], budget: float, query: str, seconds: Collection[int]
+    database: Database,
+    dialled: list[dict[str, Any]],
+    budget: float,
+    query: str,
+    seconds: Collection[int],
 ) -> None:
-    """At most ten seconds, and no more than there are, unless the URL says so: the next address has its turn then."""
-    with connect(target_of(changed(database, query=query)), "onward test", budget=Budget(budget)) as session:
+    """At most ten seconds, and no more than there are, unless the URL says so: the next address has
+    its turn then.
+    """
+    with connect(
+        target_of(changed(database, query=query)), "onward test", budget=Budget(budget)
+    ) as session:
         assert session.query("SELECT current_database()") == [(database.name,)]
     (address,) = dialled
     assert timeout_from_conninfo(address) in seconds
@@ -327,13 +381,21 @@ def test_a_silent_address_is_given_up_in_a_bounded_time(
 def test_a_server_that_vanishes_is_noticed_unless_the_url_says_when(
     database: Database, dialled: list[dict[str, Any]]
 ) -> None:
-    usual = {"keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3", "tcp_user_timeout": "15000"}
+    usual = {
+        "keepalives_idle": "5",
+        "keepalives_interval": "2",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "15000",
+    }
     of_the_url = {"keepalives_idle": "77", "tcp_user_timeout": "7000"}
     query = urlencode(of_the_url)
     for one in (database, changed(database, query=query)):
         with session_of(one) as session:
             assert session.query("SELECT current_database()") == [(database.name,)]
-    assert [{name: address[name] for name in usual} for address in dialled] == [usual, usual | of_the_url]
+    assert [{name: address[name] for name in usual} for address in dialled] == [
+        usual,
+        usual | of_the_url,
+    ]
 
 
 def test_a_refused_session_says_nothing_of_the_password(server: Server, database: Database) -> None:
@@ -355,7 +417,9 @@ def test_a_refused_session_says_nothing_of_the_password(server: Server, database
 def test_a_host_that_is_not_local_is_not_spoken_to_without_tls_unless_the_url_says_so(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
-    if urlsplit(server.url).hostname != "127.0.0.1" or server.admin.execute("SHOW ssl") != [("off",)]:
+    if urlsplit(server.url).hostname != "127.0.0.1" or server.admin.execute("SHOW ssl") != [
+        ("off",)
+    ]:
         pytest.skip("this server has TLS, or is not at 127.0.0.1")
     migrations({"001-one.sql": "CREATE TABLE one ()"})
     result = cli(url=changed(database, host=ELSEWHERE).url)
@@ -370,15 +434,28 @@ def test_a_host_that_is_not_local_is_not_spoken_to_without_tls_unless_the_url_sa
 
 @pytest.fixture(scope="module")
 def tls() -> Iterator[Database]:
-    """A database of a server that has TLS, as Debian's Postgres has, with a certificate that nobody has signed."""
-    installed = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "postgres").is_file()]
+    """A database of a server that has TLS, as Debian's Postgres has, with a certificate that nobody
+    has signed.
+    """
+    installed = [
+        path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "postgres").is_file()
+    ]
     if not installed or not shutil.which("openssl"):
         assert not os.environ.get("CI"), "CI must have openssl and Debian's Postgres"
         pytest.skip("this needs openssl and Debian's Postgres")
     parent = Path(tempfile.mkdtemp(prefix="onward-tls-"))
     parent.chmod(0o755)
     key, certificate = parent / "key", parent / "certificate"
-    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=db.example.com"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-nodes",
+        "-newkey",
+        "rsa:2048",
+        "-subj",
+        "/CN=db.example.com",
+    ]
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     key.chmod(0o600)
     if user := server_user():
@@ -398,16 +475,23 @@ def test_a_root_certificate_that_is_not_there_is_a_fault_of_the_configuration(
     tls: Database, cli: Cli, migrations: Write, code: int
 ) -> None:
     migrations({"001-never.sql": "CREATE TABLE never ()"})
-    query = ("sslmode=verify-full&" if code else "") + "sslrootcert=/nowhere.pem"  # our own default does without
+    query = (
+        "sslmode=verify-full&" if code else ""
+    ) + "sslrootcert=/nowhere.pem"  # our own default does without
     result = cli("status", url=changed(tls, host=ELSEWHERE, query=query).url)
-    assert (result.code, 'root certificate file "/nowhere.pem" does not exist' in result.err) == (code, bool(code))
+    assert (result.code, 'root certificate file "/nowhere.pem" does not exist' in result.err) == (
+        code,
+        bool(code),
+    )
     assert tls.execute("SELECT to_regclass('never')") == [(None,)]
 
 
 LOOK = "INSERT INTO seen SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 
 
-@pytest.mark.parametrize(("query", "encrypted"), [("", True), ("sslmode=disable", False), ("sslrootcert=system", None)])
+@pytest.mark.parametrize(
+    ("query", "encrypted"), [("", True), ("sslmode=disable", False), ("sslrootcert=system", None)]
+)
 def test_tls_is_used_where_the_host_is_not_local_and_as_the_url_says(
     tls: Database, cli: Cli, migrations: Write, query: str, encrypted: bool | None
 ) -> None:
@@ -437,9 +521,12 @@ def test_tls_is_used_where_the_host_is_not_local_and_as_the_url_says(
     ],
 )
 @pytest.mark.parametrize(
-    "value", ["", "it's", 'a "quote"', "\\", "\\'; DROP TABLE t; --", "größe 🐘\n\t\x01", "%s $1 {}"]
+    "value",
+    ["", "it's", 'a "quote"', "\\", "\\'; DROP TABLE t; --", "größe 🐘\n\t\x01", "%s $1 {}"],
 )
-def test_values_and_names_are_read_alike_whatever_a_file_has_set(database: Database, setting: str, value: str) -> None:
+def test_values_and_names_are_read_alike_whatever_a_file_has_set(
+    database: Database, setting: str, value: str
+) -> None:
     name = value or "empty"
     database.execute("CREATE SCHEMA names")
     with session_of(database) as session:
@@ -447,13 +534,19 @@ def test_values_and_names_are_read_alike_whatever_a_file_has_set(database: Datab
         query = f"SELECT encode(convert_to({literal(value)}, 'UTF8'), 'hex')"
         assert session.send(query).rows == [(value.encode().hex(),)]
         session.send(f"CREATE TABLE names.{identifier(name)} ()")
-    ((found,),) = database.execute("SELECT relname FROM pg_class WHERE relnamespace = 'names'::regnamespace")
+    ((found,),) = database.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'names'::regnamespace"
+    )
     assert found == name
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "setting"),
-    [("PGDATESTYLE", "SQL, DMY", "datestyle"), ("PGGEQO", "off", "geqo"), ("PGTZ", "Asia/Tokyo", "timezone")],
+    [
+        ("PGDATESTYLE", "SQL, DMY", "datestyle"),
+        ("PGGEQO", "off", "geqo"),
+        ("PGTZ", "Asia/Tokyo", "timezone"),
+    ],
 )
 def test_a_files_session_is_the_same_whatever_a_persons_environment_says(
     database: Database, cli: Cli, migrations: Write, variable: str, value: str, setting: str
@@ -471,7 +564,9 @@ def test_numbers_and_nothing_are_literals_too(database: Database) -> None:
 
 def test_an_answer_has_rows_tags_and_the_error_after_them(database: Database) -> None:
     with session_of(database) as session:
-        answer = session.send("CREATE TABLE t (i int); INSERT INTO t VALUES (1), (2) RETURNING i; ; SELECT 1 / 0")
+        answer = session.send(
+            "CREATE TABLE t (i int); INSERT INTO t VALUES (1), (2) RETURNING i; ; SELECT 1 / 0"
+        )
         assert (answer.rows, answer.tags, answer.finished, answer.lost) == (
             [("1",), ("2",)],
             ["CREATE TABLE", "INSERT 0 2"],
@@ -481,13 +576,17 @@ def test_an_answer_has_rows_tags_and_the_error_after_them(database: Database) ->
         assert answer.error
         assert (answer.error.sqlstate, answer.error.message) == ("22012", "division by zero")
         assert not session.in_transaction
-        dropped = session.send("SELECT 'row' FROM generate_series(1, 1000); SELECT 2", collect=False)
+        dropped = session.send(
+            "SELECT 'row' FROM generate_series(1, 1000); SELECT 2", collect=False
+        )
         assert (dropped.rows, dropped.tags, dropped.finished, dropped.error) == ([], [], 2, None)
     assert database.execute("SELECT to_regclass('t')") == [(None,)]
 
 
 def test_an_errors_place_and_words_are_all_taken_over(database: Database) -> None:
-    database.execute("CREATE TABLE t (i int CONSTRAINT small CHECK (i < 9)); CREATE TABLE users (mail text)")
+    database.execute(
+        "CREATE TABLE t (i int CONSTRAINT small CHECK (i < 9)); CREATE TABLE users (mail text)"
+    )
     with session_of(database) as session:
         placed = session.send("SELECT '🐘', mial FROM users").error
         assert placed
@@ -495,7 +594,11 @@ def test_an_errors_place_and_words_are_all_taken_over(database: Database) -> Non
         assert placed.hint == 'Perhaps you meant to reference the column "users.mail".'
         refused = session.send("DO $$BEGIN INSERT INTO t VALUES (9); END$$").error
         assert refused
-        assert (refused.constraint, refused.detail, refused.position) == ("small", "Failing row contains (9).", None)
+        assert (refused.constraint, refused.detail, refused.position) == (
+            "small",
+            "Failing row contains (9).",
+            None,
+        )
         assert refused.context
         assert refused.context.startswith("SQL statement")
     assert database.execute("TABLE t") == []
@@ -504,7 +607,10 @@ def test_an_errors_place_and_words_are_all_taken_over(database: Database) -> Non
 @pytest.mark.parametrize(
     ("sqlstate", "kind"),
     [
-        *((sqlstate, DatabaseUnavailable) for sqlstate in ("08006", "08P01", "53300", "57P01", "57P02", "57P03")),
+        *(
+            (sqlstate, DatabaseUnavailable)
+            for sqlstate in ("08006", "08P01", "53300", "57P01", "57P02", "57P03")
+        ),
         *((sqlstate, DatabaseUnsuitable) for sqlstate in ("42501", "25006", "57P05")),
         *((sqlstate, TableBusy) for sqlstate in ("55P03", "40P01")),
         ("57014", LockBusy),
@@ -515,12 +621,17 @@ def test_an_error_in_a_query_of_ours_is_told_by_its_kind(
 ) -> None:
     with session_of(database) as session:
         with pytest.raises(kind, match=f"canary.*{sqlstate}") as caught:
-            session.query(f"DO $$BEGIN RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = 'canary'; END$$")
+            session.query(
+                f"DO $$BEGIN RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = 'canary'; "
+                "END$$"
+            )
         assert type(caught.value) is kind
         assert session.query("SELECT 1") == [("1",)]
 
 
-def test_a_session_that_the_server_ends_is_lost_and_says_so(server: Server, database: Database) -> None:
+def test_a_session_that_the_server_ends_is_lost_and_says_so(
+    server: Server, database: Database
+) -> None:
     with session_of(database) as session:
         session.send("BEGIN; CREATE TABLE t ()")
         assert session.in_transaction
@@ -535,14 +646,18 @@ def test_a_session_that_the_server_ends_is_lost_and_says_so(server: Server, data
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt, also where pytest was started in the background, with SIGINT ignored."""
+    """SIGINT raises KeyboardInterrupt, also where pytest was started in the background, with SIGINT
+    ignored.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupted_statement_is_cancelled_on_the_server(server: Server, database: Database) -> None:
+def test_an_interrupted_statement_is_cancelled_on_the_server(
+    server: Server, database: Database
+) -> None:
     with session_of(database) as session:
         session.send("BEGIN; CREATE TABLE t ()")
         query = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
@@ -566,9 +681,12 @@ def test_an_interrupted_statement_is_cancelled_on_the_server(server: Server, dat
 @contextmanager
 def encoded(server: Server, encoding: str) -> Iterator[Database]:
     """A database in which text is of this encoding."""
-    database = server.database(f"{server.run}_{server.worker}_{encoding.lower()}_{next(server.numbers)}")
+    database = server.database(
+        f"{server.run}_{server.worker}_{encoding.lower()}_{next(server.numbers)}"
+    )
     server.admin.execute(
-        f"CREATE DATABASE \"{database.name}\" TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        f"CREATE DATABASE \"{database.name}\" TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE "
+        "'C' LC_CTYPE 'C'"
     )
     try:
         yield Database(database.name, f"{database.url}?client_encoding=utf8")
@@ -600,14 +718,18 @@ def test_of_a_long_error_the_beginning_is_kept(database: Database) -> None:
 def test_long_notices_take_no_memory(database: Database) -> None:
     """A process of its own, since a peak is a process's."""
     script = (
-        "import os, resource; from lib.settings.config import parse_url; from lib.postgres.connecting import connect\n"
+        "import os, resource; from lib.settings.config import parse_url; from "
+        "lib.postgres.connecting import connect\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "with connect(parse_url('URL', os.environ['URL'], {}), 'onward test') as session:\n"
         f"    session.send('''{LONG % (1, 10_000_000)}'''); before = peak()\n"
-        f"    session.send('''{LONG % (40, 10_000_000)}'''); print(len(session.notices), (peak() - before) // 1024)"
+        f"    session.send('''{LONG % (40, 10_000_000)}'''); print(len(session.notices), (peak() - "
+        "before) // 1024)"
     )
     command = [sys.executable, "-c", script]
-    result = subprocess.run(command, env={"URL": database.url}, cwd=ROOT, capture_output=True, check=True)
+    result = subprocess.run(
+        command, env={"URL": database.url}, cwd=ROOT, capture_output=True, check=True
+    )
     count, megabytes = map(int, result.stdout.split())
     assert count == 41
     assert megabytes < 100
@@ -627,8 +749,12 @@ def test_no_secret_is_in_what_a_server_says_not_even_half_of_one(database: Datab
 
 
 @pytest.mark.parametrize("before", ["", "é" * 4_500, "東" * 3_000, "x://" + "y" * 1_500 + "@"])
-def test_no_half_of_a_secret_is_shown_where_a_long_text_is_cut(database: Database, before: str) -> None:
-    """It is cut after so many bytes, which may be few characters, or fewer when what is in front is redacted."""
+def test_no_half_of_a_secret_is_shown_where_a_long_text_is_cut(
+    database: Database, before: str
+) -> None:
+    """It is cut after so many bytes, which may be few characters, or fewer when what is in front is
+    redacted.
+    """
     (secret,) = target_of(database).secrets
 
     def around(cut: int) -> str:
@@ -638,7 +764,9 @@ def test_no_half_of_a_secret_is_shown_where_a_long_text_is_cut(database: Databas
 
     with session_of(database) as session:
         raised = "".join(f"RAISE NOTICE '%', '{around(cut)}'; " for cut in (2_000, 3_000))
-        error = session.send(f"DO $$ BEGIN {raised} RAISE EXCEPTION '%', '{around(9_000)}'; END $$").failure
+        error = session.send(
+            f"DO $$ BEGIN {raised} RAISE EXCEPTION '%', '{around(9_000)}'; END $$"
+        ).failure
         told = [*session.notices, error.message]
     assert [text.endswith(" bytes in all)") for text in told] == [True] * 3
     for text in told:
@@ -646,9 +774,13 @@ def test_no_half_of_a_secret_is_shown_where_a_long_text_is_cut(database: Databas
 
 
 @pytest.mark.parametrize("sqlstate", ["55P03", "57014", "57P01", "42501", "42P01"])
-def test_an_error_in_a_query_of_ours_does_not_show_the_password(database: Database, sqlstate: str) -> None:
+def test_an_error_in_a_query_of_ours_does_not_show_the_password(
+    database: Database, sqlstate: str
+) -> None:
     (secret,) = target_of(database).secrets
-    raised = f"RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = '{secret}', HINT = '{secret}'"
+    raised = (
+        f"RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = '{secret}', HINT = '{secret}'"
+    )
     with session_of(database) as session:
         with pytest.raises(OnwardError) as caught:
             session.query(f"DO $$BEGIN {raised}; END$$")
@@ -691,7 +823,9 @@ def test_an_error_is_in_its_place_whatever_the_encoding_of_the_database(
         ("SQL_ASCII", "SQL_ASCII", r"E'\351'", r"caf\xe9"),
     ],
 )
-@pytest.mark.parametrize("way", ["SET client_encoding = '{}'", "SET NAMES '{}'", "SET LOCAL client_encoding TO {}"])
+@pytest.mark.parametrize(
+    "way", ["SET client_encoding = '{}'", "SET NAMES '{}'", "SET LOCAL client_encoding TO {}"]
+)
 def test_what_is_said_after_a_change_of_encoding_is_readable(
     server: Server, migrations: Write, encoding: str, client: str, made: str, word: str, way: str
 ) -> None:
@@ -708,7 +842,9 @@ def test_what_is_said_after_a_change_of_encoding_is_readable(
         assert history(database) == ["001-talks"]
 
 
-def test_what_was_said_before_a_change_of_encoding_stays_readable(database: Database, migrations: Write) -> None:
+def test_what_was_said_before_a_change_of_encoding_stays_readable(
+    database: Database, migrations: Write
+) -> None:
     says = "DO $$ BEGIN RAISE NOTICE '%', chr(233); END $$"
     directory = migrations({"001-talks.sql": f"{says}; SET client_encoding = 'LATIN1'; {says};"})
     assert run(database, directory).notices == ["NOTICE: é", "NOTICE: é"]
@@ -722,7 +858,12 @@ def test_a_statement_says_the_same_whatever_encoding_the_one_before_it_has_set(
     database.execute('CREATE TABLE t (a text); CREATE INDEX "é" ON t (a)')
     database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = '\"é\"'::regclass")
     sql = "-- migrate: no-transaction\nSET client_encoding = 'LATIN1';\nCREATE INDEX CONCURRENTLY \"é\" ON t (a);\n"
-    run(database, migrations({"001-index.sql": f"{sql}INSERT INTO t VALUES ('é');\nINSERT INTO t VALUES ('東');\n"}))
+    run(
+        database,
+        migrations(
+            {"001-index.sql": f"{sql}INSERT INTO t VALUES ('é');\nINSERT INTO t VALUES ('東');\n"}
+        ),
+    )
     found = database.execute(
         "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = 't'::regclass"
     )
@@ -733,7 +874,9 @@ def test_a_statement_says_the_same_whatever_encoding_the_one_before_it_has_set(
 # A deadline.
 
 
-def test_a_statement_is_cancelled_at_its_deadline_and_the_session_goes_on(database: Database) -> None:
+def test_a_statement_is_cancelled_at_its_deadline_and_the_session_goes_on(
+    database: Database,
+) -> None:
     with connect(target_of(database), "onward test", deadline=time.monotonic() + 0.2) as session:
         answer = session.send("CREATE TABLE one (); SELECT pg_sleep(60)")
         assert answer.error is not None
@@ -742,14 +885,22 @@ def test_a_statement_is_cancelled_at_its_deadline_and_the_session_goes_on(databa
 
 
 @pytest.mark.parametrize("size", [0, 50_000_000], ids=["answer", "read"])
-def test_a_server_that_does_not_answer_the_cancellation_is_left(database: Database, server: Server, size: int) -> None:
-    """Nor one that does not even read the whole of what it is sent."""
-    with connect(target_of(database), "onward test", deadline=time.monotonic() + 0.2) as session:
+def test_a_server_that_does_not_answer_the_cancellation_is_left(
+    database: Database, server: Server, size: int
+) -> None:
+    """Nor one that does not even read the whole of what it is sent. A fault that waits for ever
+    ends by the timer.
+    """
+    patient = changed(database, query="tcp_user_timeout=0")
+    with connect(target_of(patient), "onward test", deadline=time.monotonic() + 0.2) as session:
         backend = int(session.query("SELECT pg_backend_pid()")[0][0] or 0)
         os.kill(backend, signal.SIGSTOP)
+        relief = threading.Timer(60, os.kill, [backend, signal.SIGCONT])
+        relief.start()
         try:
             assert session.send(f"CREATE TABLE one () -- {'x' * size}").lost
         finally:
+            relief.cancel()
             os.kill(backend, signal.SIGCONT)
         assert session.send("SELECT 1").lost
     nothing_is_left_running(server, database)

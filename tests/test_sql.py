@@ -50,10 +50,16 @@ def refused(sql: str, *, transactional: bool = True) -> list[Refusal]:
         ("SELECT ';', 'it''s;', ''; SELECT 2", ["SELECT ';', 'it''s;', ''", "SELECT 2"]),
         (r"SELECT '\'; SELECT 2", [r"SELECT '\'", "SELECT 2"]),
         (r"SELECT E'\';', e'\\'; SELECT 2", [r"SELECT E'\';', e'\\'", "SELECT 2"]),
-        (r"SELECT u&'\'; SELECT N'\'; SELECT b'0'", [r"SELECT u&'\'", r"SELECT N'\'", "SELECT b'0'"]),
+        (
+            r"SELECT u&'\'; SELECT N'\'; SELECT b'0'",
+            [r"SELECT u&'\'", r"SELECT N'\'", "SELECT b'0'"],
+        ),
         (r"SELECT nameE'\'; SELECT 2", [r"SELECT nameE'\'", "SELECT 2"]),
         ("SELECT E'a'\n'\\';'; SELECT 2", ["SELECT E'a'\n'\\';'", "SELECT 2"]),
-        ("SELECT E'a' -- b\r\n --c\n '\\';'; SELECT 2", ["SELECT E'a' -- b\r\n --c\n '\\';'", "SELECT 2"]),
+        (
+            "SELECT E'a' -- b\r\n --c\n '\\';'; SELECT 2",
+            ["SELECT E'a' -- b\r\n --c\n '\\';'", "SELECT 2"],
+        ),
         ("SELECT E'a' '\\'; SELECT 2", ["SELECT E'a' '\\'", "SELECT 2"]),
         ("SELECT E'a' /* b */\n'\\'; SELECT 2", ["SELECT E'a' /* b */\n'\\'", "SELECT 2"]),
         ("SELECT 'a'\n'\\'; SELECT 2", ["SELECT 'a'\n'\\'", "SELECT 2"]),
@@ -62,20 +68,31 @@ def refused(sql: str, *, transactional: bool = True) -> list[Refusal]:
         ("SELECT $a$;$b$;$$;$a $;$a$; SELECT 2", ["SELECT $a$;$b$;$$;$a $;$a$", "SELECT 2"]),
         ("SELECT $ä1$;$ä$;$ä1$; SELECT 2", ["SELECT $ä1$;$ä$;$ä1$", "SELECT 2"]),
         ("SELECT $x$;$y$x$; SELECT 2", ["SELECT $x$;$y$x$", "SELECT 2"]),
-        ("SELECT a$b$; SELECT c$b$; SELECT ü$$; SELECT 4", ["SELECT a$b$", "SELECT c$b$", "SELECT ü$$", "SELECT 4"]),
-        ("SELECT $1; SELECT $1$$;$$; SELECT $ ; SELECT 4", ["SELECT $1", "SELECT $1$$;$$", "SELECT $", "SELECT 4"]),
+        (
+            "SELECT a$b$; SELECT c$b$; SELECT ü$$; SELECT 4",
+            ["SELECT a$b$", "SELECT c$b$", "SELECT ü$$", "SELECT 4"],
+        ),
+        (
+            "SELECT $1; SELECT $1$$;$$; SELECT $ ; SELECT 4",
+            ["SELECT $1", "SELECT $1$$;$$", "SELECT $", "SELECT 4"],
+        ),
         ("SELECT 1$$;$$; SELECT 2", ["SELECT 1$$;$$", "SELECT 2"]),
         ("SELECT $1a$; SELECT '$1a$'", ["SELECT $1a$", "SELECT '$1a$'"]),
         ("SELECT (a; b); SELECT [1; 2", ["SELECT (a; b)", "SELECT [1", "2"]),
         ("SELECT ((a; (b));c); SELECT 2", ["SELECT ((a; (b));c)", "SELECT 2"]),
-        ("SELECT ($$)$$; ';)'; /* ) */ a); SELECT 2", ["SELECT ($$)$$; ';)'; /* ) */ a)", "SELECT 2"]),
+        (
+            "SELECT ($$)$$; ';)'; /* ) */ a); SELECT 2",
+            ["SELECT ($$)$$; ';)'; /* ) */ a)", "SELECT 2"],
+        ),
         ("SELECT (/* /* ) */ */ ;); SELECT 2", ["SELECT (/* /* ) */ */ ;)", "SELECT 2"]),
         ("SELECT 1) ; SELECT (2; 3)); SELECT 4", ["SELECT 1)", "SELECT (2; 3))", "SELECT 4"]),
         ("SELECT 1;\N{NO-BREAK SPACE};2", ["SELECT 1", "\N{NO-BREAK SPACE}", "2"]),
         ("SELECT 1\N{NO-BREAK SPACE}; SELECT\x1c", ["SELECT 1\N{NO-BREAK SPACE}", "SELECT\x1c"]),
     ],
 )
-def test_statements_end_at_semicolons_outside_quotes_comments_and_parentheses(sql: str, expected: list[str]) -> None:
+def test_statements_end_at_semicolons_outside_quotes_comments_and_parentheses(
+    sql: str, expected: list[str]
+) -> None:
     assert texts(sql) == expected
 
 
@@ -109,14 +126,19 @@ BODIES = [
     f"{FUNCTION} BEGIN ATOMIC SELECT 1; SELECT 2; END",
     f"{FUNCTION} BEGIN ATOMIC ; ; SELECT 1; END",
     f"{FUNCTION} begin/* ; */atomic SELECT 1; -- END;\n end",
-    f"{FUNCTION} BEGIN ATOMIC SELECT CASE WHEN a THEN CASE b WHEN 1 THEN 2 END ELSE 3 END FROM t; SELECT 2; END",
-    f"{FUNCTION} BEGIN ATOMIC SELECT (CASE WHEN true THEN 1 END); SELECT (SELECT CASE 1 WHEN 1 THEN 2 END); END",
-    f"{FUNCTION} BEGIN ATOMIC SELECT ';END;', $$;END;$$, \";END;\" FROM t; /* ;END; */ SELECT 2; END",
+    f"{FUNCTION} BEGIN ATOMIC SELECT CASE WHEN a THEN CASE b WHEN 1 THEN 2 END ELSE 3 END FROM t; "
+    "SELECT 2; END",
+    f"{FUNCTION} BEGIN ATOMIC SELECT (CASE WHEN true THEN 1 END); SELECT (SELECT CASE 1 WHEN 1 "
+    "THEN 2 END); END",
+    f"{FUNCTION} BEGIN ATOMIC SELECT ';END;', $$;END;$$, \";END;\" FROM t; /* ;END; */ SELECT 2; "
+    "END",
     # Column names and labels that mislead psql's count of BEGIN, CASE and END.
-    f"{FUNCTION} BEGIN ATOMIC SELECT t.end, t.case, 1 AS end, 2 AS case, 3 end FROM t; SELECT begin FROM t; END",
+    f"{FUNCTION} BEGIN ATOMIC SELECT t.end, t.case, 1 AS end, 2 AS case, 3 end FROM t; SELECT "
+    "begin FROM t; END",
     f"{FUNCTION} BEGIN ATOMIC SELECT 1 case; SELECT begin atomic FROM begin; END",
     f"{FUNCTION} BEGIN ATOMIC INSERT INTO t VALUES (1); UPDATE t SET a = 1; DELETE FROM t; END",
-    "CREATE OR REPLACE FUNCTION a.f(a int DEFAULT 1) RETURNS SETOF t BEGIN ATOMIC SELECT * FROM t; END",
+    "CREATE OR REPLACE FUNCTION a.f(a int DEFAULT 1) RETURNS SETOF t BEGIN ATOMIC SELECT * FROM t; "
+    "END",
     "create /* a /* b */ */ or -- c\n replace procedure p() begin atomic select 1; end",
     "CREATE PROCEDURE p() BEGIN ATOMIC CALL q(1); CALL r(2); END",
     "CREATE FUNCTION begin(begin int) RETURNS int LANGUAGE sql RETURN begin",
@@ -130,7 +152,13 @@ BODIES = [
 
 @pytest.mark.parametrize("body", BODIES)
 def test_a_body_of_statements_is_part_of_its_routine(body: str) -> None:
-    assert texts(f"SELECT 1; {body}; SELECT 2; END; {body}") == ["SELECT 1", body, "SELECT 2", "END", body]
+    assert texts(f"SELECT 1; {body}; SELECT 2; END; {body}") == [
+        "SELECT 1",
+        body,
+        "SELECT 2",
+        "END",
+        body,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +178,10 @@ def test_a_body_left_open_reaches_to_the_end(sql: str) -> None:
 def test_only_unquoted_ascii_words_make_a_body() -> None:
     assert len(texts("CREATE FUNCTION f() BEGIN 'ATOMIC' SELECT 1; END")) == 2
     assert len(texts('CREATE FUNCTION f() BEGIN "ATOMIC" SELECT 1; END')) == 2
-    assert len(texts("CREATE FUNCTION f() BEGIN ATOM\N{LATIN SMALL LETTER DOTLESS I}C SELECT 1; END")) == 2
+    assert (
+        len(texts("CREATE FUNCTION f() BEGIN ATOM\N{LATIN SMALL LETTER DOTLESS I}C SELECT 1; END"))
+        == 2
+    )
     assert len(texts("CREATE FUNCTION f() (BEGIN ATOMIC) SELECT 1; END")) == 2
     assert len(texts("CREATE FUNCTION f(BEGIN ATOMIC; a); END")) == 2
     assert len(texts("CREATES FUNCTION f() BEGIN ATOMIC; END")) == 2
@@ -172,7 +203,9 @@ def test_only_unquoted_ascii_words_make_a_body() -> None:
         ("\\", ["\\"]),
     ],
 )
-def test_a_psql_command_is_a_statement_that_reaches_to_the_end_of_its_line(sql: str, expected: list[str]) -> None:
+def test_a_psql_command_is_a_statement_that_reaches_to_the_end_of_its_line(
+    sql: str, expected: list[str]
+) -> None:
     assert texts(sql) == expected
 
 
@@ -181,9 +214,17 @@ def test_a_psql_command_is_a_statement_that_reaches_to_the_end_of_its_line(sql: 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 def test_lines_and_offsets_are_those_of_the_first_token(line_end: str) -> None:
-    sql = line_end.join(["-- a", "", "SELECT", "1;;/* b", "*/ SELECT '", "';", "\\i x", "SELECT 3; SELECT 4"])
+    sql = line_end.join(
+        ["-- a", "", "SELECT", "1;;/* b", "*/ SELECT '", "';", "\\i x", "SELECT 3; SELECT 4"]
+    )
     assert [(s.line, s.text[:8]) for s in split(sql)] == [
-        *((3, f"SELECT{line_end}1"[:8]), (5, "SELECT '"), (7, "\\i x"), (8, "SELECT 3"), (8, "SELECT 4")),
+        *(
+            (3, f"SELECT{line_end}1"[:8]),
+            (5, "SELECT '"),
+            (7, "\\i x"),
+            (8, "SELECT 3"),
+            (8, "SELECT 4"),
+        ),
     ]
     assert all(sql.startswith(s.text, s.offset) for s in split(sql))
 
@@ -197,7 +238,10 @@ def test_a_byte_order_mark_counts_as_a_character_of_the_file() -> None:
     ("sql", "expected"),
     [
         ("select/**/12.5", ("select", "12", ".", "5")),
-        ("N'a' n'b' U&'c' u&'d' B'0' X'1' E'e' e'f'", tuple("N'a' n'b' U&'c' u&'d' B'0' X'1' E'e' e'f'".split())),
+        (
+            "N'a' n'b' U&'c' u&'d' B'0' X'1' E'e' e'f'",
+            tuple("N'a' n'b' U&'c' u&'d' B'0' X'1' E'e' e'f'".split()),
+        ),
         ('DROP TABLE "a ""b" , U&"c"', ("DROP", "TABLE", '"a ""b"', ",", 'U&"c"')),
         ("DO $a$ x; $a$ -- b", ("DO", "$a$ x; $a$")),
         (
@@ -217,7 +261,10 @@ def test_the_first_tokens_are_as_written(sql: str, expected: tuple[str, ...]) ->
 @pytest.mark.parametrize(
     ("sql", "keywords"),
     [
-        ("Create -- a\n Unique/* b */index concurrently", ("CREATE", "UNIQUE", "INDEX", "CONCURRENTLY")),
+        (
+            "Create -- a\n Unique/* b */index concurrently",
+            ("CREATE", "UNIQUE", "INDEX", "CONCURRENTLY"),
+        ),
         ('drop table "x" cascade', ("DROP", "TABLE")),
         ("VACUUM (full) t", ("VACUUM",)),
         ("PREPARE TRANSACTION 'x'", ("PREPARE", "TRANSACTION")),
@@ -228,7 +275,9 @@ def test_the_first_tokens_are_as_written(sql: str, expected: tuple[str, ...]) ->
         ("ro\N{LATIN SMALL LETTER LONG S}e straße", ("ro\N{LATIN SMALL LETTER LONG S}e", "straße")),
     ],
 )
-def test_keywords_are_the_unquoted_words_that_the_head_begins_with(sql: str, keywords: tuple[str, ...]) -> None:
+def test_keywords_are_the_unquoted_words_that_the_head_begins_with(
+    sql: str, keywords: tuple[str, ...]
+) -> None:
     assert next(split(sql)).keywords == keywords
 
 
@@ -237,7 +286,10 @@ def test_keywords_are_the_unquoted_words_that_the_head_begins_with(sql: str, key
     [
         ("", []),
         ("SELECT 1; -- a", []),
-        ("-- a\n--b\n\n /* c\n/* d */ */--e\nSELECT 1 -- f", ["-- a", "--b", "/* c\n/* d */ */", "--e"]),
+        (
+            "-- a\n--b\n\n /* c\n/* d */ */--e\nSELECT 1 -- f",
+            ["-- a", "--b", "/* c\n/* d */ */", "--e"],
+        ),
         ("\ufeff-- a\r\n-- b\r\n\r\nSELECT 1;", ["-- a", "-- b"]),
         ("-- a\r--b", ["-- a", "--b"]),
         ("-- a\n; -- b", ["-- a"]),
@@ -275,7 +327,8 @@ TRANSACTION_CONTROL = {
 ISOLATION = {
     "BEGIN TRANSACTION ISOLATION LEVEL SERIALIZABLE": "BEGIN starts a transaction",
     "BEGIN READ ONLY, ISOLATION LEVEL REPEATABLE READ": "BEGIN starts a transaction",
-    "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, DEFERRABLE": "START TRANSACTION starts a transaction",
+    "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, "
+    "DEFERRABLE": "START TRANSACTION starts a transaction",
     "SET TRANSACTION READ ONLY": "SET TRANSACTION changes the transaction that the file runs in",
     "SET TRANSACTION SNAPSHOT 'a'": "SET TRANSACTION changes",
     "SET LOCAL TRANSACTION ISOLATION LEVEL SERIALIZABLE": "SET TRANSACTION changes",
@@ -349,17 +402,22 @@ def test_what_a_transaction_cannot_contain_is_refused_with_its_remedy_unless_the
     assert refusal.what.startswith(what)
     assert refusal.remedy == remedy
     assert refusal.what.endswith("cannot run inside a transaction") == (remedy == DIRECTIVE)
-    assert refusal.rule is {
-        ONE_ALREADY: Rule.TRANSACTION_CONTROL,
-        OWN_BLOCK: Rule.TRANSACTION_MODE,
-        DIRECTIVE: Rule.NEEDS_NO_TRANSACTION,
-    }[remedy]
+    assert (
+        refusal.rule
+        is {
+            ONE_ALREADY: Rule.TRANSACTION_CONTROL,
+            OWN_BLOCK: Rule.TRANSACTION_MODE,
+            DIRECTIVE: Rule.NEEDS_NO_TRANSACTION,
+        }[remedy]
+    )
     assert refused(sql, transactional=False) == []
 
 
 @pytest.mark.parametrize("transactional", [True, False])
 @pytest.mark.parametrize("sql", COPIES)
-def test_a_copy_from_or_to_the_client_is_refused_in_every_file(sql: str, transactional: bool) -> None:
+def test_a_copy_from_or_to_the_client_is_refused_in_every_file(
+    sql: str, transactional: bool
+) -> None:
     [refusal] = refused(f"SELECT 1;\n{sql};\n", transactional=transactional)
     assert (refusal.line, refusal.what) == (2, COPIES[sql])
 
@@ -367,14 +425,26 @@ def test_a_copy_from_or_to_the_client_is_refused_in_every_file(sql: str, transac
 @pytest.mark.parametrize(
     ("table", "own"),
     [
-        *(("schema_migrations", True), ("public.schema_migrations", True), ('app."schema_migrations" (id, a)', True)),
-        *(("schema_migrations_old", False), ("my_schema_migrations", False), ("schema_migrations.t", False)),
+        *(
+            ("schema_migrations", True),
+            ("public.schema_migrations", True),
+            ('app."schema_migrations" (id, a)', True),
+        ),
+        *(
+            ("schema_migrations_old", False),
+            ("my_schema_migrations", False),
+            ("schema_migrations.t", False),
+        ),
     ],
 )
-def test_the_rows_of_the_history_itself_are_to_be_taken_out_of_a_dump(table: str, own: bool) -> None:
+def test_the_rows_of_the_history_itself_are_to_be_taken_out_of_a_dump(
+    table: str, own: bool
+) -> None:
     [refusal] = refused(f"COPY {table} FROM stdin;\n1\t001-x\n\\.\nVACUUM;\n")
     assert refusal.what == STDIN
-    assert refusal.remedy.startswith("take it out, and all else that names schema_migrations:") is own
+    assert (
+        refusal.remedy.startswith("take it out, and all else that names schema_migrations:") is own
+    )
     assert refusal.remedy.endswith("as `pg_dump --inserts` does") is not own
 
 
@@ -382,8 +452,12 @@ def test_the_rows_of_the_history_itself_are_to_be_taken_out_of_a_dump(table: str
 @pytest.mark.parametrize("sql", COMMANDS)
 def test_psql_commands_are_refused_in_every_file(sql: str, transactional: bool) -> None:
     what = f"{COMMANDS[sql]} is a command of psql, not SQL"
-    assert [(r.line, r.what) for r in refused(f"SELECT 1\n{sql}\nSELECT 2", transactional=transactional)] == [(2, what)]
-    assert [(r.line, r.what) for r in refused(f"\n\n  {sql}", transactional=transactional)] == [(3, what)]
+    assert [
+        (r.line, r.what) for r in refused(f"SELECT 1\n{sql}\nSELECT 2", transactional=transactional)
+    ] == [(2, what)]
+    assert [(r.line, r.what) for r in refused(f"\n\n  {sql}", transactional=transactional)] == [
+        (3, what)
+    ]
 
 
 def spread(sql: str, between: str) -> str:
@@ -416,7 +490,9 @@ HIDING_PLACES: list[Callable[[str], str]] = [
     lambda sql: f'SELECT 1 AS u&";\n{doubled(sql, chr(34))};\n"',
     lambda sql: f"DO $do$ ;\n{sql};\n $do$",
     lambda sql: f"SELECT ($x1$ ;\n{sql};\n $$ $x1$)",
-    lambda sql: f"CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $body$ BEGIN\n{sql};\nEND $body$",
+    lambda sql: (
+        f"CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $body$ BEGIN\n{sql};\nEND $body$"
+    ),
     lambda sql: f"{FUNCTION} BEGIN ATOMIC SELECT $a$;\n{sql};\n$a$; END",
     lambda sql: f"CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT $a$;\n{sql};\n$a$; SELECT 1)",
 ]
@@ -426,29 +502,99 @@ HIDING_PLACES: list[Callable[[str], str]] = [
 def test_what_is_only_quoted_or_in_a_comment_is_not_refused(sql: str) -> None:
     for hide in HIDING_PLACES:
         assert refused(hide(sql)) == []
-        assert [refusal.line for refusal in refused(f"{hide('x')};\n{sql}")] == [hide("x").count("\n") + 2]
+        assert [refusal.line for refusal in refused(f"{hide('x')};\n{sql}")] == [
+            hide("x").count("\n") + 2
+        ]
 
 
 @pytest.mark.parametrize(
     "sql",
     [
-        *("SAVEPOINT a", "ROLLBACK TO a", "ROLLBACK WORK TO SAVEPOINT a", "rollback transaction to a", "RELEASE a"),
-        *("PREPARE a AS SELECT 1", "PREPARE transaction AS SELECT 'a'", "PREPARE transaction (text) AS SELECT $1"),
-        *("SET LOCAL lock_timeout = '1s'", "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE", "SET ROLE a"),
-        *("SET LOCAL transaction_isolation = 'read committed'", "LOCK TABLE begin", "DISCARD TEMP", "DISCARD PLANS"),
-        *("CREATE INDEX i ON t (concurrently)", 'CREATE INDEX "concurrently" ON t (a)', "DROP INDEX concurrent"),
-        *("REFRESH MATERIALIZED VIEW CONCURRENTLY v", "REINDEX TABLE t", "REINDEX (VERBOSE) INDEX a.i"),
-        *('REINDEX INDEX "concurrently"', "CLUSTER t", "ANALYZE", "CHECKPOINT", "DISCARD SEQUENCES"),
+        *(
+            "SAVEPOINT a",
+            "ROLLBACK TO a",
+            "ROLLBACK WORK TO SAVEPOINT a",
+            "rollback transaction to a",
+            "RELEASE a",
+        ),
+        *(
+            "PREPARE a AS SELECT 1",
+            "PREPARE transaction AS SELECT 'a'",
+            "PREPARE transaction (text) AS SELECT $1",
+        ),
+        *(
+            "SET LOCAL lock_timeout = '1s'",
+            "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+            "SET ROLE a",
+        ),
+        *(
+            "SET LOCAL transaction_isolation = 'read committed'",
+            "LOCK TABLE begin",
+            "DISCARD TEMP",
+            "DISCARD PLANS",
+        ),
+        *(
+            "CREATE INDEX i ON t (concurrently)",
+            'CREATE INDEX "concurrently" ON t (a)',
+            "DROP INDEX concurrent",
+        ),
+        *(
+            "REFRESH MATERIALIZED VIEW CONCURRENTLY v",
+            "REINDEX TABLE t",
+            "REINDEX (VERBOSE) INDEX a.i",
+        ),
+        *(
+            'REINDEX INDEX "concurrently"',
+            "CLUSTER t",
+            "ANALYZE",
+            "CHECKPOINT",
+            "DISCARD SEQUENCES",
+        ),
         *("ALTER DATABASE a RESET ALL", "ALTER DATABASE a SET default_tablespace = 'b'"),
-        *("CREATE TABLE database (a int) TABLESPACE b", "DROP TABLE tablespace", "ALTER TABLESPACE a RENAME TO b"),
-        *("ALTER TABLE a DETACH PARTITION b", "ALTER TABLE t SET LOGGED", "ALTER TYPE a ADD VALUE IF NOT EXISTS 'b'"),
-        *("ALTER TABLE system SET TABLESPACE a", "ALTER INDEX ALL IN TABLESPACE a SET TABLESPACE b"),
-        *("DROP SUBSCRIPTION a", "ALTER SUBSCRIPTION a DISABLE", "CREATE PUBLICATION a FOR ALL TABLES"),
-        *("COPY t FROM '/a.csv'", "COPY t TO '/a.csv' CSV", "COPY stdin FROM '/a'", "COPY stdout TO PROGRAM 'cat'"),
-        *("COPY t (stdin, stdout) FROM PROGRAM 'cat'", "COPY \"to stdout\" FROM '/a'", "COPY t FROM 'STDIN'"),
+        *(
+            "CREATE TABLE database (a int) TABLESPACE b",
+            "DROP TABLE tablespace",
+            "ALTER TABLESPACE a RENAME TO b",
+        ),
+        *(
+            "ALTER TABLE a DETACH PARTITION b",
+            "ALTER TABLE t SET LOGGED",
+            "ALTER TYPE a ADD VALUE IF NOT EXISTS 'b'",
+        ),
+        *(
+            "ALTER TABLE system SET TABLESPACE a",
+            "ALTER INDEX ALL IN TABLESPACE a SET TABLESPACE b",
+        ),
+        *(
+            "DROP SUBSCRIPTION a",
+            "ALTER SUBSCRIPTION a DISABLE",
+            "CREATE PUBLICATION a FOR ALL TABLES",
+        ),
+        *(
+            "COPY t FROM '/a.csv'",
+            "COPY t TO '/a.csv' CSV",
+            "COPY stdin FROM '/a'",
+            "COPY stdout TO PROGRAM 'cat'",
+        ),
+        *(
+            "COPY t (stdin, stdout) FROM PROGRAM 'cat'",
+            "COPY \"to stdout\" FROM '/a'",
+            "COPY t FROM 'STDIN'",
+        ),
         *("COPY (SELECT a FROM stdin) TO '/a'", "COPY t FROM '/a' WHERE b IS DISTINCT FROM stdin"),
-        *("EXPLAIN SELECT 1", "SELECT vacuum FROM commit", "WITH a AS (SELECT 1) SELECT * FROM a", "(SELECT 1)"),
-        *('"COMMIT"', "'COMMIT'", "commit1", "c\N{LATIN SMALL LETTER O}mmits", "b\N{CYRILLIC SMALL LETTER IE}gin"),
+        *(
+            "EXPLAIN SELECT 1",
+            "SELECT vacuum FROM commit",
+            "WITH a AS (SELECT 1) SELECT * FROM a",
+            "(SELECT 1)",
+        ),
+        *(
+            '"COMMIT"',
+            "'COMMIT'",
+            "commit1",
+            "c\N{LATIN SMALL LETTER O}mmits",
+            "b\N{CYRILLIC SMALL LETTER IE}gin",
+        ),
         *(
             "\N{KELVIN SIGN}COMMIT",
             "VACUU\N{FULLWIDTH LATIN CAPITAL LETTER M}",
@@ -499,7 +645,10 @@ def test_nothing_is_said_of_the_rows_after_a_copy_from_stdin() -> None:
 
 def kinds(sql: str, sign: str) -> list[str]:
     """What each of these characters is part of."""
-    return [str(piece.kind) for piece in pieces_at(sql, [at for at, char in enumerate(sql) if char == sign])]
+    return [
+        str(piece.kind)
+        for piece in pieces_at(sql, [at for at, char in enumerate(sql) if char == sign])
+    ]
 
 
 @pytest.mark.parametrize(
@@ -521,7 +670,9 @@ def kinds(sql: str, sign: str) -> list[str]:
         ("SELECT 1;\n--\n'?", ["quoted"]),
     ],
 )
-def test_each_character_is_part_of_code_or_a_comment_or_quotes(sql: str, expected: list[str]) -> None:
+def test_each_character_is_part_of_code_or_a_comment_or_quotes(
+    sql: str, expected: list[str]
+) -> None:
     assert kinds(sql, "?") == expected
 
 
@@ -541,10 +692,43 @@ def test_a_body_of_statements_reaches_from_behind_atomic_to_before_end(body: str
 OPERATORS = """+ - * / % ^ < > = <= >= <> != || && -> ->> #> #>> #- @> <@ ? ?| ?& @-@ ## <-> << >> &< &> <<| |>> &<| |&>
 ?- ?-| ?|| ~= ~ ~* !~ !~* ~~ ~~* @@ @@@ @? -|- ^@ | & # <% %> <<% %>> ||/ */ /- +* ~-~ <#> <=> @- !- +@ *-*"""
 STRINGS = [
-    *("'a'", "''", "''''", "'a;''b'", "'\\'", "';\\'", "E'\\''", "e'\\\\'", "E'a''b\\';'", "E'\\x41\\101\\u0041'"),
-    *("N'a;'", "n'\\'", "B'01'", "x'1F'", "U&'\\0041;'", "u&'d!0061;' UESCAPE '!'", "'--'", "'/* ;'", "'$$;'", "'\";'"),
+    *(
+        "'a'",
+        "''",
+        "''''",
+        "'a;''b'",
+        "'\\'",
+        "';\\'",
+        "E'\\''",
+        "e'\\\\'",
+        "E'a''b\\';'",
+        "E'\\x41\\101\\u0041'",
+    ),
+    *(
+        "N'a;'",
+        "n'\\'",
+        "B'01'",
+        "x'1F'",
+        "U&'\\0041;'",
+        "u&'d!0061;' UESCAPE '!'",
+        "'--'",
+        "'/* ;'",
+        "'$$;'",
+        "'\";'",
+    ),
     *("'a'\n'b;'", "E'a'\n'\\';'", "E'a' \r\n\t\r '\\';'", "'a'\n'\\'", "U&'a'\n';\\0061'"),
-    *("$$a$$", "$$;$$", "$$$$", "$a$;$$;$a$", "$a$$b$;$a$", "$ä_1$'$ä_1$", "$$--$$", "$$/*$$", "$A$$a$;$A$", "$_$ $_$"),
+    *(
+        "$$a$$",
+        "$$;$$",
+        "$$$$",
+        "$a$;$$;$a$",
+        "$a$$b$;$a$",
+        "$ä_1$'$ä_1$",
+        "$$--$$",
+        "$$/*$$",
+        "$A$$a$;$A$",
+        "$_$ $_$",
+    ),
     *("'é;\N{GRINNING FACE}'", "$$\N{GRINNING FACE};$$", "'\ufeff'", "'a\nb;\n'", "$$\r\n;\r\n$$"),
 ]
 NAMES = [
@@ -560,7 +744,8 @@ NAMES = [
     "_a$1",
     "a$$",
 ]
-# A comment between two parts of a string is missing: PostgreSQL (15, tried) takes it, postgast's copy of it does not.
+# A comment between two parts of a string is missing: PostgreSQL (15, tried) takes it, postgast's
+# copy of it does not.
 COMMENTS = [
     *(
         "-- a;\n",
@@ -765,7 +950,16 @@ def test_one_statement_is_one_to_the_server_and_to_us(sql: str) -> None:
 
 
 SEPARATORS = [
-    *(";", ";\n", "\n;;\r\n\r\n ", ";-- a; 'b\n", "; /* c; /* $$ */ ' */ ;", ";\r\n-- d\r\n", "\t;\f;", ";--\n/**/\n"),
+    *(
+        ";",
+        ";\n",
+        "\n;;\r\n\r\n ",
+        ";-- a; 'b\n",
+        "; /* c; /* $$ */ ' */ ;",
+        ";\r\n-- d\r\n",
+        "\t;\f;",
+        ";--\n/**/\n",
+    ),
     *("/* e */;", " -- f\n;\n", ";\n/*\n*/-- g\r"),
 ]
 
@@ -774,10 +968,13 @@ SEPARATORS = [
 def test_the_server_and_we_find_the_same_statements_in_a_file(seed: int) -> None:
     choice = random.Random(seed)
     statements = choice.sample(CORPUS, 40)
-    sql = "".join(choice.choice(SEPARATORS) + statement for statement in statements) + choice.choice([*SEPARATORS, ""])
+    sql = "".join(
+        choice.choice(SEPARATORS) + statement for statement in statements
+    ) + choice.choice([*SEPARATORS, ""])
     if seed % 3 == 0:
         sql = re.sub("\r?\n", "\r\n", sql)
-    # Ours contain the comments before the semicolon, and so do the server's; its begin at the first token as ours do.
+    # Ours contain the comments before the semicolon, and so do the server's; its begin at the first
+    # token as ours do.
     assert found(sql) == parsed(sql)
     assert len(found(sql)) == len(statements)
 
@@ -840,7 +1037,18 @@ PIECES = [
         "CASE ",
         "END",
     ),
-    *("COPY ", "FROM STDIN", "COMMIT", "SELECT ", "'a'\n'", "E'a'\n'\\'", "/* /* */ */", "-- a\n", "$a$;$a$", "';'"),
+    *(
+        "COPY ",
+        "FROM STDIN",
+        "COMMIT",
+        "SELECT ",
+        "'a'\n'",
+        "E'a'\n'\\'",
+        "/* /* */ */",
+        "-- a\n",
+        "$a$;$a$",
+        "';'",
+    ),
 ]
 soup = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 
@@ -878,7 +1086,9 @@ def test_any_text_is_split_into_statements_and_gaps(sql: str) -> None:
         end = statement.offset + len(statement.text)
     for transactional in (True, False):
         assert all(refusal.line >= 1 for refusal in refused(sql, transactional=transactional))
-    assert all(comment.startswith(("--", "/*")) and comment in sql for comment in opening_comment(sql))
+    assert all(
+        comment.startswith(("--", "/*")) and comment in sql for comment in opening_comment(sql)
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -906,13 +1116,18 @@ def test_statements_that_are_put_into_a_file_come_out_again(pairs: list[tuple[st
 
 
 def scanned(sql: str) -> list[tuple[int, str]]:
-    """The tokens that PostgreSQL's scanner finds, and where, comments too; none if it finds an error."""
+    """The tokens that PostgreSQL's scanner finds, and where, comments too; none if it finds an
+    error.
+    """
     raw = sql.encode()
     try:
         tokens = postgast.scan(sql).tokens
     except postgast.PgQueryError:
         return []
-    return [(len(raw[: token.start].decode()), raw[token.start : token.end].decode()) for token in tokens]
+    return [
+        (len(raw[: token.start].decode()), raw[token.start : token.end].decode())
+        for token in tokens
+    ]
 
 
 def scanned_starts(tokens: list[tuple[int, str]]) -> Iterator[int]:
@@ -975,9 +1190,38 @@ def test_what_stands_between_statements_is_in_a_comment(sql: str) -> None:
             "--",
             "-",
         ),
-        *("/", "\\", "[", "(/*", "($a$", "( '", "(;", "/* (", "(/* /* */ */", "'\n", "a$", "1$a$", "copy (", "copy a."),
-        *("REINDEX ( , ", "alter table detach partition x ", "CREATE SUBSCRIPTION ( connect = ", "create function "),
-        *("create function begin atomic ", "begin atomic case end ", "''\n", "-- a\n", "/**/", "; ", "\ufeff", "\r\n"),
+        *(
+            "/",
+            "\\",
+            "[",
+            "(/*",
+            "($a$",
+            "( '",
+            "(;",
+            "/* (",
+            "(/* /* */ */",
+            "'\n",
+            "a$",
+            "1$a$",
+            "copy (",
+            "copy a.",
+        ),
+        *(
+            "REINDEX ( , ",
+            "alter table detach partition x ",
+            "CREATE SUBSCRIPTION ( connect = ",
+            "create function ",
+        ),
+        *(
+            "create function begin atomic ",
+            "begin atomic case end ",
+            "''\n",
+            "-- a\n",
+            "/**/",
+            "; ",
+            "\ufeff",
+            "\r\n",
+        ),
     ],
 )
 def test_any_opener_many_times_over_is_read_in_linear_time(opener: str) -> None:

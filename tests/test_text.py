@@ -20,8 +20,12 @@ FOREIGN = st.lists(PIECES, max_size=30).map("".join)
 
 
 def is_command(line: str) -> bool:
-    """Whether GitHub's runner, Azure's agent or TeamCity would obey a line, as their parsers read it."""
-    return line.lstrip().startswith("::") or any(mark in line for mark in ("##[", "##vso[", "##teamcity["))
+    """Whether GitHub's runner, Azure's agent or TeamCity would obey a line, as their parsers read
+    it.
+    """
+    return line.lstrip().startswith("::") or any(
+        mark in line for mark in ("##[", "##vso[", "##teamcity[")
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,9 @@ def test_no_line_is_a_command_for_a_ci(text: str, shown: str) -> None:
 
 
 @given(FOREIGN)
-def test_whatever_others_say_no_ci_obeys_it_and_no_further_line_begins_at_the_margin(text: str) -> None:
+def test_whatever_others_say_no_ci_obeys_it_and_no_further_line_begins_at_the_margin(
+    text: str,
+) -> None:
     shown = printable(hanging(f"ours: {text}"))
     first, *further = shown.split("\n")
     assert first.startswith("ours: ")

@@ -56,7 +56,9 @@ def test_all_who_ask_meanwhile_get_what_one_thread_makes() -> None:
     assert held.begun == 1
 
 
-def test_it_is_shared_for_its_seconds_from_the_end_of_its_making(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_shared_for_its_seconds_from_the_end_of_its_making(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [1000.0]
     monkeypatch.setattr(time, "time", lambda: now[0])
     begun = []
@@ -88,7 +90,11 @@ def test_what_its_making_raises_reaches_all_who_wait_and_is_not_kept() -> None:
         first = await asyncio.gather(*asking, return_exceptions=True)
         return [*first, *await asyncio.gather(shared.get(), return_exceptions=True)]
 
-    assert [repr(error) for error in asyncio.run(ask())] == ["LookupError('1')", "LookupError('1')", "LookupError('2')"]
+    assert [repr(error) for error in asyncio.run(ask())] == [
+        "LookupError('1')",
+        "LookupError('1')",
+        "LookupError('2')",
+    ]
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
@@ -117,7 +123,9 @@ def test_what_is_never_made_does_not_keep_the_process_alive() -> None:
         "    asking.cancel()\n"
         "asyncio.run(leave()); print('left')"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "left\n", "")
 
 
@@ -138,7 +146,9 @@ def test_who_leaves_does_not_end_it_for_the_others() -> None:
     assert held.begun == 1
 
 
-def test_an_event_loop_that_is_gone_harms_nobody_on_the_next_one(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_event_loop_that_is_gone_harms_nobody_on_the_next_one(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     held = Held()
     shared = Shared(held, seconds=60)
     loop = asyncio.new_event_loop()
@@ -182,7 +192,10 @@ def test_a_thread_knows_for_whom_it_works() -> None:
 
     async def ask() -> list[str]:
         request.set("mine")
-        return [await Shared(request.get, seconds=0).get(), await Workers(1, queue_seconds=60).run(request.get)]
+        return [
+            await Shared(request.get, seconds=0).get(),
+            await Workers(1, queue_seconds=60).run(request.get),
+        ]
 
     assert asyncio.run(ask()) == ["mine", "mine"]
 

@@ -1,4 +1,5 @@
-"""Other roles' code, rows and tables: none of them decides what runs, whoever planted it and wherever.
+"""Other roles' code, rows and tables: none of them decides what runs, whoever planted it and
+wherever.
 
 Each test ends by looking at the database.
 """
@@ -39,7 +40,8 @@ Capture = pytest.CaptureFixture[str]
 FILES = {
     "001-items.sql": "CREATE TABLE items (i int);\n",
     "002-more.sql": "INSERT INTO items VALUES (1);\n",
-    "003-index.sql": "-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS items_i ON items (i);\n",
+    "003-index.sql": "-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS items_i "
+    "ON items (i);\n",
 }
 UNIQUE = "-- migrate: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS items_u ON items (i);\n"
 OLD_SHAPE = """(
@@ -67,11 +69,22 @@ class Story:
 
     def environ(self, **environ: str) -> dict[str, str]:
         directory = self.write({})
-        given = {"MIGRATION_DIR": str(directory), "MIGRATION_ENV": "development", "MIGRATION_ALLOW_NONEMPTY": "1"}
+        given = {
+            "MIGRATION_DIR": str(directory),
+            "MIGRATION_ENV": "development",
+            "MIGRATION_ALLOW_NONEMPTY": "1",
+        }
         return {**given, "POSTGRES_URL": self.proxy.url(self.database.url), **environ}
 
     def tell(self) -> None:
-        for part in (self.first_run, self.routes, self.repair_and_baseline, self.held_up, self.broken, self.taken_over):
+        for part in (
+            self.first_run,
+            self.routes,
+            self.repair_and_baseline,
+            self.held_up,
+            self.broken,
+            self.taken_over,
+        ):
             part()
             assert self.wire.called == [], part.__name__
 
@@ -91,7 +104,12 @@ class Story:
         self.capture.readouterr()
 
     def repair_and_baseline(self) -> None:
-        self.write({"001-items.sql": "CREATE TABLE items (i int); -- a comment\n", "004-known.sql": "SELECT 1;\n"})
+        self.write(
+            {
+                "001-items.sql": "CREATE TABLE items (i int); -- a comment\n",
+                "004-known.sql": "SELECT 1;\n",
+            }
+        )
         self.command("repair", "001-items")
         self.command("baseline", "4")
 
@@ -121,11 +139,15 @@ class Story:
 
     def taken_over(self) -> None:
         """A history as an older runner left it."""
-        columns = "environment, DROP COLUMN identity, DROP COLUMN git_commit, DROP COLUMN applied_by"
+        columns = (
+            "environment, DROP COLUMN identity, DROP COLUMN git_commit, DROP COLUMN applied_by"
+        )
         safely(self.database).execute(f"ALTER TABLE public.schema_migrations DROP COLUMN {columns}")
         self.write({"009-taken-over.sql": "INSERT INTO items VALUES (3);\n"})
         self.command()
-        rows = safely(self.database).execute("SELECT version, environment FROM public.schema_migrations ORDER BY id")
+        rows = safely(self.database).execute(
+            "SELECT version, environment FROM public.schema_migrations ORDER BY id"
+        )
         assert [version[:3] for version, _ in rows] == [f"{number:03}" for number in range(1, 10)]
         assert rows[-1][1] == "development"
 
@@ -147,9 +169,16 @@ def attacker(server: Server, database: Database) -> Iterator[Database]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("behind", [True, False], ids=["behind pg_catalog", "in front of pg_catalog"])
+@pytest.mark.parametrize(
+    "behind", [True, False], ids=["behind pg_catalog", "in front of pg_catalog"]
+)
 def test_nothing_that_another_role_planted_is_ever_called(
-    server: Server, database: Database, attacker: Database, migrations: Write, capsys: Capture, behind: bool
+    server: Server,
+    database: Database,
+    attacker: Database,
+    migrations: Write,
+    capsys: Capture,
+    behind: bool,
 ) -> None:
     with listening(server) as (wire, proxy):
         calm = server.create()
@@ -172,7 +201,10 @@ def test_nothing_that_another_role_planted_is_ever_called(
 def history_of(owner: Database, schema: str = "public", *rows: str) -> str:
     """SQL by which a role makes a table of our shape, with these versions in it."""
     made = f"CREATE TABLE {schema}.schema_migrations {OLD_SHAPE};"
-    inserted = (f"INSERT INTO {schema}.schema_migrations (version, name) VALUES ('{row}', 'X');" for row in rows)
+    inserted = (
+        f"INSERT INTO {schema}.schema_migrations (version, name) VALUES ('{row}', 'X');"
+        for row in rows
+    )
     return f"SET ROLE {role(owner)}; {made} {' '.join(inserted)} RESET ROLE"
 
 
@@ -190,16 +222,26 @@ def test_a_history_that_another_role_planted_where_ours_would_be_is_refused_and_
 ) -> None:
     database.execute(history_of(attacker, "public", "001-one"))
     before = database.execute("SELECT xmin, * FROM schema_migrations")
-    for ask in (partial(run, database), lambda directory: runner.connect_and_read_plan(config_of(database, directory))):
+    for ask in (
+        partial(run, database),
+        lambda directory: runner.connect_and_read_plan(config_of(database, directory)),
+    ):
         with pytest.raises(UntrustedHistory) as caught:
             ask(migrations(ONE))
-        assert (caught.value.exit_code, caught.value.http_status, caught.value.code) == (3, 409, "untrusted_history")
+        assert (caught.value.exit_code, caught.value.http_status, caught.value.code) == (
+            3,
+            409,
+            "untrusted_history",
+        )
         assert "ALTER TABLE" in caught.value.next_step
         assert (
             f"GRANT {role(attacker)} TO" in caught.value.next_step.replace('""', '"')
             or "GRANT" in caught.value.next_step
         )
-    assert (tables(database), database.execute("SELECT xmin, * FROM schema_migrations")) == ([], before)
+    assert (tables(database), database.execute("SELECT xmin, * FROM schema_migrations")) == (
+        [],
+        before,
+    )
 
 
 def test_a_history_that_another_role_planted_elsewhere_is_ignored(
@@ -220,7 +262,10 @@ def test_each_of_the_two_remedies_makes_the_history_trusted(
     with login(server, database) as owner:
         database.execute(f"GRANT CREATE ON SCHEMA public TO {role(owner)}")
         database.execute(history_of(attacker, "public", "001-one"))
-        database.execute("ALTER TABLE schema_migrations ADD environment text, ADD identity text, ADD git_commit text")
+        database.execute(
+            "ALTER TABLE schema_migrations ADD environment text, ADD identity text, ADD git_commit "
+            "text"
+        )
         database.execute("ALTER TABLE schema_migrations ADD applied_by text")
         with pytest.raises(UntrustedHistory) as caught:
             run(owner, migrations(TWO))
@@ -232,11 +277,11 @@ def test_each_of_the_two_remedies_makes_the_history_trusted(
 def test_code_of_an_untrusted_table_is_not_run_by_a_look(
     server: Server, database: Database, attacker: Database, migrations: Write
 ) -> None:
-    """A policy, an index and a check, each of which calls a function; a column that is printed by one."""
+    """A policy, an index and a check, each of which calls a function; a column that is printed by
+    one.
+    """
     low, mark = role(attacker), "RAISE EXCEPTION 'hostile code was called'"
-    hostile = (
-        f"CREATE FUNCTION public.hostile(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN {mark}; END $$"
-    )
+    hostile = f"CREATE FUNCTION public.hostile(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN {mark}; END $$"
     calm = "CREATE FUNCTION public.hostile(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true'"
     with login(server, database) as reader:
         database.execute(history_of(attacker, "public", "001-one"))
@@ -247,11 +292,16 @@ def test_code_of_an_untrusted_table_is_not_run_by_a_look(
             "ALTER TABLE schema_migrations ADD CONSTRAINT planted CHECK (hostile(1))",
             "CREATE STATISTICS planted ON (hostile(1)), id FROM schema_migrations",
         ):
-            database.execute(f"SET ROLE {low}; {calm}; {planted}; {hostile.replace('CREATE', 'CREATE OR REPLACE')}")
+            database.execute(
+                f"SET ROLE {low}; {calm}; {planted}; "
+                f"{hostile.replace('CREATE', 'CREATE OR REPLACE')}"
+            )
             with pytest.raises(UntrustedHistory):
                 trusted(reader, migrations(ONE))
             drop = (
-                "ALTER TABLE schema_migrations DROP CONSTRAINT" if "CHECK" in planted else f"DROP {planted.split()[1]}"
+                "ALTER TABLE schema_migrations DROP CONSTRAINT"
+                if "CHECK" in planted
+                else f"DROP {planted.split()[1]}"
             )
             database.execute(f"{drop} planted; DROP FUNCTION public.hostile(int)")
         assert trusted(reader, migrations(ONE)) is False
@@ -297,7 +347,11 @@ def test_a_reader_sees_the_only_history_there_is_and_is_told_whose_it_is(
         assert f"belongs to {owner}" in capsys.readouterr().out
         assert main(["status", "--json"], environ) == 0
         document = json.loads(capsys.readouterr().out)
-        assert (document["trusted"], document["owner"], document["appliedMigrations"]) == (False, owner, 1)
+        assert (document["trusted"], document["owner"], document["appliedMigrations"]) == (
+            False,
+            owner,
+            1,
+        )
         migrations(TWO)
         assert main([], environ | {"MIGRATION_ENV": "development"}) == 3
         assert tables(database) == ["one"]
@@ -306,7 +360,9 @@ def test_a_reader_sees_the_only_history_there_is_and_is_told_whose_it_is(
 def test_nothing_is_done_with_the_history_of_a_role_that_is_not_trusted(
     server: Server, database: Database, attacker: Database, migrations: Write
 ) -> None:
-    """Nor by a role that could not write it anyway: it is told whose history it is, and not which grant it lacks."""
+    """Nor by a role that could not write it anyway: it is told whose history it is, and not which
+    grant it lacks.
+    """
     directory = migrations(TWO)
     with login(server, database) as reader:
         database.execute(history_of(attacker, "public", "001-one"))
@@ -320,7 +376,10 @@ def test_nothing_is_done_with_the_history_of_a_role_that_is_not_trusted(
         ):
             with pytest.raises(UntrustedHistory):
                 act()
-        assert (tables(database), database.execute("SELECT xmin, * FROM schema_migrations")) == ([], before)
+        assert (tables(database), database.execute("SELECT xmin, * FROM schema_migrations")) == (
+            [],
+            before,
+        )
 
 
 def test_a_table_that_is_planted_between_reading_and_making_it_is_not_taken_for_ours(
@@ -334,25 +393,34 @@ def test_a_table_that_is_planted_between_reading_and_making_it_is_not_taken_for_
     assert (tables(database), versions(database)) == ([], ["001-one"])
 
 
-@pytest.mark.parametrize("when", ["BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;", "CREATE TABLE two"])
+@pytest.mark.parametrize(
+    "when", ["BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;", "CREATE TABLE two"]
+)
 def test_a_history_that_its_schemas_owner_replaces_during_a_run_is_not_written_to(
     server: Server, database: Database, attacker: Database, migrations: Write, when: str
 ) -> None:
-    """Before the second file, by dropping it; during that, by renaming the schema, which no lock of ours prevents."""
+    """Before the second file, by dropping it; during that, by renaming the schema, which no lock of
+    ours prevents.
+    """
     low, directory = role(attacker), migrations(ONE)
-    database.execute(f"CREATE SCHEMA low AUTHORIZATION {low}; CREATE TABLE public.spoils (who text)")
+    database.execute(
+        f"CREATE SCHEMA low AUTHORIZATION {low}; CREATE TABLE public.spoils (who text)"
+    )
     database.execute(f"GRANT INSERT ON public.spoils TO {low}")
     run(database, directory, MIGRATION_SCHEMA="low")
     migrations(TWO)
     gone = (
-        "DROP TABLE low.schema_migrations" if "BEGIN" in when else "ALTER SCHEMA low RENAME TO old; CREATE SCHEMA low"
+        "DROP TABLE low.schema_migrations"
+        if "BEGIN" in when
+        else "ALTER SCHEMA low RENAME TO old; CREATE SCHEMA low"
     )
     replant = (
         f"SET ROLE {low}; {gone}; CREATE TABLE low.schema_migrations {OLD_SHAPE};"
         "INSERT INTO low.schema_migrations (version, name) VALUES ('001-one', 'X');"
         "CREATE FUNCTION low.spy() RETURNS trigger LANGUAGE plpgsql AS $$"
         " BEGIN INSERT INTO public.spoils VALUES (current_user); RETURN NEW; END $$;"
-        "CREATE TRIGGER spy BEFORE INSERT ON low.schema_migrations FOR EACH ROW EXECUTE FUNCTION low.spy()"
+        "CREATE TRIGGER spy BEFORE INSERT ON low.schema_migrations FOR EACH ROW EXECUTE FUNCTION "
+        "low.spy()"
     )
     if "BEGIN" not in when:
         database.execute(f'GRANT CREATE ON DATABASE "{database.name}" TO {low}')
@@ -388,12 +456,19 @@ def before(proxy: Proxy, pattern: str, work: Callable[[], object]) -> None:
     ],
 )
 def test_whom_a_role_trusts(
-    server: Server, database: Database, attacker: Database, migrations: Write, grant: str, is_trusted: bool
+    server: Server,
+    database: Database,
+    attacker: Database,
+    migrations: Write,
+    grant: str,
+    is_trusted: bool,
 ) -> None:
     with login(server, database) as plain:
         database.execute(history_of(attacker, "public", "001-one"))
         names = {"owner": role(attacker), "runner": role(plain), "database": f'"{database.name}"'}
-        database.execute(f"GRANT SELECT ON schema_migrations TO {role(plain)}; {grant.format(**names)}")
+        database.execute(
+            f"GRANT SELECT ON schema_migrations TO {role(plain)}; {grant.format(**names)}"
+        )
         if is_trusted:
             assert trusted(plain, migrations(ONE))
         elif "ALL" in grant or "{runner} SUPERUSER" in grant:
@@ -414,34 +489,48 @@ def test_whom_a_role_trusts(
     ],
 )
 def test_a_grant_counts_by_what_it_lets_the_role_do(
-    server: Server, database: Database, attacker: Database, migrations: Write, options: str, is_trusted: bool
+    server: Server,
+    database: Database,
+    attacker: Database,
+    migrations: Write,
+    options: str,
+    is_trusted: bool,
 ) -> None:
     """Before PostgreSQL 16 each of them lets it SET ROLE."""
     old = int(server.admin.execute("SHOW server_version_num")[0][0]) < 160000
     with login(server, database) as plain:
         database.execute(history_of(attacker, "public", "001-one"))
         database.execute(f"GRANT SELECT ON schema_migrations TO {role(plain)}")
-        database.execute(f"GRANT {role(attacker)} TO {role(plain)} WITH {'ADMIN OPTION' if old else options}")
+        database.execute(
+            f"GRANT {role(attacker)} TO {role(plain)} WITH {'ADMIN OPTION' if old else options}"
+        )
         assert trusted(plain, migrations(ONE)) is (is_trusted or old)
 
 
 # Rows that are not stored, and rows that are not seen
 
 
-HEADS = pytest.mark.parametrize("head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"])
+HEADS = pytest.mark.parametrize(
+    "head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"]
+)
 
 
 @HEADS
 @pytest.mark.parametrize(
     "keep_out",
     [
-        "CREATE TRIGGER keep_out BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION nothing()",
-        "CREATE TRIGGER keep_out AFTER INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION remove()",
-        "CREATE CONSTRAINT TRIGGER keep_out AFTER INSERT ON schema_migrations DEFERRABLE INITIALLY DEFERRED"
+        "CREATE TRIGGER keep_out BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION "
+        "nothing()",
+        "CREATE TRIGGER keep_out AFTER INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION "
+        "remove()",
+        "CREATE CONSTRAINT TRIGGER keep_out AFTER INSERT ON schema_migrations DEFERRABLE INITIALLY "
+        "DEFERRED"
         " FOR EACH ROW EXECUTE FUNCTION remove()",
-        "CREATE TRIGGER keep_out BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION rename()",
+        "CREATE TRIGGER keep_out BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION "
+        "rename()",
         "CREATE RULE keep_out AS ON INSERT TO schema_migrations DO INSTEAD NOTHING",
-        "CREATE RULE keep_out AS ON INSERT TO schema_migrations DO ALSO DELETE FROM schema_migrations"
+        "CREATE RULE keep_out AS ON INSERT TO schema_migrations DO ALSO DELETE FROM "
+        "schema_migrations"
         " WHERE version = NEW.version",
     ],
     ids=["returns null", "deletes", "deletes at commit", "renames", "rule instead", "rule also"],
@@ -456,9 +545,13 @@ def test_a_file_whose_row_is_not_stored_is_not_applied(
         "remove": "DELETE FROM schema_migrations WHERE version = NEW.version; RETURN NULL",
         "rename": "NEW.version := NEW.version || '-x'; RETURN NEW",
     }.items():
-        database.execute(f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; END $$")
+        database.execute(
+            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; END $$"
+        )
     database.execute(keep_out)
-    migrations({"002-two.sql": f"{head}CREATE TABLE two ();", "003-three.sql": "CREATE TABLE three ()"})
+    migrations(
+        {"002-two.sql": f"{head}CREATE TABLE two ();", "003-three.sql": "CREATE TABLE three ()"}
+    )
     with pytest.raises(MigrationFailed) as caught:
         run(database, directory)
     assert (caught.value.exit_code, caught.value.applied) == (1, [])
@@ -472,29 +565,75 @@ def test_a_file_whose_row_is_not_stored_is_not_applied(
     assert run(database, directory).applied == ["002-two", "003-three"]
 
 
-def test_a_row_that_cannot_be_written_at_the_end_is_given_to_be_typed(database: Database, migrations: Write) -> None:
+def test_a_row_that_cannot_be_written_at_the_end_is_given_to_be_typed(
+    database: Database, migrations: Write
+) -> None:
     directory = migrations(ONE)
     run(database, directory)
     spoil = (
-        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;\n"
-        "CREATE TRIGGER keep_out BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION nothing();\n"
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END "
+        "$$;\n"
+        "CREATE TRIGGER keep_out BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION "
+        "nothing();\n"
     )
     migrations({"002-two.sql": f"-- migrate: no-transaction\nCREATE TABLE two ();\n{spoil}"})
     with pytest.raises(PartlyApplied) as caught:
         run(database, directory)
     assert caught.value.exit_code == 7
-    [insert] = [line.strip() for line in caught.value.state.splitlines() if line.strip().startswith("INSERT INTO")]
+    [insert] = [
+        line.strip()
+        for line in caught.value.state.splitlines()
+        if line.strip().startswith("INSERT INTO")
+    ]
     database.execute(f"DROP TRIGGER keep_out ON schema_migrations; {insert}")
     assert run(database, directory).applied == []
     assert (tables(database), versions(database)) == (["one", "two"], ["001-one", "002-two"])
 
 
+@pytest.mark.parametrize("command", ["INSERT", "UPDATE"])
+def test_a_trigger_that_keeps_out_a_baseline_or_a_repair_is_told(
+    database: Database, migrations: Write, command: str
+) -> None:
+    directory = migrations(ONE)
+    run(database, directory)
+    database.execute(
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
+    )
+    database.execute(
+        f"CREATE TRIGGER keep_out BEFORE {command} ON schema_migrations FOR EACH ROW EXECUTE "
+        "FUNCTION nothing()"
+    )
+    before = database.execute("SELECT xmin, * FROM schema_migrations")
+    migrations(
+        TWO if command == "INSERT" else {"001-one.sql": "CREATE TABLE one (i int); -- changed"}
+    )
+    config = config_of(database, directory)
+    act = (
+        partial(adopt.baseline, config, 2)
+        if command == "INSERT"
+        else partial(adopt.repair, config, "001-one")
+    )
+    with pytest.raises(
+        HistoryConflict, match="not stored as it was written; rolled back"
+    ) as caught:
+        act()
+    assert "information_schema.triggers" in caught.value.next_step
+    assert database.execute("SELECT xmin, * FROM schema_migrations") == before
+    database.execute("DROP TRIGGER keep_out ON schema_migrations")
+    act()
+    assert run(database, directory).applied == []
+
+
 def test_a_version_is_never_applied_twice_in_one_run(database: Database, migrations: Write) -> None:
-    directory = migrations({**ONE, "002-two.sql": "-- migrate: no-transaction\nCREATE TABLE two ();"})
+    directory = migrations(
+        {**ONE, "002-two.sql": "-- migrate: no-transaction\nCREATE TABLE two ();"}
+    )
 
     def forget(event: events.Event) -> None:
         if isinstance(event, MigrationResult):
-            database.execute("DELETE FROM schema_migrations WHERE version = '001-one'; DROP TABLE one")
+            database.execute(
+                "DELETE FROM schema_migrations WHERE version = '001-one'; DROP TABLE one"
+            )
 
     with pytest.raises(HistoryConflict, match="missing from the history now: 001-one") as caught:
         runner.run(config_of(database, directory), forget)
@@ -502,17 +641,26 @@ def test_a_version_is_never_applied_twice_in_one_run(database: Database, migrati
     assert (tables(database), versions(database)) == ([], [])
 
 
-@pytest.mark.parametrize("command", [(), ("status",), ("validate",), ("baseline", "1"), ("repair", "001-one")])
+@pytest.mark.parametrize(
+    "command", [(), ("status",), ("validate",), ("baseline", "1"), ("repair", "001-one")]
+)
 @pytest.mark.parametrize("policy", ["", "CREATE POLICY all_rows ON schema_migrations USING (true)"])
 def test_rows_that_row_security_hides_are_an_error_for_every_command(
-    server: Server, database: Database, migrations: Write, capsys: Capture, command: tuple[str, ...], policy: str
+    server: Server,
+    database: Database,
+    migrations: Write,
+    capsys: Capture,
+    command: tuple[str, ...],
+    policy: str,
 ) -> None:
     directory = migrations(ONE)
     run(database, directory)
     migrations(TWO)
     with login(server, database) as reader:
         rights = f"GRANT SELECT, INSERT, UPDATE ON schema_migrations TO {role(reader)}"
-        database.execute(f"ALTER TABLE schema_migrations ENABLE ROW LEVEL SECURITY; {rights}; {policy}")
+        database.execute(
+            f"ALTER TABLE schema_migrations ENABLE ROW LEVEL SECURITY; {rights}; {policy}"
+        )
         environ = {"POSTGRES_URL": reader.url, "MIGRATION_DIR": str(directory), **SETTLED}
         assert main(command, environ) == 5
         assert "BYPASSRLS" in capsys.readouterr().err
@@ -526,8 +674,12 @@ def test_forced_row_security_hides_rows_from_the_owner_too_and_the_remedy_lifts_
 ) -> None:
     directory = migrations(ONE)
     run(attacker, directory)
-    database.execute("ALTER TABLE schema_migrations ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
-    migrations({"001-one.sql": "CREATE TABLE one (i int)", "002-two.sql": "CREATE TABLE two (i int)"})
+    database.execute(
+        "ALTER TABLE schema_migrations ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+    )
+    migrations(
+        {"001-one.sql": "CREATE TABLE one (i int)", "002-two.sql": "CREATE TABLE two (i int)"}
+    )
     with pytest.raises(HistoryHidden) as caught:
         run(attacker, directory)
     assert tables(database) == ["one"]
@@ -542,7 +694,9 @@ PRISMA = "CREATE TABLE _prisma_migrations (id text)"
 FULL = "CREATE TABLE users (id int); INSERT INTO users VALUES (1)"
 
 
-@pytest.mark.parametrize("there", [FULL, PRISMA, f"CREATE SCHEMA app; SET search_path = app; {PRISMA}"])
+@pytest.mark.parametrize(
+    "there", [FULL, PRISMA, f"CREATE SCHEMA app; SET search_path = app; {PRISMA}"]
+)
 @pytest.mark.parametrize("words", [(), ("--allow-nonempty",), ("baseline", "1")])
 def test_a_preview_build_changes_nothing_on_a_database_with_tables(
     database: Database, migrations: Write, capsys: Capture, there: str, words: tuple[str, ...]
@@ -554,17 +708,26 @@ def test_a_preview_build_changes_nothing_on_a_database_with_tables(
     assert main(words, environ | build) == 3
     assert "Nothing was changed" in capsys.readouterr().err
     assert tables(database) == before
-    assert safely(database).execute("SELECT pg_catalog.to_regclass('public.schema_migrations')") == [(None,)]
+    assert safely(database).execute(
+        "SELECT pg_catalog.to_regclass('public.schema_migrations')"
+    ) == [(None,)]
 
 
-@pytest.mark.parametrize("environment", [{"MIGRATION_ENV": "staging"}, {"VERCEL_ENV": "production"}])
+@pytest.mark.parametrize(
+    "environment", [{"MIGRATION_ENV": "staging"}, {"VERCEL_ENV": "production"}]
+)
 @pytest.mark.parametrize("there", [FULL, PRISMA])
 def test_the_first_run_on_a_database_with_tables_stops_and_names_the_ways(
     database: Database, migrations: Write, capsys: Capture, there: str, environment: dict[str, str]
 ) -> None:
     database.execute(there)
     before = tables(database)
-    environ = {"MIGRATION_DIR": str(migrations(ONE)), "POSTGRES_URL": database.url, "CI": "1", **environment}
+    environ = {
+        "MIGRATION_DIR": str(migrations(ONE)),
+        "POSTGRES_URL": database.url,
+        "CI": "1",
+        **environment,
+    }
     assert main([], environ) == 3
     said = capsys.readouterr().err
     assert ("baseline NNN" in said, "--allow-nonempty" in said) == (True, True)
@@ -578,9 +741,15 @@ def test_the_first_run_on_a_database_with_tables_stops_and_names_the_ways(
     assert versions(database) == ["001-one"]
 
 
-def test_the_variable_lets_all_files_run_beside_tables_too(database: Database, migrations: Write) -> None:
+def test_the_variable_lets_all_files_run_beside_tables_too(
+    database: Database, migrations: Write
+) -> None:
     database.execute(FULL)
-    environ = {"MIGRATION_DIR": str(migrations(ONE)), "POSTGRES_URL": database.url, "MIGRATION_ENV": "staging"}
+    environ = {
+        "MIGRATION_DIR": str(migrations(ONE)),
+        "POSTGRES_URL": database.url,
+        "MIGRATION_ENV": "staging",
+    }
     assert main([], environ | {"MIGRATION_ALLOW_NONEMPTY": "0"}) == 3
     assert tables(database) == ["users"]
     assert main([], environ | {"MIGRATION_ALLOW_NONEMPTY": "1"}) == 0
@@ -608,14 +777,19 @@ def test_baseline_refuses_what_could_not_run(database: Database, migrations: Wri
     directory = migrations({"001-dump.sql": "\\restrict abc\nCREATE TABLE one ();"})
     with pytest.raises(FilesError, match="psql"):
         adopt.baseline(config_of(database, directory), 1)
-    assert safely(database).execute("SELECT pg_catalog.to_regclass('public.schema_migrations')") == [(None,)]
+    assert safely(database).execute(
+        "SELECT pg_catalog.to_regclass('public.schema_migrations')"
+    ) == [(None,)]
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("-- migrate: draft\nCREATE TABLE one (i int);\n", "still a draft"),
-        ("CREATE TABLE one (\n<<<<<<< ours\n i int\n=======\n j int\n>>>>>>> theirs\n);\n", "merge conflict"),
+        (
+            "CREATE TABLE one (\n<<<<<<< ours\n i int\n=======\n j int\n>>>>>>> theirs\n);\n",
+            "merge conflict",
+        ),
     ],
 )
 def test_repair_refuses_a_file_that_is_not_finished(
@@ -633,7 +807,9 @@ def test_repair_refuses_a_file_that_is_not_finished(
 # Which path counts
 
 
-def test_a_path_that_came_with_the_connection_is_taken_at_its_word(database: Database, migrations: Write) -> None:
+def test_a_path_that_came_with_the_connection_is_taken_at_its_word(
+    database: Database, migrations: Write
+) -> None:
     database.execute("CREATE SCHEMA b; CREATE SCHEMA c; CREATE SCHEMA d")
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
     for tenant in ("b", "c", "d"):  # to the last one, several histories are elsewhere
@@ -651,7 +827,11 @@ def test_the_upgrade_check_says_what_a_run_would_refuse_and_changes_nothing(
     server: Server, database: Database, attacker: Database, migrations: Write, capsys: Capture
 ) -> None:
     directory = migrations(ONE)
-    environ = {"MIGRATION_DIR": str(directory), "POSTGRES_URL": database.url, "MIGRATION_ENV": "staging"}
+    environ = {
+        "MIGRATION_DIR": str(directory),
+        "POSTGRES_URL": database.url,
+        "MIGRATION_ENV": "staging",
+    }
 
     def check(code: int, **more: str) -> list[str]:
         assert main(["status", "--upgrade-check", "--json"], environ | more) == code
@@ -675,20 +855,28 @@ def test_the_upgrade_check_says_what_a_run_would_refuse_and_changes_nothing(
 
 
 def test_advice_that_names_the_directive_is_right(database: Database, migrations: Write) -> None:
-    directory = migrations({"001-loop.sql": "CREATE TABLE one (i int);\nDO $$ BEGIN COMMIT; END $$;\n"})
+    directory = migrations(
+        {"001-loop.sql": "CREATE TABLE one (i int);\nDO $$ BEGIN COMMIT; END $$;\n"}
+    )
     with pytest.raises(MigrationFailed) as caught:
         run(database, directory)
     assert (caught.value.failure.server.sqlstate, tables(database)) == ("2D000", [])
     [directive] = re.findall("`(-- migrate: .*)`", caught.value.next_step)
-    migrations({"001-loop.sql": f"{directive}\nCREATE TABLE one (i int);\nDO $$ BEGIN COMMIT; END $$;\n"})
+    migrations(
+        {"001-loop.sql": f"{directive}\nCREATE TABLE one (i int);\nDO $$ BEGIN COMMIT; END $$;\n"}
+    )
     assert run(database, directory).applied == ["001-loop"]
     assert tables(database) == ["one"]
 
 
 @pytest.mark.parametrize("way", ["the next file", "the directive"])
-def test_a_new_value_of_an_enum_is_used_as_the_advice_says(database: Database, migrations: Write, way: str) -> None:
+def test_a_new_value_of_an_enum_is_used_as_the_advice_says(
+    database: Database, migrations: Write, way: str
+) -> None:
     add, use = "ALTER TYPE mood ADD VALUE 'new';\n", "INSERT INTO one VALUES ('new');\n"
-    directory = migrations({"001-mood.sql": "CREATE TYPE mood AS ENUM ('old'); CREATE TABLE one (m mood)"})
+    directory = migrations(
+        {"001-mood.sql": "CREATE TYPE mood AS ENUM ('old'); CREATE TABLE one (m mood)"}
+    )
     run(database, directory)
     migrations({"002-new.sql": add + use})
     with pytest.raises(MigrationFailed) as caught:

@@ -1,4 +1,6 @@
-"""The two routes on a real Postgres: in this process, and behind a real HTTP server where bytes and threads matter."""
+"""The two routes on a real Postgres: in this process, and behind a real HTTP server where bytes and
+threads matter.
+"""
 
 import asyncio
 import gzip
@@ -44,7 +46,9 @@ TWO = {"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "CREATE TABLE b ()"}
 
 @dataclass
 class Instance:
-    """One instance of the service. Fails at its end if an answer or the log showed what nobody may see."""
+    """One instance of the service. Fails at its end if an answer or the log showed what nobody may
+    see.
+    """
 
     service: Service
     client: TestClient
@@ -71,7 +75,9 @@ class Instance:
         return self("POST", MIGRATE, content=json.dumps(body), headers=JSON | headers)
 
     def log(self) -> list[dict[str, Any]]:
-        """What was logged since the last time: one JSON object a line, and nothing else on either stream."""
+        """What was logged since the last time: one JSON object a line, and nothing else on either
+        stream.
+        """
         out, err = self.capture.readouterr()
         assert err == ""
         self.answers.append(out)
@@ -177,7 +183,9 @@ def head_of(method: str, path: str, *headers: str) -> str:
 
 @pytest.fixture
 def wired(database: Database) -> Iterator[Callable[..., Reply]]:
-    """`wired("GET", "/path", "Header: value")` against an empty database, in which nothing may appear."""
+    """`wired("GET", "/path", "Header: value")` against an empty database, in which nothing may
+    appear.
+    """
     with serving(Service(environment(database))) as port:
         yield lambda *words, body="": wire(port, head_of(*words) + body)
     assert untouched(database)
@@ -521,7 +529,9 @@ def silent() -> Iterator[Silent]:
 
 
 class Held(Service):
-    """An instance that cannot find out where its database is until it is released; the secret it knows."""
+    """An instance that cannot find out where its database is until it is released; the secret it
+    knows.
+    """
 
     def __init__(self, database: Database, limits: Limits = DEFAULT_LIMITS) -> None:
         super().__init__(environment(database), self._hold, limits=limits)
@@ -720,7 +730,9 @@ def small() -> Iterator[Database]:
 def test_many_at_once_use_one_connection_starve_nobody_and_see_what_is_two_seconds_old(
     small: Database, project: Path, capsys: Captured
 ) -> None:
-    """All but one of the server's connections are in use by another client, and ours may have one at a time."""
+    """All but one of the server's connections are in use by another client, and ours may have one
+    at a time.
+    """
     run(small, project / "migrations")
     small.execute("CREATE ROLE status LOGIN PASSWORD 'canary' CONNECTION LIMIT 1")
     small.execute("GRANT SELECT ON schema_migrations TO status; CREATE TABLE work (id int)")
@@ -1456,7 +1468,8 @@ def test_a_commit_that_was_not_answered_and_not_done_is_a_failure(
 def test_when_the_budget_ends_between_two_files_the_next_call_goes_on(
     start: Start, server: Server, database: Database, migrations: Write
 ) -> None:
-    # The first file leaves less time than a second one is begun with; what is left, its statement_timeout says.
+    # The first file leaves less time than a second one is begun with; what is left, its
+    # statement_timeout says.
     sql = (
         "SELECT pg_sleep(extract(epoch FROM current_setting('statement_timeout')::interval) - 0.9)"
     )
@@ -1568,7 +1581,9 @@ def test_a_client_that_hangs_up_does_not_end_the_run(
 def test_a_password_refused_midway_ends_the_run_with_what_it_applied(
     server: Server, database: Database, migrations: Write, capsys: Captured
 ) -> None:
-    """A second credential is for a run that has not begun: another run would not tell what the first one applied."""
+    """A second credential is for a run that has not begun: another run would not tell what the
+    first one applied.
+    """
     files = {
         "001-a.sql": "CREATE TABLE a (); ALTER ROLE CURRENT_USER PASSWORD 'canary-of-the-rotation'",
         "002-b.sql": "-- migrate: no-transaction\nCREATE TABLE IF NOT EXISTS b ()",

@@ -1,4 +1,6 @@
-"""Tests on a platform's own programs. What a machine lacks for them is a reason to skip, but not in CI."""
+"""Tests on a platform's own programs. What a machine lacks for them is a reason to skip, but not in
+CI.
+"""
 
 import fcntl
 import os
@@ -29,7 +31,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def made_once(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, Callable[[Path], object]], Path]:
-    """`made_once(name, make)`: a directory that the first worker to come makes, and that all of them use."""
+    """`made_once(name, make)`: a directory that the first worker to come makes, and that all of
+    them use.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if hasattr(request.config, "workerinput") else base
 

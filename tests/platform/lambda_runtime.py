@@ -1,8 +1,10 @@
-"""A stand-in for AWS Lambda, around the real runtime client: `python -m awslambdaric` is a child of the tests.
+"""A stand-in for AWS Lambda, around the real runtime client: `python -m awslambdaric` is a child of
+the tests.
 
-Like Lambda: one process an instance, one event at a time, its deadline as a header, SIGKILL when the time is up, a cold
-start after that. What boto3 calls to invoke a function is served too. Not imitated: freezing between events, limits of
-memory and of what an answer may hold, a root that cannot be written to.
+Like Lambda: one process an instance, one event at a time, its deadline as a header, SIGKILL when
+the time is up, a cold start after that. What boto3 calls to invoke a function is served too. Not
+imitated: freezing between events, limits of memory and of what an answer may hold, a root that
+cannot be written to.
 """
 
 import base64
@@ -45,10 +47,17 @@ class Job:
 
 
 class Function:
-    """A function made of an unpacked bundle. Its first event starts an instance, as does the first after an end."""
+    """A function made of an unpacked bundle. Its first event starts an instance, as does the first
+    after an end.
+    """
 
     def __init__(
-        self, python: Path, bundle: Path, environ: Mapping[str, str], *, handler: str = "lib.aws.handler"
+        self,
+        python: Path,
+        bundle: Path,
+        environ: Mapping[str, str],
+        *,
+        handler: str = "lib.aws.handler",
     ) -> None:
         self.timeout = 60.0
         self._command = [str(python), "-m", "awslambdaric", handler]
@@ -98,7 +107,9 @@ class Function:
         return Result(json.loads(answer), error, self._log.read().decode(), process.pid)
 
     def time_out(self) -> None:
-        """What Lambda does when the time is up: the processes are gone, and nothing in them hears of it."""
+        """What Lambda does when the time is up: the processes are gone, and nothing in them hears
+        of it.
+        """
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -107,7 +118,11 @@ class Function:
         if self._process is None or self._process.poll() is not None:
             self._jobs, self._answers = Queue(), Queue()
             self._process = subprocess.Popen(
-                self._command, cwd=self._bundle, env=self._environ, stdout=self._log, stderr=subprocess.STDOUT
+                self._command,
+                cwd=self._bundle,
+                env=self._environ,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
             )
         return self._process
 
@@ -118,7 +133,11 @@ class Function:
                 return self._answers.get(timeout=0.05)
             except Empty:
                 if gone:
-                    message = "Task timed out" if process.returncode == -9 else f"Runtime exited: {process.returncode}"
+                    message = (
+                        "Task timed out"
+                        if process.returncode == -9
+                        else f"Runtime exited: {process.returncode}"
+                    )
                     return "Runtime.ExitError", json.dumps({"errorMessage": message}).encode()
 
     def next_job(self) -> Job:
@@ -151,7 +170,12 @@ class _Api(BaseHTTPRequestHandler):
             job = self.server.function.next_job()
             self._send(200, job.body, self._job_headers(job))
         elif self.path.endswith(f"/functions/{NAME}/configuration"):
-            self._send(200, json.dumps({"FunctionName": NAME, "Timeout": int(self.server.function.timeout)}).encode())
+            self._send(
+                200,
+                json.dumps(
+                    {"FunctionName": NAME, "Timeout": int(self.server.function.timeout)}
+                ).encode(),
+            )
         else:
             self._send(404, b"{}", {"x-amzn-ErrorType": "ResourceNotFoundException"})
 
@@ -200,11 +224,18 @@ class _Api(BaseHTTPRequestHandler):
 
 
 def function_url(
-    method: str, path: str, *, headers: Mapping[str, str] | None = None, body: str | None = None, query: str = ""
+    method: str,
+    path: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: str | None = None,
+    query: str = "",
 ) -> dict[str, Any]:
     """A request by a function URL: payload version 2.0."""
     domain = "abc123.lambda-url.eu-west-1.on.aws"
-    return _version_2(method, path, {"host": domain, **(headers or {})}, body, query, domain, "$default")
+    return _version_2(
+        method, path, {"host": domain, **(headers or {})}, body, query, domain, "$default"
+    )
 
 
 def http_api(
@@ -216,7 +247,9 @@ def http_api(
     query: str = "",
     stage: str = "$default",
 ) -> dict[str, Any]:
-    """A request by API Gateway's HTTP API: payload version 2.0, where a named stage is part of the path."""
+    """A request by API Gateway's HTTP API: payload version 2.0, where a named stage is part of the
+    path.
+    """
     domain = "abc123.execute-api.eu-west-1.amazonaws.com"
     path = path if stage == "$default" else f"/{stage}{path}"
     return _version_2(method, path, {"host": domain, **(headers or {})}, body, query, domain, stage)
@@ -231,8 +264,14 @@ def rest_api(
     query: str = "",
     stage: str = "prod",
 ) -> dict[str, Any]:
-    """A request by API Gateway's REST API: payload version 1, where the stage is not part of the path."""
-    headers = {"Host": "abc123.execute-api.eu-west-1.amazonaws.com", "X-Forwarded-Proto": "https", **(headers or {})}
+    """A request by API Gateway's REST API: payload version 1, where the stage is not part of the
+    path.
+    """
+    headers = {
+        "Host": "abc123.execute-api.eu-west-1.amazonaws.com",
+        "X-Forwarded-Proto": "https",
+        **(headers or {}),
+    }
     return {
         "resource": "/{proxy+}",
         "path": path,
@@ -240,7 +279,8 @@ def rest_api(
         "headers": headers,
         "multiValueHeaders": {name: [value] for name, value in headers.items()},
         "queryStringParameters": _pairs(query) or None,
-        "multiValueQueryStringParameters": {name: [value] for name, value in _pairs(query).items()} or None,
+        "multiValueQueryStringParameters": {name: [value] for name, value in _pairs(query).items()}
+        or None,
         "pathParameters": {"proxy": path.lstrip("/")},
         "stageVariables": None,
         "requestContext": {
@@ -269,10 +309,20 @@ def load_balancer(
     query: str = "",
     several: bool = False,
 ) -> dict[str, Any]:
-    """A request by an application load balancer; with `several` values a header, as one may set it up."""
-    headers = {"host": "lb-1.eu-west-1.elb.amazonaws.com", "x-forwarded-for": "192.0.2.1", **(headers or {})}
+    """A request by an application load balancer; with `several` values a header, as one may set it
+    up.
+    """
+    headers = {
+        "host": "lb-1.eu-west-1.elb.amazonaws.com",
+        "x-forwarded-for": "192.0.2.1",
+        **(headers or {}),
+    }
     event = {
-        "requestContext": {"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:eu-west-1:1:targetgroup/onward/1"}},
+        "requestContext": {
+            "elb": {
+                "targetGroupArn": "arn:aws:elasticloadbalancing:eu-west-1:1:targetgroup/onward/1"
+            }
+        },
         "httpMethod": method,
         "path": path,
         "body": body or "",
@@ -285,7 +335,13 @@ def load_balancer(
 
 
 def _version_2(
-    method: str, path: str, headers: Mapping[str, str], body: str | None, query: str, domain: str, stage: str
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: str | None,
+    query: str,
+    domain: str,
+    stage: str,
 ) -> dict[str, Any]:
     event = {
         "version": "2.0",
@@ -315,7 +371,9 @@ def _version_2(
 
 
 def _pairs(query: str) -> dict[str, str]:
-    return {name: value for name, _, value in (part.partition("=") for part in query.split("&")) if name}
+    return {
+        name: value for name, _, value in (part.partition("=") for part in query.split("&")) if name
+    }
 
 
 SOURCES: dict[str, Callable[..., dict[str, Any]]] = {

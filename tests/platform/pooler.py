@@ -21,12 +21,15 @@ from tests.running import until
 
 T = TypeVar("T")
 
-# The shell becomes the pooler. What it leaves behind reads a pipe of ours, and ends the pooler when we are gone.
+# The shell becomes the pooler. What it leaves behind reads a pipe of ours, and ends the pooler when
+# we are gone.
 _LAUNCH = 'exec 3<&0 </dev/null; ( (cat <&3; kill -KILL $$) >/dev/null 2>&1 & ); exec "$@" 3<&-'
 
 
 class Pooler(ABC):
-    """One pooler on a port that stays the same; a context manager, and it can be ended and started in between."""
+    """One pooler on a port that stays the same; a context manager, and it can be ended and started
+    in between.
+    """
 
     name: str
     """The program's."""
@@ -36,14 +39,20 @@ class Pooler(ABC):
     """What ends it without waiting for its clients to leave."""
 
     def __init__(self, url: str, *, pool: int, patience: int = 120) -> None:
-        """For `patience` seconds a client waits for a session. Skips the test where the program is not to be had."""
+        """For `patience` seconds a client waits for a session. Skips the test where the program is
+        not to be had.
+        """
         self.upstream, self.pool, self.patience = urlsplit(url), pool, patience
-        self.user, self.password = (unquote(part or "") for part in (self.upstream.username, self.upstream.password))
+        self.user, self.password = (
+            unquote(part or "") for part in (self.upstream.username, self.upstream.password)
+        )
         self.program, self._root = self.find()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self._directory = Path(tempfile.mkdtemp(prefix="onward-pooler-", dir=self._root and self._root / "tmp"))
+        self._directory = Path(
+            tempfile.mkdtemp(prefix="onward-pooler-", dir=self._root and self._root / "tmp")
+        )
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -57,7 +66,9 @@ class Pooler(ABC):
     @property
     def directory(self) -> Path:
         """Where its files are, as it sees them."""
-        return Path("/") / self._directory.relative_to(self._root) if self._root else self._directory
+        return (
+            Path("/") / self._directory.relative_to(self._root) if self._root else self._directory
+        )
 
     @property
     def said(self) -> str:
@@ -74,10 +85,14 @@ class Pooler(ABC):
     def start(self) -> Self:
         """Start it, and wait until it answers."""
         # It refuses to be root, or should not be.
-        as_nobody = ["chroot", "--userspec=nobody", str(self._root or "/")] if os.geteuid() == 0 else []
+        as_nobody = (
+            ["chroot", "--userspec=nobody", str(self._root or "/")] if os.geteuid() == 0 else []
+        )
         command = ["/bin/sh", "-c", _LAUNCH, "sh", *as_nobody, *self.command()]
         with (self._directory / "output").open("ab") as output:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=output, stderr=output
+            )
         until(self._answers)
         return self
 
@@ -92,7 +107,9 @@ class Pooler(ABC):
     def find(self) -> tuple[str, Path | None]:
         """The program, and the root of its file system if that is not this machine's own."""
         program = shutil.which(self.name) or shutil.which(self.name, path="/usr/sbin")
-        return program or pytest.skip(f"{self.name} is not installed: apt-get install {self.name}, for instance"), None
+        return program or pytest.skip(
+            f"{self.name} is not installed: apt-get install {self.name}, for instance"
+        ), None
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -106,7 +123,8 @@ class Pooler(ABC):
         assert self._process and self._process.poll() is None, self.said
         try:
             psycopg.connect(
-                self.url(self.upstream._replace(path=f"/{self.console}").geturl()), connect_timeout=2
+                self.url(self.upstream._replace(path=f"/{self.console}").geturl()),
+                connect_timeout=2,
             ).close()
         except psycopg.OperationalError:
             return False
@@ -200,7 +218,11 @@ database "console" {{ {login} authentication "scram-sha-256" role "admin" storag
         return {"conf": conf}
 
 
-POOLERS: dict[str, type[Pooler]] = {"PgBouncer": PgBouncer, "PgBouncer 1.26": LaterPgBouncer, "Odyssey 1.5": Odyssey}
+POOLERS: dict[str, type[Pooler]] = {
+    "PgBouncer": PgBouncer,
+    "PgBouncer 1.26": LaterPgBouncer,
+    "Odyssey 1.5": Odyssey,
+}
 TURN = os.environ.get("ONWARD_TURN")
 
 

@@ -1,4 +1,6 @@
-"""Many runs of `scripts/migrate.py` at once, each in a process of its own that costs a fork, not a start of Python."""
+"""Many runs of `scripts/migrate.py` at once, each in a process of its own that costs a fork, not a
+start of Python.
+"""
 
 import multiprocessing
 import os
@@ -21,7 +23,9 @@ _processes.set_forkserver_preload([__name__])
 class Runner:
     """One run of the command. `code` and `output` wait for its end."""
 
-    def __init__(self, url: str, directory: Path, log: Path, barrier: Barrier | None = None, **environ: str) -> None:
+    def __init__(
+        self, url: str, directory: Path, log: Path, barrier: Barrier | None = None, **environ: str
+    ) -> None:
         """Start it; with a barrier, it waits there just before it connects."""
         environ = {"POSTGRES_URL": url, "MIGRATION_DIR": str(directory), **SETTLED, **environ}
         self.log = log
@@ -48,7 +52,9 @@ class Runner:
     @property
     def applied(self) -> list[str]:
         """What it says it has applied."""
-        return [line.split()[2] for line in self.output.splitlines() if line.startswith("✅ Applied:")]
+        return [
+            line.split()[2] for line in self.output.splitlines() if line.startswith("✅ Applied:")
+        ]
 
     def signal(self, number: int) -> None:
         if self.running and self._process.pid:

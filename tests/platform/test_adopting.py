@@ -1,6 +1,8 @@
-"""The repositories of docs/adopting.md: each made as the page says, built by `vercel build`, and its functions run.
+"""The repositories of docs/adopting.md: each made as the page says, built by `vercel build`, and
+its functions run.
 
-The one with Next.js installs that by npm and takes minutes: it is built where ONWARD_TEST_NEXT is set.
+The one with Next.js installs that by npm and takes minutes: it is built where ONWARD_TEST_NEXT is
+set.
 """
 
 import json
@@ -59,7 +61,9 @@ BUILT = [ALONE, CLIENT, *([NEXT] if os.environ.get("ONWARD_TEST_NEXT") else [])]
 def block(shape: str, language: str) -> str:
     """What the page has for a shape of repository."""
     page = (ROOT / "docs" / "adopting.md").read_text()
-    (section,) = re.findall(rf"^## {re.escape(shape)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    (section,) = re.findall(
+        rf"^## {re.escape(shape)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL
+    )
     (found,) = re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     return str(found)
 
@@ -89,14 +93,25 @@ def test_a_repository_of_this_shape_builds_migrates_and_answers(
     assert history(database) == OURS
     assert (
         published(built)
-        == {ALONE: {"index.html"}, CLIENT: {"index.html", "assets/app.js"}, NEXT: {"robots.txt"}}[shape]
+        == {ALONE: {"index.html"}, CLIENT: {"index.html", "assets/app.js"}, NEXT: {"robots.txt"}}[
+            shape
+        ]
     )
-    assert set(FUNCTIONS) | ({"api/orders", "index"} if shape == NEXT else set()) <= set(built.functions)
+    assert set(FUNCTIONS) | ({"api/orders", "index"} if shape == NEXT else set()) <= set(
+        built.functions
+    )
     for function in FUNCTIONS:
-        assert taken_along(built, function) == {"api", "lib", "migrations", "vc__handler__python.py"}
+        assert taken_along(built, function) == {
+            "api",
+            "lib",
+            "migrations",
+            "vc__handler__python.py",
+        }
     for way in WAYS:
         task = tmp_path / way / "task"
-        with vercel.running(tools.python, built, FUNCTIONS[1], task, way, POSTGRES_URL=database.url) as send:
+        with vercel.running(
+            tools.python, built, FUNCTIONS[1], task, way, POSTGRES_URL=database.url
+        ) as send:
             reply = send("GET", STATUS)
         assert (reply.status, reply.document["state"]) == (200, "current")
         assert [one["version"] for one in reply.document["migrations"]] == OURS
@@ -113,7 +128,9 @@ def test_a_function_that_needs_more_is_installed_for_by_what_the_page_appends(
     assert (built.code != 0, "No module named 'xmltodict'" in built.log) == (True, True), built.log
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
 
-    (more,) = re.findall(r"append `(&& [^`]*)` to `installCommand`", (ROOT / "docs" / "adopting.md").read_text())
+    (more,) = re.findall(
+        r"append `(&& [^`]*)` to `installCommand`", (ROOT / "docs" / "adopting.md").read_text()
+    )
     settings = json.loads((root / "vercel.json").read_text())
     settings["installCommand"] += f" {more}"
     (root / "vercel.json").write_text(json.dumps(settings))
@@ -134,7 +151,9 @@ def taken_along(built: Built, function: str) -> set[str]:
     return {name.partition("/")[0] for name in built.bundle(function)} - {"_vendor"}
 
 
-def test_a_client_that_does_not_build_has_migrated_nothing(tools: Tools, tmp_path: Path, database: Database) -> None:
+def test_a_client_that_does_not_build_has_migrated_nothing(
+    tools: Tools, tmp_path: Path, database: Database
+) -> None:
     root = repository(CLIENT, tmp_path)
     (root / "build.mjs").write_text("throw new Error('no client today');\n")
     built = vercel.build(tools, root, database.url)
@@ -153,11 +172,18 @@ def test_with_a_stock_gitignore_the_build_fails_and_one_line_mends_it(
 
     git("init")
     (root / ".gitignore").write_text("build/\ndist/\nlib/\nlib64/\n")
-    assert git("check-ignore", "-v", "lib/settings/config.py") == ".gitignore:3:lib/\tlib/settings/config.py\n"
+    assert (
+        git("check-ignore", "-v", "lib/settings/config.py")
+        == ".gitignore:3:lib/\tlib/settings/config.py\n"
+    )
     git("add", "--all")
     git("checkout-index", "--all", f"--prefix={clone}/")
     built = vercel.build(tools, clone, database.url)
-    assert (built.code != 0, "No module named 'lib'" in built.log, built.functions) == (True, True, [])
+    assert (built.code != 0, "No module named 'lib'" in built.log, built.functions) == (
+        True,
+        True,
+        [],
+    )
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
 
     (root / ".gitignore").write_text("build/\ndist/\nlib/\nlib64/\n!/lib/\n")

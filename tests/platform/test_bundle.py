@@ -34,7 +34,8 @@ STRAY = (
     "pyproject.toml",
     "tests/test_own.py",
 )
-# Run by the target's interpreter on an unpacked zip: exits non-zero if it would compile anything again.
+# Run by the target's interpreter on an unpacked zip: exits non-zero if it would compile anything
+# again.
 VALID = """
 import importlib.util, marshal, pathlib, sys
 for source in pathlib.Path(sys.argv[1]).rglob("*.py"):
@@ -49,7 +50,9 @@ for source in pathlib.Path(sys.argv[1]).rglob("*.py"):
 def bundle(project: Path, *arguments: str, **environ: str) -> Completed:
     """Run scripts/bundle.py of a project to its end."""
     command = [sys.executable, str(project / "scripts" / "bundle.py"), *arguments]
-    result = subprocess.run(command, env=os.environ | environ, capture_output=True, encoding="utf-8", check=False)
+    result = subprocess.run(
+        command, env=os.environ | environ, capture_output=True, encoding="utf-8", check=False
+    )
     assert "Traceback" not in result.stderr
     return Completed(result.returncode, result.stdout, result.stderr)
 
@@ -80,7 +83,13 @@ def zipped(minor: str, made_once: Callable[[str, Callable[[Path], object]], Path
     """A zip for this machine's processor, made in a repository with all sorts of files."""
 
     def make(place: Path) -> None:
-        result = bundle(repository(place / "repository"), "--python", minor, "--output", str(place / "onward.zip"))
+        result = bundle(
+            repository(place / "repository"),
+            "--python",
+            minor,
+            "--output",
+            str(place / "onward.zip"),
+        )
         assert (result.code, result.err) == (0, "")
 
     return made_once(f"bundle-{minor}", make) / "onward.zip"
@@ -92,13 +101,25 @@ def without_pip(made_once: Callable[[str, Callable[[Path], object]], Path]) -> d
 
     def make(place: Path) -> None:
         python = find_python(Target("3.12", "x86_64"))
-        options = ("-q", "--require-hashes", "--only-binary=:all:", "-r", str(ROOT / "scripts" / "locks" / "uv.txt"))
+        options = (
+            "-q",
+            "--require-hashes",
+            "--only-binary=:all:",
+            "-r",
+            str(ROOT / "scripts" / "locks" / "uv.txt"),
+        )
         subprocess.run([python, "-m", "venv", "--without-pip", str(place / "python")], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--target", str(place / "uv"), *options], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--target", str(place / "uv"), *options], check=True
+        )
 
     place = made_once("without-pip", make)
     uv = f"{place / 'uv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return {"PYTHON312": str(place / "python" / "bin" / "python"), "PATH": uv, "UV_NATIVE_TLS": "true"}
+    return {
+        "PYTHON312": str(place / "python" / "bin" / "python"),
+        "PATH": uv,
+        "UV_NATIVE_TLS": "true",
+    }
 
 
 def changed(zipped: Path, place: Path, change: Change) -> Path:
@@ -152,14 +173,22 @@ def test_it_holds_what_the_function_needs_and_nothing_that_lay_beside(zipped: Pa
     assert {name for name in names if name.startswith("migrations/")} == {
         f"migrations/{path.name}" for path in (ROOT / "migrations").glob("*.sql")
     }
-    assert not [name for name in names if re.search(r"(^|/)(tests?|scripts|bin|\.[^/]*|pyproject\.toml)(/|$)", name)]
+    assert not [
+        name
+        for name in names
+        if re.search(r"(^|/)(tests?|scripts|bin|\.[^/]*|pyproject\.toml)(/|$)", name)
+    ]
     assert not [name for name in names if name.startswith(("boto", "pip", "pytest"))]
-    assert {(entry.date_time[0], entry.external_attr >> 16) for entry in entries} == {(1980, 0o100644)}
+    assert {(entry.date_time[0], entry.external_attr >> 16) for entry in entries} == {
+        (1980, 0o100644)
+    }
     assert "Version: 3.3.9" in text
     assert zipped.stat().st_size < 6_500_000
 
 
-def test_its_bytecode_is_valid_for_the_python_that_it_is_for(minor: str, zipped: Path, tmp_path: Path) -> None:
+def test_its_bytecode_is_valid_for_the_python_that_it_is_for(
+    minor: str, zipped: Path, tmp_path: Path
+) -> None:
     with zipfile.ZipFile(zipped) as archive:
         archive.extractall(tmp_path)
     command = [find_python(Target(minor, "x86_64")), "-I", "-c", VALID, str(tmp_path)]
@@ -175,7 +204,9 @@ def test_another_processor_gets_the_same_driver(minor: str, zipped: Path, tmp_pa
     packages = []
     for path in (zipped, output):
         with zipfile.ZipFile(path) as archive:
-            packages.append({name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name})
+            packages.append(
+                {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+            )
     assert packages[0] == packages[1]
     with zipfile.ZipFile(output) as archive:
         extensions = [name for name in archive.namelist() if name.endswith(".so")]
@@ -198,17 +229,35 @@ def test_checking_it_says_what_is_in_it(zipped: Path) -> None:
 
 BYTECODE = "lib/aws/__pycache__/function.cpython-{}.pyc"
 FAULTS: dict[str, tuple[Change, str]] = {
-    "a test": (lambda files: files.update({"tests/test_x.py": b""}), "must not be in it: tests/test_x.py"),
-    "a test of ours": (lambda files: files.update({"lib/tests/x.py": b""}), "must not be in it: lib/tests/x.py"),
-    "a script": (lambda files: files.update({"scripts/x.py": b""}), "must not be in it: scripts/x.py"),
+    "a test": (
+        lambda files: files.update({"tests/test_x.py": b""}),
+        "must not be in it: tests/test_x.py",
+    ),
+    "a test of ours": (
+        lambda files: files.update({"lib/tests/x.py": b""}),
+        "must not be in it: lib/tests/x.py",
+    ),
+    "a script": (
+        lambda files: files.update({"scripts/x.py": b""}),
+        "must not be in it: scripts/x.py",
+    ),
     "an .env": (lambda files: files.update({".env": b""}), "must not be in it: .env"),
-    "an .env below": (lambda files: files.update({"lib/.env.local": b""}), "must not be in it: lib/.env.local"),
-    "a pyproject": (lambda files: files.update({"pyproject.toml": b""}), "must not be in it: pyproject.toml"),
+    "an .env below": (
+        lambda files: files.update({"lib/.env.local": b""}),
+        "must not be in it: lib/.env.local",
+    ),
+    "a pyproject": (
+        lambda files: files.update({"pyproject.toml": b""}),
+        "must not be in it: pyproject.toml",
+    ),
     "boto3": (lambda files: files.update({"boto3/x.json": b""}), "must not be in it: boto3/x.json"),
     "a key": (lambda files: files.update({"lib/tls.pem": b""}), "must not be in it: lib/tls.pem"),
     "no handler": (lambda files: files.pop("lib/aws/function.py"), "missing: lib/aws/function.py"),
     "no package": (lambda files: files.pop("lib/__init__.py"), "missing: lib/__init__.py"),
-    "no typing_extensions": (lambda files: files.pop("typing_extensions.py"), "missing: typing_extensions.py"),
+    "no typing_extensions": (
+        lambda files: files.pop("typing_extensions.py"),
+        "missing: typing_extensions.py",
+    ),
     "no migrations": (
         lambda files: [files.pop(name) for name in list(files) if name.startswith("migrations/")],
         "no migrations",
@@ -229,23 +278,35 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda files: files.update({"x/y.cpython-311-x86_64-linux-gnu.so": b""}),
         "extension modules must be for one Python and processor",
     ),
-    "a source without bytecode": (lambda files: files.update({"lib/new.py": b""}), "missing: lib/__pycache__/new."),
+    "a source without bytecode": (
+        lambda files: files.update({"lib/new.py": b""}),
+        "missing: lib/__pycache__/new.",
+    ),
     "bytecode of another version": (
         lambda files: files.update({BYTECODE.format("311"): b""}),
         f"must not be in it: {BYTECODE.format('311')}",
     ),
     "bytecode that goes by dates": (
         lambda files: files.update(
-            {name: b"\xcb\r\r\n" + bytes(12) for name in files if "aws/__pycache__/function" in name}
+            {
+                name: b"\xcb\r\r\n" + bytes(12)
+                for name in files
+                if "aws/__pycache__/function" in name
+            }
         ),
         "that is valid whatever the date",
     ),
-    "too much": (lambda files: files.update({"lib/data.bin": os.urandom(6_000_000)}), "bytes are more than"),
+    "too much": (
+        lambda files: files.update({"lib/data.bin": os.urandom(6_000_000)}),
+        "bytes are more than",
+    ),
 }
 
 
 @pytest.mark.parametrize(("change", "problem"), FAULTS.values(), ids=list(FAULTS))
-def test_checking_finds_what_is_wrong(zipped: Path, tmp_path: Path, change: Change, problem: str) -> None:
+def test_checking_finds_what_is_wrong(
+    zipped: Path, tmp_path: Path, change: Change, problem: str
+) -> None:
     result = bundle(ROOT, "--check", str(changed(zipped, tmp_path, change)))
     assert result.code == 1
     assert problem in result.err
@@ -301,8 +362,12 @@ def changed_lock(change: Callable[[str], str], tmp_path: Path) -> tuple[str, ...
 def test_a_file_whose_hash_is_not_in_the_lock_makes_no_zip(
     installer: str, without_pip: dict[str, str], tmp_path: Path
 ) -> None:
-    options = changed_lock(lambda text: re.sub(r"(?<=idna==3.20)(.*\n.*\n.*)", f" {HASH}", text, count=1), tmp_path)
-    result = bundle(ROOT, "--python", "3.12", *options, **(without_pip if installer == "uv" else {}))
+    options = changed_lock(
+        lambda text: re.sub(r"(?<=idna==3.20)(.*\n.*\n.*)", f" {HASH}", text, count=1), tmp_path
+    )
+    result = bundle(
+        ROOT, "--python", "3.12", *options, **(without_pip if installer == "uv" else {})
+    )
     assert (result.code, (tmp_path / "x.zip").exists()) == (2, False)
     assert "idna" in result.err
     assert re.search("HASHES|Hash mismatch", result.err)
@@ -312,15 +377,21 @@ def test_a_file_whose_hash_is_not_in_the_lock_makes_no_zip(
 def test_a_lock_that_leaves_out_what_a_package_needs_makes_no_zip(
     installer: str, without_pip: dict[str, str], tmp_path: Path
 ) -> None:
-    options = changed_lock(lambda text: re.sub(r"^idna==(.*\\\n)+.*\n", "", text, flags=re.MULTILINE), tmp_path)
-    result = bundle(ROOT, "--python", "3.12", *options, **(without_pip if installer == "uv" else {}))
+    options = changed_lock(
+        lambda text: re.sub(r"^idna==(.*\\\n)+.*\n", "", text, flags=re.MULTILINE), tmp_path
+    )
+    result = bundle(
+        ROOT, "--python", "3.12", *options, **(without_pip if installer == "uv" else {})
+    )
     assert (result.code, (tmp_path / "x.zip").exists()) == (2, False)
     assert "idna" in result.err
 
 
 def test_without_an_interpreter_of_that_version_there_is_no_zip(tmp_path: Path) -> None:
     for other in (str(tmp_path / "none"), "false"):
-        result = bundle(ROOT, "--python", "3.12", "--output", str(tmp_path / "x.zip"), PYTHON312=other)
+        result = bundle(
+            ROOT, "--python", "3.12", "--output", str(tmp_path / "x.zip"), PYTHON312=other
+        )
         assert (result.code, list(tmp_path.iterdir())) == (2, [])
         assert "no Python 3.12 runs here" in result.err
         assert "PYTHON312" in result.err

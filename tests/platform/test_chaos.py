@@ -1,4 +1,6 @@
-"""Runs that are killed and cut off, over servers that come and go: in the end each file has had its effect once."""
+"""Runs that are killed and cut off, over servers that come and go: in the end each file has had its
+effect once.
+"""
 
 import os
 import random
@@ -24,7 +26,8 @@ from tests.running import history, tables, until
 
 SECONDS = float(os.environ.get("ONWARD_CHAOS_SECONDS", "60"))
 SEED = int(os.environ.get("ONWARD_CHAOS_SEED") or random.randrange(2**32))
-# The machine does not crash, so nothing need be on its disk; but what was committed has to outlive the server.
+# The machine does not crash, so nothing need be on its disk; but what was committed has to outlive
+# the server.
 SETTINGS = ("fsync=off", "full_page_writes=off", "max_connections=60")
 EFFECT = "UPDATE counter SET n = n + 1; INSERT INTO effects (file) VALUES ('{name}');"
 TABLES = "CREATE TABLE counter (n int); INSERT INTO counter VALUES (0); CREATE TABLE effects (id serial, file text);"
@@ -33,13 +36,15 @@ KINDS = {
     "data": EFFECT,
     "slow": PAUSE + EFFECT + PAUSE,
     "table": EFFECT + "CREATE TABLE t{number} AS SELECT generate_series(1, 20000) AS i;",
-    # What may be begun more than once has no effect but the index, on the table of the file before it.
+    # What may be begun more than once has no effect but the index, on the table of the file before
+    # it.
     "index": "-- migrate: no-transaction\n"
     + PAUSE
     + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t{before}_i ON t{before} (md5(i::text));"
     + PAUSE,
 }
-# Done, failed, busy, unavailable, unknown, partly applied, ended by a signal: but never a conflict or a fault of ours.
+# Done, failed, busy, unavailable, unknown, partly applied, ended by a signal: but never a conflict
+# or a fault of ours.
 ENDS = {0, 1, 4, 5, 6, 7, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL}
 AT_MOST = 5
 INDEXES = "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indexrelid::regclass::text ~ '^t[0-9]+_i'"
@@ -87,17 +92,23 @@ class World:
         if len(self.runners) < AT_MOST:
             files, url = self.versions, self.random.choice(self.urls)
             wait = self.random.choice(("0", "1s", "30s"))
-            self.runners.append((Runner(url, self.migrations, next(self._logs), MIGRATION_WAIT=wait), files))
+            self.runners.append(
+                (Runner(url, self.migrations, next(self._logs), MIGRATION_WAIT=wait), files)
+            )
 
     def kill(self) -> None:
         if self.runners:
-            self.random.choice(self.runners)[0].signal(self.random.choice((signal.SIGKILL, signal.SIGTERM)))
+            self.random.choice(self.runners)[0].signal(
+                self.random.choice((signal.SIGKILL, signal.SIGTERM))
+            )
 
     def cut(self) -> None:
         self.random.choice(self.proxies).cut()
 
     def cut_at_a_message(self) -> None:
-        pattern = self.random.choice(("RETURNING id", "pg_try_advisory", "counter", "CONCURRENTLY", "SELECT 1"))
+        pattern = self.random.choice(
+            ("RETURNING id", "pg_try_advisory", "counter", "CONCURRENTLY", "SELECT 1")
+        )
         action = self.random.choice((cut_before, cut_after, Hold(0.3, cut_client=True)))
         self.random.choice(self.proxies).when(pattern, action)
 
@@ -183,7 +194,9 @@ def world(kind: type[Pooler], tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.mark.timeout(SECONDS + 240)
-def test_after_chaos_and_one_clean_run_each_file_has_had_its_effect_exactly_once(world: World, tmp_path: Path) -> None:
+def test_after_chaos_and_one_clean_run_each_file_has_had_its_effect_exactly_once(
+    world: World, tmp_path: Path
+) -> None:
     print(f"ONWARD_CHAOS_SEED={SEED} ONWARD_CHAOS_SECONDS={SECONDS:g}")  # noqa: T201 - to have it again
     (world.migrations / "0000-tables.sql").write_text(TABLES)
     world.rage()
@@ -196,11 +209,15 @@ def test_after_chaos_and_one_clean_run_each_file_has_had_its_effect_exactly_once
     versions = world.versions
     assert history(world.database) == versions
     effects = [file for (file,) in world.database.execute("SELECT file FROM effects ORDER BY id")]
-    assert effects == [version for version in versions if not version.endswith(("-tables", "-index"))]
+    assert effects == [
+        version for version in versions if not version.endswith(("-tables", "-index"))
+    ]
     assert world.database.execute("SELECT n FROM counter") == [(len(effects),)]
     made = {f"t{int(version[:4])}" for version in versions if version.endswith("-table")}
     assert set(tables(world.database)) == {"counter", "effects", *made}
     indexed = {f"t{int(version[:4]) - 1}_i" for version in versions if version.endswith("-index")}
-    assert dict(world.database.execute(INDEXES)) == dict.fromkeys(indexed, True), "no other, and no invalid one"
+    assert dict(world.database.execute(INDEXES)) == dict.fromkeys(indexed, True), (
+        "no other, and no invalid one"
+    )
     assert world.database.execute("SELECT * FROM pg_locks WHERE locktype = 'advisory'") == []
     until(lambda: world.database.execute(ELSE) == [])

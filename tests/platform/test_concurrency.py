@@ -1,4 +1,6 @@
-"""Many runs at once, direct and through a pooler: each file has its effect exactly once, and nothing is left behind."""
+"""Many runs at once, direct and through a pooler: each file has its effect exactly once, and
+nothing is left behind.
+"""
 
 import math
 import os
@@ -36,7 +38,10 @@ INDEX = "CREATE INDEX CONCURRENTLY IF NOT EXISTS effects_file ON effects (file);
 def files(*versions: str) -> dict[str, str]:
     """Files of which each has its effect; an index is built in those that are called so."""
     effects = {version: EFFECT.format(version) for version in versions}
-    texts = {version: HEAD + effect + INDEX if "index" in version else effect for version, effect in effects.items()}
+    texts = {
+        version: HEAD + effect + INDEX if "index" in version else effect
+        for version, effect in effects.items()
+    }
     return {"000-tables.sql": TABLES} | {f"{version}.sql": text for version, text in texts.items()}
 
 
@@ -63,7 +68,8 @@ def stems(directory: Path) -> list[str]:
 def indexes(database: Database) -> list[tuple[Any, ...]]:
     """Those of the table of effects, and whether they are valid."""
     return database.execute(
-        "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = 'effects'::regclass"
+        "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = "
+        "'effects'::regclass"
     )
 
 
@@ -78,7 +84,11 @@ def locks(database: Database) -> list[tuple[Any, ...]]:
 SHAPES = [None, *in_turn((kind, pool) for pool in (2, 4, 20) for kind in POOLERS)]
 
 
-@pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: "{}, pool of {}".format(*shape) if shape else "direct")
+@pytest.fixture(
+    scope="module",
+    params=SHAPES,
+    ids=lambda shape: "{}, pool of {}".format(*shape) if shape else "direct",
+)
 def through(request: pytest.FixtureRequest, server: Server) -> Iterator[Through]:
     """How a run reaches a database."""
     if request.param is None:
@@ -110,7 +120,9 @@ def test_twelve_runs_at_once_on_an_empty_database(
         logs = [tmp_path / f"log{number}" for number in range(RUNNERS)]
         empty = {"MIGRATION_ENV": "", "MIGRATION_ALLOW_NONEMPTY": ""}
         runners = [Runner(through(database).url, directory, log, start, **empty) for log in logs]
-        assert [runner.code for runner in runners] == [0] * RUNNERS, [runner.output for runner in runners]
+        assert [runner.code for runner in runners] == [0] * RUNNERS, [
+            runner.output for runner in runners
+        ]
         assert sorted(chain.from_iterable(runner.applied for runner in runners)) == wanted
         assert history(database) == effects(database) == wanted
         assert indexes(database) == [("effects_file", True)]
@@ -127,7 +139,9 @@ class Held:
     With `cut_client` it is cut off there, and what it had sent arrives when it is released.
     """
 
-    def __init__(self, server: Server, directory: Path, stop: float = math.inf, *, cut_client: bool = False) -> None:
+    def __init__(
+        self, server: Server, directory: Path, stop: float = math.inf, *, cut_client: bool = False
+    ) -> None:
         parts = urlsplit(server.url)
         self.proxy = Proxy(parts.hostname or "", parts.port or 5432)
         self.hold = Hold(cut_client=cut_client)
@@ -154,7 +168,9 @@ class Held:
 
 
 def overtake(database: Database, one: Held, other: Held, logs: Path) -> bool:
-    """While the one is held let the other go as far as it can, then both to their ends. Whether the one had a lock."""
+    """While the one is held let the other go as far as it can, then both to their ends. Whether the
+    one had a lock.
+    """
     with one.proxy, other.proxy:
         one.start(database, logs / "one")
         until(lambda: one.stands)
@@ -162,16 +178,24 @@ def overtake(database: Database, one: Held, other: Held, logs: Path) -> bool:
         other.start(database, logs / "other")
         until(lambda: other.stands)
         one.hold.release()
-        assert {one.runner.code, other.runner.code} <= {0, 1, 3, 5, 6, 7}, [one.runner.output, other.runner.output]
+        assert {one.runner.code, other.runner.code} <= {0, 1, 3, 5, 6, 7}, [
+            one.runner.output,
+            other.runner.output,
+        ]
         until(lambda: database.execute(OTHERS) == [])
     return locked
 
 
-# Before a file without a transaction the lock is free for a moment; before another it goes on in one message.
+# Before a file without a transaction the lock is free for a moment; before another it goes on in
+# one message.
 COMMON = ("001-index", "002-data")
 # The branches' own files, and what the message to the loser must name.
 BRANCHES = {
-    "one number twice": (("003-a", "005-index"), ("003-index-b", "004-b"), ("003-a", "003-index-b")),
+    "one number twice": (
+        ("003-a", "005-index"),
+        ("003-index-b", "004-b"),
+        ("003-a", "003-index-b"),
+    ),
     "a lower number late": (("005-a", "006-index"), ("004-index-b",), ("004-index-b",)),
 }
 
@@ -184,7 +208,10 @@ def test_of_two_builds_at_once_that_disagree_one_is_applied_and_one_refused(
 ) -> None:
     """The first is held before each of its queries in turn."""
     *own, named = branches if first == "A" else (branches[1], branches[0], branches[2])
-    builds = [written(tmp_path / name, files(*COMMON, *versions)) for name, versions in zip("12", own, strict=True)]
+    builds = [
+        written(tmp_path / name, files(*COMMON, *versions))
+        for name, versions in zip("12", own, strict=True)
+    ]
     outcomes = set()
     for stop in count(1):
         database = server.create()
@@ -193,7 +220,10 @@ def test_of_two_builds_at_once_that_disagree_one_is_applied_and_one_refused(
         (winner, applied), (loser, _) = sorted(
             zip((one, other), builds, strict=True), key=lambda run: run[0].runner.code
         )
-        assert (winner.runner.code, loser.runner.code) == (0, 3), [winner.runner.output, loser.runner.output]
+        assert (winner.runner.code, loser.runner.code) == (0, 3), [
+            winner.runner.output,
+            loser.runner.output,
+        ]
         assert history(database) == effects(database) == stems(applied)
         conflict = loser.runner.output.partition("disagree:")[2]
         assert all(version in conflict for version in named)
@@ -201,19 +231,25 @@ def test_of_two_builds_at_once_that_disagree_one_is_applied_and_one_refused(
         outcomes.add((locked, winner is one))
         if not one.hold.reached.is_set():
             break
-    assert outcomes >= {(True, True), (False, False), (False, True)}, "the lock was held, and it was free"
+    assert outcomes >= {(True, True), (False, False), (False, True)}, (
+        "the lock was held, and it was free"
+    )
 
 
 @pytest.mark.timeout(300)
 def test_what_a_run_that_was_cut_off_had_sent_may_arrive_late(
     server: Server, tmp_path: Path, migrations: Write
 ) -> None:
-    """It is cut off at each of its queries in turn, and the next run does its work before that query arrives."""
+    """It is cut off at each of its queries in turn, and the next run does its work before that
+    query arrives.
+    """
     directory = migrations({**files("001-data", "003-data"), "002-index.sql": HEAD + INDEX})
     for stop in count(1):
         database = server.create()
         database.execute(f"{TABLES} CREATE INDEX effects_file ON effects (file);")
-        database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'effects_file'::regclass")
+        database.execute(
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'effects_file'::regclass"
+        )
         (directory / "000-tables.sql").write_text("SELECT 1")
         one = Held(server, directory, stop, cut_client=True)
         overtake(database, one, Held(server, directory), tmp_path)
@@ -252,7 +288,10 @@ SEEN = {
 UNSEEN = {
     "set_config": "SELECT set_config('search_path', '', false)",
     "pg_advisory_lock": "SELECT pg_advisory_lock(1), pg_advisory_lock_shared(2)",
-    **{f"EXECUTE {name}": f"DO $$ BEGIN EXECUTE $x${statement}$x$; END $$" for name, statement in SEEN.items()},
+    **{
+        f"EXECUTE {name}": f"DO $$ BEGIN EXECUTE $x${statement}$x$; END $$"
+        for name, statement in SEEN.items()
+    },
 }
 DEFERRED = "CREATE TABLE twice (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO twice VALUES (1), (1);"
 
@@ -263,7 +302,9 @@ def sessions(pooler: Pooler, database: Database, number: int) -> list[Any]:
     with ExitStack() as stack:
         for _ in range(number):
             url = pooler.url(database.url)
-            client = stack.enter_context(psycopg.connect(url, autocommit=True, prepare_threshold=None))
+            client = stack.enter_context(
+                psycopg.connect(url, autocommit=True, prepare_threshold=None)
+            )
             stack.enter_context(client.transaction())
             states += client.execute(STATE).fetchall()
     return sorted(states)
@@ -286,7 +327,12 @@ def run_through(pooler: Pooler, database: Database, directory: Path) -> type[Onw
 @pytest.mark.parametrize("statement", (SEEN | UNSEEN).values(), ids=SEEN | UNSEEN)
 @pytest.mark.parametrize("pool", [1], indirect=True)
 def test_a_file_leaves_nothing_in_a_pools_session(
-    pool: Pooler, database: Database, migrations: Write, statement: str, file: str, ending: type[OnwardError] | None
+    pool: Pooler,
+    database: Database,
+    migrations: Write,
+    statement: str,
+    file: str,
+    ending: type[OnwardError] | None,
 ) -> None:
     before = sessions(pool, database, 1)
     directory = migrations({"001-leaves.sql": file.format(statement)})
@@ -295,17 +341,25 @@ def test_a_file_leaves_nothing_in_a_pools_session(
 
 
 @pytest.mark.parametrize(
-    ("file", "ending"), [("{}", None), ("{}; SELECT 1 / 0", PartlyApplied)], ids=["applied", "failed"]
+    ("file", "ending"),
+    [("{}", None), ("{}; SELECT 1 / 0", PartlyApplied)],
+    ids=["applied", "failed"],
 )
 @pytest.mark.parametrize("statement", UNSEEN.values(), ids=UNSEEN)
 @pytest.mark.parametrize("pool", [2], indirect=True)
 def test_a_file_without_a_transaction_leaves_nothing_in_a_pools_sessions(
-    pool: Pooler, database: Database, migrations: Write, statement: str, file: str, ending: type[OnwardError] | None
+    pool: Pooler,
+    database: Database,
+    migrations: Write,
+    statement: str,
+    file: str,
+    ending: type[OnwardError] | None,
 ) -> None:
     before = sessions(pool, database, 2)
     directory = migrations({"001-leaves.sql": HEAD + file.format(statement)})
     assert run_through(pool, database, directory) is ending
-    # The session that held the lock is a new one where the run has left in the middle of its transaction.
+    # The session that held the lock is a new one where the run has left in the middle of its
+    # transaction.
     assert [state[1:] for state in sessions(pool, database, 2)] == [state[1:] for state in before]
 
 
@@ -316,7 +370,9 @@ def test_a_file_without_a_transaction_that_would_leave_something_is_refused_thro
 ) -> None:
     run(database, migrations({"001-one.sql": "SELECT 1"}))
     before = sessions(pool, database, 2)
-    directory = migrations({"002-two.sql": "SELECT 2", "003-leaves.sql": f"{HEAD}CREATE TABLE kept (); {statement}"})
+    directory = migrations(
+        {"002-two.sql": "SELECT 2", "003-leaves.sql": f"{HEAD}CREATE TABLE kept (); {statement}"}
+    )
     assert run_through(pool, database, directory) is FilesError
     assert sessions(pool, database, 2) == before
     assert (history(database), tables(database)) == (["001-one"], [])
@@ -329,7 +385,10 @@ def test_the_isolation_level_of_a_files_own_transaction_stays_with_it_through_a_
     before = sessions(pool, database, 2)
     block = "BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; CREATE TABLE seen AS SELECT {}; COMMIT;"
     level = "current_setting('transaction_isolation') level"
-    assert run_through(pool, database, migrations({"001-seen.sql": HEAD + block.format(level)})) is None
+    assert (
+        run_through(pool, database, migrations({"001-seen.sql": HEAD + block.format(level)}))
+        is None
+    )
     assert sessions(pool, database, 2) == before
     assert database.execute("SELECT level FROM seen") == [("serializable",)]
     assert history(database) == ["001-seen"]
@@ -342,7 +401,9 @@ def test_a_file_without_a_transaction_says_that_a_pool_of_one_is_too_small_for_i
     with kind(server.url, pool=1, patience=1) as pool:
         with pytest.raises(OnwardError) as caught:
             run(Database(database.name, pool.url(database.url)), directory)
-        assert caught.value.next_step.startswith("A no-transaction file needs two connections at a time: allow ")
+        assert caught.value.next_step.startswith(
+            "A no-transaction file needs two connections at a time: allow "
+        )
     assert (history(database), tables(database)) == ([], [])
     run(database, directory)
     assert (history(database), tables(database)) == (["001-one"], ["one"])
@@ -362,7 +423,9 @@ def test_a_run_with_nothing_to_do_changes_nothing_in_a_pools_session(
 def test_what_a_pooler_itself_has_set_is_reset_by_a_run_that_applies(
     server: Server, database: Database, migrations: Write
 ) -> None:
-    """Only its own connect_query could set it again, and that comes with a new session: settings belong to the role."""
+    """Only its own connect_query could set it again, and that comes with a new session: settings
+    belong to the role.
+    """
     directory = migrations({"001-one.sql": "SELECT 1"})
     pooler = PgBouncer(server.url, pool=1)
     pooler.connect_query = "SET work_mem = '55MB'"
@@ -382,10 +445,15 @@ def test_a_file_is_read_as_utf8_through_a_pooler_whatever_the_database_is_writte
 ) -> None:
     database = server.database(f"{server.run}_{server.worker}_latin1")
     server.admin.execute(
-        f"CREATE DATABASE \"{database.name}\" TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+        f"CREATE DATABASE \"{database.name}\" TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' "
+        "LC_CTYPE 'C'"
     )
     words = "INSERT INTO words VALUES ('é')"
-    names = {"000-words.sql": "CREATE TABLE words (word text)", "001-word.sql": words, "002-word.sql": HEAD + words}
+    names = {
+        "000-words.sql": "CREATE TABLE words (word text)",
+        "001-word.sql": words,
+        "002-word.sql": HEAD + words,
+    }
     try:
         run(Database(database.name, pool.url(database.url)), migrations(names))
         assert database.execute("SELECT word, length(word) FROM words") == [("é", 1), ("é", 1)]
@@ -400,9 +468,13 @@ def test_who_holds_the_lock_is_named_through_a_pooler(
     directory = migrations({"001-waits.sql": "SELECT pg_advisory_xact_lock(1)"})
     with psycopg.connect(database.url) as holder:
         holder.execute("SELECT pg_advisory_xact_lock(1)")
-        running = Runner(pool.url(database.url), directory, tmp_path / "running", MIGRATION_LOCK_TIMEOUT="0")
+        running = Runner(
+            pool.url(database.url), directory, tmp_path / "running", MIGRATION_LOCK_TIMEOUT="0"
+        )
         until(lambda: len(locks(database)) == 2)
-        refused = Runner(pool.url(database.url), directory, tmp_path / "refused", MIGRATION_WAIT="0")
+        refused = Runner(
+            pool.url(database.url), directory, tmp_path / "refused", MIGRATION_WAIT="0"
+        )
         assert refused.code == 4
         assert f"onward {VERSION} development" in refused.output
     assert running.code == 0

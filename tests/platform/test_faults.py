@@ -1,4 +1,6 @@
-"""Faults that need more of a machine than Postgres: a pooler, a network that can be cut, a disk that is full."""
+"""Faults that need more of a machine than Postgres: a pooler, a network that can be cut, a disk
+that is full.
+"""
 
 import os
 import shutil
@@ -37,7 +39,8 @@ __all__ = ["command", "stage", "stages"]  # fixtures
 ONE, TWO, THREE = VERSIONS
 
 
-# A transaction pooler. Its sessions with the server outlive a run, so it ends before nothing may be left.
+# A transaction pooler. Its sessions with the server outlive a run, so it ends before nothing may be
+# left.
 
 
 @pytest.fixture
@@ -58,7 +61,9 @@ SELECT pg_backend_pid(), current_user, current_setting('search_path'),
 """
 
 
-def client(pooler: Pooler, database: Database, sql: str = SESSION, **how: Any) -> list[tuple[Any, ...]]:
+def client(
+    pooler: Pooler, database: Database, sql: str = SESSION, **how: Any
+) -> list[tuple[Any, ...]]:
     """What another client of the pooler gets, and the session that it meets."""
     with psycopg.connect(pooler.url(database.url), autocommit=True, **how) as connection:
         for _ in range(8):
@@ -66,8 +71,12 @@ def client(pooler: Pooler, database: Database, sql: str = SESSION, **how: Any) -
         return rows
 
 
-def test_a_limit_of_the_databases_that_nothing_can_be_done_about_is_told(command: Stage, server: Server) -> None:
-    command.database.execute(f"ALTER DATABASE \"{command.database.name}\" SET statement_timeout = '33s'")
+def test_a_limit_of_the_databases_that_nothing_can_be_done_about_is_told(
+    command: Stage, server: Server
+) -> None:
+    command.database.execute(
+        f"ALTER DATABASE \"{command.database.name}\" SET statement_timeout = '33s'"
+    )
     file = command.directory / f"{TWO}.sql"
     file.write_text(f"-- migrate: no-transaction\n{file.read_text()}")
     with PgBouncer(server.url, pool=2) as pooler:
@@ -80,7 +89,8 @@ def test_a_limit_of_the_databases_that_nothing_can_be_done_about_is_told(command
 
 LEFTOVERS = [
     "",
-    "SET search_path = pg_catalog; SET statement_timeout = 1; SET lock_timeout = 1; SET ROLE pg_monitor;",
+    "SET search_path = pg_catalog; SET statement_timeout = 1; SET lock_timeout = 1; SET ROLE "
+    "pg_monitor;",
     "SELECT set_config('search_path', '', false), pg_advisory_lock(7);",
     "CREATE TEMP TABLE effects_seen AS TABLE effects; PREPARE mine AS SELECT 1; LISTEN channel;",
     "DECLARE held CURSOR WITH HOLD FOR SELECT 1;",
@@ -96,15 +106,21 @@ def test_the_next_client_of_a_pooler_meets_the_session_as_it_was(
     before = client(pooler, stage.database, prepare_threshold=None)
     stage.files(second=sql + ("SELECT 1 / (SELECT 0 FROM public.gate);" if fails else ""))
     outcome = stage.run(pooler.url(stage.database.url))
-    assert (outcome.code, outcome.applied) == (("migration_failed", [ONE]) if fails else ("ok", list(VERSIONS)))
+    assert (outcome.code, outcome.applied) == (
+        ("migration_failed", [ONE]) if fails else ("ok", list(VERSIONS))
+    )
     assert client(pooler, stage.database, prepare_threshold=None) == before
     pooler.end()
     stage.settled(*outcome.applied)
     stage.completes()
 
 
-def test_a_clients_prepared_statements_are_neither_met_nor_lost(stage: Stage, pooler: Pooler) -> None:
-    """By default a client prepares what it runs for the fifth time, and a pooler may know that by a name of its own."""
+def test_a_clients_prepared_statements_are_neither_met_nor_lost(
+    stage: Stage, pooler: Pooler
+) -> None:
+    """By default a client prepares what it runs for the fifth time, and a pooler may know that by a
+    name of its own.
+    """
     names = "SELECT name FROM pg_prepared_statements WHERE NOT from_sql"
     with psycopg.connect(pooler.url(stage.database.url), autocommit=True) as other:
         for _ in range(8):
@@ -122,7 +138,9 @@ def test_a_clients_prepared_statements_are_neither_met_nor_lost(stage: Stage, po
 def test_parameters_that_a_pooler_does_not_keep_are_named_and_the_direct_url_advised(
     command: Stage, pooler: Pooler, options: str
 ) -> None:
-    """It refuses them, drops them, or sets them when it likes: a run resets them, and its files would run without."""
+    """It refuses them, drops them, or sets them when it likes: a run resets them, and its files
+    would run without.
+    """
     command.database.execute("CREATE SCHEMA tenant")
     outcome = command.run(f"{pooler.url(command.database.url)}?options={quote(options)}")
     assert outcome.code == "database_unavailable"
@@ -131,18 +149,26 @@ def test_parameters_that_a_pooler_does_not_keep_are_named_and_the_direct_url_adv
     assert tables(command.database) == ["effects", "gate"]
 
 
-def test_a_pooler_that_dies_in_the_middle_takes_the_file_with_it(stage: Stage, pooler: Pooler) -> None:
+def test_a_pooler_that_dies_in_the_middle_takes_the_file_with_it(
+    stage: Stage, pooler: Pooler
+) -> None:
     stage.files(second=WAIT)
     running = stage.start(pooler.url(stage.database.url))
     stage.wait()
     pooler.end(kill=True)
     outcome = stage.finish(running)
-    assert (outcome.code, outcome.applied, outcome.remaining) == ("migration_failed", [ONE], [TWO, THREE])
+    assert (outcome.code, outcome.applied, outcome.remaining) == (
+        "migration_failed",
+        [ONE],
+        [TWO, THREE],
+    )
     stage.settled(ONE)
     stage.completes()
 
 
-def test_a_run_that_is_killed_behind_a_pooler_leaves_nothing(command: Stage, pooler: Pooler) -> None:
+def test_a_run_that_is_killed_behind_a_pooler_leaves_nothing(
+    command: Stage, pooler: Pooler
+) -> None:
     command.files(second=WAIT)
     running = command.start(pooler.url(command.database.url))
     command.wait()
@@ -168,7 +194,9 @@ def exhausted(pooler: Pooler, database: Database) -> Iterator[None]:
         yield
 
 
-def test_a_pool_that_is_exhausted_for_a_while_is_waited_for(command: Stage, impatient: Pooler) -> None:
+def test_a_pool_that_is_exhausted_for_a_while_is_waited_for(
+    command: Stage, impatient: Pooler
+) -> None:
     with Proxy("127.0.0.1", impatient.port) as proxy:
         with exhausted(impatient, command.database):
             running = command.start(proxy.url(command.database.url))
@@ -189,7 +217,9 @@ def test_a_pool_that_stays_exhausted_changes_nothing(stages: MakeStage, impatien
     route.completes()
 
 
-def test_a_server_that_is_away_behind_its_pooler_is_waited_for(kind: type[Pooler], stages: MakeStage) -> None:
+def test_a_server_that_is_away_behind_its_pooler_is_waited_for(
+    kind: type[Pooler], stages: MakeStage
+) -> None:
     with embedded() as own, kind(own.url(), pool=1) as pooler:
         server = Server(own.url(), "onward_faults", "own")
         command = stages("command", server, server.create())
@@ -204,7 +234,9 @@ def test_a_server_that_is_away_behind_its_pooler_is_waited_for(kind: type[Pooler
         command.settled(*VERSIONS)
 
 
-def test_a_server_that_stays_away_behind_its_pooler_is_told(kind: type[Pooler], stages: MakeStage) -> None:
+def test_a_server_that_stays_away_behind_its_pooler_is_told(
+    kind: type[Pooler], stages: MakeStage
+) -> None:
     with embedded() as own, kind(own.url(), pool=1) as pooler:
         server = Server(own.url(), "onward_faults", "own")
         route = stages("route", server, server.create())
@@ -270,11 +302,16 @@ def link() -> Iterator[Link]:
 def through(link: Link, database: Database) -> str:
     """The database's URL as it is seen from there."""
     show = subprocess.run(
-        ["ip", "-4", "-br", "address", "show", link.namespace], check=True, capture_output=True, text=True
+        ["ip", "-4", "-br", "address", "show", link.namespace],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     address = show.stdout.split()[2].partition("/")[0]
     parts = urlsplit(database.url)
-    return parts._replace(netloc=parts.netloc.replace("127.0.0.1", address), query="sslmode=disable").geturl()
+    return parts._replace(
+        netloc=parts.netloc.replace("127.0.0.1", address), query="sslmode=disable"
+    ).geturl()
 
 
 FOR_EVER = "SET LOCAL idle_in_transaction_session_timeout = 0;"
@@ -282,7 +319,8 @@ LOST = {
     "in a statement": (WAIT, False),
     "before its answer": (FOR_EVER + WAIT, True),
     "idle, while another session works": (
-        f"-- migrate: no-transaction\n{WAIT}\nCREATE TABLE two ();\nINSERT INTO effects VALUES ('{TWO}');\n",
+        f"-- migrate: no-transaction\n{WAIT}\nCREATE TABLE two ();\nINSERT INTO effects VALUES "
+        f"('{TWO}');\n",
         False,
     ),
 }
@@ -317,14 +355,21 @@ def test_a_client_that_vanishes_from_the_network_does_not_keep_the_lock(
 def small_disk(server: Server) -> Iterator[str]:
     """The name of a tablespace with 16 MB."""
     user = server_user()
-    if not user or not Path("/proc/mounts").exists() or urlsplit(server.url).hostname != "127.0.0.1":
+    if (
+        not user
+        or not Path("/proc/mounts").exists()
+        or urlsplit(server.url).hostname != "127.0.0.1"
+    ):
         pytest.skip("this needs root and a server on this machine, for a file system of 16 MB")
     place, name = Path(tempfile.mkdtemp(prefix="onward-disk-")), f"small_{os.urandom(3).hex()}"
     place.chmod(0o755)
     options = f"size=16m,uid={user.pw_uid},gid={user.pw_gid},mode=700"
     try:
         subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True, capture_output=True, text=True
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place],
+            check=True,
+            capture_output=True,
+            text=True,
         )
     except subprocess.CalledProcessError as error:
         place.rmdir()

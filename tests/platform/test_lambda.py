@@ -1,4 +1,6 @@
-"""The zip of `scripts/bundle.py` on the real runtime client, on each Python that Lambda has and we build for."""
+"""The zip of `scripts/bundle.py` on the real runtime client, on each Python that Lambda has and we
+build for.
+"""
 
 import json
 import os
@@ -54,16 +56,26 @@ class Runtime:
     bundle: Path
 
     @contextmanager
-    def function(self, url: str, directory: Path | None = None, **environ: str) -> Iterator[Function]:
+    def function(
+        self, url: str, directory: Path | None = None, **environ: str
+    ) -> Iterator[Function]:
         """The deployed function; ends with the block."""
         files = {"MIGRATION_DIR": str(directory)} if directory else {}
-        environ = {"MIGRATION_ENV": "test", "MIGRATION_SECRET": SECRET, "DATABASE_URL": url, **files, **environ}
+        environ = {
+            "MIGRATION_ENV": "test",
+            "MIGRATION_SECRET": SECRET,
+            "DATABASE_URL": url,
+            **files,
+            **environ,
+        }
         with Function(self.python, self.bundle, environ) as function:
             yield function
 
 
 @pytest.fixture(scope="session", params=sorted(MAGIC))
-def runtime(request: pytest.FixtureRequest, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Runtime:
+def runtime(
+    request: pytest.FixtureRequest, made_once: Callable[[str, Callable[[Path], object]], Path]
+) -> Runtime:
     """Each Python that Lambda has and we build for."""
     target = Target(request.param, platform.machine())
     place = made_once(f"lambda-{target.minor}", partial(_make, target))
@@ -79,7 +91,11 @@ def _make(target: Target, place: Path) -> None:
         pytest.skip(str(error))
     client = place / "client.txt"
     locked = (ROOT / "scripts" / "locks" / "dev.txt").read_text()
-    client.write_text("".join(one[0] for one in re.finditer(rf"^(?:{CLIENT})==(?:.*\\\n)+.*\n", locked, re.MULTILINE)))
+    client.write_text(
+        "".join(
+            one[0] for one in re.finditer(rf"^(?:{CLIENT})==(?:.*\\\n)+.*\n", locked, re.MULTILINE)
+        )
+    )
     environment = place / "python"
     _run(python, "-m", "venv", "--without-pip", str(environment))
     pip = (python, "-m", "pip", "--python", str(environment / "bin" / "python"))
@@ -127,7 +143,9 @@ def test_a_direct_event_migrates_and_says_what_it_did(runtime: Runtime, database
     assert [one["version"] for one in ran.payload["applied"]] == OURS
     assert (after.payload["state"], after.payload["appliedMigrations"]) == ("current", 3)
     assert history(database) == OURS
-    assert database.execute("SELECT DISTINCT applied_by, environment FROM schema_migrations") == [("lambda", "test")]
+    assert database.execute("SELECT DISTINCT applied_by, environment FROM schema_migrations") == [
+        ("lambda", "test")
+    ]
 
 
 def test_an_event_that_makes_no_sense_harms_nobody(runtime: Runtime, database: Database) -> None:
@@ -138,19 +156,31 @@ def test_an_event_that_makes_no_sense_harms_nobody(runtime: Runtime, database: D
             assert result.error in ("", "UnknownEvent")
             assert SECRET not in result.log + json.dumps(result.payload)
             if not result.error:
-                assert result.payload.get("statusCode") == 400 or result.payload.get("success") is False
+                assert (
+                    result.payload.get("statusCode") == 400
+                    or result.payload.get("success") is False
+                )
         last = function.invoke(function_url("GET", "/api/migration-status"))
     assert (last.pid, last.payload["statusCode"]) == (first.pid, 200)
     assert tables(database) == []
 
 
-def test_twenty_events_are_answered_by_one_warm_instance(runtime: Runtime, database: Database) -> None:
-    events = [{"action": "status"}, *(by("GET", "/api/migration-status") for by in SOURCES.values()), {}, None]
+def test_twenty_events_are_answered_by_one_warm_instance(
+    runtime: Runtime, database: Database
+) -> None:
+    events = [
+        {"action": "status"},
+        *(by("GET", "/api/migration-status") for by in SOURCES.values()),
+        {},
+        None,
+    ]
     with runtime.function(database.url) as function:
         began = function.invoke({"action": "migrate"})
         results = [function.invoke(event) for event in (events * 2)[:19]]
     assert {result.pid for result in results} == {began.pid}
-    assert [result.payload.get("statusCode", 200) for result in results if not result.error] == [200] * 16
+    assert [result.payload.get("statusCode", 200) for result in results if not result.error] == [
+        200
+    ] * 16
     nothing_is_left_open(database)
 
 
@@ -159,12 +189,15 @@ def nothing_is_left_open(database: Database) -> None:
     until(lambda: database.execute(query) == [(0,)])
 
 
-def test_an_instance_whose_database_is_silent_answers_and_shares_the_answer(runtime: Runtime) -> None:
+def test_an_instance_whose_database_is_silent_answers_and_shares_the_answer(
+    runtime: Runtime,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://someone:canary-password@127.0.0.1:{silent.getsockname()[1]}/somewhere"
         with runtime.function(url) as function:
             results = [
-                function.invoke(by("GET", "/onward/api/migration-status")) for by in (function_url, load_balancer)
+                function.invoke(by("GET", "/onward/api/migration-status"))
+                for by in (function_url, load_balancer)
             ]
             denied = function.invoke(function_url("POST", "/onward/api/migrate"))
         silent.setblocking(False)
@@ -172,7 +205,9 @@ def test_an_instance_whose_database_is_silent_answers_and_shares_the_answer(runt
         with pytest.raises(BlockingIOError):
             silent.accept()
     assert [result.payload["statusCode"] for result in (*results, denied)] == [503, 503, 401]
-    assert {json.loads(result.payload["body"])["error"]["code"] for result in results} == {"database_unavailable"}
+    assert {json.loads(result.payload["body"])["error"]["code"] for result in results} == {
+        "database_unavailable"
+    }
     assert len({result.pid for result in (*results, denied)}) == 1
     assert "canary" not in "".join(result.log for result in (*results, denied))
 
@@ -180,7 +215,10 @@ def test_an_instance_whose_database_is_silent_answers_and_shares_the_answer(runt
 def test_a_function_that_is_killed_in_the_middle_leaves_nothing_half_done(
     runtime: Runtime, server: Server, database: Database, migrations: Write
 ) -> None:
-    with runtime.function(database.url, migrations(ENDLESS)) as function, ThreadPoolExecutor(1) as pool:
+    with (
+        runtime.function(database.url, migrations(ENDLESS)) as function,
+        ThreadPoolExecutor(1) as pool,
+    ):
         running = pool.submit(function.invoke, {"action": "migrate"})
         until(lambda: sleeping(server, database))
         function.time_out()
@@ -199,7 +237,9 @@ def test_a_function_whose_time_runs_out_says_so_before_it_is_killed(
     runtime: Runtime, server: Server, database: Database, migrations: Write
 ) -> None:
     with runtime.function(database.url, migrations(ENDLESS)) as function:
-        function.invoke({"action": "status"})  # a cold start on a busy machine would take the time of the run
+        function.invoke(
+            {"action": "status"}
+        )  # a cold start on a busy machine would take the time of the run
         result = function.invoke({"action": "migrate"}, seconds=6)
         status = function.invoke({"action": "status"})
     assert (result.payload["success"], result.payload["error"]["sqlstate"]) == (False, "57014")
@@ -208,7 +248,9 @@ def test_a_function_whose_time_runs_out_says_so_before_it_is_killed(
     assert (tables(database), history(database)) == (["short"], ["001-short"])
 
 
-def test_a_start_writes_no_bytecode_because_that_of_the_zip_is_valid(runtime: Runtime, database: Database) -> None:
+def test_a_start_writes_no_bytecode_because_that_of_the_zip_is_valid(
+    runtime: Runtime, database: Database
+) -> None:
     before = stamps(runtime.bundle)
     with runtime.function(database.url) as function:
         assert function.invoke({"action": "status"}).payload["success"] is True
@@ -219,7 +261,9 @@ def stamps(directory: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in directory.rglob("*")}
 
 
-def test_a_function_without_an_environment_s_name_changes_nothing(runtime: Runtime, database: Database) -> None:
+def test_a_function_without_an_environment_s_name_changes_nothing(
+    runtime: Runtime, database: Database
+) -> None:
     with runtime.function(database.url, MIGRATION_ENV="") as function:
         result = function.invoke({"action": "migrate"})
     assert (result.payload["success"], result.payload["error"]["code"]) == (False, "not_configured")
@@ -229,7 +273,10 @@ def test_a_function_without_an_environment_s_name_changes_nothing(runtime: Runti
 
 # scripts/invoke.py, which calls the function as a pipeline would.
 
-ENDLESS = {"001-short.sql": "CREATE TABLE short ()", "002-long.sql": "CREATE TABLE long (); SELECT pg_sleep(1000)"}
+ENDLESS = {
+    "001-short.sql": "CREATE TABLE short ()",
+    "002-long.sql": "CREATE TABLE long (); SELECT pg_sleep(1000)",
+}
 
 
 def sleeping(server: Server, database: Database) -> bool:
@@ -247,7 +294,9 @@ def invoke(function: Function, *arguments: str, name: str = NAME, endpoint: str 
         "PATH": os.environ["PATH"],
     }
     command = [sys.executable, str(ROOT / "scripts" / "invoke.py"), name, *arguments]
-    result = subprocess.run(command, env=environ, capture_output=True, encoding="utf-8", check=False)
+    result = subprocess.run(
+        command, env=environ, capture_output=True, encoding="utf-8", check=False
+    )
     assert "Traceback" not in result.stderr
     return Completed(result.returncode, result.stdout, result.stderr)
 
@@ -257,19 +306,29 @@ def test_invoking_it_exits_zero_when_all_is_done(runtime: Runtime, database: Dat
         first = invoke(function)
         status = invoke(function, "--action", "status", "--json")
         valid = invoke(function, "--action", "validate", "--region", "eu-west-1")
-    assert (first.code, first.out.splitlines()[:3]) == (0, [f"✅ Applied: {version}" for version in OURS])
+    assert (first.code, first.out.splitlines()[:3]) == (
+        0,
+        [f"✅ Applied: {version}" for version in OURS],
+    )
     assert (status.code, json.loads(status.out)["state"]) == (0, "current")
     assert (valid.code, valid.err) == (0, "")
     assert history(database) == OURS
 
 
-def test_invoking_it_exits_as_the_command_line_would(runtime: Runtime, database: Database, migrations: Write) -> None:
-    directory = migrations({"001-good.sql": "CREATE TABLE good ()", "002-bad.sql": "SELECT 1;\nSELECT nonsense"})
+def test_invoking_it_exits_as_the_command_line_would(
+    runtime: Runtime, database: Database, migrations: Write
+) -> None:
+    directory = migrations(
+        {"001-good.sql": "CREATE TABLE good ()", "002-bad.sql": "SELECT 1;\nSELECT nonsense"}
+    )
     with runtime.function(database.url, directory) as function:
         failed = invoke(function)
         document = invoke(function, "--json")
         migrations({"001-good.sql": "CREATE TABLE changed ()"})
-        conflict = [invoke(function, "--action", action).code for action in ("migrate", "validate", "status")]
+        conflict = [
+            invoke(function, "--action", action).code
+            for action in ("migrate", "validate", "status")
+        ]
         migrations({"001-good.sql": "CREATE TABLE good ()", "001-twice.sql": "SELECT 1"})
         refused = invoke(function)
     assert (failed.code, failed.out) == (1, "")
@@ -281,9 +340,13 @@ def test_invoking_it_exits_as_the_command_line_would(runtime: Runtime, database:
     assert (tables(database), history(database)) == (["good"], ["001-good"])
 
 
-def test_invoking_it_shows_the_end_of_the_log_when_it_fails(runtime: Runtime, database: Database) -> None:
+def test_invoking_it_shows_the_end_of_the_log_when_it_fails(
+    runtime: Runtime, database: Database
+) -> None:
     wrong = urlsplit(database.url)
-    url = wrong._replace(netloc=f"{wrong.username}:canary-in-the-url@{wrong.hostname}:{wrong.port}").geturl()
+    url = wrong._replace(
+        netloc=f"{wrong.username}:canary-in-the-url@{wrong.hostname}:{wrong.port}"
+    ).geturl()
     with runtime.function(url) as function:
         result = invoke(function, "--action", "status")
     assert result.code == 5
@@ -295,7 +358,10 @@ def test_invoking_it_shows_the_end_of_the_log_when_it_fails(runtime: Runtime, da
 def test_invoking_what_dies_meanwhile_exits_with_unknown(
     runtime: Runtime, server: Server, database: Database, migrations: Write
 ) -> None:
-    with runtime.function(database.url, migrations(ENDLESS)) as function, ThreadPoolExecutor(1) as pool:
+    with (
+        runtime.function(database.url, migrations(ENDLESS)) as function,
+        ThreadPoolExecutor(1) as pool,
+    ):
         running = pool.submit(invoke, function)
         until(lambda: sleeping(server, database))
         function.time_out()
@@ -305,7 +371,9 @@ def test_invoking_what_dies_meanwhile_exits_with_unknown(
     assert history(database) == ["001-short"]
 
 
-def test_invoking_what_does_not_start_or_is_not_there_exits_non_zero(runtime: Runtime, database: Database) -> None:
+def test_invoking_what_does_not_start_or_is_not_there_exits_non_zero(
+    runtime: Runtime, database: Database
+) -> None:
     with Function(runtime.python, runtime.bundle, {}, handler="lib.aws.nothing") as function:
         broken = invoke(function)
         missing = invoke(function, name="another")

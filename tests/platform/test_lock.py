@@ -20,7 +20,9 @@ LOCKS = ("runtime", "dev", "aws", "uv")
 def repository(tmp_path: Path) -> Path:
     """A copy of what scripts/lock reads and writes."""
     place = tmp_path / "repository"
-    shutil.copytree(ROOT / "scripts", place / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "scripts", place / "scripts", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (place / ".ci").mkdir()
     for name in ("requirements.txt", "requirements-dev.txt", ".ci/postgres.txt"):
         shutil.copy(ROOT / name, place / name)
@@ -29,17 +31,29 @@ def repository(tmp_path: Path) -> Path:
 
 def renew(place: Path, *arguments: str) -> None:
     """Run it."""
-    command, environ = [str(place / "scripts" / "lock"), *arguments], {**os.environ, "UV_NATIVE_TLS": "true"}
+    command, environ = (
+        [str(place / "scripts" / "lock"), *arguments],
+        {**os.environ, "UV_NATIVE_TLS": "true"},
+    )
     result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 
 def files(place: Path) -> dict[str, str]:
-    """All that it writes, but for the hashes of programs: they are those of the files that there are today."""
-    names = ("requirements.txt", *(f"scripts/locks/{name}.txt" for name in LOCKS), ".ci/postgres.txt")
+    """All that it writes, but for the hashes of programs: they are those of the files that there
+    are today.
+    """
+    names = (
+        "requirements.txt",
+        *(f"scripts/locks/{name}.txt" for name in LOCKS),
+        ".ci/postgres.txt",
+    )
     programs = ("scripts/locks/uv.txt", ".ci/postgres.txt")
     found = {name: (place / name).read_text() for name in names}
-    return {name: re.sub("(    --hash.*\n)+", "", text) if name in programs else text for name, text in found.items()}
+    return {
+        name: re.sub("(    --hash.*\n)+", "", text) if name in programs else text
+        for name, text in found.items()
+    }
 
 
 def test_renewing_what_is_up_to_date_changes_nothing(repository: Path) -> None:
@@ -53,6 +67,10 @@ def test_another_version_of_a_direct_dependency_reaches_all_files(repository: Pa
     renew(repository)
     assert (repository / "requirements.txt").read_text() == f"# By hand.\n{text}"
     for name in ("runtime", "dev", "aws"):
-        before, after = (pins(place / "scripts" / "locks" / f"{name}.txt") for place in (ROOT, repository))
+        before, after = (
+            pins(place / "scripts" / "locks" / f"{name}.txt") for place in (ROOT, repository)
+        )
         assert {pin.version for pin in after if pin.package == "mangum"} == {"0.19.0"}
-        assert [pin for pin in after if pin.package != "mangum"] == [pin for pin in before if pin.package != "mangum"]
+        assert [pin for pin in after if pin.package != "mangum"] == [
+            pin for pin in before if pin.package != "mangum"
+        ]

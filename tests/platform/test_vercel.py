@@ -1,4 +1,6 @@
-"""A real `vercel build` of a checkout with a real Postgres, and its functions on Vercel's own runtime."""
+"""A real `vercel build` of a checkout with a real Postgres, and its functions on Vercel's own
+runtime.
+"""
 
 import json
 import re
@@ -43,13 +45,17 @@ class Deployed(Built):
 
 
 @pytest.fixture(scope="session")
-def deployed(tools: Tools, server: Server, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Deployed:
+def deployed(
+    tools: Tools, server: Server, made_once: Callable[[str, Callable[[Path], object]], Path]
+) -> Deployed:
     """Made once a run."""
 
     def make(place: Path) -> None:
         database = server.create()
         built = vercel.build(tools, vercel.checkout(place / "checkout"), database.url)
-        rows = database.execute("SELECT version, environment, applied_by FROM schema_migrations ORDER BY id")
+        rows = database.execute(
+            "SELECT version, environment, applied_by FROM schema_migrations ORDER BY id"
+        )
         server.drop(database)
         (place / "result").write_text(json.dumps([built.code, built.log, rows]))
 
@@ -62,14 +68,18 @@ Start = Callable[..., Send]
 
 
 @pytest.fixture(params=WAYS)
-def start(request: pytest.FixtureRequest, tools: Tools, deployed: Deployed, tmp_path: Path) -> Iterator[Start]:
+def start(
+    request: pytest.FixtureRequest, tools: Tools, deployed: Deployed, tmp_path: Path
+) -> Iterator[Start]:
     """`start(function, database)` runs one, in each of the ways that there are."""
     with ExitStack() as stack:
 
         def starting(function: str, database: Database) -> Send:
             environ = {"POSTGRES_URL": database.url, "MIGRATION_SECRET": SECRET}
             task = tmp_path / function.rpartition("/")[2] / "task"
-            running = vercel.running(tools.python, deployed, function, task, request.param, **environ)
+            running = vercel.running(
+                tools.python, deployed, function, task, request.param, **environ
+            )
             return stack.enter_context(running)
 
         yield starting
@@ -87,43 +97,73 @@ def test_the_build_publishes_nothing_but_the_page(deployed: Deployed) -> None:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_function_is_made_of_what_it_needs_and_nothing_else(deployed: Deployed, function: str) -> None:
+def test_a_function_is_made_of_what_it_needs_and_nothing_else(
+    deployed: Deployed, function: str
+) -> None:
     files = deployed.bundle(function)
     ours = {name for name in files if not name.startswith("_vendor/")}
-    assert {f"migrations/{version}.sql" for version in OURS} | {"lib/web/routes.py", f"{function}.py"} <= ours
-    assert {name.partition("/")[0] for name in ours} == {"api", "lib", "migrations", "vc__handler__python.py"}
+    assert {f"migrations/{version}.sql" for version in OURS} | {
+        "lib/web/routes.py",
+        f"{function}.py",
+    } <= ours
+    assert {name.partition("/")[0] for name in ours} == {
+        "api",
+        "lib",
+        "migrations",
+        "vc__handler__python.py",
+    }
     assert sum(path.stat().st_size for path in files.values()) < 30_000_000
 
 
 def test_a_function_has_the_time_that_vercel_json_gives_it(deployed: Deployed) -> None:
     settings = [deployed.settings(function) for function in FUNCTIONS]
-    assert [(one["runtime"], one["maxDuration"]) for one in settings] == [("python3.12", 60), ("python3.12", 15)]
+    assert [(one["runtime"], one["maxDuration"]) for one in settings] == [
+        ("python3.12", 60),
+        ("python3.12", 15),
+    ]
 
 
-def test_the_status_route_says_that_the_database_is_current(start: Start, migrated: Database) -> None:
+def test_the_status_route_says_that_the_database_is_current(
+    start: Start, migrated: Database
+) -> None:
     send = start("api/migration-status", migrated)
     reply = send("GET", STATUS)
-    assert (reply.status, reply.document["state"], reply.document["environment"]) == (200, "current", "production")
+    assert (reply.status, reply.document["state"], reply.document["environment"]) == (
+        200,
+        "current",
+        "production",
+    )
     assert [one["version"] for one in reply.document["migrations"]] == OURS == history(migrated)
     assert reply.headers["cache-control"] == "no-store"
     assert send("GET", f"{STATUS}?require=current").status == 200
 
 
-def test_the_status_route_answers_before_the_first_run_and_writes_nothing(start: Start, database: Database) -> None:
+def test_the_status_route_answers_before_the_first_run_and_writes_nothing(
+    start: Start, database: Database
+) -> None:
     send = start("api/migration-status", database)
-    assert (send("GET", STATUS).document["state"], send("GET", f"{STATUS}?require=current").status) == ("pending", 503)
+    assert (
+        send("GET", STATUS).document["state"],
+        send("GET", f"{STATUS}?require=current").status,
+    ) == ("pending", 503)
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
 
 
 def test_an_answer_to_head_has_no_body(start: Start, migrated: Database) -> None:
     reply = start("api/migration-status", migrated)("HEAD", STATUS)
-    assert (reply.status, reply.headers["content-type"], reply.body) == (200, "application/json", b"")
+    assert (reply.status, reply.headers["content-type"], reply.body) == (
+        200,
+        "application/json",
+        b"",
+    )
 
 
 def test_the_emergency_route_wants_the_secret(start: Start, database: Database) -> None:
     send = start("api/migrate", database)
     replies = [send("POST", MIGRATE), send("POST", MIGRATE, {"authorization": "Bearer guessed"})]
-    assert [(one.status, one.document["error"]["code"]) for one in replies] == [(401, "unauthorized")] * 2
+    assert [(one.status, one.document["error"]["code"]) for one in replies] == [
+        (401, "unauthorized")
+    ] * 2
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
 
 
@@ -133,12 +173,24 @@ def test_the_emergency_route_migrates(start: Start, database: Database) -> None:
     assert (reply.status, [one["version"] for one in reply.document["applied"]]) == (200, OURS)
     assert send("POST", MIGRATE, BEARER).document["applied"] == []
     assert history(database) == OURS
-    assert database.execute("SELECT DISTINCT environment, applied_by FROM schema_migrations") == [("production", "api")]
+    assert database.execute("SELECT DISTINCT environment, applied_by FROM schema_migrations") == [
+        ("production", "api")
+    ]
 
 
-def test_other_paths_and_methods_are_refused_and_never_redirected(start: Start, database: Database) -> None:
+def test_other_paths_and_methods_are_refused_and_never_redirected(
+    start: Start, database: Database
+) -> None:
     migrate, status = (start(function, database) for function in FUNCTIONS)
-    paths = (f"{STATUS}/", f"{MIGRATE}/", f"/{STATUS}", "/api", "/api/other", "/api/migrate.py", "/lib/web/routes.py")
+    paths = (
+        f"{STATUS}/",
+        f"{MIGRATE}/",
+        f"/{STATUS}",
+        "/api",
+        "/api/other",
+        "/api/migrate.py",
+        "/lib/web/routes.py",
+    )
     assert {(path, send("GET", path).status) for send in (migrate, status) for path in paths} == {
         (path, 404) for path in paths
     }
@@ -161,10 +213,15 @@ def test_a_failing_migration_fails_the_build_and_its_log_shows_where(
 def test_a_function_that_cannot_be_imported_fails_the_build_before_it_migrates(
     tools: Tools, checkout: Path, database: Database
 ) -> None:
-    (checkout / "api" / "orders.py").write_text("from lib.vercel import app\nfrom lib import no_such_module\n")
+    (checkout / "api" / "orders.py").write_text(
+        "from lib.vercel import app\nfrom lib import no_such_module\n"
+    )
     built = vercel.build(tools, checkout, database.url)
     assert built.code != 0
-    assert "api/orders.py cannot be imported: ImportError: cannot import name 'no_such_module'" in built.log
+    assert (
+        "api/orders.py cannot be imported: ImportError: cannot import name 'no_such_module'"
+        in built.log
+    )
     assert "(api/orders.py:2)" in built.log
     assert built.functions == []
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
@@ -183,17 +240,26 @@ def test_a_package_whose_hash_is_not_in_the_lock_fails_the_build_before_it_migra
 
 
 def test_the_functions_have_the_versions_of_the_lock_and_no_others(deployed: Deployed) -> None:
-    locked = {f"{pin.package}-{pin.version}".replace("-", "_") for pin in pins(ROOT / "scripts/locks/runtime.txt")}
+    locked = {
+        f"{pin.package}-{pin.version}".replace("-", "_")
+        for pin in pins(ROOT / "scripts/locks/runtime.txt")
+    }
     for function in FUNCTIONS:
-        folders = {name.split("/")[1] for name in deployed.bundle(function) if name.startswith("_vendor/")}
-        packages = {name.removesuffix(".dist-info") for name in folders if name.endswith(".dist-info")}
+        folders = {
+            name.split("/")[1] for name in deployed.bundle(function) if name.startswith("_vendor/")
+        }
+        packages = {
+            name.removesuffix(".dist-info") for name in folders if name.endswith(".dist-info")
+        }
         ours = {name.replace("-", "_") for name in packages if not name.startswith(VERCELS)}
         assert ours == {name for name in locked if not name.startswith("tzdata")}
 
 
 @pytest.fixture
 def production(checkout: Path, database: Database) -> Database:
-    """Production's database, which it has migrated; the checkout is of a branch that has one file more."""
+    """Production's database, which it has migrated; the checkout is of a branch that has one file
+    more.
+    """
     run(database, checkout / "migrations", MIGRATION_ENV="production")
     (checkout / "migrations" / "003-add-orders.sql").write_text(ORDERS)
     return database
@@ -205,9 +271,7 @@ def test_a_preview_that_was_handed_productions_url_fails_and_changes_nothing(
     before = production.execute("SELECT xmin::text, * FROM schema_migrations ORDER BY id")
     built = vercel.build(tools, checkout, production.url, **PREVIEW)
     assert (built.code != 0, built.functions) == (True, [])
-    assert (
-        "this database was last migrated as production, and this run is preview" in built.log
-    )
+    assert "this database was last migrated as production, and this run is preview" in built.log
     assert f"set MIGRATION_CLAIM=preview@{before[0][-3]}" in built.log
     assert "exited with 3" in built.log
     assert production.execute("SELECT xmin::text, * FROM schema_migrations ORDER BY id") == before
@@ -233,7 +297,11 @@ def test_a_preview_with_a_database_of_its_own_migrates_it(
 def test_a_preview_that_is_not_to_migrate_passes_and_says_what_it_left_out(
     tools: Tools, checkout: Path, production: Database
 ) -> None:
-    built = vercel.build(tools, checkout, production.url, **PREVIEW, MIGRATION_ENVIRONMENTS="production")
+    built = vercel.build(
+        tools, checkout, production.url, **PREVIEW, MIGRATION_ENVIRONMENTS="production"
+    )
     assert (built.code, built.functions) == (0, FUNCTIONS), built.log
-    assert "Skipped: preview is not among MIGRATION_ENVIRONMENTS=production. Pending: 1." in built.log
+    assert (
+        "Skipped: preview is not among MIGRATION_ENVIRONMENTS=production. Pending: 1." in built.log
+    )
     assert (history(production), tables(production)) == (OURS, ["sessions", "users"])

@@ -1,6 +1,8 @@
-"""Vercel on this machine: `vercel build` of a copy of the project, and what it made run by Vercel's own runtime.
+"""Vercel on this machine: `vercel build` of a copy of the project, and what it made run by Vercel's
+own runtime.
 
-No account and no token is needed. Not imitated: the build image, the router before the functions, upload and aliases.
+No account and no token is needed. Not imitated: the build image, the router before the functions,
+upload and aliases.
 """
 
 import base64
@@ -25,7 +27,8 @@ from tests.conftest import ROOT
 from tests.platform.cache import CACHE, cached, said
 
 CLI, LOCK = "64.0.2", ROOT / "scripts" / "locks" / "uv.txt"
-# A dependency of the CLI that a build has no use for; some of its versions are withdrawn, this one is not.
+# A dependency of the CLI that a build has no use for; some of its versions are withdrawn, this one
+# is not.
 PACKAGE = {"private": True, "dependencies": {"vercel": CLI}, "overrides": {"sandbox": "4.5.0"}}
 PYTHON = "3.12"  # Vercel's default, and the oldest that its runtime runs on
 SETTINGS = {"projectId": "prj_local", "orgId": "team_local", "settings": {"nodeVersion": "24.x"}}
@@ -42,7 +45,9 @@ class Tools:
 
 
 def install() -> Tools:
-    """Install what is missing into the cache. Raises BundleError without a Python, OSError without Node and npm."""
+    """Install what is missing into the cache. Raises BundleError without a Python, OSError without
+    Node and npm.
+    """
     python = find_python(Target(PYTHON, platform.machine()))
     prefix = said(python, "-c", "import sys; print(sys._base_executable)")
     node = shutil.which("node")
@@ -52,7 +57,11 @@ def install() -> Tools:
     uv = cached(f"uv-{pins(LOCK)[0].version}", partial(_install_uv, prefix))
     # Under the names that a build asks for, ahead of shims for Pythons that are not installed.
     names = cached(f"python-{prefix.replace('/', '_')}", partial(_link, prefix))
-    return Tools(prefix, cli, os.pathsep.join(map(str, (uv / "bin", names, Path(node).parent, "/usr/bin", "/bin"))))
+    return Tools(
+        prefix,
+        cli,
+        os.pathsep.join(map(str, (uv / "bin", names, Path(node).parent, "/usr/bin", "/bin"))),
+    )
 
 
 def _install_cli(place: Path) -> None:
@@ -71,9 +80,25 @@ def _link(python: str, place: Path) -> None:
 
 
 def checkout(place: Path) -> Path:
-    """What Vercel would build: a copy of git's files, those not added yet too, without those of .vercelignore."""
-    git = ("git", "-c", "safe.directory=*", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others")
-    ignored = {".gitignore", ".vercelignore", *said(*git, "--ignored", "--exclude-from=.vercelignore").split("\0")}
+    """What Vercel would build: a copy of git's files, those not added yet too, without those of
+    .vercelignore.
+    """
+    git = (
+        "git",
+        "-c",
+        "safe.directory=*",
+        "-C",
+        str(ROOT),
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+    )
+    ignored = {
+        ".gitignore",
+        ".vercelignore",
+        *said(*git, "--ignored", "--exclude-from=.vercelignore").split("\0"),
+    }
     for name in said(*git, "--exclude-standard").split("\0"):
         if name and name not in ignored and (ROOT / name).is_file():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -105,18 +130,26 @@ class Built:
     def functions(self) -> list[str]:
         """Their names, which are their paths."""
         folder = self.output / "functions"
-        return sorted(str(one.relative_to(folder).with_suffix("")) for one in folder.rglob("*.func"))
+        return sorted(
+            str(one.relative_to(folder).with_suffix("")) for one in folder.rglob("*.func")
+        )
 
     def settings(self, function: str) -> dict[str, Any]:
         """What the builder says of a function: its limits, and which files it is made of."""
-        settings: dict[str, Any] = json.loads(self._folder(function).joinpath(".vc-config.json").read_text())
+        settings: dict[str, Any] = json.loads(
+            self._folder(function).joinpath(".vc-config.json").read_text()
+        )
         return settings
 
     def bundle(self, function: str) -> dict[str, Path]:
-        """A function's files by their path in it: by reference to the project, and those in its own directory."""
+        """A function's files by their path in it: by reference to the project, and those in its own
+        directory.
+        """
         folder = self._folder(function)
         own = {name: folder / name for name in _files(folder) if name != ".vc-config.json"}
-        return {name: self.root / path for name, path in self.settings(function)["filePathMap"].items()} | own
+        return {
+            name: self.root / path for name, path in self.settings(function)["filePathMap"].items()
+        } | own
 
     def _folder(self, function: str) -> Path:
         return self.output / "functions" / f"{function}.func"
@@ -129,11 +162,17 @@ def _files(folder: Path) -> list[str]:
 def build(tools: Tools, root: Path, url: str, **environ: str) -> Built:
     """`vercel build` as the platform runs it, for production unless `environ` says otherwise.
 
-    It is the project's first deployment, with no framework in its settings: the case in which Vercel guesses the most.
+    It is the project's first deployment, with no framework in its settings: the case in which
+    Vercel guesses the most.
     """
     dropped = {*URL_VARIABLES, "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GITHUB_ACTIONS"}
     environ = {
-        **_kept(lambda name: name not in dropped and not name.startswith(("VERCEL", "MIGRATION_", "PG", "PYTEST_"))),
+        **_kept(
+            lambda name: (
+                name not in dropped
+                and not name.startswith(("VERCEL", "MIGRATION_", "PG", "PYTEST_"))
+            )
+        ),
         "PATH": tools.path,
         "CI": "1",
         "UV_CACHE_DIR": str(CACHE / "uv-cache"),
@@ -146,7 +185,14 @@ def build(tools: Tools, root: Path, url: str, **environ: str) -> Built:
         "POSTGRES_URL": url,
         **environ,
     }
-    command = ["node", str(tools.cli), "build", "--yes", "--global-config", str(root.parent / "vercel-settings")]
+    command = [
+        "node",
+        str(tools.cli),
+        "build",
+        "--yes",
+        "--global-config",
+        str(root.parent / "vercel-settings"),
+    ]
     result = subprocess.run(
         command,
         cwd=root,
@@ -182,8 +228,12 @@ Send = Callable[..., Reply]
 
 
 @contextmanager
-def running(python: str, built: Built, function: str, task: Path, way: str, **environ: str) -> Iterator[Send]:
-    """A function on Vercel's runtime, alone in `task` with the files of its bundle; `way` is a key of WAYS."""
+def running(
+    python: str, built: Built, function: str, task: Path, way: str, **environ: str
+) -> Iterator[Send]:
+    """A function on Vercel's runtime, alone in `task` with the files of its bundle; `way` is a key
+    of WAYS.
+    """
     for name, source in built.bundle(function).items():
         (task / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, task / name)
@@ -223,17 +273,29 @@ os._exit(0)
 def called(python: str, task: Path, environ: Mapping[str, str]) -> Iterator[Send]:
     """The way of Lambda: the handler is called with one request at a time."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen([python, "-c", CALL], cwd=task, env=environ, stdin=pipe, stdout=pipe, text=True)
+    process = subprocess.Popen(
+        [python, "-c", CALL], cwd=task, env=environ, stdin=pipe, stdout=pipe, text=True
+    )
     assert process.stdin and process.stdout
 
-    def send(method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Reply:
+    def send(
+        method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Reply:
         event = {"method": method, "path": path, "headers": {**HOST, **(headers or {})}}
         event |= {"body": base64.b64encode(body).decode(), "encoding": "base64"}
         print(json.dumps(event), file=process.stdin, flush=True)
         answer = next(line for line in process.stdout or () if line.startswith("ANSWER"))
         found = json.loads(answer.removeprefix("ANSWER"))
-        body = base64.b64decode(found["body"]) if found.get("encoding") == "base64" else found["body"].encode()
-        return Reply(found["statusCode"], {name.lower(): values[0] for name, values in found["headers"].items()}, body)
+        body = (
+            base64.b64decode(found["body"])
+            if found.get("encoding") == "base64"
+            else found["body"].encode()
+        )
+        return Reply(
+            found["statusCode"],
+            {name.lower(): values[0] for name, values in found["headers"].items()},
+            body,
+        )
 
     with process:
         yield send
@@ -242,12 +304,16 @@ def called(python: str, task: Path, environ: Mapping[str, str]) -> Iterator[Send
 
 @contextmanager
 def served(python: str, task: Path, environ: Mapping[str, str]) -> Iterator[Send]:
-    """The way of today's runtime: the process names its port on a socket, and then takes plain HTTP there."""
+    """The way of today's runtime: the process names its port on a socket, and then takes plain HTTP
+    there.
+    """
     control = socket.socket(socket.AF_UNIX)
     control.bind(str(task.parent / "ipc"))
     control.listen(1)
     environ = {**environ, "VERCEL_IPC_PATH": str(task.parent / "ipc")}
-    process = subprocess.Popen([python, "-c", IMPORT], cwd=task, env=environ, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [python, "-c", IMPORT], cwd=task, env=environ, stdin=subprocess.DEVNULL
+    )
     with process, control, control.accept()[0] as messages:
         yield partial(_request, _port(messages))
         process.terminate()
@@ -264,7 +330,9 @@ def _port(messages: socket.socket) -> int:
     raise AssertionError(f"the function did not start: {received!r}")
 
 
-def _request(port: int, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Reply:
+def _request(
+    port: int, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+) -> Reply:
     """By hand: an HTTP client would not show a body behind an answer to HEAD."""
     lines = {**HOST, "connection": "close", "content-length": str(len(body)), **(headers or {})}
     lines |= {"x-vercel-internal-invocation-id": "inv_1", "x-vercel-internal-request-id": "1"}
