@@ -276,7 +276,7 @@ def test_every_file_and_setting_that_is_named_exists(page: Path) -> None:
 def settings() -> set[str]:
     """The variables of ours that the code reads."""
     code = "".join(
-        path.read_text() for folder in ("lib", "scripts") for path in (ROOT / folder).glob("*.py")
+        path.read_text() for folder in ("lib", "scripts") for path in (ROOT / folder).rglob("*.py")
     )
     return set(re.findall(r"\bMIGRATION_[A-Z_]+\b", code))
 
