@@ -432,8 +432,8 @@ UNUSABLE: dict[str, tuple[str, str | Mapping[str, str] | None, str]] = {
         {"username": "canary", "password": "canary"},
         "it does not say where the database is",
     ),
-    "no URL": ("secretsmanager:it", "canary", "is not a URL of a Postgres database"),
-    "another reference": ("secretsmanager:it", "secretsmanager:canary", "DATABASE_URL holds a reference"),
+    "no URL": ("secretsmanager:it", "canary", "is not a valid Postgres URL"),
+    "another reference": ("secretsmanager:it", "secretsmanager:canary", "DATABASE_URL is a reference"),
 }
 
 
