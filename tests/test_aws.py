@@ -622,11 +622,11 @@ UNUSABLE: dict[str, tuple[str, str | Mapping[str, str] | None, str]] = {
         {"username": "canary", "password": "canary"},
         "it does not contain the database's address",
     ),
-    "no URL": ("secretsmanager:it", "canary", "is not a URL of a Postgres database"),
+    "no URL": ("secretsmanager:it", "canary", "is not a valid Postgres URL"),
     "another reference": (
         "secretsmanager:it",
         "secretsmanager:canary",
-        "DATABASE_URL holds a reference",
+        "DATABASE_URL is a reference",
     ),
 }
 

@@ -406,4 +406,4 @@ def test_env_test_is_committed_and_read_only_by_those_who_ask_for_it(place: Plac
     repository(place)
     assert place.shell(["git ls-files .env.test", "scripts/migrate.py"])[0] == (0, ".env.test\n")
     code, said = place.shell(["scripts/migrate.py"])[0]
-    assert (code, "no database is named" in said) == (2, True)
+    assert (code, "no database URL is set" in said) == (2, True)

@@ -838,9 +838,9 @@ def test_a_database_before_its_first_run_is_left_as_it_is(
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        (None, "no database is named"),
-        ("postgresql://me:canary-password@127.0.0.1:1/app", "cannot connect to app on 127.0.0.1"),
-        ("canary-password", "POSTGRES_URL is not a URL of a Postgres database"),
+        (None, "no database URL is set"),
+        ("postgresql://me:canary-password@127.0.0.1:1/app", "no session with app on 127.0.0.1"),
+        ("canary-password", "POSTGRES_URL is not a valid Postgres URL"),
     ],
 )
 def test_such_a_build_passes_without_a_database_and_says_so(

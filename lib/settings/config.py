@@ -111,7 +111,7 @@ def read_duration(environ: Mapping[str, str], variable: str, default: str) -> fl
         if seconds <= _MAX_SECONDS:
             return seconds
     raise ConfigError(
-        f"{variable} is {text!r}; a duration looks like 250ms, 5s or 2min, and is 24 days at most"
+        f"{variable} is {text!r}; expected a duration such as 250ms, 5s or 2min, at most 24 days"
     )
 
 
@@ -120,11 +120,11 @@ def choose_database(environ: Mapping[str, str]) -> DatabaseURL:
     variables = url_variables_set(environ)
     if value_of(environ, "PGSERVICE"):
         raise ConfigError(
-            "PGSERVICE is set, and libpq would obey it", next_step=f"Unset it. {SERVICE_ADVICE}"
+            "PGSERVICE is set, and libpq would use it", next_step=f"Unset it. {SERVICE_ADVICE}"
         )
     if not variables:
         raise ConfigError(
-            f"no database is named: none of {', '.join(URL_VARIABLES)} is set",
+            f"no database URL is set in {', '.join(URL_VARIABLES)}",
             next_step="Set one of them to a postgresql:// URL.",
         )
     if variables[0] == "MIGRATION_DATABASE_URL":

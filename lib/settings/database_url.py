@@ -189,13 +189,13 @@ def parse_url(variable: str, url: str, environ: Mapping[str, str]) -> DatabaseUR
     """
     if _SECRET_REFERENCE.match(url.strip()):
         raise ConfigError(
-            f"{variable} holds a reference to a secret; only on AWS Lambda are references "
-            "resolved, and only once",
+            f"{variable} is a reference to a secret; references are resolved only on AWS Lambda, "
+            "and only once",
             next_step="Set it to a postgresql:// URL.",
         )
     parts = _URL.fullmatch(url.strip())
     if not parts:
-        raise _unreadable(variable, "is not a URL of a Postgres database")
+        raise _unreadable(variable, "is not a valid Postgres URL")
     parameters = (
         _process_parameters(environ)
         | _path_parameters(variable, parts)
@@ -266,7 +266,7 @@ def _hosts_and_ports(variable: str, hosts: str) -> tuple[str, str]:
     for host in hosts.split(","):
         found = _HOST.fullmatch(host)
         if not found:
-            raise _unreadable(variable, "has a host or port that cannot be read")
+            raise _unreadable(variable, "has an invalid host or port")
         names.append(found["ipv6"] or found["name"] or "")
         ports.append(found["port"] or "")
     return ",".join(names), ",".join(ports)
@@ -283,7 +283,7 @@ def _query_parameters(variable: str, query: str) -> dict[str, str]:
 def _require_plausible(url: DatabaseURL) -> None:
     # An encoded URL in a URL: its password would be shown as a host or a database.
     if re.search("[^,]@|://", f"{url.host},{url.parameters.get('hostaddr')},{url.database}"):
-        raise _unreadable(url.variable, "has a host or database that looks like a URL itself")
+        raise _unreadable(url.variable, "has a host or database that looks like another URL")
     if not all(server.has_valid_port for server in url.servers):
         raise _unreadable(url.variable, "has a port that is not a number from 1 to 65535")
 
@@ -298,7 +298,7 @@ def _decode(variable: str, value: str) -> str:
     decoded = unquote(value)
     if re.search(r"%(?![0-9A-Fa-f]{2})", value) or re.search("[\0\ufffd\ud800-\udfff]", decoded):
         raise _unreadable(
-            variable, "has characters that cannot be decoded; a % itself is written %25"
+            variable, "has characters that cannot be decoded; write a literal % as %25"
         )
     return decoded
 
@@ -306,7 +306,6 @@ def _decode(variable: str, value: str) -> str:
 def _unreadable(variable: str, what: str) -> ConfigError:
     return ConfigError(
         f"{variable} {what}",
-        next_step="It must look like postgresql://user:password@host:5432/database, without quotes "
-        "around it; "
-        "in user and password @ is written %40, / is %2F, ? is %3F, % is %25 and a space %20.",
+        next_step="Expected postgresql://user:password@host:5432/database, without quotes. In user "
+        "and password, write @ as %40, / as %2F, ? as %3F, % as %25 and a space as %20.",
     )

@@ -86,7 +86,7 @@ def _read_env_file(path: Path) -> dict[str, _Value]:
         return {}
     except (OSError, UnicodeDecodeError):
         raise ConfigError(
-            f"{path.name} cannot be read as UTF-8 text", next_step="Mend it, or move it away."
+            f"{path.name} cannot be read as UTF-8 text", next_step="Fix it or remove it."
         ) from None
     return {found["name"]: _value(found) for found in re.finditer(_ASSIGNMENT, text)}
 
@@ -123,16 +123,16 @@ class _Expansion(NamedTuple):
             # Where nothing has this name, it is a part of a password rather than a reference.
             if plain not in self.environ and plain not in self.values:
                 return found[0]
-            raise self._error(variable, "may be meant as it is")
+            raise self._error(variable, "may be meant literally")
         name = found["braced"]
         if value := self.environ.get(name):
             return value
         if name not in self.values or name in (variable, *referring):
-            raise self._error(variable, "names no variable of that file or of this process")
+            raise self._error(variable, "refers to no variable of that file or of the process")
         return self.value(name, variable, *referring)
 
     def _error(self, variable: str, reason: str) -> ConfigError:
         return ConfigError(
             f"{variable} in {self.file} has a $ that {reason}",
-            next_step="Write ${NAME} for the value of another variable, \\$ for the sign itself.",
+            next_step="Write ${NAME} for the value of another variable, and \\$ for a literal $.",
         )

@@ -35,15 +35,15 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
             return Environment(_environment_name(variable, value), variable)
     if on_vercel:
         raise ConfigError(
-            "VERCEL is set, but neither VERCEL_TARGET_ENV nor VERCEL_ENV: which environment is "
-            "this?",
-            next_step='Switch on "Automatically expose System Environment Variables" in the '
+            "cannot determine the environment: VERCEL is set, but neither VERCEL_TARGET_ENV nor "
+            "VERCEL_ENV",
+            next_step='Turn on "Automatically expose System Environment Variables" in the '
             "project's settings, or set MIGRATION_ENV.",
         )
     if on_lambda:
         raise ConfigError(
-            "MIGRATION_ENV is not set: on Lambda nothing else says which environment this is",
-            next_step="Set it in the function's configuration, to production for example.",
+            "cannot determine the environment: on Lambda it must be set in MIGRATION_ENV",
+            next_step="Set it in the function's configuration, for example to production.",
         )
     return Environment("development", "default")
 
@@ -58,7 +58,7 @@ def allowed_environments(environ: Mapping[str, str]) -> tuple[str, tuple[str, ..
     if setting and not names:
         raise ConfigError(
             "MIGRATION_ENVIRONMENTS names no environment",
-            next_step="Name some, or unset it: all may.",
+            next_step="Name at least one, or unset it to allow all.",
         )
     allowed = tuple(_environment_name("MIGRATION_ENVIRONMENTS", name) for name in names)
     return read_environment(environ).name, allowed
@@ -76,7 +76,7 @@ def read_claim(environ: Mapping[str, str]) -> str:
     if not (environment and identity):
         raise ConfigError(
             "MIGRATION_CLAIM must look like environment@identity",
-            next_step="Take the line that the refused run printed, or unset it.",
+            next_step="Copy the line that the refused run printed, or unset it.",
         )
     _require_full_name("MIGRATION_CLAIM", environment)
     return f"{environment.lower()}@{identity}"
@@ -104,7 +104,7 @@ def _environment_name(variable: str, name: str) -> str:
     _require_full_name(variable, name)
     if not re.fullmatch(_NAME, name):
         raise ConfigError(
-            f"{variable} is {name!r}; a name is made of letters, digits, dots, _ and -"
+            f"{variable} is {name!r}; a name has at most 63 letters, digits, dots, _ and -"
         )
     return name.lower()
 
@@ -113,6 +113,6 @@ def _require_full_name(variable: str, environment: str) -> None:
     name = environment.strip()
     if name.lower() in _OTHER_NAMES_OF_PRODUCTION:
         raise ConfigError(
-            f"{variable} says {name}; the name is production",
-            next_step="Say production: in MIGRATION_ENV, where a platform has another name for it.",
+            f"{variable} is {name}; the full name is production",
+            next_step="Use production; set MIGRATION_ENV where the platform has another name.",
         )

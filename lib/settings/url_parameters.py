@@ -45,18 +45,17 @@ _SETTINGS = r"""(?ix)
 """
 _QUALIFIED_SETTING = r"\w+\.\w+|\w+\[.*"  # shop.tenant; options[search_path]
 _SETTING_ADVICE = (
-    "Remove it from the URL. On a direct connection Postgres' own form is obeyed: "
-    "options=-c%20NAME%3DVALUE. "
-    "MIGRATION_SCHEMA says where the history is; MIGRATION_LOCK_TIMEOUT and "
-    "MIGRATION_STATEMENT_TIMEOUT are our limits."
+    "Remove it from the URL. On a direct connection, Postgres' own form works: "
+    "options=-c%20NAME%3DVALUE. MIGRATION_SCHEMA names the history's schema; "
+    "MIGRATION_LOCK_TIMEOUT and MIGRATION_STATEMENT_TIMEOUT set the limits."
 )
-SERVICE_ADVICE = "Name the database in a URL: what a service file says would not be shown."
+SERVICE_ADVICE = "Name the database in a URL: Onward cannot show what a service file contains."
 _REFUSED_PARAMETERS = {
     "service": SERVICE_ADVICE,
     "servicefile": SERVICE_ADVICE,
     "database": "The database's name is the URL's path: postgresql://user@host/database.",
-    "unix_sock": "The directory of a socket is written host=/run/postgresql.",
-    "targetservertype": "Postgres' own form is target_session_attrs=primary.",
+    "unix_sock": "Write the directory of a socket as host=/run/postgresql.",
+    "targetservertype": "Use Postgres' own form, target_session_attrs=primary.",
 }
 _WITHOUT_TLS = ("disable", "allow", "prefer")
 
@@ -78,8 +77,8 @@ def select_parameters(variable: str, pairs: Iterable[tuple[str, str]]) -> dict[s
         wants_tls = wants_tls or (name, value) == ("ssl", "true")
     if wants_tls and selected.setdefault("sslmode", "require") in _WITHOUT_TLS:
         raise ConfigError(
-            f"{variable} has both ssl=true and an sslmode that can do without TLS",
-            next_step="Keep the one you mean.",
+            f"{variable} has both ssl=true and an sslmode that does not require TLS",
+            next_step="Keep one of them.",
         )
     return selected
 
@@ -87,13 +86,13 @@ def select_parameters(variable: str, pairs: Iterable[tuple[str, str]]) -> dict[s
 def _problem(name: str, value: str) -> tuple[str, str] | None:
     """Why a parameter can be neither obeyed nor dropped, and what to do."""
     if advice := _REFUSED_PARAMETERS.get(name.lower()):
-        return f"the parameter {name}, which is not obeyed here", advice
+        return f"the parameter {name}, which Onward does not support", advice
     if name in _LIBPQ_PARAMETERS or (name, value) in (("schema", "public"), ("ssl", "true")):
         return None
     if name.lower().startswith("ssl"):
         return (
-            "an ssl parameter that libpq does not know and would not obey",
-            "Say it with sslmode and sslrootcert, such as sslmode=verify-full&sslrootcert=system.",
+            "an ssl parameter that libpq does not know",
+            "Use sslmode and sslrootcert, such as sslmode=verify-full&sslrootcert=system.",
         )
     setting = _setting_in_words(name)
     return (setting, _SETTING_ADVICE) if setting else None
@@ -102,9 +101,9 @@ def _problem(name: str, value: str) -> tuple[str, str] | None:
 def _setting_in_words(name: str) -> str:
     """A parameter that other drivers send to the server as a setting; empty for any other."""
     if name == "schema":
-        return "a schema parameter other than public, which Postgres itself does not know"
+        return "a schema parameter other than public, which Postgres does not know"
     if re.fullmatch(_SETTINGS, name):
-        return f"the parameter {name}, a setting of the session that libpq does not take from there"
+        return f"the parameter {name}, a session setting that libpq does not take from a URL"
     if re.fullmatch(_QUALIFIED_SETTING, name):
-        return "a parameter that other drivers make a setting of the session"
+        return "a parameter that other drivers send as a session setting"
     return ""
