@@ -839,7 +839,7 @@ def test_a_database_before_its_first_run_is_left_as_it_is(
     ("url", "reason"),
     [
         (None, "no database URL is set"),
-        ("postgresql://me:canary-password@127.0.0.1:1/app", "no session with app on 127.0.0.1"),
+        ("postgresql://me:canary-password@127.0.0.1:1/app", "cannot connect to app on 127.0.0.1"),
         ("canary-password", "POSTGRES_URL is not a valid Postgres URL"),
     ],
 )
