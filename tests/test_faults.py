@@ -25,6 +25,8 @@ import psycopg
 import pytest
 
 from lib import runner
+from lib.errors import OutcomeUnknown
+from lib.migration import load
 from lib.runner import Retry
 from lib.session import Budget
 from scripts.embedded import Embedded, find_programs, server_user
@@ -423,6 +425,32 @@ def test_a_file_behind_a_lost_commit_may_run_longer_than_the_look_for_it(
     through = Database(database.name, proxy.url(database.url))
     assert run(through, directory, MIGRATION_WAIT="0").applied == ["001-lost", "002-long"]
     assert (lost.hits, tables(database), history(database)) == (1, ["lost"], ["001-lost", "002-long"])
+
+
+def test_a_row_in_another_table_does_not_confirm_a_lost_commit(
+    proxy: Proxy, database: Database, migrations: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of that name, and with that very row in it."""
+    monkeypatch.setattr("lib.transactions.CONNECT_BUDGET", Budget(6.0))
+    directory = migrations({"001-lost.sql": "-- migrate: no-transaction\nCREATE TABLE lost ();"})
+    (migration,) = load(directory)
+    looking = Hold()
+    proxy.when(recording("001-lost"), Message.pass_on)  # it is tried first
+    proxy.when(recording("001-lost"), cut_before)
+    proxy.when("SELECT id, ", looking)
+    other = "ALTER TABLE schema_migrations RENAME TO old; CREATE TABLE schema_migrations (LIKE old INCLUDING ALL)"
+    row = f"INSERT INTO schema_migrations (version, name, checksum) VALUES ('001-lost', 'Lost', '{migration.checksum}')"
+    events = Events()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, Database(database.name, proxy.url(database.url)), directory, events)
+        until(lambda: running.done() or looking.reached.is_set())
+        database.execute(f"{other}; {row}")
+        looking.release()
+        error = running.exception()
+    assert isinstance(error, OutcomeUnknown)
+    assert "is another table than it was a moment ago" in error.message
+    assert events.applied == []
+    assert (tables(database), history(database, "old")) == (["lost", "old"], [])
 
 
 def test_a_commit_that_is_late_is_waited_for(stage: Stage, proxy: Proxy) -> None:
