@@ -427,6 +427,21 @@ def test_a_file_behind_a_lost_commit_may_run_longer_than_the_look_for_it(
     assert (lost.hits, tables(database), history(database)) == (1, ["lost"], ["001-lost", "002-long"])
 
 
+def test_a_session_that_the_server_ends_behind_a_commit_is_asked_for_it(stage: Stage, proxy: Proxy) -> None:
+    """What the client reads is an error and no answer to COMMIT; done it is all the same."""
+
+    async def ended(message: Message) -> None:
+        message.connection.deafen()
+        await message.pass_on()
+        await message.connection.answered()
+        await message.connection.fail("57P01", "terminating connection due to administrator command")
+
+    ending = proxy.when(recording(TWO), ended)
+    outcome = stage.run(proxy.url(stage.database.url))
+    assert (outcome.code, outcome.applied, ending.hits) == ("ok", list(VERSIONS), 1)
+    stage.settled(*VERSIONS)
+
+
 def test_a_row_in_another_table_does_not_confirm_a_lost_commit(
     proxy: Proxy, database: Database, migrations: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
