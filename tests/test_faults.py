@@ -27,8 +27,10 @@ import psycopg
 import pytest
 
 from lib import runner
+from lib.errors import OutcomeUnknown
 from lib.events import Retry
 from lib.postgres.connecting import Budget
+from lib.source.migration import load
 from scripts.dev.embedded import Embedded, find_programs, server_user
 from tests.conftest import SETTINGS, Cli, Database, Server
 from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail
@@ -494,6 +496,56 @@ def test_a_file_behind_a_lost_commit_may_run_longer_than_the_look_for_it(
         ["lost"],
         ["001-lost", "002-long"],
     )
+
+
+def test_a_session_that_the_server_ends_behind_a_commit_is_asked_for_it(
+    stage: Stage, proxy: Proxy
+) -> None:
+    """What the client reads is an error and no answer to COMMIT; done it is all the same."""
+
+    async def ended(message: Message) -> None:
+        message.connection.deafen()
+        await message.pass_on()
+        await message.connection.answered()
+        await message.connection.fail(
+            "57P01", "terminating connection due to administrator command"
+        )
+
+    ending = proxy.when(recording(TWO), ended)
+    outcome = stage.run(proxy.url(stage.database.url))
+    assert (outcome.code, outcome.applied, ending.hits) == ("ok", list(VERSIONS), 1)
+    stage.settled(*VERSIONS)
+
+
+def test_a_row_in_another_table_does_not_confirm_a_lost_commit(
+    proxy: Proxy,
+    database: Database,
+    migrations: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of that name, and with that very row in it."""
+    monkeypatch.setattr("lib.postgres.commit_recovery.CONNECT_BUDGET", Budget(6.0))
+    directory = migrations({"001-lost.sql": "-- migrate: no-transaction\nCREATE TABLE lost ();"})
+    (migration,) = load(directory)
+    looking = Hold()
+    proxy.when(recording("001-lost"), Message.pass_on)  # it is tried first
+    proxy.when(recording("001-lost"), cut_before)
+    proxy.when("SELECT id, ", looking)
+    other = "ALTER TABLE schema_migrations RENAME TO old; CREATE TABLE schema_migrations (LIKE old INCLUDING ALL)"
+    row = f"INSERT INTO schema_migrations (version, name, checksum) VALUES ('001-lost', 'Lost', '{migration.checksum}')"
+    events = Events()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            run, Database(database.name, proxy.url(database.url)), directory, events
+        )
+        until(lambda: running.done() or looking.reached.is_set())
+        database.execute(f"{other}; {row}")
+        looking.release()
+        error = running.exception()
+    assert isinstance(error, OutcomeUnknown)
+    assert "is not the table that was planned with" in error.message
+    assert events.applied == []
+    assert (tables(database), history(database, "old")) == (["lost", "old"], [])
 
 
 def test_a_commit_that_is_late_is_waited_for(stage: Stage, proxy: Proxy) -> None:

@@ -1009,3 +1009,81 @@ def test_an_error_behind_an_applied_file_does_not_say_that_nothing_changed(
     assert caught.value.next_step.startswith("Nothing more was changed. ")
     assert (versions(caught.value), caught.value.remaining) == (["001-a"], ["002-b"])
     assert (tables(database), history(database)) == (["a"], ["001-a"])
+
+
+def test_what_a_try_has_left_in_its_session_does_not_reach_the_next_try(
+    database: Database, migrations: Write
+) -> None:
+    database.execute("CREATE TABLE busy ()")
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+    leaves = "PREPARE own AS SELECT 1; SELECT pg_advisory_lock(7); SET my.own = 'x'; CREATE TEMP TABLE own ();"
+    sql = f"CREATE TABLE seen AS {locks}; {leaves} LOCK TABLE busy NOWAIT;"
+    directory = migrations({"001-busy.sql": sql, "002-again.sql": f"INSERT INTO seen {locks}"})
+    events = Events()
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE busy")
+
+        def emit(event: Event) -> None:
+            events.all.append(event)
+            if sum(isinstance(one, Retry) for one in events.all) == 2:
+                other.rollback()
+
+        runner.run(config_of(database, directory, MIGRATION_LOCK_TIMEOUT="50ms"), emit)
+    assert sum(isinstance(one, Retry) for one in events.all) == 2
+    assert database.execute("TABLE seen") == [(1,), (1,)], "the run's own"
+    assert history(database) == ["001-busy", "002-again"]
+
+
+def test_all_pauses_together_are_no_longer_than_the_retry_and_are_told(
+    database: Database, migrations: Write
+) -> None:
+    database.execute("CREATE TABLE busy ()")
+    directory = migrations({"001-busy.sql": "LOCK TABLE busy NOWAIT"})
+    events = Events()
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE busy")
+        with pytest.raises(TableBusy) as caught:
+            run(database, directory, events, MIGRATION_LOCK_TIMEOUT="100ms", MIGRATION_RETRY="2s")
+    pauses = [event.pause for event in events.all if isinstance(event, Retry)]
+    assert pauses
+    assert sum(pauses) <= 2
+    assert caught.value.message.endswith(f"; tried {len(pauses) + 1} times")
+    assert history(database) == []
+
+
+def test_a_history_that_is_written_while_it_is_changed_is_waited_for(
+    database: Database, migrations: Write
+) -> None:
+    """Columns are added to an older runner's; who writes to it meanwhile does not keep it from being read."""
+    adopt(database)
+    directory = migrations({**ADOPTED, "004-ours.sql": "CREATE TABLE ours ()"})
+    events = Events()
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE schema_migrations IN ROW EXCLUSIVE MODE")
+
+        def emit(event: Event) -> None:
+            events.all.append(event)
+            if isinstance(event, Retry):
+                other.rollback()
+
+        runner.run(config_of(database, directory, MIGRATION_LOCK_TIMEOUT="50ms"), emit)
+    assert sum(isinstance(event, Retry) for event in events.all) == 1
+    assert events.applied == ["004-ours"]
+    assert len(columns(database)) == 10
+    assert history(database)[-1] == "004-ours"
+
+
+def test_a_file_that_lifts_its_limit_is_cancelled_at_the_deadline(
+    database: Database, migrations: Write
+) -> None:
+    sql = "CREATE TABLE a (); SET statement_timeout = 0; SELECT pg_sleep(30);"
+    directory = migrations({"001-long.sql": sql, "002-next.sql": "SELECT 1"})
+    with pytest.raises(MigrationFailed) as caught:
+        runner.run(
+            config_of(database, directory),
+            print,
+            deadline=time.monotonic() + runner.SHUTDOWN_MARGIN_SECONDS + MIN_FILE_SECONDS + 6,
+        )
+    assert caught.value.failure.server.message == "canceling statement due to user request"
+    assert caught.value.remaining == ["001-long", "002-next"]
+    assert (tables(database), history(database)) == ([], [])

@@ -557,6 +557,26 @@ def test_a_files_session_is_the_same_whatever_a_persons_environment_says(
     assert history(database) == ["001-seen"]
 
 
+def test_a_query_of_ours_sees_one_snapshot_and_can_write_nothing(database: Database) -> None:
+    with session_of(database) as session:
+        answer = session.read("CREATE TABLE public.one ()")
+        assert answer.error
+        assert answer.error.sqlstate == "25006"
+        assert not session.in_transaction
+        assert session.query("SELECT current_setting('transaction_isolation')") == [
+            ("repeatable read",)
+        ]
+        assert not session.in_transaction
+    assert database.execute("SELECT to_regclass('one')") == [(None,)]
+
+
+def test_a_session_has_our_name_and_encoding_whatever_the_url_says(database: Database) -> None:
+    url = changed(database, query="application_name=other&client_encoding=LATIN1")
+    with session_of(url) as session:
+        query = "SELECT current_setting('application_name'), current_setting('client_encoding')"
+        assert session.query(query) == [("onward test", "UTF8")]
+
+
 def test_numbers_and_nothing_are_literals_too(database: Database) -> None:
     with session_of(database) as session:
         assert session.query(f"SELECT {literal(-7)}, {literal(None)}") == [("-7", None)]
