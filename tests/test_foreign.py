@@ -13,7 +13,7 @@ from lib.source.migration import Migration, load, require_runnable
 
 HEAD = "-- migrate: no-transaction\n"
 SECTIONS = "remove the marks and the whole undo section"
-DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
+DIRECTIVE = "add `-- migrate: no-transaction` to the leading comment"
 
 
 def read(text: str | bytes) -> Migration:
@@ -31,7 +31,7 @@ def refused(text: str | bytes) -> list[str]:
     except FilesError as error:
         heading, *found = error.message.split("\n  ")
         assert heading == "pending migrations cannot run:"
-        assert (error.exit_code, error.next_step) == (2, "Nothing was changed. Mend the files and run again.")
+        assert (error.exit_code, error.next_step) == (2, "Nothing was changed. Fix the files and run again.")
         return [one.removeprefix(f"{migration.path.parent}/") for one in found]
     return []
 
@@ -213,7 +213,7 @@ def test_a_git_lfs_pointer_is_refused_by_name() -> None:
 def test_each_mark_of_a_merge_conflict_is_refused(end: str) -> None:
     text = CONFLICT.replace("\n", end)
     assert refused(text) == [
-        f"001-x.sql:{line}:1: `{mark}` is a mark of a merge conflict; resolve the conflict"
+        f"001-x.sql:{line}:1: `{mark}` is a merge conflict marker; resolve the conflict"
         for line, mark in ((2, "<<<<<<< HEAD"), (4, "||||||| 1a2b3c"), (6, "======="), (8, ">>>>>>> topic/it's"))
     ]
     assert len(read(text).unfinished()) == 4
@@ -320,7 +320,7 @@ def test_code_and_comments_that_are_shown_in_another_order_than_they_have_are_re
     found = refused(text)
     assert found
     assert all(
-        " is not closed on its line, so the text is displayed in another order than it has; " in one for one in found
+        " is not closed on its line, so the text is displayed in another order than the server reads it; " in one for one in found
     )
 
 

@@ -242,7 +242,7 @@ def test_a_file_with_transaction_control_is_refused_before_any_file_runs(
     database: Database, migrations: Write, sql: str
 ) -> None:
     directory = migrations({"001-fine.sql": "CREATE TABLE fine ()", "002-wrapped.sql": sql})
-    with pytest.raises(FilesError, match=r"002-wrapped\.sql:1: .* transaction .*take it out") as caught:
+    with pytest.raises(FilesError, match=r"002-wrapped\.sql:1: .* transaction .*remove it") as caught:
         run(database, directory)
     assert (caught.value.exit_code, caught.value.applied) == (2, [])
     assert tables(database) == []

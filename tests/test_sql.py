@@ -13,9 +13,9 @@ from lib.source.rules import Refusal, Rule, refusals
 
 postgast = importlib.import_module("postgast")  # not by `import`: mypy cannot parse its stubs
 
-DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
-ONE_ALREADY = "take it out: each file is one transaction already"
-OWN_BLOCK = f"take it out, or {DIRECTIVE}: the file's own BEGIN; SET TRANSACTION ...; and COMMIT; run as written there"
+DIRECTIVE = "add `-- migrate: no-transaction` to the leading comment"
+ONE_ALREADY = "remove it: each file already runs in one transaction"
+OWN_BLOCK = f"remove it, or {DIRECTIVE}: then the file's own BEGIN; SET TRANSACTION ...; COMMIT; runs as written"
 
 
 def texts(sql: str) -> list[str]:
@@ -311,8 +311,8 @@ TRANSACTIONAL_ONLY = {
     **{sql: (what, OWN_BLOCK) for sql, what in ISOLATION.items()},
     **{sql: (what, DIRECTIVE) for sql, what in OUTSIDE_TRANSACTIONS.items()},
 }
-STDIN = "COPY ... FROM STDIN reads rows that only psql would send"
-STDOUT = "COPY ... TO STDOUT sends rows that nobody takes"
+STDIN = "COPY ... FROM STDIN reads rows from the client, and Onward sends none"
+STDOUT = "COPY ... TO STDOUT sends rows to the client, and Onward takes none"
 COPIES = {
     "COPY t FROM STDIN": STDIN,
     "COPY a.t (b, c) FROM STDIN WITH (FORMAT csv, NULL '')": STDIN,
@@ -374,14 +374,14 @@ def test_a_copy_from_or_to_the_client_is_refused_in_every_file(sql: str, transac
 def test_the_rows_of_the_history_itself_are_to_be_taken_out_of_a_dump(table: str, own: bool) -> None:
     [refusal] = refused(f"COPY {table} FROM stdin;\n1\t001-x\n\\.\nVACUUM;\n")
     assert refusal.what == STDIN
-    assert refusal.remedy.startswith("take it out, and all else that names schema_migrations:") is own
+    assert refusal.remedy.startswith("remove it and everything else that names schema_migrations:") is own
     assert refusal.remedy.endswith("as `pg_dump --inserts` does") is not own
 
 
 @pytest.mark.parametrize("transactional", [True, False])
 @pytest.mark.parametrize("sql", COMMANDS)
 def test_psql_commands_are_refused_in_every_file(sql: str, transactional: bool) -> None:
-    what = f"{COMMANDS[sql]} is a command of psql, not SQL"
+    what = f"{COMMANDS[sql]} is a psql command, not SQL"
     assert [(r.line, r.what) for r in refused(f"SELECT 1\n{sql}\nSELECT 2", transactional=transactional)] == [(2, what)]
     assert [(r.line, r.what) for r in refused(f"\n\n  {sql}", transactional=transactional)] == [(3, what)]
 
