@@ -324,8 +324,7 @@ def test_prose_is_no_directive(comment: str) -> None:
 def test_the_statement_that_needed_a_directive_in_prose_names_the_directive() -> None:
     [found] = read("-- no-transaction\nVACUUM;").refusals()
     assert found.endswith(
-        "001-x.sql:2: VACUUM cannot run inside a transaction; "
-        "add `-- migrate: no-transaction` to the leading comment"
+        "001-x.sql:2: VACUUM cannot run inside a transaction; add `-- migrate: no-transaction` to the leading comment"
     )
 
 

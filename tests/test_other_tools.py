@@ -320,7 +320,8 @@ def test_code_and_comments_that_are_shown_in_another_order_than_they_have_are_re
     found = refused(text)
     assert found
     assert all(
-        " is not closed on its line, so the text is displayed in another order than the server reads it; " in one for one in found
+        " is not closed on its line, so the text is displayed in another order than the server reads it; " in one
+        for one in found
     )
 
 
