@@ -82,10 +82,9 @@ LATER = [(tool, mark) for tool, marks in UNDO.items() for mark in marks]
 MARKS = [*LATER, *((tool, mark) for tool, marks in OTHER_SECTIONS.items() for mark in marks)]
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize(("tool", "mark"), LATER)
-def test_an_undo_section_is_refused_where_it_begins(tool: str, mark: str, end: str) -> None:
-    text = end.join(["CREATE TABLE users (id int);", "", mark, "DROP TABLE users;", ""])
+def test_an_undo_section_is_refused_where_it_begins(tool: str, mark: str) -> None:
+    text = f"CREATE TABLE users (id int);\n\n{mark}\nDROP TABLE users;\n"
     column = len(mark) - len(mark.lstrip()) + 1
     [found] = refused(text)
     assert found.startswith(
@@ -97,9 +96,16 @@ def test_an_undo_section_is_refused_where_it_begins(tool: str, mark: str, end: s
 
 
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_and_a_bom_hide_no_mark(end: str, bom: str) -> None:
+    marks = ["-- migrate:up", "# --- !Ups", "-- ==== UP ====", "-- //@UNDO", "-- Down Migration", "  -- rambler down"]
+    text = bom + end.join([*marks, "SELECT 1;", "-- atlas:txmode none", ""])
+    assert places(text) == [f"001-x.sql:{line}:{3 if line == 6 else 1}:" for line in range(1, 7)]
+
+
 @pytest.mark.parametrize(("tool", "mark"), MARKS)
-def test_a_mark_without_an_undo_section_is_refused_too(tool: str, mark: str, bom: str) -> None:
-    text = f"{bom}-- Users\n{mark}\nCREATE TABLE users (id int);\n"
+def test_a_mark_without_an_undo_section_is_refused_too(tool: str, mark: str) -> None:
+    text = f"-- Users\n{mark}\nCREATE TABLE users (id int);\n"
     [found] = refused(text)
     assert found.startswith(f"001-x.sql:2:{len(mark) - len(mark.lstrip()) + 1}: `{mark.strip()}` is a mark of {tool},")
 
