@@ -30,7 +30,7 @@ def test_the_first_variable_that_is_set_and_not_empty_is_chosen(chosen: int) -> 
 def test_without_any_url_every_variable_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         choose_database({"DATABASE_URL": "", "POSTGRES_PRISMA_URL": LOCAL})
-    assert caught.value.message == f"no database URL is set in {', '.join(URL_VARIABLES)}"
+    assert caught.value.message == f"no database URL is set: none of {', '.join(URL_VARIABLES)} has a value"
     assert url_variables_set({}) == []
 
 
