@@ -40,9 +40,9 @@ REFUSED_BY_CONTENT = {
     "ABORT;": (1, "ABORT ends the transaction"),
     "PREPARE TRANSACTION 'x';": (1, "PREPARE TRANSACTION ends the transaction"),
     "SET TRANSACTION READ ONLY;": (1, "SET TRANSACTION changes the transaction"),
-    "\\copy t FROM 'x.csv'": (1, "\\copy is a command of psql"),
-    "\\i other.sql": (1, "\\i is a command of psql"),
-    "\\restrict abc": (1, "\\restrict is a command of psql"),
+    "\\copy t FROM 'x.csv'": (1, "\\copy is a psql command"),
+    "\\i other.sql": (1, "\\i is a psql command"),
+    "\\restrict abc": (1, "\\restrict is a psql command"),
     "COPY t FROM STDIN;\n1\n\\.\n": (1, "COPY ... FROM STDIN"),
     "CREATE INDEX CONCURRENTLY i ON t (id);": (
         1,
@@ -67,7 +67,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab29
 CONFLICT = "SELECT 1;\n<<<<<<< HEAD\nSELECT 2;\n=======\nSELECT 3;\n>>>>>>> topic\n"
 UNFINISHED = {
     POINTER: ":1:1: this is a Git LFS pointer in the file's place",
-    CONFLICT: ":2:1: `<<<<<<< HEAD` is a mark of a merge conflict",
+    CONFLICT: ":2:1: `<<<<<<< HEAD` is a merge conflict marker",
     "-- migrate: draft\nSELECT 1;\n": ": still a draft",
 }
 
@@ -187,14 +187,14 @@ def test_every_file_that_cannot_be_used_is_named_in_one_message_before_connectin
     assert result.code == 2
     for name, words_wanted in {
         **dict.fromkeys(REFUSED_BY_NAME, "the name must be NNN-kebab-case.sql"),
-        "007-seven.sql": "number 7 is taken by 0007-seven-again.sql; give one of them a free one",
+        "007-seven.sql": "number 7 is taken by 0007-seven-again.sql; rename one of them, the next free number is",
         "011-latin.sql": "not UTF-8: byte 0xf6 at offset 10; save the file as UTF-8",
         "012-nul.sql": "a NUL byte at offset 6",
         "013-directive.sql": "write `-- migrate: no-transaction`",
         "014-near-miss.sql": "write `-- migrate: no-transaction`",
         "015-directory.sql": "not a regular file",
         "016-pipe.sql": "not a regular file",
-        "017-link.sql": "a link that leads out of the directory; put the file itself here",
+        "017-link.sql": "a symlink to a file outside the directory; copy that file here",
         "018-dangling.sql": "cannot be read",
     }.items():
         assert re.search(
@@ -275,7 +275,7 @@ def test_a_pending_file_with_such_a_statement_is_refused_with_its_line_and_remed
     result = here(url=database.url)
     assert result.code == 2
     assert re.search(
-        rf"^  migrations/002-refused\.sql:{line}: {re.escape(what)}.*; (take|write|put) ",
+        rf"^  migrations/002-refused\.sql:{line}: {re.escape(what)}.*; (remove|write|add) ",
         result.err,
         re.MULTILINE,
     )

@@ -47,7 +47,9 @@ def test_create_writes_a_draft_with_the_next_number_that_no_run_takes(
     } <= set(lines)
     for refused in (cli(url=database.url), cli("validate", url=database.url), cli("validate")):
         assert refused.code == 2
-        assert "migrations/003-add-orders-quickly.sql: still a draft; take the line" in refused.err
+        assert (
+            "migrations/003-add-orders-quickly.sql: still a draft; remove the line" in refused.err
+        )
     assert contents(database) == ([], [])
     path.write_text(
         path.read_text().replace("-- migrate: draft\n", "") + "CREATE TABLE orders (id int);\n"

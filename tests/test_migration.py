@@ -43,8 +43,8 @@ def problems(directory: Path) -> list[str]:
     with pytest.raises(FilesError) as caught:
         load(directory)
     heading, *found = caught.value.message.split("\n  ")
-    assert heading == "the migration files cannot be used:"
-    assert caught.value.next_step == "Nothing was sent to a database. Mend the files and run again."
+    assert heading == "the migration files are invalid:"
+    assert caught.value.next_step == "Nothing was sent to a database. Fix the files and run again."
     assert all(problem.startswith(f"{directory}/") for problem in found)
     return [problem.removeprefix(f"{directory}/") for problem in found]
 
@@ -128,7 +128,7 @@ def test_a_name_is_digits_and_then_words_with_a_hyphen_before_each(file: str) ->
     with tempfile.TemporaryDirectory() as directory:
         fill(Path(directory), {file: "SELECT 1;"})
         if file.startswith("."):
-            with pytest.raises(FilesError, match="in it"):
+            with pytest.raises(FilesError, match=r"contains no \.sql file"):
                 load(Path(directory))
         elif fits:
             assert load(Path(directory))[0].version == file[:-4]
@@ -153,7 +153,7 @@ def test_hidden_files_are_ignored_whatever_is_in_them(tmp_path: Path) -> None:
     fill(tmp_path, dict.fromkeys(HIDDEN, b"\0\x05\x16\x07\0\x02\0\0Mac OS X \xff"))
     (tmp_path / ".#001-x.sql").symlink_to("me@host.4711:1700000000")
     (tmp_path / ".003-folder.sql").mkdir()
-    with pytest.raises(FilesError, match="in it"):
+    with pytest.raises(FilesError, match=r"contains no \.sql file"):
         load(tmp_path)
     assert [one.version for one in load(fill(tmp_path, {"001-x.sql": "SELECT 1;"}))] == ["001-x"]
     assert create(tmp_path, "next", "2025-10-25").name == "002-next.sql"
@@ -176,9 +176,9 @@ def test_a_number_is_taken_once_however_it_is_written(tmp_path: Path) -> None:
     assert problems(tmp_path) == [
         f"007_d.sql: {NAME}",
         f"7-c.sql: {NAME}",
-        "007-b.sql: number 7 is taken by 0007-a.sql; give one of them a free one",
-        "007_d.sql: number 7 is taken by 0007-a.sql; give one of them a free one",
-        "7-c.sql: number 7 is taken by 0007-a.sql; give one of them a free one",
+        "007-b.sql: number 7 is taken by 0007-a.sql; rename one of them, the next free number is 009",
+        "007_d.sql: number 7 is taken by 0007-a.sql; rename one of them, the next free number is 009",
+        "7-c.sql: number 7 is taken by 0007-a.sql; rename one of them, the next free number is 009",
     ]
 
 
@@ -209,7 +209,7 @@ def test_nothing_but_a_file_of_the_directory_can_be_a_migration(tmp_path: Path) 
     assert problems(directory) == [
         "001-directory.sql: not a regular file",
         "002-pipe.sql: not a regular file",
-        "003-outward.sql: a link that leads out of the directory; put the file itself here",
+        "003-outward.sql: a symlink to a file outside the directory; copy that file here",
         "004-dangling.sql: cannot be read: no such file or directory",
         "005-loop.sql: cannot be read: too many levels of symbolic links",
         "006-directory.sql: not a regular file",
@@ -262,12 +262,12 @@ def test_what_is_not_utf8_text_is_refused_with_the_offset(
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda _: None, "no migrations can be read: no such file or directory"),
-        (lambda path: path.write_text(""), "no migrations can be read: not a directory"),
-        (lambda path: path.mkdir(), "no .sql file in it"),
+        (lambda _: None, "cannot be read: no such file or directory"),
+        (lambda path: path.write_text(""), "cannot be read: not a directory"),
+        (lambda path: path.mkdir(), "contains no .sql file"),
         (
             lambda path: fill(path, {"README.md": ""}) if path.mkdir() is None else None,
-            "no .sql file in it",
+            "contains no .sql file",
         ),
     ],
 )
@@ -296,10 +296,9 @@ def test_all_problems_are_named_at_once_and_sound_files_are_not(tmp_path: Path) 
     assert problems(tmp_path) == [
         f"002_name.sql: {NAME}",
         "003-bytes.sql: not UTF-8: byte 0xff at offset 0; save the file as UTF-8",
-        "003-nul.sql: a NUL byte at offset 0, where the server would stop reading; save the file "
-        "as UTF-8",
+        "003-nul.sql: a NUL byte at offset 0, where the server would stop reading; save the file as UTF-8",
         f"004-directive.sql: unknown directive `-- migrate: fast`; {WRITE_ONE}",
-        "003-nul.sql: number 3 is taken by 003-bytes.sql; give one of them a free one",
+        "003-nul.sql: number 3 is taken by 003-bytes.sql; rename one of them, the next free number is 005",
     ]
 
 
@@ -345,8 +344,7 @@ def test_line_ends_and_a_bom_hide_no_directive(tmp_path: Path, bom: str, end: st
     fill(
         tmp_path,
         {
-            "001-x.sql": f"{bom}-- migrate: fast{end}-- Version: 001{end}/* migrate : slow "
-            f"*/{end}SELECT 1;"
+            "001-x.sql": f"{bom}-- migrate: fast{end}-- Version: 001{end}/* migrate : slow */{end}SELECT 1;"
         },
     )
     assert problems(tmp_path) == [
@@ -397,8 +395,7 @@ def test_all_unknown_directives_of_a_file_are_named(tmp_path: Path) -> None:
     fill(
         tmp_path,
         {
-            "001-x.sql": "-- migrate: a\n/* Orders\r\n * migrate: draft\r\n */\n-- migrate: "
-            "draft\nSELECT 1;"
+            "001-x.sql": "-- migrate: a\n/* Orders\r\n * migrate: draft\r\n */\n-- migrate: draft\nSELECT 1;"
         },
     )
     assert problems(tmp_path) == [
@@ -444,8 +441,7 @@ def test_a_mark_of_dbmates_is_no_directive_and_refused_for_pending_files_only(
             "/* Migration: add orders */",
             "-- immigrate: draft",
         ),
-        # Without `migrate:` nobody can tell what is meant: the server refuses what needed the
-        # directive.
+        # Without `migrate:` nobody can tell what is meant: the server refuses what needed the directive.
         *("-- no-transaction", "--no-transaction", "-- No Transaction", "/* no-transaction */"),
         *(
             "-- migrate no-transaction",
@@ -462,8 +458,7 @@ def test_prose_is_no_directive(comment: str) -> None:
 def test_the_statement_that_needed_a_directive_in_prose_names_the_directive() -> None:
     [found] = read("-- no-transaction\nVACUUM;").refusals()
     assert found.endswith(
-        "001-x.sql:2: VACUUM cannot run inside a transaction; "
-        "put `-- migrate: no-transaction` in the comment that opens the file"
+        "001-x.sql:2: VACUUM cannot run inside a transaction; add `-- migrate: no-transaction` to the leading comment"
     )
 
 
@@ -547,18 +542,16 @@ def test_all_that_pending_files_may_not_contain_is_named_at_once(tmp_path: Path)
         require_runnable(migrations)
     heading, *found = caught.value.message.split("\n  ")
     assert heading == "pending migrations cannot run:"
-    once = "take it out: each file is one transaction already"
+    once = "remove it: each file already runs in one transaction"
     assert [one.removeprefix(f"{tmp_path}/") for one in found] == [
-        "002-wrapped.sql:2: BEGIN starts a transaction inside the one that the file runs in; "
-        f"{once}",
+        f"002-wrapped.sql:2: BEGIN starts a transaction inside the one that the file runs in; {once}",
         f"002-wrapped.sql:4: COMMIT ends the transaction that the file runs in; {once}",
-        "003-draft.sql: still a draft; take the line `-- migrate: draft` out when it is finished",
+        "003-draft.sql: still a draft; remove the line `-- migrate: draft` when the SQL is finished",
         "003-draft.sql:2: VACUUM cannot run inside a transaction; "
-        "put `-- migrate: no-transaction` in the comment that opens the file",
-        "004-piecewise.sql:3: \\copy is a command of psql, not SQL; take the line out, or write in "
-        "SQL what it does",
+        "add `-- migrate: no-transaction` to the leading comment",
+        "004-piecewise.sql:3: \\copy is a psql command, not SQL; remove the line, or replace it with SQL",
     ]
-    assert caught.value.next_step == "Nothing was changed. Mend the files and run again."
+    assert caught.value.next_step == "Nothing was changed. Fix the files and run again."
     require_runnable(migrations[:1])
     require_runnable([])
 
@@ -601,7 +594,7 @@ def test_a_new_file_is_a_draft_that_can_be_loaded_and_not_run(tmp_path: Path) ->
 def test_a_description_that_cannot_be_a_file_name_is_refused(
     tmp_path: Path, description: str
 ) -> None:
-    with pytest.raises(FilesError, match="a description is made of ASCII letters and digits"):
+    with pytest.raises(FilesError, match="a description consists of ASCII letters and digits"):
         create(tmp_path, description, "2025-10-25")
     assert list(tmp_path.iterdir()) == []
 

@@ -266,7 +266,7 @@ def test_a_file_with_transaction_control_is_refused_before_any_file_runs(
 ) -> None:
     directory = migrations({"001-fine.sql": "CREATE TABLE fine ()", "002-wrapped.sql": sql})
     with pytest.raises(
-        FilesError, match=r"002-wrapped\.sql:1: .* transaction .*take it out"
+        FilesError, match=r"002-wrapped\.sql:1: .* transaction .*remove it"
     ) as caught:
         run(database, directory)
     assert (caught.value.exit_code, caught.value.applied) == (2, [])

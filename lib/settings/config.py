@@ -124,7 +124,7 @@ def choose_database(environ: Mapping[str, str]) -> DatabaseURL:
         )
     if not variables:
         raise ConfigError(
-            f"no database URL is set in {', '.join(URL_VARIABLES)}",
+            f"no database URL is set: none of {', '.join(URL_VARIABLES)} has a value",
             next_step="Set one of them to a postgresql:// URL.",
         )
     if variables[0] == "MIGRATION_DATABASE_URL":

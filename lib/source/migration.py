@@ -27,7 +27,7 @@ _DIRECTIVES = {f"-- migrate: {word}": word for word in (NO_TRANSACTION, DRAFT)}
 _MEANT_AS_DIRECTIVE = r"(?i)[\s*/-]*migrate\s*:"
 
 
-_STILL_A_DRAFT = f"still a draft; take the line `-- migrate: {DRAFT}` out when it is finished"
+_STILL_A_DRAFT = f"still a draft; remove the line `-- migrate: {DRAFT}` when the SQL is finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def load(directory: Path) -> tuple[Migration, ...]:
         except ValueError as error:
             problems.append(f"{path}: {error}")
     problems += _duplicate_numbers(directory, [file.name for file in files])
-    _require_none(problems, "the migration files cannot be used", "Nothing was sent to a database.")
+    _require_none(problems, "the migration files are invalid", "Nothing was sent to a database.")
     return tuple(sorted(migrations, key=lambda migration: migration.number))
 
 
@@ -142,7 +142,7 @@ def create(directory: Path, description: str, date: str) -> Path:
     words = re.findall(r"[a-z0-9]+", description.lower())
     if not (words and description.isascii() and description.isprintable()):
         raise FilesError(
-            'a description is made of ASCII letters and digits, such as "add orders"; '
+            'a description consists of ASCII letters and digits, such as "add orders"; '
             f"not {description!r}"
         )
     try:
@@ -171,14 +171,14 @@ def _sql_files(directory: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
             files = [entry for entry in entries if _is_sql(entry.name)]
-        problem = "no .sql file in it"
+        problem = "contains no .sql file"
     except OSError as error:
-        files, problem = [], f"no migrations can be read: {_reason(error)}"
+        files, problem = [], f"cannot be read: {_reason(error)}"
     if not files:
         raise FilesError(
             f"{directory}: {problem}",
-            next_step="Add a migration, set MIGRATION_DIR, or add the directory to what is "
-            "deployed.",
+            next_step="Add a migration, set MIGRATION_DIR, or include the directory in the "
+            "deployment.",
         )
     return sorted(files, key=lambda file: file.name)
 
@@ -195,7 +195,7 @@ def _duplicate_numbers(directory: Path, names: Sequence[str]) -> Iterator[str]:
         if number is not None and holders.setdefault(number, name) != name:
             yield (
                 f"{directory / name}: number {number} is taken by {holders[number]}; "
-                "give one of them a free one"
+                f"rename one of them, the next free number is {_next_number(names)}"
             )
 
 
@@ -224,7 +224,7 @@ def _content(file: os.DirEntry[str], path: Path) -> bytes:
         if file.is_symlink():
             file.stat()  # fails where the link's target does not exist
             if not path.resolve().is_relative_to(path.parent.resolve()):
-                raise ValueError("a link that leads out of the directory; put the file itself here")
+                raise ValueError("a symlink to a file outside the directory; copy that file here")
         if not file.is_file():
             raise ValueError("not a regular file")
         with path.open("rb", buffering=0) as opened:  # one read call: a fifth faster
@@ -304,7 +304,7 @@ def _historical_forms(content: bytes) -> Iterator[bytes]:
 def _require_none(problems: Sequence[str], what: str, unharmed: str) -> None:
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
-        raise FilesError(f"{what}:{listed}", next_step=f"{unharmed} Mend the files and run again.")
+        raise FilesError(f"{what}:{listed}", next_step=f"{unharmed} Fix the files and run again.")
 
 
 def _reason(error: OSError) -> str:

@@ -117,12 +117,12 @@ _MARKS = (
         opening=True,
     ),
 )
-_DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
+_DIRECTIVE = "add `-- migrate: no-transaction` to the leading comment"
 _LFS_POINTER = "version https://git-lfs.github.com/spec/"
 _LFS_POINTER_FOUND = "this is a Git LFS pointer in the file's place"
 _LFS_POINTER_REMEDY = (
-    "fetch the file with `git lfs pull`; for a build, switch Git LFS on where it checks the "
-    "repository out"
+    "fetch the file with `git lfs pull`; for builds, enable Git LFS where they check out the "
+    "repository"
 )
 
 # Each pattern begins with characters that are found fast. The limit keeps a long line of hyphens
@@ -262,7 +262,7 @@ def _find_conflicts(sql: str) -> Iterator[Finding]:
         in_comment = piece.kind is Kind.BLOCK_COMMENT and " " in text
         begins_line = sql[offset - 1 : offset] in _BEFORE_A_LINE
         if begins_line and (piece.kind is Kind.CODE or in_comment):
-            what = f"`{text}` is a mark of a merge conflict"
+            what = f"`{text}` is a merge conflict marker"
             yield Finding(Rule.MERGE_CONFLICT, offset, what, "resolve the conflict")
 
 
@@ -280,9 +280,9 @@ def _find_invisible(sql: str) -> Iterator[Finding]:
             if offset in left_open:
                 what = (
                     f"{_name(char)} is not closed on its line, so the text is displayed in another "
-                    "order than it has"
+                    "order than the server reads it"
                 )
-                remedy = f"remove it, or close it there with {_name(_CLOSED_BY[char])}"
+                remedy = f"remove it, or close it on that line with {_name(_CLOSED_BY[char])}"
                 yield Finding(Rule.INVISIBLE_CHARACTER, offset, what, remedy)
 
 

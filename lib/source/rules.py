@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from lib.source.lexer import WORD, Statement, compiled, split, tokens, upper
 
-_ONE_ALREADY = "take it out: each file is one transaction already"
-_DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
+_ONE_ALREADY = "remove it: each file already runs in one transaction"
+_DIRECTIVE = "add `-- migrate: no-transaction` to the leading comment"
 _OWN_BLOCK = (
-    f"take it out, or {_DIRECTIVE}: the file's own BEGIN; SET TRANSACTION ...; and COMMIT; run as "
-    "written there"
+    f"remove it, or {_DIRECTIVE}: then the file's own BEGIN; SET TRANSACTION ...; COMMIT; runs as "
+    "written"
 )
 # Most statements begin with none of these words and are not examined: that saves time and memory.
 _FIRST_WORDS = frozenset(
@@ -94,8 +94,8 @@ def _refuse_psql_command(statement: Statement) -> Refusal:
     return Refusal(
         Rule.PSQL_COMMAND,
         statement.line,
-        f"{command} is a command of psql, not SQL",
-        "take the line out, or write in SQL what it does",
+        f"{command} is a psql command, not SQL",
+        "remove the line, or replace it with SQL",
     )
 
 
@@ -195,14 +195,14 @@ def _refuse_copy(statement: Statement) -> Refusal | None:
 
 def _refuse_client_copy(statement: Statement, direction: str, table: str) -> Refusal:
     if direction == "TO":
-        what = "COPY ... TO STDOUT sends rows that nobody takes"
-        return Refusal(Rule.COPY_TO_STDOUT, statement.line, what, "take it out: psql can export")
+        what = "COPY ... TO STDOUT sends rows to the client, and Onward takes none"
+        return Refusal(Rule.COPY_TO_STDOUT, statement.line, what, "remove it, and export with psql")
     remedy = "write the rows as INSERT statements, as `pg_dump --inserts` does"
     if table.strip('"') == "SCHEMA_MIGRATIONS":  # a dump contains the history's own rows, too
         remedy = (
-            "take it out, and all else that names schema_migrations: Onward makes that table itself"
+            "remove it and everything else that names schema_migrations: Onward creates that table"
         )
-    what = "COPY ... FROM STDIN reads rows that only psql would send"
+    what = "COPY ... FROM STDIN reads rows from the client, and Onward sends none"
     return Refusal(Rule.COPY_FROM_STDIN, statement.line, what, remedy)
 
 

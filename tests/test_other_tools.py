@@ -13,7 +13,7 @@ from lib.source.migration import Migration, load, require_runnable
 
 HEAD = "-- migrate: no-transaction\n"
 SECTIONS = "remove the marks and the whole undo section"
-DIRECTIVE = "put `-- migrate: no-transaction` in the comment that opens the file"
+DIRECTIVE = "add `-- migrate: no-transaction` to the leading comment"
 
 
 def read(text: str | bytes) -> Migration:
@@ -33,7 +33,7 @@ def refused(text: str | bytes) -> list[str]:
         assert heading == "pending migrations cannot run:"
         assert (error.exit_code, error.next_step) == (
             2,
-            "Nothing was changed. Mend the files and run again.",
+            "Nothing was changed. Fix the files and run again.",
         )
         return [one.removeprefix(f"{migration.path.parent}/") for one in found]
     return []
@@ -105,15 +105,13 @@ LATER = [(tool, mark) for tool, marks in UNDO.items() for mark in marks]
 MARKS = [*LATER, *((tool, mark) for tool, marks in OTHER_SECTIONS.items() for mark in marks)]
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize(("tool", "mark"), LATER)
-def test_an_undo_section_is_refused_where_it_begins(tool: str, mark: str, end: str) -> None:
-    text = end.join(["CREATE TABLE users (id int);", "", mark, "DROP TABLE users;", ""])
+def test_an_undo_section_is_refused_where_it_begins(tool: str, mark: str) -> None:
+    text = f"CREATE TABLE users (id int);\n\n{mark}\nDROP TABLE users;\n"
     column = len(mark) - len(mark.lstrip()) + 1
     [found] = refused(text)
     assert found.startswith(
-        f"001-x.sql:3:{column}: `{mark.strip()}` is a mark of {tool}, and Onward runs the whole "
-        f"file; {SECTIONS}"
+        f"001-x.sql:3:{column}: `{mark.strip()}` is a mark of {tool}, and Onward runs the whole file; {SECTIONS}"
     )
     # A tool that sends all of a section at once lets its last semicolon be missing.
     assert places(text.replace(";", "", 1)) == [f"001-x.sql:3:{column}:"]
@@ -121,9 +119,23 @@ def test_an_undo_section_is_refused_where_it_begins(tool: str, mark: str, end: s
 
 
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_and_a_bom_hide_no_mark(end: str, bom: str) -> None:
+    marks = [
+        "-- migrate:up",
+        "# --- !Ups",
+        "-- ==== UP ====",
+        "-- //@UNDO",
+        "-- Down Migration",
+        "  -- rambler down",
+    ]
+    text = bom + end.join([*marks, "SELECT 1;", "-- atlas:txmode none", ""])
+    assert places(text) == [f"001-x.sql:{line}:{3 if line == 6 else 1}:" for line in range(1, 7)]
+
+
 @pytest.mark.parametrize(("tool", "mark"), MARKS)
-def test_a_mark_without_an_undo_section_is_refused_too(tool: str, mark: str, bom: str) -> None:
-    text = f"{bom}-- Users\n{mark}\nCREATE TABLE users (id int);\n"
+def test_a_mark_without_an_undo_section_is_refused_too(tool: str, mark: str) -> None:
+    text = f"-- Users\n{mark}\nCREATE TABLE users (id int);\n"
     [found] = refused(text)
     assert found.startswith(
         f"001-x.sql:2:{len(mark) - len(mark.lstrip()) + 1}: `{mark.strip()}` is a mark of {tool},"
@@ -158,8 +170,8 @@ def test_each_mark_of_a_file_is_named_once_with_the_places_where_it_is() -> None
     found = refused("-- +goose Up\n" + block * 7 + "-- +goose Down\nSELECT 2;\n")
     assert [one.split(":")[1] for one in found] == ["1", "2", "4", "23"]
     assert (
-        " is a mark of goose, and Onward runs the whole file (also at 5:1, 8:1, 11:1, 3 more "
-        "places); " in found[1]
+        " is a mark of goose, and Onward runs the whole file (also at 5:1, 8:1, 11:1, 3 more places); "
+        in found[1]
     )
     assert "also at" not in found[0]
 
@@ -173,10 +185,8 @@ def test_each_mark_of_a_file_is_named_once_with_the_places_where_it_is() -> None
         "INSERT INTO notes VALUES ($$\n-- migrate:down\nDROP TABLE t;\n$$);",
         'CREATE TABLE t ("\n-- migrate:down\n" int);',
         "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $f$\n-- +goose Down\nBEGIN END $f$;",
-        "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC\n-- +goose Down\nSELECT 1;\n-- "
-        "migrate:down\nEND;",
-        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1;\n-- +goose Down\nSELECT CASE WHEN "
-        "a THEN 1 END; END;",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC\n-- +goose Down\nSELECT 1;\n-- migrate:down\nEND;",
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1;\n-- +goose Down\nSELECT CASE WHEN a THEN 1 END; END;",
         "/*\n-- migrate:down\nDROP TABLE t;\n*/\nSELECT 1;",
         "SELECT 1 /* /* */\n-- +goose Down\n*/;",
         "SELECT 1; -- +goose Down",
@@ -297,8 +307,7 @@ def test_a_git_lfs_pointer_is_refused_by_name() -> None:
     for text in (POINTER, POINTER.replace("\n", "\r\n"), "\ufeff" + POINTER):
         [found] = refused(text)
         assert found.startswith(
-            "001-x.sql:1:1: this is a Git LFS pointer in the file's place; fetch the file with "
-            "`git "
+            "001-x.sql:1:1: this is a Git LFS pointer in the file's place; fetch the file with `git "
         )
         assert len(read(text).unfinished()) == 1
     assert refused(f"-- {POINTER.splitlines()[0]}\nSELECT 1;\n") == []
@@ -308,7 +317,7 @@ def test_a_git_lfs_pointer_is_refused_by_name() -> None:
 def test_each_mark_of_a_merge_conflict_is_refused(end: str) -> None:
     text = CONFLICT.replace("\n", end)
     assert refused(text) == [
-        f"001-x.sql:{line}:1: `{mark}` is a mark of a merge conflict; resolve the conflict"
+        f"001-x.sql:{line}:1: `{mark}` is a merge conflict marker; resolve the conflict"
         for line, mark in (
             (2, "<<<<<<< HEAD"),
             (4, "||||||| 1a2b3c"),
@@ -327,8 +336,7 @@ def test_each_mark_of_a_merge_conflict_is_refused(end: str) -> None:
         ("CREATE TABLE t (\n<<<<<<< HEAD\n  a int\n=======\n  b int\n>>>>>>> x\n);", [2, 4, 6]),
         ("/*\n<<<<<<< HEAD\n * Version: 003\n=======\n * Version: 004\n>>>>>>> x\n */", [2, 6]),
         (
-            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC\n<<<<<<< HEAD\nSELECT "
-            "1;\n=======\n>>>>>>> x\nEND",
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC\n<<<<<<< HEAD\nSELECT 1;\n=======\n>>>>>>> x\nEND",
             [2, 4, 5],
         ),
         ("SELECT 'a\n=======\nb';\n=======\n", [4]),
@@ -436,7 +444,8 @@ def test_code_and_comments_that_are_shown_in_another_order_than_they_have_are_re
     found = refused(text)
     assert found
     assert all(
-        " is not closed on its line, so the text is displayed in another order than it has; " in one
+        " is not closed on its line, so the text is displayed in another order than the server reads it; "
+        in one
         for one in found
     )
 
@@ -447,8 +456,7 @@ def test_code_and_comments_that_are_shown_in_another_order_than_they_have_are_re
         "INSERT INTO t VALUES ('\u2068{name}\u2069 hat \u2067שלום\u2069 gesagt');",
         "INSERT INTO t VALUES ('\u202bשלום\u202c', '\u202eabc\u202c', '\u200fעברית\u200e');",
         "-- \u202bהערה\u202c\nSELECT 1;",
-        "INSERT INTO phones VALUES ('\u202a+49 170 1234567\u202c'), ('\u202a+49 170 1234568'), "
-        "('0170\u202c');",
+        "INSERT INTO phones VALUES ('\u202a+49 170 1234567\u202c'), ('\u202a+49 170 1234568'), ('0170\u202c');",
         "SELECT 'שלום', 'مرحبا';",
         "INSERT INTO t VALUES ('\u202bשלום'), (E'\u202e'), (N'\u2067'), (U&'\u2068');",
         "DO $$ BEGIN RAISE NOTICE '\u202bשלום\u202c'; END $$; -- \u2067שלום\u2069",
@@ -462,51 +470,35 @@ def test_text_of_languages_that_run_to_the_left_is_not_refused(text: str) -> Non
 
 ORDINARY = {
     "a table": "-- Users\nCREATE TABLE users (\n    id   BIGINT PRIMARY KEY,\n    name TEXT\n);\n",
-    "headings": "-- ============\n-- 1. Orders\n-- ============\n/*\n Orders\n "
-    "=======\n-------\n*/\nSELECT 1;\n",
+    "headings": "-- ============\n-- 1. Orders\n-- ============\n/*\n Orders\n =======\n-------\n*/\nSELECT 1;\n",
     "a rollback in words": "-- Rollback:\n--   DROP TABLE users;\nCREATE TABLE users ();\n",
-    "an undo section that is a "
-    "comment": "CREATE TABLE t ();\n-- DOWN:\n-- DROP t;\n/*\n-- migrate:down\nDROP t;\n*/\n",
+    "an undo section that is a comment": "CREATE TABLE t ();\n-- DOWN:\n-- DROP t;\n/*\n-- migrate:down\nDROP t;\n*/\n",
     "umlauts": "-- Größe und Maß\nCREATE TABLE größe (maß int, \"straße\" text DEFAULT 'Köln');\n",
     "Cyrillic names": "CREATE TABLE заказы (номер int, имя text);\nCREATE INDEX ON заказы (имя);\n",
-    "Chinese names and a wide "
-    "space": "CREATE TABLE 訂單 (編號 int);\nINSERT INTO 訂單 VALUES (1); -- 全角\u3000空白\n",
+    "Chinese names and a wide space": "CREATE TABLE 訂單 (編號 int);\nINSERT INTO 訂單 VALUES (1); -- 全角\u3000空白\n",
     "emoji": "-- ⚠️ careful\nINSERT INTO moods VALUES ('👩‍💻', '❤️', '🏴󠁧󠁢󠁥󠁮󠁧󠁿'); -- 🚀\n",
-    "a no-break space in "
-    "text": "INSERT INTO prices VALUES ('10\u00a0€', '1\u202f000'), ('soft\u00adhyphen');\n",
-    "a function": "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$\nBEGIN\n  -- Down\n    "
-    "RETURN 1;\nEND $$;\n",
+    "a no-break space in text": "INSERT INTO prices VALUES ('10\u00a0€', '1\u202f000'), ('soft\u00adhyphen');\n",
+    "a function": "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$\nBEGIN\n  -- Down\n    RETURN 1;\nEND $$;\n",
     "labels": "DO $$\n<<outer>>\nBEGIN\n    <<inner>>\n    LOOP EXIT outer; END LOOP;\nEND $$;\n",
-    "operators": "SELECT a << 1, b >> 2, c || d, e = f, g @> h, i #>> '{a}', j !~~ k, l |/ m, !! "
-    "5, @ -5 FROM t;\n",
+    "operators": "SELECT a << 1, b >> 2, c || d, e = f, g @> h, i #>> '{a}', j !~~ k, l |/ m, !! 5, @ -5 FROM t;\n",
     "an end of line for Windows": "-- Orders\r\nCREATE TABLE orders (\r\n    id int\r\n);\r\n",
     "a byte order mark": "\ufeffCREATE TABLE t ();\n",
     "tabs and form feeds": "CREATE TABLE t (\n\ta int,\n\tb int\n);\n\f\nSELECT\v1;\n",
-    "Drizzle's breakpoints": "CREATE TABLE a ();\n--> statement-breakpoint\nSELECT 1;--> "
-    "statement-breakpoint\n",
+    "Drizzle's breakpoints": "CREATE TABLE a ();\n--> statement-breakpoint\nSELECT 1;--> statement-breakpoint\n",
     "Prisma's comments": '-- CreateTable\nCREATE TABLE "User" ("id" SERIAL NOT NULL);\n\n-- AddForeignKey\nSELECT 1;\n',
-    "graphile-migrate's "
-    "header": "--! Previous: sha1:0\n--! Hash: sha1:1\n--! Message: users\n\nCREATE TABLE t ();\n",
-    "sqlc's and linters' "
-    "comments": "-- name: GetUser :one\n-- squawk-ignore x\n-- noqa: disable=all\nSELECT 1;\n",
+    "graphile-migrate's header": "--! Previous: sha1:0\n--! Hash: sha1:1\n--! Message: users\n\nCREATE TABLE t ();\n",
+    "sqlc's and linters' comments": "-- name: GetUser :one\n-- squawk-ignore x\n-- noqa: disable=all\nSELECT 1;\n",
     "placeholders": "INSERT INTO t VALUES ('${name}', '{{ name }}', ':name', '%(name)s', '$1');\n",
-    "documentation of "
-    "git": "INSERT INTO docs VALUES ($md$\n<<<<<<< HEAD\na\n=======\nb\n>>>>>>> main\n$md$);\n",
+    "documentation of git": "INSERT INTO docs VALUES ($md$\n<<<<<<< HEAD\na\n=======\nb\n>>>>>>> main\n$md$);\n",
     "documentation of goose": "COMMENT ON TABLE t IS '\n-- +goose Up\n-- +goose Down\n';\n",
-    "index without a "
-    "transaction": "-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS i ON t "
-    "(a);\n",
-    "serializable": f"{HEAD}BEGIN;\nSET TRANSACTION ISOLATION LEVEL SERIALIZABLE;\nSELECT "
-    "1;\nCOMMIT;\n",
+    "index without a transaction": "-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS i ON t (a);\n",
+    "serializable": f"{HEAD}BEGIN;\nSET TRANSACTION ISOLATION LEVEL SERIALIZABLE;\nSELECT 1;\nCOMMIT;\n",
     "art": "/*\n  |||||||  >>>>>>>  <<<<<<<\n  ####### migrations #######\n*/\nSELECT 1;\n",
     "dashes": "--\n---\n----\n-- -- --\n--------------------\nSELECT 1 - -1;\n",
-    "a body of statements": "CREATE FUNCTION f() RETURNS int\nBEGIN ATOMIC\n    -- Up\n    SELECT "
-    "1;\nEND;\n",
+    "a body of statements": "CREATE FUNCTION f() RETURNS int\nBEGIN ATOMIC\n    -- Up\n    SELECT 1;\nEND;\n",
     "nothing": "",
-    "words like the marks": "CREATE TABLE migrate (up int, down int);\nINSERT INTO migrate (up, "
-    "down) VALUES (1, 2);\n",
-    "Persian in quotes": 'CREATE TABLE t ("می\u200cشود" text);\nCOMMENT ON TABLE t IS '
-    "'می\u200cشود';\n",
+    "words like the marks": "CREATE TABLE migrate (up int, down int);\nINSERT INTO migrate (up, down) VALUES (1, 2);\n",
+    "Persian in quotes": "CREATE TABLE t (\"می\u200cشود\" text);\nCOMMENT ON TABLE t IS 'می\u200cشود';\n",
 }
 
 
