@@ -249,6 +249,8 @@ def test_a_poolers_suffix_belongs_to_the_first_label(host: str, expected: str) -
         "postgresql://me%3Akanarie7%40localhost/app",
         "postgresql://localhost,me%3Akanarie7%40localhost/app",
         "postgresql://localhost/postgresql%3A%2F%2Fme%3Akanarie7%40localhost%2Fapp",
+        "postgresql://localhost/app?hostaddr=me%3Akanarie7%40127.0.0.1",
+        "postgresql://localhost/app?hostaddr=postgresql%3A%2F%2Fme%3Akanarie7",
         "postgresql://localhost/app?password=kanarie7@x",
         "postgresql://localhost?user=me&password=a@kanarie7",
         "postgresql://localhost/app?password=kanarie7%",

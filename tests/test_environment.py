@@ -78,6 +78,14 @@ def test_the_environment_is_named_by_the_first_variable(
         ({"VERCEL_TARGET_ENV": "prd"}, "VERCEL_TARGET_ENV is prd; the full name is production"),
         ({"VERCEL": "1", "VERCEL_ENV": "LIVE"}, "VERCEL_ENV is LIVE; the full name is production"),
         (
+            {"MIGRATION_ENV": "production", "VERCEL_ENV": "preview"},
+            "is production, but VERCEL_ENV is preview",
+        ),
+        (
+            {"MIGRATION_ENV": "Production", "VERCEL_ENV": "Development"},
+            "is production, but VERCEL_ENV is development",
+        ),
+        (
             {"MIGRATION_ENVIRONMENTS": "preview, prod"},
             "MIGRATION_ENVIRONMENTS is prod; the full name is production",
         ),
