@@ -333,7 +333,7 @@ def test_the_remedy_for_set_transaction_leads_to_the_isolation_that_was_meant(
         run(database, migrations({"001-seen.sql": text}))
     assert "001-seen.sql:1: SET TRANSACTION changes the transaction" in caught.value.message
     own = re.search(
-        r"or put `(-- .*)` in the comment .* own (BEGIN;) SET TRANSACTION \.\.\.; and (COMMIT;)",
+        r"or add `(-- .*)` to the leading comment: .* own (BEGIN;) SET TRANSACTION \.\.\.; (COMMIT;)",
         str(caught.value),
     )
     assert own
