@@ -347,6 +347,9 @@ def test_help_has_examples(sandbox: Sandbox) -> None:
     assert "scripts/sandbox --reset" in result.out
 
 
+BASE_PYTHON = str(getattr(sys, "_base_executable", sys.executable))
+
+
 def setup(project: Path, tmp_path: Path, **environment: str) -> Completed:
     """Run scripts/setup where PATH has a Python and no uv."""
     tools = tmp_path / "tools"
@@ -354,7 +357,9 @@ def setup(project: Path, tmp_path: Path, **environment: str) -> Completed:
         tools.mkdir()
         for name in ("sh", "dirname", "cat", "cksum", "rm", "sed", "head"):
             (tools / name).symlink_to(shutil.which(name) or name)
-        (tools / "python3").symlink_to(sys.executable)
+        # Not a link: a Python that finds its libraries by its own path could not make an environment through one.
+        (tools / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(BASE_PYTHON)} "$@"\n')
+        (tools / "python3").chmod(0o755)
     command = [str(project / "scripts" / "setup")]
     result = subprocess.run(
         command,
