@@ -1684,6 +1684,16 @@ def test_what_was_put_into_the_wrong_variable_is_redacted_in_the_log(
     assert untouched(database)
 
 
+def test_a_status_that_fails_shows_no_secret_in_the_log_of_a_fresh_instance(
+    start: Start, database: Database
+) -> None:
+    instance = start(database, MIGRATION_LOCK_TIMEOUT=SECRET)
+    assert error_of(instance.status()) == (503, "not_configured")
+    (entry,) = instance.log()
+    assert "MIGRATION_LOCK_TIMEOUT is '***'" in entry["reason"]
+    assert untouched(database)
+
+
 def test_what_a_store_of_secrets_gave_is_redacted_too(migrated: Database, capsys: Captured) -> None:
     found = environment(migrated, MIGRATION_SECRET=SECRET)
 

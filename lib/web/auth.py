@@ -51,12 +51,13 @@ def _problem(text: str, length: int) -> str:
         return f"must have {MIN_BYTES} to {MAX_BYTES} bytes"
     if len(set(text)) < _MIN_DIFFERENT_CHARACTERS:
         return f"must have at least {_MIN_DIFFERENT_CHARACTERS} different characters"
-    if _is_placeholder(text):
+    if is_placeholder(text):
         return "is a reference or a placeholder that was not replaced, and not a secret"
     return ""
 
 
-def _is_placeholder(text: str) -> bool:
+def is_placeholder(text: str) -> bool:
+    """Whether it only says where a secret is, or what is to be put in its place."""
     flags = re.IGNORECASE | re.DOTALL
     return any(re.fullmatch(pattern, text, flags) for pattern in _PLACEHOLDERS)
 

@@ -22,8 +22,9 @@ from lib.report.document import run_dict, status_dict, summary_dict, validation_
 from lib.settings.config import Config, read_config, read_duration
 from lib.settings.database_url import configured_urls, redact
 from lib.settings.environ import URL_VARIABLES
+from lib.settings.redactor import MIN_SECRET_LENGTH
 from lib.source.migration import Migration, load, require_runnable
-from lib.web.auth import bearer_secret
+from lib.web.auth import bearer_secret, is_placeholder
 from lib.web.request_log import LogEntry
 from lib.web.result import ApiResult, RequestRefused, error_result
 from lib.web.threads import AllBusy, Shared, Workers
@@ -243,10 +244,13 @@ class Service:
         return ApiResult(200 if document["success"] else 409, document)
 
     def _without_secrets(self, text: str) -> str:
+        known = {**self._environ, **self._resolved}
         for variable in _SECRET_VARIABLES.values():
-            if secret := self._resolved.get(variable, "").strip():
+            secret = known.get(variable, "").strip()
+            # A reference is no secret, and the log must name it.
+            if len(secret) >= MIN_SECRET_LENGTH and not is_placeholder(secret):
                 text = text.replace(secret, "***")
-        return redact(text, *configured_urls(self._resolved))
+        return redact(text, *configured_urls(known))
 
 
 def _run(config: Config, deadline: float) -> ApiResult:
