@@ -87,9 +87,13 @@ class Recorder:
         self._log = log
 
     def record(
-        self, result: MigrationResult, migration: Migration, transaction_id: str | None, *,
+        self,
+        result: MigrationResult,
+        migration: Migration,
+        transaction_id: str | None,
+        *,
         begin_next: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Record a file that has run, and COMMIT. Raises what prevents it.
 
         `transaction_id` is that of the file's transaction, None for a no-transaction file.
