@@ -225,7 +225,7 @@ def test_of_two_builds_at_once_that_disagree_one_is_applied_and_one_refused(
             loser.runner.output,
         ]
         assert history(database) == effects(database) == stems(applied)
-        conflict = loser.runner.output.partition("disagree:")[2]
+        conflict = loser.runner.output.partition("do not match the database")[2]
         assert all(version in conflict for version in named)
         server.drop(database)
         outcomes.add((locked, winner is one))

@@ -82,7 +82,7 @@ def test_a_limit_of_the_databases_that_nothing_can_be_done_about_is_told(
     with PgBouncer(server.url, pool=2) as pooler:
         outcome = command.run(pooler.url(command.database.url))
     assert outcome.code == "ok"
-    assert f"{TWO}: statement_timeout = 33s, as the role or the database has it" in outcome.said
+    assert f"{TWO}: statement_timeout = 33s, set for the role or the database" in outcome.said
     assert "MIGRATION_DATABASE_URL" in outcome.said
     command.settled(*VERSIONS)
 

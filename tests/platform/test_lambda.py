@@ -267,7 +267,7 @@ def test_a_function_without_an_environment_s_name_changes_nothing(
     with runtime.function(database.url, MIGRATION_ENV="") as function:
         result = function.invoke({"action": "migrate"})
     assert (result.payload["success"], result.payload["error"]["code"]) == (False, "not_configured")
-    assert "MIGRATION_ENV is not set" in result.log
+    assert "it must be set in MIGRATION_ENV" in result.log
     assert tables(database) == []
 
 
