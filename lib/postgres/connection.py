@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from select import POLLIN, POLLOUT, poll
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import NamedTuple, Self
 
 import psycopg
@@ -115,12 +115,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lib.postgres.connection import Connection, Reply, Rows
@@ -51,15 +51,21 @@ BEGIN
 END $onward$
 """
 
-ReadRows = Callable[[Reply, Statement], Rows]
-"""The rows of a reply to a look-up for a statement; raises if the reply failed."""
-
 
 class IndexName(NamedTuple):
     """The table and name of an index, as a file writes them."""
 
     table: str
     name: str
+
+
+class FoundIndex(NamedTuple):
+    """An index of that name, as the catalog has it."""
+
+    is_valid: bool
+    qualified: str
+    is_being_built: bool
+    oid: str
 
 
 def concurrent_index(statement: Statement) -> IndexName | None:
@@ -70,54 +76,40 @@ def concurrent_index(statement: Statement) -> IndexName | None:
     return IndexName(".".join(re.findall(_NAME, found["table"])), found["name"])
 
 
-def drop_invalid(
-    connection: Connection,
-    index: IndexName,
-    read_rows: ReadRows,
-    statement: Statement,
-    *,
-    lock_timeout: float,
-) -> Reply | None:
-    """Drop invalid indexes of that name that are not being built. The reply of one that failed."""
-    for is_valid, qualified, is_being_built, oid in _indexes(
-        connection, index, read_rows, statement
-    ):
-        if is_valid == "t" or is_being_built == "t":
-            continue
-        reply = connection.send(
-            _DROP.format(
-                timeout_ms=round(lock_timeout * 1000),
-                oid=oid,
-                qualified=qualified,
-                name=literal(qualified),
-            )
-        )
-        if reply.failed:
-            return reply
-        connection.notices.append(f"dropped the invalid index {qualified} to build it again")
-    return None
-
-
-def validity_problem(
-    connection: Connection, index: IndexName, read_rows: ReadRows, statement: Statement
-) -> str:
-    """Why the index cannot be used, empty if it can: IF NOT EXISTS accepts anything of its name."""
-    indexes = _indexes(connection, index, read_rows, statement)
-    if any(is_valid == "t" for is_valid, *_ in indexes):
-        return ""
-    if not indexes:
-        return f"there is no index {index.name} on {index.table}: another object has that name"
-    is_being_built = indexes[0][2] == "t"
-    reason = "another session is building it" if is_being_built else "its build was interrupted"
-    return f"index {index.name} exists, but it is not valid: {reason}"
-
-
-def _indexes(
-    connection: Connection, index: IndexName, read_rows: ReadRows, statement: Statement
-) -> Rows:
-    """Valid, qualified name, being built, oid: of each index of that name on that table."""
-    reply = connection.read(
+def find_indexes(connection: Connection, index: IndexName) -> Reply:
+    """Look up the indexes of that name on that table, for `read_indexes`."""
+    return connection.read(
         _INDEXES.format(name=literal(index.name)),
         usual=_TABLE.format(table=literal(index.table)),
     )
-    return read_rows(reply, statement)[1:]
+
+
+def read_indexes(rows: Rows) -> list[FoundIndex]:
+    """What `find_indexes` has found. Its first row is that of the table's look-up."""
+    return [
+        FoundIndex(is_valid == "t", str(qualified), is_being_built == "t", str(oid))
+        for is_valid, qualified, is_being_built, oid in rows[1:]
+    ]
+
+
+def drop_invalid(connection: Connection, found: FoundIndex, *, lock_timeout: float) -> Reply:
+    """Drop an index unless it has become valid; wait for its lock for so many seconds at most."""
+    return connection.send(
+        _DROP.format(
+            timeout_ms=round(lock_timeout * 1000),
+            oid=found.oid,
+            qualified=found.qualified,
+            name=literal(found.qualified),
+        )
+    )
+
+
+def validity_problem(index: IndexName, indexes: Sequence[FoundIndex]) -> str:
+    """Why the index cannot be used, empty if it can: IF NOT EXISTS accepts anything of its name."""
+    if any(found.is_valid for found in indexes):
+        return ""
+    if not indexes:
+        return f"there is no index {index.name} on {index.table}: another object has that name"
+    building = indexes[0].is_being_built
+    reason = "another session is building it" if building else "its build was interrupted"
+    return f"index {index.name} exists, but it is not valid: {reason}"

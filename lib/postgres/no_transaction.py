@@ -12,7 +12,15 @@ from lib.diagnosis import diagnose
 from lib.errors import FilesError, PartlyApplied, ServerError, TableBusy
 from lib.events import RunLog
 from lib.postgres.connection import BUSY, Connection, Reply, Rows
-from lib.postgres.invalid_index import IndexName, concurrent_index, drop_invalid, validity_problem
+from lib.postgres.invalid_index import (
+    FoundIndex,
+    IndexName,
+    concurrent_index,
+    drop_invalid,
+    find_indexes,
+    read_indexes,
+    validity_problem,
+)
 from lib.postgres.leftovers import (
     Leftovers,
     describe,
@@ -160,7 +168,7 @@ class StatementRunner:
             left = self._leftovers(before, statement, has_name=index is not None)
             raise self._failed(failure, statement, left)
         self._may_be_partly_applied = False
-        if index and (problem := validity_problem(self._work, index, self._rows, statement)):
+        if index and (problem := validity_problem(index, self._indexes(index, statement))):
             raise self._failed(ServerError(None, problem), statement)
 
     def _send(self, statement: Statement) -> Reply:
@@ -190,10 +198,24 @@ class StatementRunner:
     def _drop_invalid_index(self, index: IndexName, statement: Statement) -> Reply | None:
         """Drop an invalid index of that name, for IF NOT EXISTS would accept it.
 
-        None if it is gone, else the server's error.
+        None if there is none any more, else the server's error.
         """
         timeout = self._session.config.lock_timeout
-        return drop_invalid(self._work, index, self._rows, statement, lock_timeout=timeout)
+        for found in self._indexes(index, statement):
+            if found.is_valid or found.is_being_built:
+                continue
+            reply = drop_invalid(self._work, found, lock_timeout=timeout)
+            if reply.failed:
+                return reply
+            # Another session may have made it valid before the drop, which then leaves it alone.
+            if found.oid not in {left.oid for left in self._indexes(index, statement)}:
+                self._work.notices.append(
+                    f"dropped the invalid index {found.qualified} to build it again"
+                )
+        return None
+
+    def _indexes(self, index: IndexName, statement: Statement) -> list[FoundIndex]:
+        return read_indexes(self._rows(find_indexes(self._work, index), statement))
 
     def _leftovers(self, before: Leftovers | None, statement: Statement, *, has_name: bool) -> str:
         """What the failed statement left, and what removes it; empty if that cannot be read."""
