@@ -16,9 +16,7 @@ _MAX_LINE_WIDTH = 110
 
 _SAFE_TO_RUN = "It is safe to run again."
 _FIX = "Fix the file and run again (or deploy again). There is nothing to clean up."
-_NO_TRANSACTION = (
-    "put `-- migrate: no-transaction` in the comment that opens the file, and run again."
-)
+_NO_TRANSACTION = "add `-- migrate: no-transaction` to the leading comment, and run again."
 _ALREADY_EXISTS = (
     "An object of that name already exists. If other means have done all that this file does, "
     "record the file without running it: scripts/migrate.py baseline NNN, with its number. "

@@ -472,3 +472,10 @@ def test_a_fault_of_ours_is_one_line_without_secrets_and_without_a_traceback(
     else:
         assert result.out == ""
     assert contents(database) == ([], [])
+
+
+def test_the_example_of_a_url_is_shown_whole_and_no_other_credentials_are(here: Here) -> None:
+    result = here("status", env={"POSTGRES_URL": f"nonsense://user:{CANARY}@host/x"})
+    assert result.code == 2
+    assert "Expected postgresql://user:password@host:5432/database, without quotes" in result.err
+    assert CANARY not in result.out + result.err

@@ -222,7 +222,8 @@ def redact(text: str, *urls: DatabaseURL | None) -> str:
     for url in urls:
         for secret in url.secrets if url else ():
             text = re.sub("".join(map(_spellings, secret)), "***", text)
-    text = re.sub(r"(\w://)\S*@", r"\1***@", text)
+    # Not Onward's own example of a URL, which would be of no use without user and password.
+    text = re.sub(r"(\w://)(?!user:password@host\b)\S*@", r"\1***@", text)
     return re.sub(r"(?i)(password=)[^\s&]+", r"\1***", text)
 
 
