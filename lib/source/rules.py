@@ -22,6 +22,8 @@ _FIRST_WORDS = frozenset(
 _CLIENT = ("STDIN", "STDOUT")
 _MAX_COPY_TOKENS = 9  # COPY BINARY database . schema . table FROM STDIN
 
+Keywords = tuple[str, ...]
+
 
 class Rule(Enum):
     """Why something is refused."""
@@ -101,26 +103,27 @@ def _refuse_psql_command(statement: Statement) -> Refusal:
 
 def _refuse_in_transaction(statement: Statement) -> Refusal | None:
     """Why a statement cannot be in the transaction that a file runs in."""
-    if name := _own_transaction(statement):
+    keywords = statement.keywords
+    if name := _own_transaction(keywords):
         what = f"{name} starts a transaction inside the one that the file runs in"
         if _is_above_read_committed(statement):
             return Refusal(Rule.TRANSACTION_MODE, statement.line, what, _OWN_BLOCK)
         return Refusal(Rule.TRANSACTION_CONTROL, statement.line, what, _ONE_ALREADY)
-    if name := _end_of_transaction(statement):
+    if name := _end_of_transaction(statement, keywords):
         what = f"{name} ends the transaction that the file runs in"
         return Refusal(Rule.TRANSACTION_CONTROL, statement.line, what, _ONE_ALREADY)
-    if _sets_transaction(statement):
+    if _sets_transaction(keywords):
         what = "SET TRANSACTION changes the transaction that the file runs in"
         return Refusal(Rule.TRANSACTION_MODE, statement.line, what, _OWN_BLOCK)
-    if name := _outside_transactions(statement):
+    if name := _outside_transactions(keywords):
         what = f"{name} cannot run inside a transaction"
         return Refusal(Rule.NEEDS_NO_TRANSACTION, statement.line, what, _DIRECTIVE)
     return None
 
 
-def _own_transaction(statement: Statement) -> str | None:
+def _own_transaction(keywords: Keywords) -> str | None:
     """The name of a statement that starts a transaction."""
-    match statement.keywords:
+    match keywords:
         case ("BEGIN", *_):
             return "BEGIN"
         case ("START", "TRANSACTION", *_):
@@ -133,9 +136,9 @@ def _is_above_read_committed(statement: Statement) -> bool:
     return "ISOLATION LEVEL SERIALIZABLE" in words or "ISOLATION LEVEL REPEATABLE" in words
 
 
-def _end_of_transaction(statement: Statement) -> str | None:
+def _end_of_transaction(statement: Statement, keywords: Keywords) -> str | None:
     """The name of a statement that ends a transaction."""
-    match statement.keywords:
+    match keywords:
         case ("COMMIT" | "ROLLBACK", "PREPARED", *_):
             return None  # of another transaction
         case ("ROLLBACK", "TO", *_) | ("ROLLBACK", "WORK" | "TRANSACTION", "TO", *_):
@@ -147,19 +150,19 @@ def _end_of_transaction(statement: Statement) -> str | None:
     return None
 
 
-def _sets_transaction(statement: Statement) -> bool:
-    match statement.keywords:
+def _sets_transaction(keywords: Keywords) -> bool:
+    match keywords:
         case ("SET", "TRANSACTION", *_) | ("SET", "LOCAL" | "SESSION", "TRANSACTION", *_):
             return True
     return False
 
 
-def _outside_transactions(statement: Statement) -> str | None:
+def _outside_transactions(keywords: Keywords) -> str | None:
     """The name of a statement that the server refuses in a transaction.
 
     Only the common ones: the server refuses the others, with SQLSTATE 25001, when they are reached.
     """
-    match statement.keywords:
+    match keywords:
         case ("VACUUM", *_):
             return "VACUUM"
         case (
@@ -168,7 +171,7 @@ def _outside_transactions(statement: Statement) -> str | None:
             | ("CREATE" | "DROP", "DATABASE" | "TABLESPACE", *_)
             | ("COMMIT" | "ROLLBACK", "PREPARED", *_)
         ):
-            return " ".join(statement.keywords[:2])
+            return " ".join(keywords[:2])
         case ("CREATE" | "DROP" as verb, "INDEX", "CONCURRENTLY", *_) | (
             "CREATE" as verb,
             "UNIQUE",
@@ -180,7 +183,7 @@ def _outside_transactions(statement: Statement) -> str | None:
         case ("REINDEX", _, "CONCURRENTLY", *_):
             return "REINDEX CONCURRENTLY"
         case ("REINDEX", "SCHEMA" | "DATABASE" | "SYSTEM", *_):
-            return " ".join(statement.keywords[:2])
+            return " ".join(keywords[:2])
     return None
 
 
