@@ -24,7 +24,7 @@ def baseline(config: Config, number: int) -> tuple[Migration, ...]:
     migrations = load(config.directory)
     if number not in (one.number for one in migrations):
         raise FilesError(
-            f"{config.directory}: no file has the number {number}", next_step="Nothing was changed."
+            f"{config.directory}: no file has the number {number}", changed_nothing=True
         )
     with Executor(config) as database:
         while True:
@@ -80,5 +80,6 @@ def _applied_file(plan: Plan, version: str) -> tuple[Migration, AppliedMigration
             return entry.migration, entry.applied
     raise HistoryConflict(
         f"{version} is not both a file and applied, so there is nothing to repair",
-        next_step="Nothing was changed. `status` shows the versions.",
+        changed_nothing=True,
+        next_step="`status` shows the versions.",
     )

@@ -17,7 +17,8 @@ OnwardError
 ├── MigrationFailed        1  a migration failed and was rolled back
 │   └── PartlyApplied      7  a no-transaction migration failed midway
 ├── OutcomeUnknown         6  COMMIT was sent and its answer never came
-└── Interrupted      130/143  a signal ended the run
+├── Interrupted      130/143  a signal ended the run
+└── RunFailed                 any of these, with what the run had applied before it
 """
 
 from __future__ import annotations
@@ -73,17 +74,21 @@ class OnwardError(Exception):
     public_message = "Internal error."
     """What HTTP says. Fixed words, since `message` may hold a host, a name or a row."""
 
-    def __init__(self, message: str, *, next_step: str = "") -> None:
+    def __init__(self, message: str, *, next_step: str = "", changed_nothing: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.next_step = next_step
-        self.applied: Sequence[MigrationResult] | None = None
-        """What this run applied before the error, None where no run had begun."""
-        self.remaining: Sequence[str] = ()
+        self.changed_nothing = changed_nothing
+        """Whether to tell the user that what is refused here has changed nothing."""
         self.blockers: Sequence[str] = ()
         """The sessions that were in the way. Their queries are for the terminal, never for HTTP or
         logs.
         """
+
+    @property
+    def cause(self) -> OnwardError:
+        """What went wrong: this error itself, or what ended the run."""
+        return self
 
 
 class ConfigError(OnwardError):
@@ -221,3 +226,24 @@ class Interrupted(OnwardError):
         """The same error, with what it interrupted."""
         message = f"{self.message}; {what}"
         return Interrupted(message, exit_code=self.exit_code, next_step=self.next_step)
+
+
+class RunFailed(OnwardError):
+    """A run that had begun has ended with an error: how far it came, and the cause.
+
+    It has the cause's exit code, HTTP status and words.
+    """
+
+    def __init__(
+        self, cause: OnwardError, *, applied: Sequence[MigrationResult], remaining: Sequence[str]
+    ) -> None:
+        super().__init__(cause.message, next_step=cause.next_step)
+        self.exit_code, self.http_status = cause.exit_code, cause.http_status
+        self.code, self.public_message = cause.code, cause.public_message
+        self.applied, self.remaining = applied, remaining
+        self._cause = cause
+
+    @property
+    def cause(self) -> OnwardError:
+        """What ended the run."""
+        return self._cause

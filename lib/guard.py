@@ -30,7 +30,8 @@ def require_confirmed_production(config: Config, *, confirmed: bool) -> None:
     if config.production and not config.deploying and not confirmed:
         raise WrongEnvironment(
             f"this would change production from outside a deploy{_where(config)}",
-            next_step="Nothing was changed. Deploy instead, or confirm with --production.",
+            changed_nothing=True,
+            next_step="Deploy instead, or confirm with --production.",
         )
 
 
@@ -62,7 +63,7 @@ def require_environment(config: Config, history: History) -> str:
     if reason_to_skip(here, config.environments):
         raise WrongEnvironment(
             f"{here} applies nothing: MIGRATION_ENVIRONMENTS is {','.join(config.environments)}",
-            next_step="Nothing was changed.",
+            changed_nothing=True,
         )
     last = last_migrated_as(history)
     if last == here or (last is None and _is_free(config, history)):
@@ -74,6 +75,7 @@ def require_environment(config: Config, history: History) -> str:
         return f"this database {whose}; production takes it over with its next migration"
     raise WrongEnvironment(
         f"this database {whose}, and this run is {here}{_where(config)}",
+        changed_nothing=True,
         next_step=_options(config, history, last),
     )
 
@@ -87,7 +89,8 @@ def require_empty(config: Config, history: History) -> None:
         shown.append("…")
     raise NotEmpty(
         f"{config.url} has no migration history, but it has tables: {', '.join(shown)}",
-        next_step=f"Nothing was changed. Options:{_listed(_ways_to_adopt(history))}",
+        changed_nothing=True,
+        next_step=f"Options:{_listed(_ways_to_adopt(history))}",
     )
 
 
@@ -144,8 +147,8 @@ def _options(config: Config, history: History, last: str | None) -> str:
     ]
     if last is None:
         options.append(f"if it is not production's database: set MIGRATION_ENV={here} once")
-    other = f" MIGRATION_CLAIM names another pair: {config.claim}." if config.claim else ""
-    return f"Nothing was changed.{other} Options:{_listed(options)}"
+    other = f"MIGRATION_CLAIM names another pair: {config.claim}. " if config.claim else ""
+    return f"{other}Options:{_listed(options)}"
 
 
 def _ways_to_adopt(history: History) -> Iterator[str]:

@@ -192,7 +192,8 @@ class Plan(NamedTuple):
         if self.conflicts:
             raise HistoryConflict(
                 f"{_CONFLICT}:{''.join(map(_listed, self.findings().problems))}",
-                next_step="Nothing was changed. Resolve each conflict, then run again.",
+                changed_nothing=True,
+                next_step="Resolve each conflict, then run again.",
             )
 
 
@@ -352,7 +353,8 @@ def untrusted(schema: str, owner: str, role: str) -> UntrustedHistory:
     return UntrustedHistory(
         f"{table} belongs to the role {owner}, which the role {role} does not trust\n"
         "  Its rows and its code do not decide what runs here.",
-        next_step="Nothing was changed. If it is this database's history, ask its owner or a "
+        changed_nothing=True,
+        next_step="If it is this database's history, ask its owner or a "
         "superuser to run one of:\n"
         f"  ALTER TABLE {table} OWNER TO {identifier(role)};\n"
         f"  GRANT {identifier(owner)} TO {identifier(role)};\n"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from lib.errors import HistoryConflict, OnwardError, TableBusy
+from lib.errors import HistoryConflict, OnwardError, RunFailed, TableBusy
 from lib.events import Emit, RunLog, RunResult
 from lib.guard import last_migrated_as, require_permission
 from lib.plan import History, Plan, make_plan
@@ -61,8 +61,8 @@ def require_run_allowed(config: Config, history: History, plan: Plan) -> str:
 def run(config: Config, emit: Emit, *, deadline: float | None = None) -> RunResult:
     """Apply all pending files, each once and in order; with a deadline, those that fit before it.
 
-    The deadline is in monotonic seconds. An OnwardError that ends the run carries what was applied
-    before it and what was not. With nothing pending it writes nothing and takes no lock.
+    The deadline is in monotonic seconds. With nothing pending it writes nothing and takes no lock.
+    Raises RunFailed once there is a plan, and before that any OnwardError.
     """
     migrations = load(config.directory)
     last = None if deadline is None else deadline - SHUTDOWN_MARGIN_SECONDS
@@ -98,8 +98,9 @@ class _Run:
             except HistoryChanged:
                 continue
             except OnwardError as error:
-                self._add_what_was_applied(error, plan)
-                raise
+                if plan is None:
+                    raise
+                raise self._failed(error, plan) from error
             return RunResult(
                 environment=self._config.environment,
                 database=history.database,
@@ -160,14 +161,8 @@ class _Run:
                 self._log.retrying(busy, pause)
                 time.sleep(pause)
 
-    def _add_what_was_applied(self, error: OnwardError, plan: Plan | None) -> None:
-        if plan:
-            error.applied = list(self._log.applied)
-            error.remaining = list(self._remaining(plan))
-        if self._log.applied:  # the plan was made again, and this is about the second one
-            error.next_step = error.next_step.replace(
-                "Nothing was changed", "Nothing more was changed"
-            )
+    def _failed(self, cause: OnwardError, plan: Plan) -> RunFailed:
+        return RunFailed(cause, applied=self._log.applied, remaining=self._remaining(plan))
 
     def _remaining(self, plan: Plan) -> tuple[str, ...]:
         applied = {result.version for result in self._log.applied}

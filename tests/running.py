@@ -3,14 +3,17 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
+import pytest
+
 from lib import events, runner
-from lib.errors import MigrationResult, OnwardError
+from lib.errors import MigrationResult, OnwardError, RunFailed
 from lib.settings.config import Config, read_config
 from tests.conftest import Database, Server
 
@@ -35,9 +38,35 @@ class Events:
         return [event.text for event in self.all if isinstance(event, events.Notice)]
 
 
-def versions(error: OnwardError) -> list[str]:
-    """What the run that an error ended had applied."""
-    return [done.version for done in error.applied or ()]
+E = TypeVar("E", bound=OnwardError)
+
+
+class Ended(Generic[E]):
+    """A run that was ended by an error: `value` is the cause, as with `pytest.raises`."""
+
+    value: E
+    failed: RunFailed
+    applied: list[str]
+    remaining: list[str]
+
+
+@contextmanager
+def run_fails(kind: type[E] | tuple[type[E], ...], match: str | None = None) -> Iterator[Ended[E]]:
+    """Expect that a run, after it had begun, is ended by an error of this kind."""
+    ended = Ended[E]()
+    with pytest.raises(RunFailed, match=match) as caught:
+        yield ended
+    cause = caught.value.cause
+    assert isinstance(cause, kind), repr(cause)
+    ended.value, ended.failed = cause, caught.value
+    ended.applied = [done.version for done in caught.value.applied]
+    ended.remaining = list(caught.value.remaining)
+
+
+def cause_of(run: Future[Any]) -> BaseException | None:
+    """What ended a run, once it has ended."""
+    error = run.exception()
+    return error.cause if isinstance(error, RunFailed) else error
 
 
 def config_of(database: Database, directory: Path, **environ: str) -> Config:

@@ -28,12 +28,14 @@ from tests.proxy import Hold, Proxy
 from tests.running import (
     LOCK,
     Events,
+    cause_of,
     config_of,
     history,
     login,
     nothing_is_left_running,
     role,
     run,
+    run_fails,
     tables,
     until,
 )
@@ -281,7 +283,7 @@ def test_a_role_without_a_place_for_the_table_is_told_which_grant_it_lacks(
     database.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     with login(server, database) as plain:
         directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
-        with pytest.raises(DatabaseUnsuitable) as caught:
+        with run_fails(DatabaseUnsuitable) as caught:
             run(plain, directory)
         assert caught.value.exit_code == 5
         grant = caught.value.message.partition("its owner can run:")[2]
@@ -303,7 +305,7 @@ def test_a_role_that_may_not_write_the_history_is_refused_before_a_file_runs_and
         database.execute(f"GRANT {granted} ON schema_migrations TO {role(plain)}")
         database.execute(f"GRANT CREATE ON SCHEMA public TO {role(plain)}")
         migrations({"002-two.sql": "CREATE TABLE two ()"})
-        with pytest.raises(DatabaseUnsuitable) as caught:
+        with run_fails(DatabaseUnsuitable) as caught:
             run(plain, directory)
         assert caught.value.exit_code == 5
         assert (tables(database), history(database)) == (["one"], ["001-one"])
@@ -331,7 +333,7 @@ def test_a_session_that_is_read_only_by_default_is_refused_before_anything_is_wr
     database: Database, migrations: Write
 ) -> None:
     database.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on')
-    with pytest.raises(DatabaseUnsuitable, match="read-only") as caught:
+    with run_fails(DatabaseUnsuitable, match="read-only") as caught:
         run(database, migrations(ONE))
     assert caught.value.exit_code == 5
     assert (tables(database), places(database)) == ([], [])
@@ -348,7 +350,7 @@ def test_a_schema_that_is_missing_is_named(
     database: Database, migrations: Write, path: str, environ: dict[str, str], says: str
 ) -> None:
     database.execute(f'ALTER DATABASE "{database.name}" SET search_path = {path}')
-    with pytest.raises(DatabaseUnsuitable, match=says) as caught:
+    with run_fails(DatabaseUnsuitable, match=says) as caught:
         run(database, migrations(ONE), None, **environ)
     assert caught.value.exit_code == 5
     assert (tables(database), places(database)) == ([], [])
@@ -362,7 +364,7 @@ def test_a_run_that_cannot_get_the_lock_gives_up_and_changes_nothing(
 ) -> None:
     with psycopg.connect(database.url) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
-        with pytest.raises(LockBusy, match="another run holds the lock") as caught:
+        with run_fails(LockBusy, match="another run holds the lock") as caught:
             run(database, migrations(ONE), MIGRATION_WAIT="1ms")
     assert caught.value.exit_code == 4
     assert (tables(database), places(database)) == ([], [])
@@ -397,7 +399,7 @@ def test_a_busy_table_stops_the_file_and_nothing_of_it_stays(
     directory = migrations({"001-alter.sql": "CREATE TABLE one (); ALTER TABLE busy ADD j int"})
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE busy IN ACCESS SHARE MODE")
-        with pytest.raises(LockBusy, match=r"001-alter.*55P03.*rolled back") as caught:
+        with run_fails(LockBusy, match=r"001-alter.*55P03.*rolled back") as caught:
             run(database, directory, MIGRATION_LOCK_TIMEOUT="50ms", MIGRATION_RETRY="0")
     assert caught.value.exit_code == 4
     assert (tables(database), history(database)) == (["busy"], [])
@@ -438,7 +440,7 @@ def test_a_history_locked_behind_a_file_ends_it_by_the_lock_timeout(
         database.execute("DELETE FROM gate")
         until(lambda: running.done() or server.admin.execute(stuck, [database.name]))
         other.rollback()
-        error = running.exception()
+        error = cause_of(running)
     nothing_is_left_running(server, database)
     assert (history(database), events.applied) == (["001-one"], [])
     assert [event for event in events.all if isinstance(event, Retry)] == [], "it is not run again"
@@ -505,7 +507,7 @@ def test_whoever_is_in_the_way_is_named_wherever_it_ends_a_run(
     directory = migrations({"001-alters.sql": sql})
     with psycopg.connect(database.url, application_name="reporting") as holder:
         holder.execute(f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE".encode())
-        with pytest.raises((TableBusy, PartlyApplied)) as caught:
+        with run_fails((TableBusy, PartlyApplied)) as caught:
             run(database, directory, MIGRATION_LOCK_TIMEOUT="800ms", MIGRATION_RETRY="0")
         pid = holder.info.backend_pid
     (blocker,) = caught.value.blockers
@@ -525,7 +527,7 @@ def test_a_role_with_one_connection_does_without_the_name_of_a_blocker(
         )
         with psycopg.connect(database.url) as other:
             other.execute("LOCK TABLE busy")
-            with pytest.raises(TableBusy) as caught:
+            with run_fails(TableBusy) as caught:
                 run(single, directory, events, MIGRATION_LOCK_TIMEOUT="500ms", MIGRATION_RETRY="0")
         assert (caught.value.blockers, events.notices) == ((), [])
         assert (tables(database), history(database)) == (["busy"], [])
@@ -628,7 +630,7 @@ def test_a_file_that_ends_its_own_session_keeps_nothing(
     directory = migrations(
         {"001-ends.sql": "CREATE TABLE a (); SELECT pg_terminate_backend(pg_backend_pid())"}
     )
-    with pytest.raises(MigrationFailed, match="001-ends failed") as caught:
+    with run_fails(MigrationFailed, match="001-ends failed") as caught:
         run(database, directory)
     assert (caught.value.exit_code, caught.value.next_step) == (1, "It is safe to run again.")
     nothing_is_left_running(server, database)

@@ -37,6 +37,7 @@ from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fai
 from tests.running import (
     LOCK,
     Events,
+    cause_of,
     config_of,
     history,
     login,
@@ -541,7 +542,7 @@ def test_a_row_in_another_table_does_not_confirm_a_lost_commit(
         until(lambda: running.done() or looking.reached.is_set())
         database.execute(f"{other}; {row}")
         looking.release()
-        error = running.exception()
+        error = cause_of(running)
     assert isinstance(error, OutcomeUnknown)
     assert "is not the table that was planned with" in error.message
     assert events.applied == []

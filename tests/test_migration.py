@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lib import ROOT
 from lib.errors import FilesError
+from lib.report.text import next_step_text
 from lib.source.latin1 import BOM
 from lib.source.migration import (
     DRAFT,
@@ -551,7 +552,7 @@ def test_all_that_pending_files_may_not_contain_is_named_at_once(tmp_path: Path)
         "add `-- migrate: no-transaction` to the leading comment",
         "004-piecewise.sql:3: \\copy is a psql command, not SQL; remove the line, or replace it with SQL",
     ]
-    assert caught.value.next_step == "Nothing was changed. Fix the files and run again."
+    assert next_step_text(caught.value) == "Nothing was changed. Fix the files and run again."
     require_runnable(migrations[:1])
     require_runnable([])
 

@@ -25,12 +25,14 @@ from tests.running import (
     LOCK,
     SETTLED,
     Events,
+    cause_of,
     config_of,
     history,
     login,
     nothing_is_left_running,
     role,
     run,
+    run_fails,
     tables,
     until,
 )
@@ -64,7 +66,7 @@ def node(database: Database, index: str) -> Any:
 def fails(
     database: Database, directory: Path, events: Events | None = None, **environ: str
 ) -> PartlyApplied:
-    with pytest.raises(PartlyApplied) as caught:
+    with run_fails(PartlyApplied) as caught:
         run(database, directory, events, **environ)
     assert caught.value.exit_code == 7
     assert "not recorded" in caught.value.state
@@ -82,7 +84,7 @@ def test_a_role_with_one_connection_is_told_that_such_a_file_needs_two(
     )
     with login(server, database, "CONNECTION LIMIT 1") as single:
         database.execute(f"GRANT CREATE ON SCHEMA public TO {role(single)}")
-        with pytest.raises(DatabaseUnavailable) as caught:
+        with run_fails(DatabaseUnavailable) as caught:
             runner.run(
                 config_of(single, directory),
                 lambda _: None,
@@ -208,7 +210,7 @@ def test_vacuum_and_its_like_work_on_the_whole_database(
     )
     query = "SELECT relfilenode FROM pg_class WHERE relname IN ('t', 't_pkey', 'schema_migrations') ORDER BY relname"
     database.execute("CREATE TABLE unrelated ()")
-    with pytest.raises(FilesError):
+    with run_fails(FilesError):
         run(database, migrations({"002-vacuum.sql": sql}))
     migrations({"002-vacuum.sql": HEAD + "SELECT 1"})
     run(database, directory)
@@ -334,10 +336,11 @@ def test_a_run_whose_lock_is_lost_stops_and_records_nothing(
     directory = migrations(
         {"001-kills.sql": f"{HEAD}CREATE TABLE a (); {kill} {rest}", "002-next.sql": "SELECT 1"}
     )
-    error = fails(database, directory)
-    assert "holds the run lock is gone" in error.failure.server.message
-    assert error.state.startswith("statements 1 to 2 were applied")
-    assert error.remaining == ["001-kills", "002-next"]
+    with run_fails(PartlyApplied) as caught:
+        run(database, directory)
+    assert "holds the run lock is gone" in caught.value.failure.server.message
+    assert caught.value.state.startswith("statements 1 to 2 were applied")
+    assert caught.remaining == ["001-kills", "002-next"]
     nothing_is_left_running(server, database)
     assert (tables(database), history(database)) == (left, [])
 
@@ -586,7 +589,7 @@ def test_an_index_is_not_dropped_that_is_not_what_was_found(
         until(dropping.reached.is_set)
         database.execute(meanwhile)
         dropping.release()
-        error = running.exception()
+        error = cause_of(running)
     assert indexes(database) == there
     assert node(database, there[0][1]) == found
     assert (error is None, history(database)) == (recorded, ["001-index"] if recorded else [])
@@ -600,7 +603,7 @@ def test_a_prepared_transaction_that_is_left_open_is_not_called_applied(
 ) -> None:
     text = "BEGIN;\nCREATE TABLE two ();\nPREPARE TRANSACTION 'left-open';\n"
     directory = migrations({"001-prepares.sql": HEAD + text})
-    with pytest.raises(PartlyApplied, match="001-prepares failed") as caught:
+    with run_fails(PartlyApplied, match="001-prepares failed") as caught:
         run(database, directory)
     assert "COMMIT PREPARED E'left-open'" in caught.value.failure.server.message
     assert (tables(database), history(database)) == ([], [])

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import FilesError
+from lib.report.text import next_step_text
 from lib.source import other_tools
 from lib.source.migration import Migration, load, require_runnable
 
@@ -31,7 +32,7 @@ def refused(text: str | bytes) -> list[str]:
     except FilesError as error:
         heading, *found = error.message.split("\n  ")
         assert heading == "pending migrations cannot run:"
-        assert (error.exit_code, error.next_step) == (
+        assert (error.exit_code, next_step_text(error)) == (
             2,
             "Nothing was changed. Fix the files and run again.",
         )

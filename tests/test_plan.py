@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lib.errors import HistoryConflict
 from lib.plan import AppliedMigration, MigrationStatus, Plan, State, make_plan
+from lib.report.text import next_step_text
 from lib.source.migration import Migration, number_of
 
 RESET = "reset this database, or take a fresh branch of it"
@@ -254,7 +255,10 @@ def test_all_conflicts_are_named_at_once() -> None:
         ["modified", "migrations/005-e.sql"],
         ["out_of_order", "migrations/006-f.sql"],
     ]
-    assert caught.value.next_step == "Nothing was changed. Resolve each conflict, then run again."
+    assert (
+        next_step_text(caught.value)
+        == "Nothing was changed. Resolve each conflict, then run again."
+    )
 
 
 def test_the_findings_are_the_conflicts_and_what_is_unusual() -> None:

@@ -16,6 +16,7 @@ from lib.errors import (
     MigrationResult,
     OnwardError,
     PartlyApplied,
+    RunFailed,
     ServerError,
     TableBusy,
 )
@@ -351,7 +352,7 @@ def test_a_run_for_machines_says_what_is_done_and_what_remains() -> None:
 # Errors
 
 
-def failed(kind: type[MigrationFailed] = MigrationFailed, /, **said: Any) -> MigrationFailed:
+def failed(kind: type[MigrationFailed] = MigrationFailed, /, **said: Any) -> RunFailed:
     server = ServerError("42704", 'type "citext" does not exist', **said)
     excerpt = "14 |   email citext\n   |         ^^^^^^"
     path = "migrations/007-add-email.sql"
@@ -360,9 +361,8 @@ def failed(kind: type[MigrationFailed] = MigrationFailed, /, **said: Any) -> Mig
         state="rolled back",
         next_step="Mend the file.",
     )
-    error.applied = [MigrationResult("005-a", "A", 4), MigrationResult("006-b", "B", 2)]
-    error.remaining = ["007-add-email", "008-c"]
-    return error
+    applied = [MigrationResult("005-a", "A", 4), MigrationResult("006-b", "B", 2)]
+    return RunFailed(error, applied=applied, remaining=["007-add-email", "008-c"])
 
 
 def test_a_failure_shows_place_excerpt_words_of_the_server_state_and_next_step() -> None:
@@ -388,10 +388,11 @@ def test_a_failure_shows_place_excerpt_words_of_the_server_state_and_next_step()
 
 
 def test_a_failure_without_a_position_names_the_file_and_the_statement() -> None:
-    failure = failed().failure._replace(line=None, column=None, excerpt="", statement="")
+    server = ServerError("42704", 'type "citext" does not exist')
+    failure = Diagnostic("007-add-email", "migrations/007-add-email.sql", server)
     error = PartlyApplied(failure, state="rolled back", next_step="Mend the file.")
-    error.applied = []
-    assert report_text.error_text(error) == (
+    failed_run = RunFailed(error, applied=[], remaining=[])
+    assert report_text.error_text(failed_run) == (
         "❌ FAILED migrations/007-add-email.sql\n"
         'ERROR 42704: type "citext" does not exist\n'
         "State: rolled back.\n"
@@ -417,9 +418,8 @@ def test_another_error_shows_what_is_wrong_and_what_to_do() -> None:
     )
     assert report_text.error_text(OnwardError("wrong")) == "❌ wrong"
     conflict = HistoryConflict("no", next_step="Mend.")
-    conflict.applied, conflict.remaining = [], ["001-x"]
     assert (
-        report_text.error_text(conflict)
+        report_text.error_text(RunFailed(conflict, applied=[], remaining=["001-x"]))
         == "❌ no\nApplied in this run: none.\nNot applied: 001-x.\nNext: Mend."
     )
 
@@ -463,7 +463,7 @@ def kinds(error: type[OnwardError] = OnwardError) -> set[type[OnwardError]]:
 
 
 def test_every_error_has_the_page_that_explains_it() -> None:
-    assert set(report_text.PAGES) == kinds()
+    assert set(report_text.PAGES) == kinds() - {RunFailed}  # it has its cause's
 
 
 @pytest.mark.parametrize(
@@ -517,9 +517,11 @@ def test_an_annotation_is_escaped_as_github_wants_it(error: OnwardError, expecte
 def test_no_words_of_others_pass_for_a_line_of_ours() -> None:
     forged = "999-x\n✅ Applied: 999-forged (1ms)\nNext: forged"
     error = failed(detail=forged, hint=forged, context=forged)
-    error.failure = error.failure._replace(server=error.failure.server._replace(message=forged))
+    cause = error.cause
+    assert isinstance(cause, MigrationFailed)
+    cause.failure = cause.failure._replace(server=cause.failure.server._replace(message=forged))
     busy = TableBusy(forged, next_step=forged)
-    error.blockers = busy.blockers = [forged]
+    cause.blockers = busy.blockers = [forged]
     rows = (row(forged, TIMES[0], 1),)
     said = [
         report_text.error_text(error),

@@ -29,6 +29,7 @@ from lib.errors import (
 from lib.events import Event, Retry, Started
 from lib.postgres.executor import MIN_FILE_SECONDS
 from lib.postgres.executor import Executor as Session
+from lib.report.text import next_step_text
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.running import (
     LOCK,
@@ -40,9 +41,9 @@ from tests.running import (
     nothing_is_left_running,
     role,
     run,
+    run_fails,
     tables,
     until,
-    versions,
 )
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
@@ -265,11 +266,9 @@ def test_a_file_with_transaction_control_is_refused_before_any_file_runs(
     database: Database, migrations: Write, sql: str
 ) -> None:
     directory = migrations({"001-fine.sql": "CREATE TABLE fine ()", "002-wrapped.sql": sql})
-    with pytest.raises(
-        FilesError, match=r"002-wrapped\.sql:1: .* transaction .*remove it"
-    ) as caught:
+    with run_fails(FilesError, match=r"002-wrapped\.sql:1: .* transaction .*remove it") as caught:
         run(database, directory)
-    assert (caught.value.exit_code, caught.value.applied) == (2, [])
+    assert (caught.value.exit_code, caught.applied) == (2, [])
     assert tables(database) == []
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
 
@@ -292,7 +291,7 @@ def test_the_server_refuses_in_a_transaction_what_the_rules_leave_to_it(
     directory = migrations(
         {"001-events.sql": f"{events}; {partition}", "002-rare.sql": f"CREATE TABLE a (); {sql}"}
     )
-    with pytest.raises(MigrationFailed) as caught:
+    with run_fails(MigrationFailed) as caught:
         run(database, directory)
     assert (caught.value.exit_code, caught.value.failure.server.sqlstate) == (1, "25001")
     assert caught.value.state.startswith("rolled back")
@@ -314,9 +313,9 @@ def test_a_block_or_procedure_that_ends_the_transaction_keeps_and_records_nothin
     server: Server, database: Database, migrations: Write, sql: str
 ) -> None:
     directory = migrations({"001-before.sql": "CREATE TABLE before ()", "002-commits.sql": sql})
-    with pytest.raises(MigrationFailed) as caught:
+    with run_fails(MigrationFailed) as caught:
         run(database, directory)
-    assert (caught.value.exit_code, versions(caught.value)) == (1, ["001-before"])
+    assert (caught.value.exit_code, caught.applied) == (1, ["001-before"])
     assert "no change of this file was kept" in caught.value.state
     assert tables(database) == ["before"]
     assert database.execute("SELECT proname FROM pg_proc WHERE proname = 'p'") == []
@@ -329,7 +328,7 @@ def test_the_remedy_for_set_transaction_leads_to_the_isolation_that_was_meant(
 ) -> None:
     level = "SELECT current_setting('transaction_isolation') AS level"
     text = f"SET TRANSACTION ISOLATION LEVEL SERIALIZABLE;\nCREATE TABLE seen AS {level};\n"
-    with pytest.raises(FilesError) as caught:
+    with run_fails(FilesError) as caught:
         run(database, migrations({"001-seen.sql": text}))
     assert "001-seen.sql:1: SET TRANSACTION changes the transaction" in caught.value.message
     own = re.search(
@@ -447,10 +446,10 @@ def test_a_file_that_destroys_the_history_is_undone(
             "003-after.sql": "CREATE TABLE after ()",
         }
     )
-    with pytest.raises(MigrationFailed) as caught:
+    with run_fails(MigrationFailed) as caught:
         run(database, directory)
     assert caught.value.exit_code == 1
-    assert (versions(caught.value), caught.value.remaining) == (
+    assert (caught.applied, caught.remaining) == (
         ["001-before"],
         ["002-destroys", "003-after"],
     )
@@ -495,7 +494,7 @@ def test_a_file_that_changes_the_history_beyond_its_own_row_is_not_recorded(
             "003-next.sql": "CREATE TABLE three ()",
         }
     )
-    with pytest.raises(PartlyApplied if head else MigrationFailed) as caught:
+    with run_fails(PartlyApplied if head else MigrationFailed) as caught:
         run(database, directory)
     assert "A migration must not change schema_migrations" in caught.value.next_step
     if head:
@@ -524,7 +523,7 @@ def test_a_dump_with_the_history_in_it_is_told_how_to_be_without(
     database: Database, migrations: Write, first: int
 ) -> None:
     lines = DUMP.splitlines()
-    with pytest.raises(MigrationFailed) as caught:
+    with run_fails(MigrationFailed) as caught:
         run(database, migrations({"001-dump.sql": "\n".join([*lines[:2], *lines[first:]])}))
     assert caught.value.failure.server.sqlstate == "42P07"
     assert "remove what names it from the file" in caught.value.next_step
@@ -543,7 +542,7 @@ def test_another_table_that_is_there_already_is_not_taken_for_the_history(
     database: Database, migrations: Write
 ) -> None:
     database.execute("CREATE TABLE old_schema_migrations ()")
-    with pytest.raises(MigrationFailed) as caught:
+    with run_fails(MigrationFailed) as caught:
         run(
             database,
             migrations({"001-old.sql": "CREATE TABLE old_schema_migrations ();"}),
@@ -595,7 +594,7 @@ def test_at_most_the_last_hundred_notices_of_a_file_are_shown(
 
 def test_the_notices_of_a_failing_file_are_shown_too(database: Database, migrations: Write) -> None:
     events = Events()
-    with pytest.raises(MigrationFailed):
+    with run_fails(MigrationFailed):
         run(
             database,
             migrations({"001-fails.sql": "DO $$BEGIN RAISE NOTICE 'so far'; END$$; SELECT 1 / 0"}),
@@ -738,7 +737,7 @@ def test_a_file_behind_the_taking_over_leaves_the_new_columns_alone(
     adopt(database)
     sql = f"{head}UPDATE schema_migrations SET environment = 'production' WHERE version = '001-windows';"
     directory = migrations({**ADOPTED, "004-claims.sql": sql})
-    with pytest.raises(PartlyApplied if head else MigrationFailed) as caught:
+    with run_fails(PartlyApplied if head else MigrationFailed) as caught:
         run(database, directory)
     assert (
         "other rows of schema_migrations have been changed" in caught.value.failure.server.message
@@ -892,7 +891,7 @@ def test_a_run_that_waits_in_vain_names_the_holder_of_the_lock_and_how_to_end_it
 ) -> None:
     with psycopg.connect(database.url, application_name="onward 0.0.0 elsewhere") as holder:
         holder.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
-        with pytest.raises(LockBusy) as caught:
+        with run_fails(LockBusy) as caught:
             run(database, migrations({"001-one.sql": "CREATE TABLE one ()"}), MIGRATION_WAIT="0")
         pid = holder.info.backend_pid
         assert re.search(rf"pid {pid}, onward 0\.0\.0 elsewhere, for \d+ s$", caught.value.message)
@@ -915,9 +914,9 @@ def test_what_was_applied_is_told_when_the_history_cannot_be_read_again(
             )
             database.execute("ALTER TABLE schema_migrations RENAME COLUMN checksum TO other")
 
-    with pytest.raises(HistoryConflict, match="it has other columns") as caught:
+    with run_fails(HistoryConflict, match="it has other columns") as caught:
         runner.run(config_of(database, directory), spoil)
-    assert (versions(caught.value), caught.value.remaining) == (["001-a"], ["002-b"])
+    assert (caught.applied, caught.remaining) == (["001-a"], ["002-b"])
     assert (tables(database), history(database)) == (["a"], ["001-a", "009-other"])
 
 
@@ -939,9 +938,9 @@ def test_a_busy_table_is_not_tried_again_beyond_the_time_that_is_left(
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE busy")
         left = runner.SHUTDOWN_MARGIN_SECONDS + MIN_FILE_SECONDS + 29
-        with pytest.raises(TableBusy) as caught:
+        with run_fails(TableBusy) as caught:
             runner.run(config, emit, deadline=time.monotonic() + left)
-    assert (caught.value.http_status, caught.value.remaining) == (409, ["001-busy"])
+    assert (caught.value.http_status, caught.remaining) == (409, ["001-busy"])
     assert (tables(database), history(database)) == (["busy"], [])
 
 
@@ -1004,10 +1003,10 @@ def test_an_error_behind_an_applied_file_does_not_say_that_nothing_changed(
         if isinstance(event, MigrationResult):
             database.execute("UPDATE schema_migrations SET checksum = repeat('0', 64)")
 
-    with pytest.raises(HistoryConflict, match="001-a") as caught:
+    with run_fails(HistoryConflict, match="001-a") as caught:
         runner.run(config_of(database, directory), spoil)
-    assert caught.value.next_step.startswith("Nothing more was changed. ")
-    assert (versions(caught.value), caught.value.remaining) == (["001-a"], ["002-b"])
+    assert next_step_text(caught.failed).startswith("Nothing more was changed. ")
+    assert (caught.applied, caught.remaining) == (["001-a"], ["002-b"])
     assert (tables(database), history(database)) == (["a"], ["001-a"])
 
 
@@ -1042,7 +1041,7 @@ def test_all_pauses_together_are_no_longer_than_the_retry_and_are_told(
     events = Events()
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE busy")
-        with pytest.raises(TableBusy) as caught:
+        with run_fails(TableBusy) as caught:
             run(database, directory, events, MIGRATION_LOCK_TIMEOUT="100ms", MIGRATION_RETRY="2s")
     pauses = [event.pause for event in events.all if isinstance(event, Retry)]
     assert pauses
@@ -1078,12 +1077,12 @@ def test_a_file_that_lifts_its_limit_is_cancelled_at_the_deadline(
 ) -> None:
     sql = "CREATE TABLE a (); SET statement_timeout = 0; SELECT pg_sleep(30);"
     directory = migrations({"001-long.sql": sql, "002-next.sql": "SELECT 1"})
-    with pytest.raises(MigrationFailed) as caught:
+    with run_fails(MigrationFailed) as caught:
         runner.run(
             config_of(database, directory),
             print,
             deadline=time.monotonic() + runner.SHUTDOWN_MARGIN_SECONDS + MIN_FILE_SECONDS + 6,
         )
     assert caught.value.failure.server.message == "canceling statement due to user request"
-    assert caught.value.remaining == ["001-long", "002-next"]
+    assert caught.remaining == ["001-long", "002-next"]
     assert (tables(database), history(database)) == ([], [])

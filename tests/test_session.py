@@ -39,7 +39,17 @@ from lib.settings.database_url import DatabaseURL, parse_url
 from scripts.dev.embedded import Embedded, server_user
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.proxy import Hold, Proxy, fail
-from tests.running import SETTLED, Events, history, login, nothing_is_left_running, role, run, until
+from tests.running import (
+    SETTLED,
+    Events,
+    history,
+    login,
+    nothing_is_left_running,
+    role,
+    run,
+    run_fails,
+    until,
+)
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
 # 127.0.0.1, in a spelling that nobody can know for this machine's.
@@ -819,10 +829,10 @@ def test_an_error_is_in_its_place_whatever_the_encoding_of_the_database(
     transactional = f"SELECT '{text}';\n/* {text} */ SELECT '{text}', nothing;\n"
     directory = migrations({"001-whole.sql": transactional})
     with encoded(server, encoding) as database:
-        with pytest.raises(MigrationFailed) as whole:
+        with run_fails(MigrationFailed) as whole:
             run(database, directory)
         migrations({"001-whole.sql": f"-- migrate: no-transaction\n{transactional}"})
-        with pytest.raises(MigrationFailed) as pieces:
+        with run_fails(MigrationFailed) as pieces:
             run(database, directory)
         assert history(database) == []
     column = transactional.splitlines()[1].index("nothing") + 1
@@ -856,7 +866,7 @@ def test_what_is_said_after_a_change_of_encoding_is_readable(
         assert run(database, directory).notices == [f"NOTICE: {word}"]
         migrations({"002-fails.sql": talking + failing})
         events = Events()
-        with pytest.raises(MigrationFailed) as failed:
+        with run_fails(MigrationFailed) as failed:
             run(database, directory, events)
         assert (failed.value.failure.server.message, events.notices) == (word, [f"NOTICE: {word}"])
         assert history(database) == ["001-talks"]

@@ -87,8 +87,8 @@ class UsageError(OnwardError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        next_step = f"Nothing was changed. To list commands and options:\n  {self.prog} --help"
-        raise UsageError(message, next_step=next_step)
+        next_step = f"To list commands and options:\n  {self.prog} --help"
+        raise UsageError(message, changed_nothing=True, next_step=next_step)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -116,7 +116,7 @@ class Executor:
         """
         history = self._session.history
         if history.obstacle:
-            raise DatabaseUnsuitable(history.obstacle, next_step="Nothing was changed.")
+            raise DatabaseUnsuitable(history.obstacle, changed_nothing=True)
         if history.table_id is None:
             self._transaction.begin_unplanned()
             created = self._commit(creation(history), committed_when=None)

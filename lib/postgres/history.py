@@ -198,7 +198,8 @@ def read_history(session: Connection, *, schema: str | None, limits: str) -> His
         raise DatabaseUnsuitable(
             f"{session.url} is reached through a pooler, which does not keep the options of its "
             "URL",
-            next_step="Nothing was changed. Take options out of the URL, or use the direct URL.",
+            changed_nothing=True,
+            next_step="Take options out of the URL, or use the direct URL.",
         )
     chosen: dict[str, Any] | None = facts["chosen"]
     if chosen is None:
@@ -270,7 +271,8 @@ def _require_free_place(facts: dict[str, Any]) -> None:
         raise untrusted(first["schema"], first["owner"], facts["role"])
     raise HistoryConflict(
         f"{first['schema']}.{TABLE} was created by another tool: it has other columns",
-        next_step="Nothing was changed. Set MIGRATION_SCHEMA to the schema that is to hold the "
+        changed_nothing=True,
+        next_step="Set MIGRATION_SCHEMA to the schema that is to hold the "
         "history, or rename that table.",
     )
 
@@ -288,7 +290,8 @@ def _hidden(chosen: dict[str, Any], role: str) -> HistoryHidden:
     return HistoryHidden(
         f"row security hides rows of {table} from the role {role}, so what is applied cannot be "
         "read",
-        next_step="Nothing was changed. Let its owner or a superuser run one of these:\n"
+        changed_nothing=True,
+        next_step="Let its owner or a superuser run one of these:\n"
         f"  ALTER ROLE {identifier(role)} BYPASSRLS;\n  ALTER TABLE {table} {off} ROW LEVEL "
         "SECURITY;",
     )

@@ -275,8 +275,8 @@ def require_no_session_state(migrations: Iterable[Migration]) -> None:
     if found:
         raise FilesError(
             "\n  ".join(["these files need a direct connection:", *found]),
-            next_step="Nothing was changed. Remove these statements, or set "
-            "MIGRATION_DATABASE_URL to the direct URL.",
+            changed_nothing=True,
+            next_step="Remove these statements, or set MIGRATION_DATABASE_URL to the direct URL.",
         )
 
 

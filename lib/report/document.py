@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from lib.errors import MigrationFailed, MigrationResult, OnwardError
+from lib.errors import MigrationFailed, MigrationResult, OnwardError, RunFailed
 from lib.events import RunResult
 from lib.plan import AppliedMigration, History, MigrationStatus, Plan, State
+from lib.report.text import next_step_text
 from lib.settings.config import Config
 from lib.source.migration import Migration
 
@@ -104,9 +105,16 @@ def run_dict(run: RunResult) -> dict[str, Any]:
         "success": True,
         "environment": run.environment,
         "database": run.database,
+        **progress_dict(run),
+        "complete": not run.remaining,
+    }
+
+
+def progress_dict(run: RunResult | RunFailed) -> dict[str, Any]:
+    """How far a run came."""
+    return {
         "applied": [done_dict(done) for done in run.applied],
         "remaining": list(run.remaining),
-        "complete": not run.remaining,
     }
 
 
@@ -117,13 +125,14 @@ def done_dict(done: MigrationResult) -> dict[str, Any]:
 
 def error_dict(error: OnwardError) -> dict[str, Any]:
     """An error with everything that a terminal may show; HTTP shows less."""
+    cause = error.cause
     found: dict[str, Any] = {
-        "code": error.code,
-        "message": error.message,
-        "nextStep": error.next_step,
+        "code": cause.code,
+        "message": cause.message,
+        "nextStep": next_step_text(error),
     }
-    if isinstance(error, MigrationFailed):
-        failure = error.failure
+    if isinstance(cause, MigrationFailed):
+        failure = cause.failure
         found |= {
             "version": failure.version,
             "file": failure.path,
@@ -134,17 +143,14 @@ def error_dict(error: OnwardError) -> dict[str, Any]:
             "detail": failure.server.detail,
             "hint": failure.server.hint,
             "constraint": failure.server.constraint,
-            "state": error.state,
+            "state": cause.state,
             "message": failure.server.message,
         }
-    if error.blockers:
-        found["blockers"] = list(error.blockers)
+    if cause.blockers:
+        found["blockers"] = list(cause.blockers)
     document: dict[str, Any] = {"success": False, "error": found}
-    if error.applied is not None:
-        document |= {
-            "applied": [done_dict(done) for done in error.applied],
-            "remaining": list(error.remaining),
-        }
+    if isinstance(error, RunFailed):
+        document |= progress_dict(error)
     return document
 
 

@@ -12,9 +12,10 @@ def annotation(error: OnwardError, path_in_workspace: Callable[[str], str] = str
 
     `path_in_workspace` turns a path into the one that GitHub knows.
     """
-    if not isinstance(error, MigrationFailed):
-        return f"::error::{_escaped(error.message)}"
-    failure = error.failure
+    cause = error.cause
+    if not isinstance(cause, MigrationFailed):
+        return f"::error::{_escaped(cause.message)}"
+    failure = cause.failure
     file = _escaped_property(path_in_workspace(failure.path))
     line = f",line={failure.line},col={failure.column}" if failure.line else ""
     return f"::error file={file}{line}::{_escaped(server_message(failure.server))}"

@@ -21,6 +21,7 @@ from lib.errors import (
     OutcomeUnknown,
     PartlyApplied,
     PasswordRefused,
+    RunFailed,
     ServerError,
     TableBusy,
     UntrustedHistory,
@@ -182,21 +183,31 @@ def run_text(run: RunResult) -> str:
 
 def error_text(error: OnwardError) -> str:
     """An error: what happened, where, what state the database is in, what to do next."""
-    lines = _failure_lines(error) if isinstance(error, MigrationFailed) else [f"❌ {error.message}"]
-    lines += _blocked_by(error)
-    if error.applied is not None:
+    cause = error.cause
+    lines = _failure_lines(cause) if isinstance(cause, MigrationFailed) else [f"❌ {cause.message}"]
+    lines += _blocked_by(cause)
+    if isinstance(error, RunFailed):
         applied = ", ".join(done.version for done in error.applied)
         lines.append(f"Applied in this run: {applied or 'none'}.")
         if error.remaining:
             lines.append(f"Not applied: {', '.join(error.remaining)}.")
-    if error.next_step:
-        lines.append(f"Next: {error.next_step}")
+    if next_step := next_step_text(error):
+        lines.append(f"Next: {next_step}")
     return _joined(lines)
+
+
+def next_step_text(error: OnwardError) -> str:
+    """What to do about an error, after the assurance that it changed nothing."""
+    cause = error.cause
+    if not cause.changed_nothing:
+        return cause.next_step
+    more = " more" if isinstance(error, RunFailed) and error.applied else ""
+    return f"Nothing{more} was changed. {cause.next_step}".rstrip()
 
 
 def exit_text(error: OnwardError) -> str:
     """The last line of a command that fails: its exit code, and the page that explains it."""
-    return _exit_line(error.exit_code, page_of(type(error)))
+    return _exit_line(error.exit_code, page_of(type(error.cause)))
 
 
 def page_of(kind: type[OnwardError]) -> str:

@@ -27,6 +27,7 @@ _DIRECTIVES = {f"-- migrate: {word}": word for word in (NO_TRANSACTION, DRAFT)}
 _MEANT_AS_DIRECTIVE = r"(?i)[\s*/-]*migrate\s*:"
 
 
+_FIX_FILES = "Fix the files and run again."
 _STILL_A_DRAFT = f"still a draft; remove the line `-- migrate: {DRAFT}` when the SQL is finished"
 
 
@@ -118,20 +119,24 @@ def load(directory: Path) -> tuple[Migration, ...]:
         except ValueError as error:
             problems.append(f"{path}: {error}")
     problems += _duplicate_numbers(directory, [file.name for file in files])
-    _require_none(problems, "the migration files are invalid", "Nothing was sent to a database.")
+    if problems:
+        raise FilesError(
+            _listed("the migration files are invalid", problems),
+            next_step=f"Nothing was sent to a database. {_FIX_FILES}",
+        )
     return tuple(sorted(migrations, key=lambda migration: migration.number))
 
 
 def require_runnable(migrations: Iterable[Migration]) -> None:
     """Raise FilesError, with every reason, if any of these (pending) files may not run."""
     problems = [refusal for migration in migrations for refusal in migration.refusals()]
-    _require_none(problems, "pending migrations cannot run", "Nothing was changed.")
+    _require_none("pending migrations cannot run", problems)
 
 
 def require_finished(migrations: Iterable[Migration]) -> None:
     """Raise FilesError if any of these may not be recorded, even without being run."""
     problems = [problem for migration in migrations for problem in migration.unfinished()]
-    _require_none(problems, "migrations cannot be recorded", "Nothing was changed.")
+    _require_none("migrations cannot be recorded", problems)
 
 
 def create(directory: Path, description: str, date: str) -> Path:
@@ -301,10 +306,14 @@ def _historical_forms(content: bytes) -> Iterator[bytes]:
         yield BOM + form
 
 
-def _require_none(problems: Sequence[str], what: str, unharmed: str) -> None:
+def _require_none(what: str, problems: Sequence[str]) -> None:
     if problems:
-        listed = "".join(f"\n  {problem}" for problem in problems)
-        raise FilesError(f"{what}:{listed}", next_step=f"{unharmed} Fix the files and run again.")
+        raise FilesError(_listed(what, problems), changed_nothing=True, next_step=_FIX_FILES)
+
+
+def _listed(what: str, problems: Sequence[str]) -> str:
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return f"{what}:{lines}"
 
 
 def _reason(error: OSError) -> str:

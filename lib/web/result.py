@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 
-from lib.errors import MigrationFailed, OnwardError
-from lib.report.document import done_dict
+from lib.errors import MigrationFailed, OnwardError, RunFailed
+from lib.report.document import progress_dict
 
 RETRY_AFTER_SECONDS = 5
 _RETRYABLE_CODES = ("busy", "database_unavailable")
@@ -63,9 +63,8 @@ def _refusal(error: HTTPException, code: str) -> ApiResult:
 def _onward_result(error: OnwardError) -> ApiResult:
     """Of a failed migration it also says where and by which SQLSTATE; of a run, how far it came."""
     document = error_document(error.code, error.public_message, **_failure_details(error))
-    if error.applied is not None:
-        document["applied"] = [done_dict(done) for done in error.applied]
-        document["remaining"] = list(error.remaining)
+    if isinstance(error, RunFailed):
+        document |= progress_dict(error)
     headers = {}
     if error.code in _RETRYABLE_CODES:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
@@ -73,9 +72,10 @@ def _onward_result(error: OnwardError) -> ApiResult:
 
 
 def _failure_details(error: OnwardError) -> dict[str, Any]:
-    if not isinstance(error, MigrationFailed):
+    cause = error.cause
+    if not isinstance(cause, MigrationFailed):
         return {}
-    failure = error.failure
+    failure = cause.failure
     return {
         "version": failure.version,
         "sqlstate": failure.server.sqlstate,

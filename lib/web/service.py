@@ -191,9 +191,6 @@ class Service:
             try:
                 return work(read_config(environ, applied_by=applied_by))
             except PasswordRefused as error:
-                run_had_begun = error.applied is not None
-                if run_had_begun:
-                    raise
                 failure = error
         raise failure
 
