@@ -338,5 +338,7 @@ SITUATIONS: dict[str, Situation] = {
     "docs/production-vercel.md#5-deploy": empty_database,
     "docs/rolling-back.md#restoring-a-database": restored,
     "docs/rolling-back.md#rolling-back-the-code": older_code,
+    "docs/routes.md#the-emergency-route": orders_pending,
+    "docs/routes.md#the-status": orders_pending,
     "docs/writing-migrations.md#examples": releases_at_work,
 }
