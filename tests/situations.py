@@ -319,6 +319,7 @@ SITUATIONS: dict[str, Situation] = {
     "docs/adopting.md#alone": team,
     "docs/adopting.md#beside-a-client-with-its-own-build": team,
     "docs/adopting.md#beside-a-nextjs-application": team,
+    "docs/environments.md#from-a-file-to-production": orders_pending,
     "docs/environments.md#the-sandbox-with-docker": docker,
     "docs/no-transaction.md#data-in-batches": many_users,
     "docs/on-call.md#first": orders_pending_on_call,
@@ -331,7 +332,6 @@ SITUATIONS: dict[str, Situation] = {
     "docs/on-call.md#exit-6-outcome-unknown": lost_commit,
     "docs/on-call.md#exit-7-partly-applied": doubles_under_a_unique_index,
     "docs/on-call.md#no-deploy-can-be-had": orders_pending_on_call,
-    "docs/previews.md#the-status-of-a-protected-preview": protected_preview,
     "docs/production-lambda.md#3-the-bundle": before_there_is_a_database,
     "docs/production-vercel.md#1-the-files": before_there_is_a_database,
     "docs/production-vercel.md#4-a-database-with-tables-in-it": empty_database,
@@ -340,5 +340,6 @@ SITUATIONS: dict[str, Situation] = {
     "docs/rolling-back.md#rolling-back-the-code": older_code,
     "docs/routes.md#the-emergency-route": orders_pending,
     "docs/routes.md#the-status": orders_pending,
+    "docs/routes.md#the-status-of-a-protected-preview": protected_preview,
     "docs/writing-migrations.md#examples": releases_at_work,
 }
