@@ -23,6 +23,7 @@ from lib.cli.commands import main
 from lib.web.routes import create_app
 from lib.web.service import Service
 from tests.conftest import ROOT, Cli, Completed, Database, Server
+from tests.documents import blocks_of
 from tests.running import login, nothing_is_left_running, role, tables, until
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
@@ -198,8 +199,8 @@ def test_the_documentation_shows_what_is_printed(
         deploy("preview", branch, MIGRATION_ENVIRONMENTS=only) for only in ("production", "")
     )
     printed = [skipped.out, refused.out + refused.err]
-    page = (ROOT / "docs" / "previews.md").read_text()
-    shown = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    page = ROOT / "docs" / "environments.md"
+    shown = [block.text for block in blocks_of(page) if not block.language]
     assert [_without_numbers(text.replace(database.name, "neondb")) for text in printed] == list(
         map(_without_numbers, shown)
     )

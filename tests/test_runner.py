@@ -868,13 +868,13 @@ def sleeping(server: Server, database: Database) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize(("suffix", "made"), [("_test", []), ("_live", ["usage_stats"])])
-def test_the_readmes_migration_that_acts_by_the_databases_name_does(
+def test_the_documented_migration_that_acts_by_the_databases_name_does(
     server: Server, database: Database, migrations: Write, suffix: str, made: list[str]
 ) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "writing-migrations.md").read_text(encoding="utf-8")
     (example,) = (
         block
-        for block in re.findall(r"```sql\n(.*?)```", readme, re.DOTALL)
+        for block in re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
         if "current_database()" in block
     )
     named = server.create(name=database.name + suffix)
