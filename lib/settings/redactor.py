@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lib.settings.database_url import configured_urls, redact
+from lib.settings.placeholder import is_placeholder
 
 # A shorter password occurs in ordinary text by chance, and replacing it would garble messages.
 MIN_SECRET_LENGTH = 12
-_SECRET_VARIABLES = ("MIGRATION_SECRET", "MIGRATION_SECRET_PREVIOUS", "PGPASSWORD")
+_BEARER_VARIABLES = ("MIGRATION_SECRET", "MIGRATION_SECRET_PREVIOUS")
 # Also the password of a URL that Onward cannot parse, or does not use.
 _PASSWORD_IN_URL = re.compile(r"://[^:]*:(.*)@", re.DOTALL)
 
@@ -23,14 +24,16 @@ class Redactor:
         urls = configured_urls(environ)
         # Hosts and database names are printed anyway: to replace them would give a secret away.
         printed = {name for url in urls for name in (url.host, url.database)}
-        found = {secret for url in urls for secret in url.secrets} | set(_secrets_in(environ))
+        self._bearer = {environ.get(variable, "").strip() for variable in _BEARER_VARIABLES}
+        found = {secret for url in urls for secret in url.secrets} | set(_passwords_in(environ))
         # Longest first, so that a secret within a secret leaves no rest.
-        self._secrets = sorted(found - printed - {""}, key=len, reverse=True)
+        secrets = self._bearer | (found - printed)
+        self._secrets = sorted(secrets - {""}, key=len, reverse=True)
 
     def text(self, text: str, *, shortest: int = MIN_SECRET_LENGTH) -> str:
         """The text without secrets of at least `shortest` characters, and without credentials."""
         for secret in self._secrets:
-            if len(secret) >= shortest:
+            if len(secret) >= shortest and secret in text and self._is_secret(secret):
                 text = text.replace(secret, "***")
         return redact(text)
 
@@ -42,9 +45,12 @@ class Redactor:
             return [self.document(inner) for inner in value]
         return self.text(value) if isinstance(value, str) else value
 
+    def _is_secret(self, text: str) -> bool:
+        # A reference is no secret, and a message about it must name it.
+        return text not in self._bearer or not is_placeholder(text)
 
-def _secrets_in(environ: Mapping[str, str]) -> Iterator[str]:
-    for variable in _SECRET_VARIABLES:
-        yield environ.get(variable, "").strip()
+
+def _passwords_in(environ: Mapping[str, str]) -> Iterator[str]:
+    yield environ.get("PGPASSWORD", "").strip()
     for value in environ.values():
         yield from _PASSWORD_IN_URL.findall(value)

@@ -2,36 +2,14 @@
 
 import hashlib
 import hmac
-import re
 from collections.abc import Mapping, Sequence
 
 from lib.errors import ConfigError
+from lib.settings.placeholder import is_placeholder
 from lib.web.result import RequestRefused
 
 MIN_BYTES, MAX_BYTES = 32, 1024
 _MIN_DIFFERENT_CHARACTERS = 10  # 16 random bytes in hex have 14 on average
-# Such texts stand in a repository or in its documentation, so many people know them: a reference
-# that nothing has resolved, or what a shell, a template or a person should have replaced. Real
-# passwords with punctuation look different.
-_PLACEHOLDERS = (
-    # A reference: secretsmanager:NAME, ssm:/NAME, op://VAULT/ITEM, arn:aws:...
-    r"[a-z][a-z0-9+.-]+:[\w/.:@#!+=,~?&% -]+",
-    r"projects/[^/]+/secrets/.+",
-    # Something to replace within a text: ${NAME}, $(command), {{resolve:...}}
-    r".*\$\{\w+(?:[:?+=-][^{}]*)?\}.*",
-    r".*\$\(\w+(?: [^()]*)?\).*",
-    r".*\{\{[^{}]*\}\}.*",
-    # Nothing but something to replace: <secret>, [secret], `command`, %NAME%, $NAME
-    r"<[^<>]+>",
-    r"\[[^][]+\]",
-    r"`[^`]+`",
-    r"%\w+%",
-    r"\$\w+",
-    # !Ref NAME, @Microsoft.KeyVault(...), ENC[...]
-    r"!\w+ .+",
-    r"@[\w.]+\(.+\)",
-    r"\w+\[.+\]",
-)
 
 
 def bearer_secret(variable: str, text: str) -> bytes:
@@ -54,12 +32,6 @@ def _problem(text: str, length: int) -> str:
     if is_placeholder(text):
         return "is a reference or a placeholder that was not replaced, and not a secret"
     return ""
-
-
-def is_placeholder(text: str) -> bool:
-    """Whether it only says where a secret is, or what is to be put in its place."""
-    flags = re.IGNORECASE | re.DOTALL
-    return any(re.fullmatch(pattern, text, flags) for pattern in _PLACEHOLDERS)
 
 
 def authenticate(authorization: Sequence[str], secrets: Mapping[str, bytes]) -> str:

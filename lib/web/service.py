@@ -20,11 +20,10 @@ from lib.postgres.connecting import READ_BUDGET, Budget
 from lib.postgres.executor import Executor
 from lib.report.document import run_dict, status_dict, summary_dict, validation_dict
 from lib.settings.config import Config, read_config, read_duration
-from lib.settings.database_url import configured_urls, redact
 from lib.settings.environ import URL_VARIABLES
-from lib.settings.redactor import MIN_SECRET_LENGTH
+from lib.settings.redactor import Redactor
 from lib.source.migration import Migration, load, require_runnable
-from lib.web.auth import bearer_secret, is_placeholder
+from lib.web.auth import bearer_secret
 from lib.web.request_log import LogEntry
 from lib.web.result import ApiResult, RequestRefused, error_result
 from lib.web.threads import AllBusy, Shared, Workers
@@ -135,9 +134,10 @@ class Service:
     def error_result(self, error: Exception, entry: LogEntry) -> ApiResult:
         """The public result of an error; its reason goes into the log, without secrets."""
         if isinstance(error, OnwardError):
-            entry.add_reason(self._without_secrets(error.message))
+            entry.add_reason(self._redactor.text(error.message))
         elif not isinstance(error, RequestRefused):
-            entry.add_reason(self._without_secrets(f"{type(error).__name__}: {error}"))
+            words = f"{type(error).__name__}: {error}"
+            entry.add_reason(self._redactor.text(words, shortest=1))
             entry.add_traceback(error)
         return error_result(error)
 
@@ -240,14 +240,9 @@ class Service:
         document = validation_dict(plan)
         return ApiResult(200 if document["success"] else 409, document)
 
-    def _without_secrets(self, text: str) -> str:
-        known = {**self._environ, **self._resolved}
-        for variable in _SECRET_VARIABLES.values():
-            secret = known.get(variable, "").strip()
-            # A reference is no secret, and the log must name it.
-            if len(secret) >= MIN_SECRET_LENGTH and not is_placeholder(secret):
-                text = text.replace(secret, "***")
-        return redact(text, *configured_urls(known))
+    @property
+    def _redactor(self) -> Redactor:
+        return Redactor({**self._environ, **self._resolved})
 
 
 def _run(config: Config, deadline: float) -> ApiResult:
