@@ -23,7 +23,7 @@ OnwardError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 
@@ -247,3 +247,12 @@ class RunFailed(OnwardError):
     def cause(self) -> OnwardError:
         """What ended the run."""
         return self._cause
+
+
+def raised_by(*checks: Callable[[], object]) -> Iterator[OnwardError]:
+    """The errors that the checks raise, in order."""
+    for check in checks:
+        try:
+            check()
+        except OnwardError as error:
+            yield error

@@ -16,7 +16,7 @@ errors printable quoting retry
 settings
 source
 plan
-diagnosis events guard
+diagnosis events guard validation
 postgres
 runner
 adopt
@@ -28,7 +28,7 @@ PURE = (
     "diagnosis errors events guard plan printable quoting report.document report.github "
     "report.text "
     "settings.config settings.database_url settings.environment settings.redactor "
-    "source.migration source.other_tools source.rules web.auth"
+    "source.migration source.other_tools source.rules validation web.auth"
 ).split()
 MODULES = sorted((ROOT / "lib").rglob("*.py"))
 

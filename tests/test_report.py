@@ -26,6 +26,7 @@ from lib.report import document, github
 from lib.report import text as report_text
 from lib.settings.config import Config, read_config
 from lib.source.migration import DRAFT, Migration
+from lib.validation import validate
 from tests.conftest import ROOT
 from tests.documents import anchor, prose_of
 
@@ -254,7 +255,7 @@ def test_the_full_status_adds_checksums_audit_columns_and_problems() -> None:
 
 def test_a_validation_names_each_problem() -> None:
     found = plan(("001-a", "002-b"), (row("002-b", checksum="0"),))
-    assert document.validation_dict(found) == {
+    assert document.validation_dict(validate(found)) == {
         "success": False,
         "state": "conflict",
         "problems": [
@@ -262,7 +263,11 @@ def test_a_validation_names_each_problem() -> None:
             {"version": "002-b", "state": "modified", "message": sentence(found.conflicts[1])},
         ],
     }
-    assert document.validation_dict(plan()) == {"success": True, "state": "current", "problems": []}
+    assert document.validation_dict(validate(plan())) == {
+        "success": True,
+        "state": "current",
+        "problems": [],
+    }
 
 
 @pytest.mark.parametrize(

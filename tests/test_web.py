@@ -1334,6 +1334,16 @@ def test_validate_refuses_what_a_run_would_refuse(
     assert untouched(database)
 
 
+def test_validate_answers_a_conflict_together_with_files_that_cannot_run(
+    start: Start, migrated: Database, migrations: Write
+) -> None:
+    directory = migrations({"003-begins.sql": "BEGIN"})
+    found = start(migrated, directory).post({"action": "validate"})
+    problems = [(one["version"], one["state"]) for one in found.json()["problems"]]
+    missing = [(version, "missing") for version in OURS]
+    assert (found.status_code, problems) == (409, [*missing, ("003-begins", "pending")])
+
+
 def test_a_conflict_runs_nothing(start: Start, migrated: Database, migrations: Write) -> None:
     directory = migrations({"000-other.sql": "SELECT 1", "999-new.sql": "CREATE TABLE new ()"})
     response = start(migrated, directory).post()

@@ -1,7 +1,7 @@
 """The commands: each one reads its settings, calls, prints, and returns an exit code."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,14 +10,13 @@ from lib import runner
 from lib.adopt import baseline, repair
 from lib.cli.output import Terminal
 from lib.cli.signals import ignore_further_signals
-from lib.errors import Interrupted, OnwardError
+from lib.errors import Interrupted, OnwardError, raised_by
 from lib.guard import reason_to_skip, require_confirmed_production
 from lib.plan import Plan, State
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
 from lib.report.document import (
     error_dict,
-    refusal_dict,
     run_dict,
     status_dict,
     validation_dict,
@@ -34,6 +33,7 @@ from lib.settings.config import Config, migrations_directory, read_config
 from lib.settings.environ import url_variables_set, with_env_files
 from lib.settings.environment import allowed_environments
 from lib.source.migration import Migration, create, load, require_runnable
+from lib.validation import validate
 
 # A skipped build shows how many files are pending, but does not wait long for that.
 SKIPPED_STATUS_SECONDS = 5.0
@@ -130,7 +130,7 @@ def _status(options: SimpleNamespace, terminal: Terminal) -> int:
 def _upgrade_check(options: SimpleNamespace, terminal: Terminal) -> int:
     """Report what a run of this version would refuse here. Reads only."""
     problems = list(
-        _collect(
+        raised_by(
             lambda: _require_run_allowed(options, terminal),
             lambda: _require_strong_secrets(terminal.environ),
         )
@@ -164,16 +164,12 @@ def _validate(options: SimpleNamespace, terminal: Terminal) -> int:
     migrations = load(config.directory)
     with Executor(config, budget=READ_BUDGET) as database:
         plan = runner.read_plan(config, database, migrations)[1]
-    warnings = list(_warnings(plan))
-    for warning in warnings:
+    found = validate(plan)
+    for warning in found.warnings:
         terminal.info(warning_text(warning))
-    document = validation_dict(plan) | {"warnings": warnings}
-    unapplied = _unapplied(plan)
-    errors = list(_collect(plan.require_no_conflict, lambda: require_runnable(unapplied)))
-    if errors:
-        problems = [*document["problems"], *_refusals(unapplied)]
-        document |= error_dict(errors[0]) | {"problems": problems}
-        return terminal.fail(*errors, document=document)
+    document = validation_dict(found) | {"warnings": list(found.warnings)}
+    if found.errors:
+        return terminal.fail(*found.errors, document=document | error_dict(found.errors[0]))
     terminal.info(f"✅ {_files(migrations)} valid, and those applied are unchanged")
     terminal.json(document)
     return 0
@@ -186,27 +182,6 @@ def _validate_offline(terminal: Terminal) -> int:
     terminal.info(f"✅ {_files(migrations)} valid ({unknown})")
     terminal.json({"success": True, "state": None, "problems": [], "warnings": []})
     return 0
-
-
-def _unapplied(plan: Plan) -> list[Migration]:
-    entries = plan.in_state(State.PENDING, State.OUT_OF_ORDER)
-    return [entry.migration for entry in entries if entry.migration]
-
-
-def _refusals(migrations: Sequence[Migration]) -> Iterator[dict[str, str]]:
-    for migration in migrations:
-        for refusal in migration.refusals():
-            yield refusal_dict(migration, refusal)
-
-
-def _warnings(plan: Plan) -> Iterator[str]:
-    """What is unusual about applied migrations, but no reason to refuse a run."""
-    findings = {finding.version: finding for finding in plan.findings().warnings}
-    for entry in plan.in_state(State.APPLIED, State.MODIFIED, State.AHEAD):
-        for refusal in entry.migration.refusals() if entry.migration else ():
-            yield f"{refusal} (already applied, so it may stay)"
-        if finding := findings.get(entry.version):
-            yield str(finding)
 
 
 def _create(options: SimpleNamespace, terminal: Terminal) -> int:
@@ -265,15 +240,6 @@ def _config_to_write(options: SimpleNamespace, terminal: Terminal) -> Config:
     config = _config(options, terminal)
     require_confirmed_production(config, confirmed=options.production)
     return config
-
-
-def _collect(*checks: Callable[[], object]) -> Iterator[OnwardError]:
-    """The errors that the checks raise, in order."""
-    for check in checks:
-        try:
-            check()
-        except OnwardError as error:
-            yield error
 
 
 def _files(migrations: Sequence[Migration]) -> str:

@@ -10,7 +10,7 @@ from lib.events import RunResult
 from lib.plan import AppliedMigration, History, MigrationStatus, Plan, State
 from lib.report.text import next_step_text
 from lib.settings.config import Config
-from lib.source.migration import Migration
+from lib.validation import Validation
 
 _SUMMARY_KEYS = (
     "success",
@@ -77,26 +77,25 @@ def _entry_dict(entry: MigrationStatus, *, full: bool) -> dict[str, Any]:
     return document
 
 
-def validation_dict(plan: Plan) -> dict[str, Any]:
+def validation_dict(found: Validation) -> dict[str, Any]:
     """What `validate` found out about files and history."""
     problems = [
-        {
-            "version": one.version,
-            "state": str(one.state),
-            "message": _sentence(one.message, one.remedies),
-        }
-        for one in plan.findings().problems
+        _problem_dict(one.version, one.state, _sentence(one.message, one.remedies))
+        for one in found.plan.findings().problems
     ]
-    return {"success": not problems, "state": str(plan.state), "problems": problems}
+    problems += [
+        _problem_dict(migration.version, State.PENDING, refusal)
+        for migration, refusal in found.refusals
+    ]
+    return {"success": not problems, "state": str(found.plan.state), "problems": problems}
+
+
+def _problem_dict(version: str, state: State, message: str) -> dict[str, str]:
+    return {"version": version, "state": str(state), "message": message}
 
 
 def _sentence(problem: str, remedies: Sequence[str]) -> str:
     return f"{problem}; {'; or '.join(remedies)}"
-
-
-def refusal_dict(migration: Migration, refusal: str) -> dict[str, str]:
-    """A problem of `validate`: why a pending file cannot run."""
-    return {"version": migration.version, "state": str(State.PENDING), "message": refusal}
 
 
 def run_dict(run: RunResult) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from lib.report.document import run_dict, status_dict, summary_dict, validation_
 from lib.settings.config import Config, read_config, read_duration
 from lib.settings.environ import URL_VARIABLES
 from lib.settings.redactor import Redactor
-from lib.source.migration import Migration, load, require_runnable
+from lib.source.migration import Migration, load
+from lib.validation import validate
 from lib.web.auth import bearer_secret
 from lib.web.request_log import LogEntry
 from lib.web.result import ApiResult, RequestRefused, error_result
@@ -236,9 +237,10 @@ class Service:
 
     def _validate(self, config: Config) -> ApiResult:
         _, plan = self._read_plan(config)
-        require_runnable(plan.pending)
-        document = validation_dict(plan)
-        return ApiResult(200 if document["success"] else 409, document)
+        found = validate(plan)
+        if found.errors and not plan.conflicts:
+            raise found.errors[0]
+        return ApiResult(409 if found.errors else 200, validation_dict(found))
 
     @property
     def _redactor(self) -> Redactor:
