@@ -16,7 +16,7 @@ from tests.conftest import Database, Server
 
 LOCK = 0x6F6E77617264
 # A test's database often has tables before its first run; what is made of that is test_trust's and
-# test_isolation's.
+# test_guard's.
 SETTLED = {"MIGRATION_ENV": "development", "MIGRATION_ALLOW_NONEMPTY": "1"}
 
 

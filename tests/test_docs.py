@@ -43,8 +43,8 @@ from tests.documents import (
 from tests.platform import vercel
 from tests.platform.cache import CACHE
 from tests.running import history
+from tests.scripts.test_embedded import wait_until_gone
 from tests.situations import SITUATIONS, ordinary, repository
-from tests.test_embedded import wait_until_gone
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 `Stage.completes`.
 
 Others are tested beside what they belong to: leftovers of files in test_runner.py, refusals in
-test_cli_files.py and test_database.py, what HTTP says in test_web.py, many runs at once and what
+cli/test_files.py and postgres/test_history.py, what HTTP says in web/, many runs at once and what
 needs a pooler or a network in platform/.
 """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.command_line import (
+from tests.cli.command_line import (
     FIVE,
     ONE,
     TWO,

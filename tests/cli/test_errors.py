@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from lib import runner
-from tests.command_line import (
+from tests.cli.command_line import (
     CANARY,
     ONE,
     TWO,

@@ -1,5 +1,5 @@
 """What an attempt to connect came to, by what libpq says of it; what it says of real servers:
-test_session.py.
+test_connecting.py.
 """
 
 import pytest

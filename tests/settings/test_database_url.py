@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from lib.errors import ConfigError
 from lib.settings.config import choose_database, read_config
 from lib.settings.database_url import DatabaseURL, redact, unpooled
-from tests.settings import CANARY, LOCAL, config, everything, parameters, parsed
+from tests.kit import CANARY, LOCAL, config, everything, parameters, parsed
 
 
 def test_a_url_shows_variable_host_and_database_only() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from lib.source.rules import Rule
-from tests.statements import (
+from tests.source.statements import (
     COMMANDS,
     COPIES,
     DIRECTIVE,

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.command_line import (
+from tests.cli.command_line import (
     ONE,
     OURS,
     TWO,

@@ -5,7 +5,7 @@ from psycopg.pq import Conninfo
 
 from lib.errors import ConfigError
 from tests.conftest import Server
-from tests.settings import CANARY, everything, parameters, parsed
+from tests.kit import CANARY, everything, parameters, parsed
 
 
 def test_every_parameter_of_libpq_is_passed_on() -> None:

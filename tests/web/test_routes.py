@@ -1663,7 +1663,7 @@ def test_an_unknown_error_is_a_fixed_answer_and_a_redacted_line(
         )
         assert (entry["outcome"], entry["requestId"]) == ("internal", reply.header("x-request-id"))
         assert entry["reason"] == "RuntimeError: cannot use\npostgresql://***@db.example/somewhere"
-        assert entry["where"][-1].startswith("test_web.py:")
+        assert entry["where"][-1].startswith("test_routes.py:")
     assert "canary" not in out
     assert "Traceback" not in out
 

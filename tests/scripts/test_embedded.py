@@ -16,7 +16,7 @@ import pytest
 
 from scripts.dev.embedded import Embedded, EmbeddedError, find_programs, server_user
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("fsync=off",)
 START = "import sys; from pathlib import Path; from scripts.dev.embedded import Embedded\n"
 

@@ -3,7 +3,7 @@ import pytest
 from lib.errors import ConfigError
 from lib.settings.config import read_config
 from lib.settings.environment import allowed_environments
-from tests.settings import LOCAL, config, everything
+from tests.kit import LOCAL, config, everything
 
 # Which environment
 

@@ -6,7 +6,7 @@ import pytest
 from lib.errors import ConfigError
 from lib.settings.config import read_config
 from lib.settings.environ import with_env_files
-from tests.settings import CANARY, everything
+from tests.kit import CANARY, everything
 
 
 def env(

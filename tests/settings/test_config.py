@@ -7,7 +7,7 @@ from lib.errors import ConfigError
 from lib.settings.config import choose_database, migrations_directory, read_config, read_duration
 from lib.settings.database_url import configured_urls
 from lib.settings.environ import URL_VARIABLES, url_variables_set
-from tests.settings import CANARY, LOCAL, NEON, SUPABASE, config, everything
+from tests.kit import CANARY, LOCAL, NEON, SUPABASE, config, everything
 
 # Which URL
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lib.source.lexer import Kind, Statement, bodies, opening_comment, pieces_at, split
 from lib.source.rules import refusals
-from tests.statements import BODIES, COPIES, FUNCTION, TRANSACTIONAL_ONLY, refused, texts
+from tests.source.statements import BODIES, COPIES, FUNCTION, TRANSACTIONAL_ONLY, refused, texts
 
 postgast = importlib.import_module("postgast")  # not by `import`: mypy cannot parse its stubs
 

@@ -21,7 +21,7 @@ import pytest
 
 from lib import VERSION
 from lib.cli.commands import main
-from tests.command_line import (
+from tests.cli.command_line import (
     CANARY,
     FIVE,
     ONE,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import (
+from tests.cli.command_line import (
     ONE,
     TWO,
     Write,
