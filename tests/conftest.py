@@ -25,6 +25,7 @@ import pytest
 
 from lib.cli.commands import main
 from scripts.dev.embedded import Embedded, EmbeddedError
+from tests.proxy import Proxy, proxied
 
 ROOT = Path(__file__).resolve().parent.parent
 # No fsync: nothing here outlives the run. No autovacuum: it would move the counters that some tests
@@ -283,6 +284,13 @@ def migrated(server: Server, template: str) -> Iterator[Database]:
     database = server.create(template=template)
     yield database
     server.drop(database)
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """A proxy in front of the run's server."""
+    with proxied(server.url) as proxy:
+        yield proxy
 
 
 @pytest.fixture

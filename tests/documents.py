@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 from lib.source.migration import load
 from tests.conftest import ROOT, Database, Server
-from tests.running import history
+from tests.kit import history
 
 PAGES = [
     ROOT / "README.md",

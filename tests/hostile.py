@@ -13,12 +13,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
-from urllib.parse import urlsplit
 
 import psycopg
 
 from tests.conftest import Database, Server
-from tests.proxy import Message, Proxy
+from tests.proxy import Message, Proxy, proxied
 
 MARK = "hostile code was called"
 # Of any two or three of these, an overload is an exact match where the built-in one is not, or not
@@ -58,8 +57,8 @@ class Wire:
 @contextmanager
 def listening(server: Server) -> Iterator[tuple[Wire, Proxy]]:
     """A wire, and the proxy that it listens to. Rules that a test adds come before it."""
-    parts, wire = urlsplit(server.url), Wire()
-    with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
+    wire = Wire()
+    with proxied(server.url) as proxy:
         proxy.when("", wire.client, times=math.inf)
         proxy.when("", wire.server, times=math.inf, answer=True)
         yield wire, proxy

@@ -13,7 +13,7 @@ import psycopg
 
 from tests.conftest import Database
 from tests.documents import Place
-from tests.running import LOCK, history, tables, until
+from tests.kit import LOCK, history, tables, until
 
 Situation = Callable[[Place], AbstractContextManager[None]]
 ORDERS = "CREATE TABLE orders (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id BIGINT REFERENCES users (id));\n"

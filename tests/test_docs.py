@@ -24,7 +24,6 @@ import yaml  # type: ignore[import-untyped]
 from botocore import xform_name
 from botocore.session import Session
 
-from lib.errors import OnwardError
 from scripts.dev.embedded import Embedded
 from tests.conftest import ROOT, Database, Server
 from tests.documents import (
@@ -40,10 +39,9 @@ from tests.documents import (
     name_of,
     prose_of,
 )
+from tests.kit import history, kinds, wait_until_gone
 from tests.platform import vercel
 from tests.platform.cache import CACHE
-from tests.running import history
-from tests.scripts.test_embedded import wait_until_gone
 from tests.situations import SITUATIONS, ordinary, repository
 
 
@@ -355,13 +353,6 @@ def test_every_answer_is_documented_and_no_other() -> None:
     assert (sorted(statuses), set(documented)) == (statuses, known)
     messages = {kind.code: kind.public_message for kind in kinds()}
     assert len(set(messages.values())) == len(messages)  # each code has words of its own
-
-
-def kinds(error: type[OnwardError] = OnwardError) -> set[type[OnwardError]]:
-    """All errors that a run can end with."""
-    return {error}.union(
-        *map(kinds, (one for one in error.__subclasses__() if one.__module__ == "lib.errors"))
-    )
 
 
 def refusals() -> Iterator[tuple[int, str]]:

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,12 +32,12 @@ from lib.postgres.connecting import Budget
 from lib.source.migration import load
 from scripts.dev.embedded import Embedded, find_programs, server_user
 from tests.conftest import SETTINGS, Cli, Database, Server
-from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail
-from tests.running import (
+from tests.kit import (
     LOCK,
     Events,
     config_of,
     history,
+    holding,
     login,
     nothing_is_left_running,
     role,
@@ -46,6 +45,7 @@ from tests.running import (
     tables,
     until,
 )
+from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail, proxied
 from tests.stage import (
     AT_THE_GATE,
     VERSIONS,
@@ -55,28 +55,17 @@ from tests.stage import (
     Stage,
     command,
     embedded,
-    proxied,
-    proxy,
     recording,
     stage,
     stages,
     stop,
 )
 
-__all__ = ["command", "proxy", "stage", "stages"]  # fixtures
+__all__ = ["command", "stage", "stages"]  # fixtures
 
 ONE, TWO, THREE = VERSIONS
 ASKS_FOR_THE_LOCK = "query ~ '^ROLLBACK|advisory_xact_lock'"
 WAITS_FOR_A_LOCK = "wait_event_type = 'Lock'"
-
-
-@contextmanager
-def holding(database: Database, sql: str) -> Iterator[psycopg.Connection]:
-    """Another session in a transaction that has run this."""
-    with psycopg.connect(database.url, application_name="reporting") as connection:
-        connection.execute(sql.encode())
-        yield connection
-        connection.rollback()
 
 
 # The process: it is killed, told to stop, or frozen.
@@ -891,7 +880,7 @@ def test_a_restart_of_the_server_undoes_the_file_and_is_told(
 def test_a_server_that_is_gone_at_the_commit_and_comes_back_is_asked(
     own: Embedded, standing: Stage
 ) -> None:
-    with proxied(standing.server) as proxy:
+    with proxied(standing.server.url) as proxy:
         commit = Hold()
         proxy.when(recording(TWO), commit)
         running = standing.start(proxy.url(standing.database.url))
@@ -1013,7 +1002,7 @@ def test_a_standby_can_be_looked_at_and_is_not_migrated(
 def test_a_server_that_restarts_while_it_is_asked_is_asked_again(
     own: Embedded, standing: Stage
 ) -> None:
-    with proxied(standing.server) as proxy:
+    with proxied(standing.server.url) as proxy:
         commit = Hold(cut_client=True)
         proxy.when(recording(TWO), commit)
         running = standing.start(proxy.url(standing.database.url))

@@ -7,7 +7,7 @@ Each test ends by looking at the database. What a build is, its variables say: s
 import json
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -23,9 +23,7 @@ from lib.cli.commands import main
 from lib.web.routes import create_app
 from lib.web.service import Service
 from tests.conftest import ROOT, Cli, Completed, Database, Server
-from tests.running import login, nothing_is_left_running, role, tables, until
-
-Write = Callable[[Mapping[str, str | bytes]], Path]
+from tests.kit import Write, contents, login, nothing_is_left_running, role, tables, until
 
 ONE = {"001-one.sql": "CREATE TABLE one (i int);\n"}
 TWO = {"002-two.sql": "CREATE TABLE two (i int);\n"}
@@ -78,21 +76,6 @@ def production(database: Database, deploy: Deploy, migrations: Write) -> Databas
     assert deploy("production", database).code == 0
     migrations(TWO)
     return database
-
-
-def contents(database: Database) -> tuple[list[Any], list[Any]]:
-    """All that a run could have changed: relations by the transaction that touched them last, and
-    the history.
-    """
-    relations = database.execute(
-        "SELECT relname, xmin::text FROM pg_class WHERE relnamespace::regnamespace::text !~ "
-        "'^(pg_|information_schema)'"
-        " ORDER BY 1"
-    )
-    there = database.execute("SELECT to_regclass('schema_migrations')") != [(None,)]
-    return relations, database.execute(
-        "SELECT xmin::text, * FROM schema_migrations ORDER BY id"
-    ) if there else []
 
 
 def marks(database: Database, table: str = "schema_migrations") -> list[tuple[Any, ...]]:

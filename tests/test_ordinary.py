@@ -5,16 +5,13 @@ Each is a database as somebody has it, and a role that is no superuser; the run,
 the status all exit 0.
 """
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import pytest
 
 from lib.cli.commands import main
 from tests.conftest import Database, Server
-from tests.running import history, login, role
-
-Write = Callable[[Mapping[str, str | bytes]], object]
+from tests.kit import Write, history, login, role
 
 SEED = """CREATE TABLE schema_migrations (id serial PRIMARY KEY, version varchar(255) UNIQUE NOT NULL,
     name varchar(255) NOT NULL, applied_at timestamp DEFAULT now(), execution_time_ms int, checksum varchar(64))"""

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -30,10 +29,12 @@ from lib.events import Event, Retry, Started
 from lib.postgres.executor import MIN_FILE_SECONDS
 from lib.postgres.executor import Executor as Session
 from tests.conftest import ROOT, Cli, Database, Server
-from tests.running import (
+from tests.kit import (
     LOCK,
+    OURS,
     SETTLED,
     Events,
+    Write,
     config_of,
     history,
     login,
@@ -45,8 +46,6 @@ from tests.running import (
     versions,
 )
 
-Write = Callable[[Mapping[str, str | bytes]], Path]
-OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
 SHAPE = """
 SELECT 'column', attname::text, format_type(atttypid, atttypmod) || ' ' || attnotnull::text,
        pg_get_expr(adbin, adrelid)

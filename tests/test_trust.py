@@ -7,7 +7,7 @@ Each test ends by looking at the database.
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,11 +30,8 @@ from lib.errors import (
 from lib.web.service import Service
 from tests.conftest import Database, Server
 from tests.hostile import Wire, listening, plant, safely
+from tests.kit import LOCK, SETTLED, Capture, Write, config_of, login, role, run, tables
 from tests.proxy import Message, Proxy, cut_after
-from tests.running import LOCK, SETTLED, config_of, login, role, run, tables
-
-Write = Callable[[Mapping[str, str | bytes]], Path]
-Capture = pytest.CaptureFixture[str]
 
 # No file here calls or names anything that could be shadowed: files run on the usual path.
 FILES = {

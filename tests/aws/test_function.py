@@ -27,17 +27,22 @@ from lib.runner import SHUTDOWN_MARGIN_SECONDS
 from lib.web.routes import create_app
 from lib.web.service import Service
 from tests.conftest import ROOT, Database, Server
+from tests.kit import (
+    BEARER,
+    OURS,
+    SECRET,
+    Write,
+    history,
+    login,
+    nothing_is_left_running,
+    role,
+    tables,
+)
 from tests.platform.lambda_runtime import SOURCES, function_url, http_api, load_balancer, rest_api
-from tests.proxy import Proxy
-from tests.running import history, login, nothing_is_left_running, role, tables
+from tests.proxy import Proxy, proxied
 
-Write = Callable[[Mapping[str, str | bytes]], Path]
 Event = dict[str, Any]
 Request = Callable[..., Event]
-
-SECRET = "s3cret-of-this-test-" * 3
-OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
-BEARER = {"authorization": f"Bearer {SECRET}"}
 
 
 @dataclass(frozen=True)
@@ -804,8 +809,7 @@ def test_a_password_that_is_the_same_in_every_version_is_tried_once(
 @contextmanager
 def through_proxy(database: Database) -> Iterator[tuple[Proxy, Database]]:
     """The database by way of a proxy."""
-    parts = urlsplit(database.url)
-    with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
+    with proxied(database.url) as proxy:
         yield proxy, Database(database.name, proxy.url(database.url))
 
 

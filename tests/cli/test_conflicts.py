@@ -8,16 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import (
-    ONE,
-    TWO,
-    Write,
-    bundle,
-    contents,
-    history,
-    tables,
-)
 from tests.conftest import Cli, Database, Here, Server
+from tests.kit import ONE, TWO, Write, bundle, contents, recorded, tables
 
 # Conflicts between files and history
 
@@ -94,7 +86,7 @@ def test_a_file_that_was_merged_late_stops_the_run_until_it_is_allowed(
         assert here(url=database.url, env={"MIGRATION_ALLOW_OUT_OF_ORDER": off}).code == 3
     assert contents(database) == before
     assert here("--allow-out-of-order", url=database.url).code == 0
-    assert history(database) == ["002-two", "001-one"]
+    assert recorded(database) == ["002-two", "001-one"]
     assert here(url=database.url).code == 0
 
 
@@ -105,7 +97,7 @@ def test_the_variable_allows_out_of_order_too(
     here(url=database.url)
     migrations(ONE)
     assert here(url=database.url, env={"MIGRATION_ALLOW_OUT_OF_ORDER": "1"}).code == 0
-    assert (history(database), tables(database)) == (["002-two", "001-one"], {"one", "two"})
+    assert (recorded(database), tables(database)) == (["002-two", "001-one"], ["one", "two"])
 
 
 def test_a_database_that_is_ahead_is_a_warning(
@@ -227,7 +219,7 @@ def test_variables_that_were_pulled_to_a_laptop_do_not_make_it_a_deploy(
     assert "(from VERCEL_ENV)" in result.err
     assert contents(database) == ([], [])
     assert Cli(team, team)(env={"CI": "1"}).code == 0
-    assert history(database) == ["001-one"]
+    assert recorded(database) == ["001-one"]
 
 
 # The database is not there
@@ -273,4 +265,4 @@ def test_two_databases_in_the_variables_are_refused(
     assert (contents(database), contents(migrated)) == (([], []), before)
     chosen = {"MIGRATION_DATABASE_URL": database.url, "DATABASE_URL": migrated.url}
     assert here(env=chosen).code == 0
-    assert (history(database), contents(migrated)) == (["001-one"], before)
+    assert (recorded(database), contents(migrated)) == (["001-one"], before)

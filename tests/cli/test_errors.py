@@ -13,18 +13,8 @@ import psycopg
 import pytest
 
 from lib import runner
-from tests.cli.command_line import (
-    CANARY,
-    ONE,
-    TWO,
-    Write,
-    bundle,
-    contents,
-    history,
-    tables,
-)
 from tests.conftest import Cli, Database, Here, Server
-from tests.running import SETTLED
+from tests.kit import CANARY, ONE, SETTLED, TWO, Write, bundle, contents, recorded, tables
 
 # The error of a migration
 
@@ -55,10 +45,10 @@ def test_a_syntax_error_is_shown_with_its_place_in_a_crlf_file_with_emoji(
         "Next: Fix the file and run again (or deploy again). There is nothing to clean up.\n"
         "(exit 1, docs/on-call.md#exit-1-or-2)\n"
     )
-    assert (history(database), tables(database)) == (["001-one", "002-two"], {"one", "two"})
+    assert (recorded(database), tables(database)) == (["001-one", "002-two"], ["one", "two"])
     migrations({"003-orders.sql": "CREATE TABLE orders (id int);"})
     assert here(url=database.url).code == 0
-    assert tables(database) == {"one", "two", "orders", "later"}
+    assert tables(database) == ["later", "one", "orders", "two"]
 
 
 def test_an_error_at_run_time_names_the_statement_and_invents_no_line(
@@ -80,7 +70,7 @@ def test_an_error_at_run_time_names_the_statement_and_invents_no_line(
     assert "Detail: Key (id)=(1) already exists.\n" in result.err
     assert not re.search(r"twice\.sql:\d", result.err)
     assert "^" not in result.err
-    assert (history(database), tables(database)) == ([], set())
+    assert (recorded(database), tables(database)) == ([], [])
 
 
 def test_hint_and_context_of_the_server_are_shown(
@@ -98,7 +88,7 @@ def test_hint_and_context_of_the_server_are_shown(
         "ERROR P0001: boom 100%\nDetail: why\nHint: do that\nContext: PL/pgSQL function"
         in result.err
     )
-    assert history(database) == []
+    assert recorded(database) == []
 
 
 def test_run_json_on_failure_has_the_error_and_what_was_and_was_not_applied(
@@ -122,7 +112,7 @@ def test_run_json_on_failure_has_the_error_and_what_was_and_was_not_applied(
     assert document["remaining"] == ["002-typo", "003-three"]
     assert "001-one" in json.dumps(document["applied"])
     assert "❌ FAILED migrations/002-typo.sql:2:3" in result.err
-    assert history(database) == ["001-one"]
+    assert recorded(database) == ["001-one"]
 
 
 def test_a_no_transaction_file_that_fails_midway_says_what_is_done(
@@ -139,7 +129,7 @@ def test_a_no_transaction_file_that_fails_midway_says_what_is_done(
     assert (result.code, document["error"]["code"]) == (7, "partly_applied")
     assert "statement 1 was applied and remains; the file is not recorded" in result.err
     assert "❌ FAILED migrations/001-piecewise.sql:3:8   statement 2 of 3\n" in result.err
-    assert (history(database), tables(database)) == ([], {"a"})
+    assert (recorded(database), tables(database)) == ([], ["a"])
 
 
 def test_github_actions_gets_an_annotation_on_the_line(
@@ -156,7 +146,7 @@ def test_github_actions_gets_an_annotation_on_the_line(
     result = here(url=database.url, env={"GITHUB_ACTIONS": "true"})
     assert len([line for line in result.err.splitlines() if line.startswith("::error")]) == 1
     assert "%0A" in result.err
-    assert history(database) == []
+    assert recorded(database) == []
 
 
 @pytest.mark.parametrize("stands", ["", "app", "app/scripts", "/"])
@@ -175,7 +165,7 @@ def test_an_annotation_names_the_file_as_the_workspace_knows_it_wherever_the_run
         url=database.url, env={"MIGRATION_DIR": "migrations", **elsewhere}, cwd=workspace / stands
     )
     assert f"\n::error file={workspace}/app/migrations/001-typo.sql,line=1,col=1::" in result.err
-    assert history(database) == []
+    assert recorded(database) == []
 
 
 # What others say
@@ -219,7 +209,7 @@ def test_what_a_server_says_steers_neither_terminal_nor_ci(
     assert r"\x1b[2J\x1b]0;title\x07" in result.err
     if arguments:
         assert json.loads(result.out)["error"]["message"] == HOSTILE
-    assert history(database) == []
+    assert recorded(database) == []
 
 
 def test_what_a_file_has_in_it_steers_neither_terminal_nor_ci(
@@ -236,7 +226,7 @@ def test_what_a_file_has_in_it_steers_neither_terminal_nor_ci(
         "1 | SELECT '\\x1b[2J\n2 | ::error::forged\n3 | \\x23#[error]forged' nothing here;\n"
         in result.err
     )
-    assert history(database) == []
+    assert recorded(database) == []
 
 
 @pytest.mark.parametrize("command", ["run", "status", "validate"])
@@ -254,7 +244,7 @@ def test_what_a_history_has_in_it_steers_neither_terminal_nor_ci(
         assert "forged" in result.out + result.err
         assert all(line.startswith("::error::") for line in obeyed(result.out + result.err))
         assert not re.search(r"(?m)^✅ Applied: 999|[\x1b\x9b\x07]", result.out + result.err)
-    assert history(database) == ["001-one", HOSTILE]
+    assert recorded(database) == ["001-one", HOSTILE]
 
 
 def test_what_another_session_is_called_and_does_steers_neither_terminal_nor_ci(
@@ -269,7 +259,7 @@ def test_what_another_session_is_called_and_does_steers_neither_terminal_nor_ci(
     assert (result.code, obeyed(result.err)) == (4, [])
     assert "forged" in result.err
     assert "\x1b" not in result.err
-    assert history(database) == []
+    assert recorded(database) == []
 
 
 @pytest.mark.parametrize(
@@ -296,7 +286,7 @@ def test_a_secret_that_is_in_no_url_is_shown_neither_in_words_nor_in_json(
             if arguments
             else "::P0001: ***" in result.err
         )
-    assert history(database) == []
+    assert recorded(database) == []
 
 
 def test_a_notice_and_a_failure_show_no_secret_of_the_environment(
@@ -316,7 +306,7 @@ def test_a_notice_and_a_failure_show_no_secret_of_the_environment(
         for hidden in (CANARY, CANARY[::-1], secret):
             assert hidden not in result.out + result.err
         assert "NOTICE: postgresql://***@" in result.out + result.err
-    assert history(database) == []
+    assert recorded(database) == []
 
 
 # Secrets
@@ -358,8 +348,8 @@ def test_no_password_is_printed_whatever_becomes_of_a_run(
     ):
         result = here(*arguments, url=url, env={"GITHUB_ACTIONS": "true"})
         assert CANARY not in result.out + result.err
-    recorded = [] if "001-begin.sql" in files else [next(iter(files)).removesuffix(".sql")]
-    assert (history(database) or []) == recorded, (
+    expected = [] if "001-begin.sql" in files else [next(iter(files)).removesuffix(".sql")]
+    assert (recorded(database) or []) == expected, (
         "what could run, the baseline at the latest has recorded"
     )
 
@@ -438,7 +428,7 @@ def test_a_short_password_does_not_garble_what_is_said(
     assert result.code == 1
     assert json.loads(result.out)["error"]["file"] == "migrations/001-users.sql"
     assert "FAILED migrations/001-users.sql:1:8" in result.err
-    assert history(database) == []
+    assert recorded(database) == []
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])

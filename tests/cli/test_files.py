@@ -11,15 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import (
-    ONE,
-    TWO,
-    Write,
-    contents,
-    history,
-    tables,
-)
 from tests.conftest import Cli, Database, Here, Server
+from tests.kit import ONE, TWO, Write, contents, recorded, tables
 
 REFUSED_BY_NAME = (
     "2-too-few-digits.sql",
@@ -99,11 +92,11 @@ def test_an_undo_section_is_not_run_and_nothing_else_is_either(
             "Nothing was changed",
         ):
             assert words in result.err
-    assert tables(database) == {"users"}
+    assert tables(database) == ["users"]
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
     migrations({"002-orders.sql": GOOSE.splitlines()[1], "003-odd.sql": "SELECT 1;\n"})
     assert here(url=database.url, env=env).code == 0
-    assert history(database) == ["001-one", "002-orders", "003-odd"]
+    assert recorded(database) == ["001-one", "002-orders", "003-odd"]
     assert database.execute("SELECT count(*) FROM users") == [(1000,)]
 
 
@@ -124,7 +117,7 @@ def test_an_applied_file_with_another_tools_marks_may_stay(
         for line, way in ((1, "up"), (3, "down"))
     ]
     assert here(url=database.url).code == 0
-    assert (history(database), tables(database)) == (["001-one", "002-two"], {"two"})
+    assert (recorded(database), tables(database)) == (["001-one", "002-two"], ["two"])
 
 
 @pytest.mark.parametrize("text", UNFINISHED)
@@ -228,7 +221,7 @@ def test_what_does_not_end_in_sql_is_ignored(
         {**ONE, "README.md": "x", ".DS_Store": b"\0", "002-x.sql~": "x", ".003-x.sql.swp": b"\0"}
     )
     assert here(url=database.url).code == 0
-    assert history(database) == ["001-one"]
+    assert recorded(database) == ["001-one"]
 
 
 def test_an_unreadable_file_is_named(cli: Cli, migrations: Write, database: Database) -> None:
@@ -320,4 +313,4 @@ def test_savepoints_are_fine(here: Here, migrations: Write, database: Database) 
         }
     )
     assert here(url=database.url).code == 0
-    assert (history(database), tables(database)) == (["001-save"], {"kept"})
+    assert (recorded(database), tables(database)) == (["001-save"], ["kept"])

@@ -21,7 +21,8 @@ import pytest
 
 from lib import VERSION
 from lib.cli.commands import main
-from tests.cli.command_line import (
+from tests.conftest import Cli, Database, Here
+from tests.kit import (
     CANARY,
     FIVE,
     ONE,
@@ -30,11 +31,10 @@ from tests.cli.command_line import (
     bundle,
     contents,
     environment,
-    history,
+    recorded,
     tables,
     words,
 )
-from tests.conftest import Cli, Database, Here
 
 # The files .env.local and .env
 
@@ -55,7 +55,7 @@ def test_env_local_comes_before_env_and_the_two_are_never_mixed(
     assert result.code == 0, words(result)
     assert "(from DATABASE_URL)" in result.out
     assert "Environment: sandbox" in result.out
-    assert history(database) == ["001-one"]
+    assert recorded(database) == ["001-one"]
     assert contents(migrated) == before
 
 
@@ -77,7 +77,7 @@ def test_a_database_in_the_environment_switches_the_files_urls_off(
     result = Cli(team, team)(env={variable: database.url})
     assert result.code == 0
     assert f"(from {variable})" in result.out
-    assert history(database) == ["001-one"]
+    assert recorded(database) == ["001-one"]
     assert contents(migrated) == before
 
 
@@ -112,7 +112,7 @@ def test_it_runs_from_another_directory_and_through_a_link(
     linked.script = elsewhere / "migrate"
     result = linked(url=database.url, env={"MIGRATION_DIR": ""}, cwd=elsewhere)
     assert result.code == 0
-    assert history(database) == ["001-one"]
+    assert recorded(database) == ["001-one"]
     (team / "other").mkdir()
     (team / "other" / "002-two.sql").write_text("SELEC 2;")
     shutil.copy(team / "migrations" / "001-one.sql", team / "other")
@@ -122,7 +122,7 @@ def test_it_runs_from_another_directory_and_through_a_link(
     )
     inside = linked(url=database.url, env={"MIGRATION_DIR": "other"}, cwd=team)
     assert "FAILED other/002-two.sql:1:1" in inside.err
-    assert history(database) == ["001-one"]
+    assert recorded(database) == ["001-one"]
 
 
 def test_a_python_without_the_requirements_says_what_to_do(
@@ -167,7 +167,7 @@ def test_strict_warnings_of_python_find_nothing(
         assert result.returncode == code, result.stderr
         assert "Warning" not in result.stderr
         assert "Exception ignored" not in result.stderr
-    assert history(database) == ["001-one", "002-two"]
+    assert recorded(database) == ["001-one", "002-two"]
     assert (directory / "004-four.sql").exists()
 
 
@@ -204,7 +204,7 @@ def test_colour_is_for_terminals_and_no_color_switches_it_off(
     assert "\033" not in on_a_terminal("status", NO_COLOR="1")
     assert "\033" in on_a_terminal("status", NO_COLOR="")
     assert "\033" not in cli("status", url=database.url).out
-    assert history(database) == ["001-one"]
+    assert recorded(database) == ["001-one"]
 
 
 def test_a_stdout_that_knows_no_emoji_gets_the_rest(
@@ -219,7 +219,7 @@ def test_a_stdout_that_knows_no_emoji_gets_the_rest(
     result = cli("--json", url=database.url, env=narrow)
     assert result.code == 1
     assert json.loads(result.out)["error"]["message"] == 'column "größer" does not exist'
-    assert history(database) == ["001-one"]
+    assert recorded(database) == ["001-one"]
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",), ("status",), ("--help",), ("nonsense",)])
@@ -242,7 +242,7 @@ def test_a_reader_that_has_left_changes_neither_the_run_nor_its_exit_code(
     assert "Traceback" not in result.stderr
     assert "Broken" not in result.stderr
     runs = arguments in ((), ("--json",))
-    assert history(database) == ([f"00{n}-f{n}" for n in range(1, 6)] if runs else None)
+    assert recorded(database) == ([f"00{n}-f{n}" for n in range(1, 6)] if runs else None)
 
 
 def test_a_reader_of_the_first_line_only_gets_it(
@@ -262,7 +262,7 @@ def test_a_reader_of_the_first_line_only_gets_it(
     with process.stderr:
         assert process.stderr.read() == b""
     assert process.wait() == 0
-    assert len(history(database) or []) == 5
+    assert len(recorded(database) or []) == 5
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_stream_that_is_closed_or_full_does_not_stop_a_run(
     assert "Exception ignored" not in result.stderr
     if "2>" in closed and ">&-" in closed:
         assert "FAILED" not in result.stdout, "the words of a closed stderr are not for stdout"
-    assert (history(database), tables(database)) == (["001-one", "002-two"], {"one", "two"})
+    assert (recorded(database), tables(database)) == (["001-one", "002-two"], ["one", "two"])
 
 
 def test_a_build_that_applies_nothing_can_be_interrupted_too(cli: Cli, migrations: Write) -> None:
@@ -340,7 +340,7 @@ def test_an_interrupted_run_says_what_is_kept_and_leaves_with_its_signals_code(
     assert "Traceback" not in err
     while database.execute(asleep) != [(0,)]:
         time.sleep(0.02)
-    assert (history(database), tables(database)) == (["001-one"], {"one"})
+    assert (recorded(database), tables(database)) == (["001-one"], ["one"])
 
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -376,7 +376,7 @@ def test_a_signal_while_it_starts_is_one_line_and_its_code(
             "interrupted",
             "",
         )
-    assert history(database) is None
+    assert recorded(database) is None
 
 
 @pytest.mark.parametrize("script", ["bundle.py", "check_functions.py", "invoke.py", "sandbox.py"])
@@ -415,7 +415,7 @@ def test_a_signal_behind_the_end_changes_nothing(
     )
     assert (result.returncode, json.loads(result.stdout)["success"]) == (0, True)
     assert "Traceback" not in result.stderr
-    assert history(database) == ["001-one"]
+    assert recorded(database) == ["001-one"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -457,7 +457,7 @@ def test_a_signal_while_the_end_is_told_does_not_cut_it_short(
         assert b"interrupted" not in words.read()
     assert process.wait() == code
     assert document.get("error", {}).get("code") == outcome
-    assert history(database) == (["001-one"] if code == 0 else [])
+    assert recorded(database) == (["001-one"] if code == 0 else [])
 
 
 # The command line itself

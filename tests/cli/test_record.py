@@ -15,17 +15,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.cli.command_line import (
-    FIVE,
-    ONE,
-    TWO,
-    Write,
-    contents,
-    environment,
-    history,
-    tables,
-)
 from tests.conftest import Cli, Database, Here
+from tests.kit import FIVE, ONE, TWO, Write, contents, environment, recorded, tables
 
 # Create
 
@@ -56,8 +47,8 @@ def test_create_writes_a_draft_with_the_next_number_that_no_run_takes(
     )
     assert cli("validate").code == 0
     assert cli(url=database.url).code == 0
-    assert history(database) == ["001-one", "002-two", "003-add-orders-quickly"]
-    assert tables(database) == {"one", "two", "orders"}
+    assert recorded(database) == ["001-one", "002-two", "003-add-orders-quickly"]
+    assert tables(database) == ["one", "orders", "two"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +132,7 @@ def test_baseline_records_without_running_and_a_run_applies_the_rest(
     result = here("baseline", "003", url=database.url)
     assert (result.code, result.err) == (0, "")
     assert result.out == "".join(f"✅ Recorded as applied: 00{n}-f{n}\n" for n in (1, 2, 3))
-    assert tables(database) == set()
+    assert tables(database) == []
     rows = database.execute(
         "SELECT version, checksum, execution_time_ms, environment FROM schema_migrations"
     )
@@ -152,8 +143,8 @@ def test_baseline_records_without_running_and_a_run_applies_the_rest(
         "development",
     )
     assert here(url=database.url).code == 0
-    assert history(database) == [f"00{n}-f{n}" for n in range(1, 6)]
-    assert tables(database) == {"f4", "f5"}
+    assert recorded(database) == [f"00{n}-f{n}" for n in range(1, 6)]
+    assert tables(database) == ["f4", "f5"]
 
 
 def test_baseline_json_lists_what_it_recorded(
@@ -162,7 +153,7 @@ def test_baseline_json_lists_what_it_recorded(
     migrations(TWO)
     result = here("baseline", "1", "--json", url=database.url)
     assert json.loads(result.out) == {"success": True, "recorded": ["001-one"]}
-    assert history(database) == ["001-one"]
+    assert recorded(database) == ["001-one"]
 
 
 def test_baseline_records_what_is_not_recorded_yet_and_nothing_twice(
@@ -178,7 +169,7 @@ def test_baseline_records_what_is_not_recorded_yet_and_nothing_twice(
         == "✅ Nothing to record: all files up to 002 are recorded\n"
     )
     assert contents(database) == before
-    assert history(database) == ["001-one", "002-two"]
+    assert recorded(database) == ["001-one", "002-two"]
 
 
 @pytest.mark.parametrize("number", ["4", "0", "x", "-1", "1.5", "²", "001-one", ""])
@@ -220,7 +211,7 @@ def test_repair_accepts_a_changed_file_and_then_a_run_is_clean(
     result = here("repair", "001-one", url=database.url)
     assert (result.code, result.err) == (0, "")
     assert "migrations/001-one.sql" in result.out
-    assert tables(database) == {"one", "two"}
+    assert tables(database) == ["one", "two"]
     assert here(url=database.url).code == 0
     assert database.execute("SELECT version, checksum FROM schema_migrations WHERE id = 1") == [
         ("001-one", sha256(b"CREATE TABLE other (id int);\n").hexdigest())
@@ -314,7 +305,7 @@ def test_a_history_that_changes_while_they_wait_for_the_lock_is_read_again(
     if command[0] == "repair":
         assert process.returncode == 0, said
         assert cli("status", "--check", url=database.url).code == 0
-        assert history(database) == ["001-one", "002-two", "003-three"]
+        assert recorded(database) == ["001-one", "002-two", "003-three"]
     else:
         assert process.returncode == 0, said
-        assert history(database) == ["003-three", "001-one", "002-two"]
+        assert recorded(database) == ["003-three", "001-one", "002-two"]

@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 import pytest
 
+from tests.kit import until
 from tests.platform import forky
-from tests.running import until
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from typing import Any
 from lib.cli.process import run_process
 from lib.postgres import connecting
 from lib.settings.database_url import DatabaseURL
-from tests.running import SETTLED
+from tests.kit import SETTLED
 
 # The server that forks has imported all this, and has no thread and no connection.
 _processes = multiprocessing.get_context("forkserver")

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, Database
+from tests.kit import OURS, history
 from tests.platform import vercel
-from tests.platform.test_vercel import FUNCTIONS, OURS, STATUS
+from tests.platform.test_vercel import FUNCTIONS, STATUS
 from tests.platform.vercel import WAYS, Built, Tools
-from tests.running import history
 
 pytestmark = pytest.mark.timeout(900)
 

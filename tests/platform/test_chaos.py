@@ -19,10 +19,10 @@ import pytest
 
 from scripts.dev.embedded import Embedded
 from tests.conftest import Database
+from tests.kit import history, tables, until
 from tests.platform.pooler import Pooler
 from tests.platform.runners import Runner
 from tests.proxy import Hold, Proxy, cut_after, cut_before
-from tests.running import history, tables, until
 
 SECONDS = float(os.environ.get("ONWARD_CHAOS_SECONDS", "60"))
 SEED = int(os.environ.get("ONWARD_CHAOS_SEED") or random.randrange(2**32))

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -17,17 +16,15 @@ import pytest
 from lib import VERSION
 from lib.errors import FilesError, MigrationFailed, OnwardError, PartlyApplied
 from tests.conftest import Database, Server
+from tests.kit import HEAD, Write, history, run, tables, until
 from tests.platform.pooler import POOLERS, PgBouncer, Pooler, in_turn
 from tests.platform.runners import Runner, barrier
-from tests.proxy import Hold, Message, Proxy
-from tests.running import history, run, tables, until
+from tests.proxy import Hold, Message, proxied
 
-Write = Callable[[Mapping[str, str | bytes]], Path]
 Through = Callable[[Database], Database]
 
 RUNNERS = 12
 ROUNDS = int(os.environ.get("ONWARD_ROUNDS", "20"))
-HEAD = "-- migrate: no-transaction\n"
 # Nothing here fails when it is done twice, but what it leaves shows it.
 EFFECT = "UPDATE counter SET n = n + 1; INSERT INTO effects (file) VALUES ('{}');"
 TABLES = "CREATE TABLE counter (n int); INSERT INTO counter VALUES (0); CREATE TABLE effects (id serial, file text);"
@@ -142,8 +139,7 @@ class Held:
     def __init__(
         self, server: Server, directory: Path, stop: float = math.inf, *, cut_client: bool = False
     ) -> None:
-        parts = urlsplit(server.url)
-        self.proxy = Proxy(parts.hostname or "", parts.port or 5432)
+        self.proxy = proxied(server.url)
         self.hold = Hold(cut_client=cut_client)
         self._directory, self._stop, self._cut_client = directory, stop, cut_client
         self._queries, self._tries = count(1), 0

@@ -18,9 +18,9 @@ import pytest
 
 from scripts.dev.embedded import server_user
 from tests.conftest import Cli, Database, Server
+from tests.kit import tables, until
 from tests.platform.pooler import PgBouncer, Pooler
 from tests.proxy import Proxy
-from tests.running import tables, until
 from tests.stage import (
     VERSIONS,
     WAIT,

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,15 +23,10 @@ import pytest
 
 from scripts.bundle import MAGIC, BundleError, Target, find_python
 from tests.conftest import ROOT, Completed, Database, Server
+from tests.kit import BEARER, OURS, SECRET, Write, history, nothing_is_left_running, tables, until
 from tests.platform.lambda_runtime import NAME, SOURCES, Function, function_url, load_balancer
-from tests.running import history, nothing_is_left_running, tables, until
-
-Write = Callable[[Mapping[str, str | bytes]], Path]
 
 CLIENT = "awslambdaric|simplejson|snapshot-restore-py"  # the runtime client, and what it needs
-SECRET = "s3cret-of-this-test-" * 3
-BEARER = {"authorization": f"Bearer {SECRET}"}
-OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
 JUNK: list[Any] = [
     None,
     [],

@@ -13,17 +13,14 @@ import pytest
 
 from scripts.bundle import pins
 from tests.conftest import ROOT, Database, Server
+from tests.kit import BEARER, OURS, SECRET, history, run, tables
 from tests.platform import vercel
 from tests.platform.vercel import WAYS, Built, Send, Tools
-from tests.running import history, run, tables
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs the CLI
 
 STATUS, MIGRATE = "/api/migration-status", "/api/migrate"
 FUNCTIONS = ["api/migrate", "api/migration-status"]
-OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
-SECRET = "s3cret-of-this-test-" * 3
-BEARER = {"authorization": f"Bearer {SECRET}"}
 ORDERS = "CREATE TABLE orders (id int);\n"
 VERCELS = ("pip-", "setuptools-", "vercel_", "wheel-")  # what Vercel's builder adds of its own
 BROKEN = f"{ORDERS}SELECT no_such_function();\n"

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,19 @@ from lib.quoting import identifier, literal
 from lib.settings.database_url import DatabaseURL, parse_url
 from scripts.dev.embedded import Embedded, server_user
 from tests.conftest import ROOT, Cli, Database, Server
-from tests.proxy import Hold, Proxy, fail
-from tests.running import SETTLED, Events, history, login, nothing_is_left_running, role, run, until
+from tests.kit import (
+    SETTLED,
+    Events,
+    Write,
+    history,
+    login,
+    nothing_is_left_running,
+    role,
+    run,
+    until,
+)
+from tests.proxy import Hold, Proxy, fail, proxied
 
-Write = Callable[[Mapping[str, str | bytes]], Path]
 # 127.0.0.1, in a spelling that nobody can know for this machine's.
 ELSEWHERE = "0x7f000001"
 
@@ -118,14 +127,6 @@ def test_a_server_that_is_not_there_ends_the_run_when_the_budget_is_spent(
     assert "Check that the server runs" in caught.value.next_step
     assert "canary" not in str(caught.value) + caught.value.next_step
     assert database.execute("SELECT to_regclass('one')") == [(None,)]
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    """A proxy before the server, which answers a client in its place."""
-    parts = urlsplit(server.url)
-    with Proxy(parts.hostname or "127.0.0.1", parts.port or 5432) as proxy:
-        yield proxy
 
 
 LETS_IN = "database\0"  # what a client begins with
@@ -248,8 +249,7 @@ def test_a_run_waits_for_a_server_on_this_machine_and_says_so(
 ) -> None:
     with closed_port() as port:
         pass
-    parts = urlsplit(server.url)
-    late = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432, listen=port)
+    late = proxied(server.url, listen=port)
     said: list[str] = []
 
     def say(text: str) -> None:

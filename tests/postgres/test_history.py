@@ -2,7 +2,7 @@
 server itself refuses.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -24,10 +24,10 @@ from lib.postgres.executor import Executor as Session
 from lib.retry import Backoff
 from lib.source.migration import load
 from tests.conftest import Database, Server
-from tests.proxy import Hold, Proxy
-from tests.running import (
+from tests.kit import (
     LOCK,
     Events,
+    Write,
     config_of,
     history,
     login,
@@ -37,11 +37,8 @@ from tests.running import (
     tables,
     until,
 )
-from tests.stage import proxy
+from tests.proxy import Hold, Proxy
 
-__all__ = ["proxy"]  # a fixture
-
-Write = Callable[[Mapping[str, str | bytes]], Path]
 OLD_SHAPE = """(
     id SERIAL PRIMARY KEY, version VARCHAR(255) UNIQUE NOT NULL, name VARCHAR(255) NOT NULL,
     applied_at TIMESTAMP DEFAULT now(), execution_time_ms INTEGER, checksum VARCHAR(64)

@@ -5,7 +5,6 @@ the lock.
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +19,12 @@ from lib.events import Event, Retry
 from lib.postgres.no_transaction import require_no_session_state
 from lib.source.migration import load
 from tests.conftest import Cli, Database, Server
-from tests.proxy import Hold, Message, Proxy
-from tests.running import (
+from tests.kit import (
+    HEAD,
     LOCK,
     SETTLED,
     Events,
+    Write,
     config_of,
     history,
     login,
@@ -34,12 +34,8 @@ from tests.running import (
     tables,
     until,
 )
-from tests.stage import proxy
+from tests.proxy import Hold, Message, Proxy
 
-__all__ = ["proxy"]  # a fixture
-
-Write = Callable[[Mapping[str, str | bytes]], Path]
-HEAD = "-- migrate: no-transaction\n"
 HOLDER = (
     "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"

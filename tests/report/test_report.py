@@ -3,7 +3,6 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +23,10 @@ from lib.plan import AppliedMigration, History, MigrationStatus, Plan, make_plan
 from lib.report import document, github
 from lib.report import text as report_text
 from lib.settings.config import Config, read_config
-from lib.source.migration import DRAFT, Migration
+from lib.source.migration import DRAFT
 from tests.conftest import ROOT
 from tests.documents import anchor, prose_of
+from tests.kit import file, kinds
 
 CONFIG = read_config({"DATABASE_URL": "postgresql://kanarie7:kanarie7@h.example/neondb"})
 VERSIONS = ("000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields")
@@ -35,12 +35,6 @@ TIMES = (
     "2025-10-25T14:01:28+00:00",
     "2025-10-25T14:01:28.9+00:00",
 )
-
-
-def file(version: str, content: str = "SELECT 1;") -> Migration:
-    checksum = sha256(content.encode()).hexdigest()
-    path = Path("migrations", f"{version}.sql")
-    return Migration(int(version[:3]), version, path, content.encode(), checksum, frozenset())
 
 
 def row(
@@ -453,13 +447,6 @@ def test_an_error_for_machines_has_the_same_facts() -> None:
         "success": False,
         "error": {"code": "not_configured", "message": "wrong", "nextStep": "Mend."},
     }
-
-
-def kinds(error: type[OnwardError] = OnwardError) -> set[type[OnwardError]]:
-    """All classes of errors of lib/errors.py."""
-    return {error}.union(
-        *map(kinds, (one for one in error.__subclasses__() if one.__module__ == "lib.errors"))
-    )
 
 
 def test_every_error_has_the_page_that_explains_it() -> None:

@@ -20,7 +20,7 @@ from psycopg.pq import PGconn, PollingStatus
 from scripts.dev.bench import forecast
 from scripts.dev.measure import database
 from tests.conftest import ROOT, Completed, Server
-from tests.running import until
+from tests.kit import until
 
 TINY = ("--rounds", "1", "--files", "1", "--latency", "0", "--growth", "1,2", "--megabytes", "1")
 DBMATE = "node_modules/@dbmate/linux-x64/bin/dbmate"

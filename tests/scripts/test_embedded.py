@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from scripts.dev.embedded import Embedded, EmbeddedError, find_programs, server_user
+from tests.kit import processes, rows, wait_until_gone
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("fsync=off",)
@@ -30,33 +31,6 @@ def directory() -> Iterator[Path]:
     parent.chmod(0o755)
     yield parent / "postgres"
     shutil.rmtree(parent)
-
-
-def processes(directory: Path) -> list[str]:
-    """The command lines of all processes that name the directory: server, programs, and the one
-    that watches us.
-    """
-    listed = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # it has ended meanwhile
-            continue
-        if str(directory) in command and entry.name != str(os.getpid()):
-            listed.append(command)
-    return listed
-
-
-def wait_until_gone(directory: Path) -> None:
-    """Wait for the processes of the directory to end; pytest's own time limit is the only one."""
-    while processes(directory):
-        time.sleep(0.01)
-
-
-def rows(url: str, sql: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(sql.encode())
-        return cursor.fetchall() if cursor.description else []
 
 
 def python(code: str, *arguments: str | Path) -> subprocess.Popen[str]:

@@ -23,8 +23,7 @@ import pytest
 
 from scripts.dev.embedded import Embedded
 from tests.conftest import Completed, Database, Server
-from tests.running import history, until
-from tests.scripts.test_embedded import rows, wait_until_gone
+from tests.kit import history, rows, until, wait_until_gone
 
 BROKEN = "CREATE TABLE half_done (id int);\nSELECT no_such_function();\n"
 

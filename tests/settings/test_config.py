@@ -7,7 +7,7 @@ from lib.errors import ConfigError
 from lib.settings.config import choose_database, migrations_directory, read_config, read_duration
 from lib.settings.database_url import configured_urls
 from lib.settings.environ import URL_VARIABLES, url_variables_set
-from tests.kit import CANARY, LOCAL, NEON, SUPABASE, config, everything
+from tests.kit import KANARIE, LOCAL, NEON, SUPABASE, config, everything
 
 # Which URL
 
@@ -183,7 +183,7 @@ def test_a_service_file_that_nobody_sees_does_not_decide_where_it_connects(
     ) as caught:
         choose_database({"DATABASE_URL": url, **environ})
     assert "a service file" in caught.value.next_step
-    assert CANARY not in everything(caught.value)
+    assert KANARIE not in everything(caught.value)
     assert (
         choose_database({"DATABASE_URL": LOCAL, "PGSERVICE": " ", "PGSERVICEFILE": "x"}).database
         == "app"

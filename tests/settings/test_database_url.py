@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from lib.errors import ConfigError
 from lib.settings.config import choose_database, read_config
 from lib.settings.database_url import DatabaseURL, redact, unpooled
-from tests.kit import CANARY, LOCAL, config, everything, parameters, parsed
+from tests.kit import KANARIE, LOCAL, config, everything, parameters, parsed
 
 
 def test_a_url_shows_variable_host_and_database_only() -> None:
@@ -25,7 +25,7 @@ def test_a_url_shows_variable_host_and_database_only() -> None:
         == "the default database on this machine (from DATABASE_URL)"
     )
     assert str(parsed("postgres:///", PGHOST="h", PGDATABASE="d")) == "d on h (from DATABASE_URL)"
-    assert CANARY not in repr(config(DATABASE_URL="postgresql://kanarie7:kanarie7@h.example/app"))
+    assert KANARIE not in repr(config(DATABASE_URL="postgresql://kanarie7:kanarie7@h.example/app"))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_reference_that_nothing_resolves_here_is_told_as_such(reference: str) 
     ) as caught:
         choose_database({"DATABASE_URL": reference})
     assert "prod/url" not in everything(caught.value)
-    assert CANARY not in everything(caught.value)
+    assert KANARIE not in everything(caught.value)
 
 
 # How a URL is read
@@ -266,7 +266,7 @@ def test_an_error_shows_the_variable_and_nothing_of_its_url(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_config({"DATABASE_URL": url})
     assert caught.value.message.startswith("DATABASE_URL ")
-    assert CANARY not in everything(caught.value)
+    assert KANARIE not in everything(caught.value)
     assert "me:" not in caught.value.message
 
 
@@ -279,7 +279,7 @@ def test_an_error_shows_the_variable_and_nothing_of_its_url(url: str) -> None:
 def test_no_unencoded_password_can_be_seen_whether_its_url_is_read_or_refused(
     around: tuple[str, str], rest: str
 ) -> None:
-    environ = {"DATABASE_URL": f"postgresql://me:{around[0]}{CANARY}{around[1]}@db.example{rest}"}
+    environ = {"DATABASE_URL": f"postgresql://me:{around[0]}{KANARIE}{around[1]}@db.example{rest}"}
     try:
         found = read_config(environ)
     except ConfigError as error:
@@ -288,8 +288,8 @@ def test_no_unencoded_password_can_be_seen_whether_its_url_is_read_or_refused(
         shown = (
             f"{found} {found.url} {found.url.label} {found.url.database_key} {found.status_url!r}"
         )
-        assert CANARY in found.url.parameters["password"]
-    assert CANARY not in shown
+        assert KANARIE in found.url.parameters["password"]
+    assert KANARIE not in shown
 
 
 @given(st.text() | st.from_regex(r"postgres(ql)?://[\s\S]*", fullmatch=True))

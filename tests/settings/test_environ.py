@@ -6,7 +6,7 @@ import pytest
 from lib.errors import ConfigError
 from lib.settings.config import read_config
 from lib.settings.environ import with_env_files
-from tests.kit import CANARY, everything
+from tests.kit import KANARIE, everything
 
 
 def env(
@@ -116,7 +116,7 @@ def test_a_reference_without_one_reading_is_refused_and_not_shown(tmp_path: Path
         ) as caught:
             env(tmp_path, f"{others}DATABASE_URL={written}", {"HOME": "/root"})
         assert caught.value.exit_code == 2
-        assert CANARY not in everything(caught.value)
+        assert KANARIE not in everything(caught.value)
         assert (
             env(tmp_path, f"{others}DATABASE_URL={written}", {"POSTGRES_URL": "x", "HOME": "/root"})
             == {}
@@ -204,4 +204,4 @@ def test_without_files_the_environment_is_as_it_was(tmp_path: Path) -> None:
 def test_an_env_file_that_is_not_text_is_refused_and_not_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^\.env cannot be read as UTF-8 text$") as caught:
         env(tmp_path, "DATABASE_URL=kanarie7".encode("utf-16"))
-    assert CANARY not in str(caught.value.args)
+    assert KANARIE not in str(caught.value.args)

@@ -5,7 +5,7 @@ from psycopg.pq import Conninfo
 
 from lib.errors import ConfigError
 from tests.conftest import Server
-from tests.kit import CANARY, everything, parameters, parsed
+from tests.kit import KANARIE, everything, parameters, parsed
 
 
 def test_every_parameter_of_libpq_is_passed_on() -> None:
@@ -77,7 +77,7 @@ def test_what_would_change_what_the_sql_does_and_is_not_obeyed_is_refused_by_nam
     with pytest.raises(ConfigError, match=rf"^DATABASE_URL has the parameter {name}, ") as caught:
         parsed(f"postgresql://localhost/app?{parameter}")
     assert caught.value.exit_code == 2
-    assert CANARY not in everything(caught.value)
+    assert KANARIE not in everything(caught.value)
 
 
 def test_every_setting_of_the_server_is_refused_as_a_parameter(server: Server) -> None:
@@ -128,4 +128,4 @@ def test_what_libpq_does_not_know_about_ssl_is_refused(parameter: str) -> None:
         ConfigError, match=r"^DATABASE_URL has an ssl parameter that libpq does not know"
     ) as caught:
         parsed(f"postgresql://localhost/app?{parameter}")
-    assert CANARY not in everything(caught.value)
+    assert KANARIE not in everything(caught.value)

@@ -15,27 +15,16 @@ from lib.source.latin1 import BOM
 from lib.source.migration import (
     DRAFT,
     NO_TRANSACTION,
-    Migration,
     create,
     load,
     number_of,
     require_runnable,
 )
+from tests.kit import fill, read
 
 NAME = "the name must be NNN-kebab-case.sql: three digits or more, then lower-case words joined by hyphens"
 WRITE_ONE = "write `-- migrate: no-transaction` or `-- migrate: draft` on a line of its own, or reword the comment"
 LINE_ENDS = ("\n", "\r\n", "\r")
-
-
-def fill(directory: Path, files: dict[str, str | bytes]) -> Path:
-    for name, content in files.items():
-        (directory / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    return directory
-
-
-def read(content: str | bytes) -> Migration:
-    with tempfile.TemporaryDirectory() as directory:
-        return load(fill(Path(directory), {"001-x.sql": content}))[0]
 
 
 def problems(directory: Path) -> list[str]:

@@ -1,26 +1,16 @@
 """What does not belong in a file, and files in which nothing of it is."""
 
-import tempfile
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import FilesError
 from lib.source import other_tools
-from lib.source.migration import Migration, load, require_runnable
+from lib.source.migration import require_runnable
+from tests.kit import HEAD, read
+from tests.source.statements import DIRECTIVE
 
-HEAD = "-- migrate: no-transaction\n"
 SECTIONS = "remove the marks and the whole undo section"
-DIRECTIVE = "add `-- migrate: no-transaction` to the leading comment"
-
-
-def read(text: str | bytes) -> Migration:
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "001-x.sql")
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return load(path.parent)[0]
 
 
 def refused(text: str | bytes) -> list[str]:

@@ -30,17 +30,26 @@ from lib.web.routes import create_app
 from lib.web.service import DEFAULT_LIMITS, Limits, Service
 from scripts.dev.embedded import Embedded
 from tests.conftest import SETTINGS, Database, Server
-from tests.proxy import Hold, Proxy
-from tests.running import LOCK, history, login, nothing_is_left_running, role, run, tables, until
-
-Write = Callable[[Mapping[str, str | bytes]], Path]
-Captured = pytest.CaptureFixture[str]
+from tests.kit import (
+    LOCK,
+    OURS,
+    Capture,
+    Write,
+    history,
+    holding,
+    login,
+    nothing_is_left_running,
+    role,
+    run,
+    tables,
+    until,
+)
+from tests.proxy import Hold, Proxy, proxied
 
 STATUS, MIGRATE = "/api/migration-status", "/api/migrate"
 SECRET, PREVIOUS = "canary-of-the-present-" * 2, "canary-previous-" * 3
 BEARER = {"Authorization": f"Bearer {SECRET}"}
 JSON = BEARER | {"Content-Type": "application/json"}
-OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
 TWO = {"001-a.sql": "CREATE TABLE a ()", "002-b.sql": "CREATE TABLE b ()"}
 
 
@@ -52,7 +61,7 @@ class Instance:
 
     service: Service
     client: TestClient
-    capture: Captured
+    capture: Capture
     answers: list[str] = field(default_factory=list)
 
     def __call__(self, method: str, path: str, **options: Any) -> Any:
@@ -88,7 +97,7 @@ Start = Callable[..., Instance]
 
 
 @pytest.fixture
-def start(capsys: Captured) -> Iterator[Start]:
+def start(capsys: Capture) -> Iterator[Start]:
     """`start(database, directory, VARIABLE="value")` starts an instance."""
     with ExitStack() as stack:
 
@@ -196,14 +205,6 @@ def untouched(database: Database) -> bool:
     return tables(database) == [] and database.execute(
         "SELECT to_regclass('schema_migrations')"
     ) == [(None,)]
-
-
-@contextmanager
-def holding(database: Database, sql: str) -> Iterator[psycopg.Connection]:
-    """Another session in a transaction that has run this."""
-    with psycopg.connect(database.url) as connection:
-        connection.execute(sql.encode())
-        yield connection
 
 
 def waits(database: Database) -> bool:
@@ -401,8 +402,8 @@ def test_the_status_statement_is_cancelled_after_a_second_and_a_half(
 def test_a_server_that_falls_silent_ends_the_status_and_does_not_occupy_it(
     migrated: Database, start: Start
 ) -> None:
-    parts, hold = urlsplit(migrated.url), Hold()
-    with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
+    hold = Hold()
+    with proxied(migrated.url) as proxy:
         proxy.when("onward_document", hold)
         instance = start(Database(migrated.name, proxy.url(migrated.url)))
         instance.service.limits = Limits(status_seconds=60.0)
@@ -589,7 +590,7 @@ def test_a_failed_read_is_shared_from_its_end_on(silent: Silent, start: Start) -
 
 
 def test_who_waits_too_long_is_told_so_while_the_read_goes_on(
-    migrated: Database, capsys: Captured
+    migrated: Database, capsys: Capture
 ) -> None:
     service = Held(migrated, Limits(status_seconds=0.01))
     with held(service) as (_, ask):
@@ -608,7 +609,7 @@ def test_who_waits_too_long_is_told_so_while_the_read_goes_on(
 
 
 def test_a_client_that_hangs_up_does_not_end_what_others_wait_for(
-    migrated: Database, capsys: Captured
+    migrated: Database, capsys: Capture
 ) -> None:
     service = Held(migrated)
     with held(service) as (port, ask):
@@ -652,7 +653,7 @@ def test_the_public_status_alone_goes_through_the_pooler(database: Database, sta
     """Its own connection is one of many: a run needs what a pooler does not give."""
     parts = urlsplit(database.url)
     with (
-        Proxy(parts.hostname or "", parts.port or 5432) as direct,
+        proxied(database.url) as direct,
         Proxy(*direct.upstream) as pooler,
     ):
         direct_url, pooled_url = (
@@ -670,7 +671,7 @@ def test_the_public_status_alone_goes_through_the_pooler(database: Database, sta
 
 
 def test_those_with_the_secret_hold_up_nobody_without_it_and_are_told_when_they_are_too_many(
-    migrated: Database, capsys: Captured
+    migrated: Database, capsys: Capture
 ) -> None:
     service = Held(migrated, Limits(queue_seconds=0.01))
     authorized = ("POST", MIGRATE, "Content-Length: 0", *_headers(BEARER))
@@ -728,7 +729,7 @@ def small() -> Iterator[Database]:
 
 
 def test_many_at_once_use_one_connection_starve_nobody_and_see_what_is_two_seconds_old(
-    small: Database, project: Path, capsys: Captured
+    small: Database, project: Path, capsys: Capture
 ) -> None:
     """All but one of the server's connections are in use by another client, and ours may have one
     at a time.
@@ -1234,7 +1235,7 @@ def test_the_secret_is_asked_for_before_the_body_is_looked_at(
 
 
 def test_who_hangs_up_before_the_body_is_there_runs_nothing(
-    database: Database, capsys: Captured
+    database: Database, capsys: Capture
 ) -> None:
     with serving(Service(environment(database))) as port:
         with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -1554,7 +1555,7 @@ def test_two_calls_at_once_apply_each_file_once(
 
 
 def test_a_client_that_hangs_up_does_not_end_the_run(
-    server: Server, database: Database, migrations: Write, capsys: Captured
+    server: Server, database: Database, migrations: Write, capsys: Capture
 ) -> None:
     files = TWO | {"001-a.sql": f"CREATE TABLE a (); SELECT pg_advisory_xact_lock({LOCK + 1})"}
     with serving(
@@ -1579,7 +1580,7 @@ def test_a_client_that_hangs_up_does_not_end_the_run(
 
 
 def test_a_password_refused_midway_ends_the_run_with_what_it_applied(
-    server: Server, database: Database, migrations: Write, capsys: Captured
+    server: Server, database: Database, migrations: Write, capsys: Capture
 ) -> None:
     """A second credential is for a run that has not begun: another run would not tell what the
     first one applied.
@@ -1694,7 +1695,7 @@ def test_a_status_that_fails_shows_no_secret_in_the_log_of_a_fresh_instance(
     assert untouched(database)
 
 
-def test_what_a_store_of_secrets_gave_is_redacted_too(migrated: Database, capsys: Captured) -> None:
+def test_what_a_store_of_secrets_gave_is_redacted_too(migrated: Database, capsys: Capture) -> None:
     found = environment(migrated, MIGRATION_SECRET=SECRET)
 
     def store(environ: Mapping[str, str], variables: Sequence[str]) -> Iterator[Mapping[str, str]]:
