@@ -21,6 +21,8 @@ import pytest
 
 from lib import events, runner
 from lib.errors import MigrationResult, OnwardError
+from lib.postgres.connecting import connect
+from lib.postgres.connection import Connection
 from lib.settings.config import Config, read_config
 from lib.settings.database_url import DatabaseURL, parse_url
 from lib.source.migration import Migration, load, number_of
@@ -74,6 +76,13 @@ def read(content: str | bytes) -> Migration:
     """A file with this content, as it is loaded."""
     with tempfile.TemporaryDirectory() as directory:
         return load(fill(Path(directory), {"001-x.sql": content}))[0]
+
+
+# The columns of the history as the runner before this one made it.
+OLD_SHAPE = """(
+    id SERIAL PRIMARY KEY, version VARCHAR(255) UNIQUE NOT NULL, name VARCHAR(255) NOT NULL,
+    applied_at TIMESTAMP DEFAULT now(), execution_time_ms INTEGER, checksum VARCHAR(64)
+)"""
 
 
 # URLs, secrets and settings. A canary is a password that nobody may see.
@@ -182,6 +191,29 @@ def everything(error: BaseException) -> str:
 
 
 # Sessions and roles.
+
+
+def target_of(database: Database) -> DatabaseURL:
+    """Where a database is, as its URL says."""
+    return parse_url("POSTGRES_URL", database.url, {})
+
+
+def session_of(database: Database) -> Connection:
+    """A session of ours, without a run."""
+    return connect(target_of(database), "onward test")
+
+
+def changed(database: Database, *, query: str = "", **parts: str) -> Database:
+    """The database by a URL in which user, password, host or port are others."""
+    url = urlsplit(database.url)
+    found = {
+        "user": url.username,
+        "password": url.password,
+        "host": url.hostname,
+        "port": url.port,
+    } | parts
+    netloc = f"{found['user']}:{found['password']}@{found['host']}:{found['port']}"
+    return Database(database.name, url._replace(netloc=netloc, query=query).geturl())
 
 
 @contextmanager

@@ -450,7 +450,7 @@ def test_a_fault_of_ours_is_one_line_without_secrets_and_without_a_traceback(
     result = here(*arguments, env={"POSTGRES_URL": url})
     assert result.code == 70
     assert re.fullmatch(
-        r"❌ internal error at test_cli_errors\.py:\d+: RuntimeError: it broke with "
+        r"❌ internal error at test_errors\.py:\d+: RuntimeError: it broke with "
         r"postgresql://\*\*\*@localhost/x and \*\*\*\n"
         r"Next: Please report this\. What was committed stays applied; to see it:\n"
         r"  scripts/migrate\.py status\n"

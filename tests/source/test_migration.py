@@ -12,14 +12,7 @@ from hypothesis import strategies as st
 from lib import ROOT
 from lib.errors import FilesError
 from lib.source.latin1 import BOM
-from lib.source.migration import (
-    DRAFT,
-    NO_TRANSACTION,
-    create,
-    load,
-    number_of,
-    require_runnable,
-)
+from lib.source.migration import DRAFT, NO_TRANSACTION, create, load, number_of, require_runnable
 from tests.kit import fill, read
 
 NAME = "the name must be NNN-kebab-case.sql: three digits or more, then lower-case words joined by hyphens"
