@@ -154,7 +154,7 @@ def test_with_a_position_the_statement_around_it_is_named(word: str, statement: 
     assert failure(THREE, THREE.index(word) + 1, finished=2).statement == statement
 
 
-def test_a_position_in_a_statement_that_was_sent_alone_counts_from_its_beginning() -> None:
+def test_a_position_in_a_statement_sent_alone_counts_from_its_beginning() -> None:
     base = THREE.index("SELECT\n")
     found = failure(THREE, len("SELECT\n ") + 1, finished=1, base=base)
     assert (found.line, found.column, found.statement) == (5, 2, "statement 2 of 3")

@@ -135,7 +135,7 @@ COMMANDS = sorted({(name_of(page), command) for page in PAGES for command in com
 @pytest.mark.parametrize(
     ("page", "command"), [one for one in COMMANDS if one[1].split()[0] in ("aws", "sam", "docker")]
 )
-def test_a_command_that_needs_an_account_or_a_daemon_is_written_as_its_program_wants_it(
+def test_a_command_that_cannot_be_run_is_written_as_its_program_wants_it(
     page: str, command: str
 ) -> None:
     program, *words = shlex.split(command)

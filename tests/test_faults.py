@@ -96,7 +96,7 @@ def test_a_run_that_is_killed_in_the_middle_of_a_statement_leaves_nothing(comman
     command.completes()
 
 
-def test_a_server_that_refuses_one_of_the_limits_costs_one_warning_and_not_the_run(
+def test_a_limit_that_a_server_refuses_costs_one_warning_and_not_the_run(
     command: Stage, proxy: Proxy
 ) -> None:
     limit = "client_connection_check_interval"
@@ -113,7 +113,7 @@ def test_a_server_that_refuses_one_of_the_limits_costs_one_warning_and_not_the_r
     command.settled(*VERSIONS)
 
 
-def test_a_limit_that_is_fixed_on_a_server_is_not_asked_of_it_and_costs_one_warning(
+def test_a_limit_that_a_server_has_fixed_is_not_set_and_costs_one_warning(
     command: Stage,
 ) -> None:
     """On some systems, and at some hosts, this setting can only be 0."""
@@ -279,7 +279,7 @@ def test_a_signal_during_a_commit_is_obeyed_when_the_commit_is_known(
     command.completes()
 
 
-def test_a_signal_while_a_lost_commit_is_looked_for_does_not_make_it_unknown(
+def test_a_signal_during_the_search_for_a_commit_leaves_it_known(
     command: Stage, proxy: Proxy
 ) -> None:
     looking = Hold()
@@ -298,7 +298,7 @@ def test_a_signal_while_a_lost_commit_is_looked_for_does_not_make_it_unknown(
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("arrives", [True, False])
-def test_of_two_signals_during_a_commit_the_first_decides_and_nothing_is_left_untold(
+def test_of_two_signals_during_a_commit_the_first_decides_and_all_is_told(
     command: Stage, proxy: Proxy, first: signal.Signals, second: signal.Signals, arrives: bool
 ) -> None:
     commit = Hold()
@@ -394,7 +394,7 @@ def test_a_frozen_run_loses_its_lock_and_says_so_when_it_wakes(command: Stage) -
     command.completes()
 
 
-def test_a_frozen_run_that_wakes_after_another_has_done_its_work_takes_no_credit(
+def test_a_frozen_run_takes_no_credit_for_what_another_did_meanwhile(
     command: Stage,
 ) -> None:
     command.files(second=f"SET LOCAL idle_in_transaction_session_timeout = '100ms'; {WAIT}")
@@ -575,7 +575,7 @@ def test_where_the_database_stays_away_the_outcome_is_called_unknown(
 
 
 @pytest.mark.parametrize("action", [cut_before, cut_after], ids=["before", "after"])
-def test_a_connection_that_is_cut_while_the_history_is_made_costs_a_second_look(
+def test_a_cut_while_the_history_is_made_costs_a_second_look(
     stage: Stage, proxy: Proxy, action: Action
 ) -> None:
     cut = proxy.when('CREATE TABLE "public".schema_migrations', action)
@@ -599,7 +599,7 @@ def test_the_row_of_a_no_transaction_file_is_looked_for_too(
 
 
 @pytest.mark.parametrize("action", [cut_before, cut_after])
-def test_a_connection_that_is_cut_while_a_row_is_tried_leaves_the_file_untouched(
+def test_a_cut_while_a_row_is_tried_leaves_the_file_untouched(
     stage: Stage, proxy: Proxy, action: Action
 ) -> None:
     stage.write(
@@ -673,7 +673,7 @@ def test_a_role_whose_snapshots_last_sees_what_another_run_has_done(
     command.settled(*VERSIONS)
 
 
-def test_a_busy_table_is_tried_again_from_the_start_and_readers_get_through_meanwhile(
+def test_a_busy_table_is_tried_again_and_readers_get_through_meanwhile(
     stage: Stage,
 ) -> None:
     stage.database.execute("CREATE TABLE busy (i int)")
@@ -749,7 +749,7 @@ def test_the_victim_of_a_deadlock_is_tried_again(stage: Stage) -> None:
     stage.settled(*VERSIONS)
 
 
-def test_an_index_whose_build_waits_for_a_writer_too_long_is_not_passed_off_as_built(
+def test_an_index_that_waits_for_a_writer_too_long_is_not_called_built(
     stage: Stage,
 ) -> None:
     stage.database.execute("CREATE TABLE busy (i int)")
@@ -795,7 +795,7 @@ def test_a_statement_that_is_too_slow_is_cancelled_and_the_limit_named(stage: St
     stage.completes()
 
 
-def test_a_statement_that_cannot_run_in_a_transaction_is_told_of_the_directive(
+def test_a_statement_that_no_transaction_takes_is_told_of_the_directive(
     stage: Stage,
 ) -> None:
     stage.files(
@@ -827,7 +827,7 @@ def test_what_a_row_holds_is_not_told_over_http(stages: MakeStage) -> None:
 
 
 @pytest.mark.parametrize("state", ["missing", "empty"])
-def test_files_that_were_left_out_of_a_deploy_are_not_taken_for_nothing_pending(
+def test_files_left_out_of_a_deploy_are_not_taken_for_nothing_pending(
     stages: MakeStage, state: str
 ) -> None:
     route = stages("route")
@@ -897,7 +897,7 @@ def test_a_server_that_is_gone_at_the_commit_and_comes_back_is_asked(
     ("sqlstate", "text"),
     [("57P03", "the database system is starting up"), ("53300", "sorry, too many clients already")],
 )
-def test_a_server_that_lets_nobody_in_yet_is_tried_again_and_that_is_told_once(
+def test_a_server_that_lets_nobody_in_yet_is_tried_again_and_told_of_once(
     stage: Stage, proxy: Proxy, sqlstate: str, text: str
 ) -> None:
     refusing = proxy.when("database\0", fail(sqlstate, text), times=5)

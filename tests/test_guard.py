@@ -125,7 +125,7 @@ def _address(database: Database) -> str:
 # A preview that was handed production's URL
 
 
-def test_a_preview_with_productions_url_changes_nothing_and_is_told_three_ways_out(
+def test_a_preview_with_productions_url_changes_nothing_and_has_3_ways_out(
     production: Database, deploy: Deploy
 ) -> None:
     before = contents(production)
@@ -197,7 +197,7 @@ def _without_numbers(text: str) -> str:
     return re.sub(r"(PostgreSQL |@)[\d.]+", r"\1N", text)
 
 
-def test_an_environment_is_told_by_its_own_name_where_vercel_calls_it_a_preview(
+def test_an_environment_has_its_own_name_where_vercel_calls_it_a_preview(
     production: Database, deploy: Deploy
 ) -> None:
     before = contents(production)
@@ -325,7 +325,7 @@ def test_of_two_environments_that_meet_on_a_new_database_one_gets_it(
 # MIGRATION_CLAIM
 
 
-def test_the_printed_claim_is_good_for_that_environment_and_that_database_only(
+def test_the_printed_claim_is_good_for_one_environment_and_one_database(
     server: Server, production: Database, deploy: Deploy, migrations: Write
 ) -> None:
     claim = printed_claim(deploy("preview", production))
@@ -349,7 +349,7 @@ def test_the_printed_claim_is_good_for_that_environment_and_that_database_only(
     assert identities(production) == [f"{system(production)}/{production.name}"]
 
 
-def test_after_a_claim_the_database_is_the_claimers_until_production_takes_it_back(
+def test_a_claimed_database_is_the_claimers_until_production_takes_it_back(
     production: Database, deploy: Deploy, migrations: Write
 ) -> None:
     claim = printed_claim(deploy("preview", production))
@@ -470,7 +470,7 @@ def test_a_laptop_does_not_touch_a_history_without_marks(taken_over: Database, c
 
 
 @pytest.mark.parametrize("way", ["MIGRATION_ENV", "MIGRATION_CLAIM"])
-def test_who_says_what_it_is_in_so_many_words_takes_over_a_history_without_marks(
+def test_who_names_its_environment_outright_takes_over_an_unmarked_history(
     taken_over: Database, deploy: Deploy, migrations: Write, way: str
 ) -> None:
     claim = printed_claim(deploy("preview", taken_over))
@@ -506,7 +506,7 @@ def test_half_a_mark_is_none(taken_over: Database, deploy: Deploy, half: str) ->
     assert contents(taken_over) == before
 
 
-def test_a_baseline_marks_the_database_as_that_of_the_environment_that_records_it(
+def test_a_baseline_marks_the_database_as_its_environments(
     database: Database, deploy: Deploy, migrations: Write
 ) -> None:
     migrations(ONE)

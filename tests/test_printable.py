@@ -84,7 +84,7 @@ def test_no_line_is_a_command_for_a_ci(text: str, shown: str) -> None:
 
 
 @given(FOREIGN)
-def test_whatever_others_say_no_ci_obeys_it_and_no_further_line_begins_at_the_margin(
+def test_no_ci_obeys_what_others_say_and_no_line_of_it_is_at_the_margin(
     text: str,
 ) -> None:
     shown = printable(hanging(f"ours: {text}"))

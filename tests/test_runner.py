@@ -145,7 +145,7 @@ def test_a_second_run_writes_nothing_and_takes_no_lock(migrated: Database) -> No
     assert migrated.execute("SELECT xmin::text, s.* FROM schema_migrations s ORDER BY id") == before
 
 
-def test_a_role_that_may_only_read_can_look_at_a_current_database_and_run_nothing_on_it(
+def test_a_role_that_may_only_read_can_look_and_run_nothing(
     server: Server, migrated: Database, cli: Cli
 ) -> None:
     with login(server, migrated) as reader:
@@ -236,7 +236,7 @@ def test_deferred_triggers_run_with_the_settings_of_their_file(
     assert history(database) == ["001-trigger"]
 
 
-def test_a_temporary_table_with_deferred_constraints_outstanding_is_no_obstacle(
+def test_a_temporary_table_with_deferred_constraints_is_no_obstacle(
     database: Database, migrations: Write
 ) -> None:
     sql = "CREATE TEMP TABLE t (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO t VALUES (1), (1), (2);"
@@ -309,7 +309,7 @@ def test_the_server_refuses_in_a_transaction_what_the_rules_leave_to_it(
         "CREATE TABLE a (); SAVEPOINT s; CREATE TABLE b (); ROLLBACK TO s; SELECT 1 / 0",
     ],
 )
-def test_a_block_or_procedure_that_ends_the_transaction_keeps_and_records_nothing(
+def test_a_block_or_procedure_that_commits_keeps_and_records_nothing(
     server: Server, database: Database, migrations: Write, sql: str
 ) -> None:
     directory = migrations({"001-before.sql": "CREATE TABLE before ()", "002-commits.sql": sql})
@@ -323,7 +323,7 @@ def test_a_block_or_procedure_that_ends_the_transaction_keeps_and_records_nothin
     nothing_is_left_running(server, database)
 
 
-def test_the_remedy_for_set_transaction_leads_to_the_isolation_that_was_meant(
+def test_the_remedy_for_set_transaction_gives_the_isolation_that_was_meant(
     database: Database, migrations: Write
 ) -> None:
     level = "SELECT current_setting('transaction_isolation') AS level"
@@ -391,7 +391,7 @@ END $$
 
 
 @pytest.mark.parametrize("sql", LEFTOVERS)
-def test_what_a_file_leaves_in_its_session_reaches_neither_its_row_nor_the_next_file(
+def test_what_a_file_sets_reaches_neither_its_row_nor_the_next_file(
     server: Server, database: Database, migrations: Write, sql: str
 ) -> None:
     directory = migrations(
@@ -408,7 +408,7 @@ def test_what_a_file_leaves_in_its_session_reaches_neither_its_row_nor_the_next_
     nothing_is_left_running(server, database)
 
 
-def test_a_schema_beyond_ascii_holds_the_history_whatever_encoding_a_file_leaves(
+def test_a_schema_beyond_ascii_holds_the_history_in_any_client_encoding(
     database: Database, migrations: Write
 ) -> None:
     database.execute('CREATE SCHEMA "größe\\ 📏"')
@@ -482,7 +482,7 @@ def test_a_file_that_destroys_the_history_is_undone(
 @pytest.mark.parametrize(
     "head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"]
 )
-def test_a_file_that_changes_the_history_beyond_its_own_row_is_not_recorded(
+def test_a_file_that_changes_more_of_the_history_than_its_row_is_refused(
     database: Database, migrations: Write, head: str, sql: str
 ) -> None:
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
@@ -708,7 +708,7 @@ def columns(database: Database) -> list[str]:
     return [name for (name,) in database.execute(query)]
 
 
-def test_the_history_of_an_older_runner_is_taken_over_and_nothing_runs_again(
+def test_an_older_runners_history_is_taken_over_and_nothing_runs_again(
     database: Database, migrations: Write
 ) -> None:
     rows = adopt(database)
@@ -747,7 +747,7 @@ def test_a_file_behind_the_taking_over_leaves_the_new_columns_alone(
 
 
 @pytest.mark.parametrize("endings", ["\n", "\r\n"])
-def test_an_older_runners_checksums_hold_whatever_line_endings_a_checkout_has(
+def test_an_older_runners_checksums_hold_whatever_the_line_endings(
     database: Database, migrations: Write, endings: str
 ) -> None:
     adopt(database)
@@ -801,7 +801,7 @@ def test_two_runs_at_once_on_an_empty_database_apply_each_file_once(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_rolls_back_and_says_what_is_applied_and_what_is_not(
+def test_an_interrupted_run_rolls_back_and_says_what_is_applied(
     server: Server,
     database: Database,
     cli: Cli,
@@ -886,7 +886,7 @@ def test_the_readmes_migration_that_acts_by_the_databases_name_does(
         server.drop(named)
 
 
-def test_a_run_that_waits_in_vain_names_the_holder_of_the_lock_and_how_to_end_it(
+def test_a_run_that_waits_in_vain_names_the_holder_and_how_to_end_it(
     database: Database, migrations: Write
 ) -> None:
     with psycopg.connect(database.url, application_name="onward 0.0.0 elsewhere") as holder:

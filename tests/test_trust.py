@@ -214,7 +214,7 @@ ONE = {"001-one.sql": "CREATE TABLE one (i int)"}
 TWO = {**ONE, "002-two.sql": "CREATE TABLE two (i int)"}
 
 
-def test_a_history_that_another_role_planted_where_ours_would_be_is_refused_and_untouched(
+def test_a_history_that_another_role_planted_is_refused_and_untouched(
     database: Database, attacker: Database, migrations: Write
 ) -> None:
     database.execute(history_of(attacker, "public", "001-one"))
@@ -379,7 +379,7 @@ def test_nothing_is_done_with_the_history_of_a_role_that_is_not_trusted(
         )
 
 
-def test_a_table_that_is_planted_between_reading_and_making_it_is_not_taken_for_ours(
+def test_a_table_planted_just_before_ours_is_made_is_not_taken_for_ours(
     server: Server, database: Database, attacker: Database, migrations: Write
 ) -> None:
     with listening(server) as (_, proxy):
@@ -393,7 +393,7 @@ def test_a_table_that_is_planted_between_reading_and_making_it_is_not_taken_for_
 @pytest.mark.parametrize(
     "when", ["BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;", "CREATE TABLE two"]
 )
-def test_a_history_that_its_schemas_owner_replaces_during_a_run_is_not_written_to(
+def test_a_history_that_its_schemas_owner_replaces_is_not_written_to(
     server: Server, database: Database, attacker: Database, migrations: Write, when: str
 ) -> None:
     """Before the second file, by dropping it; during that, by renaming the schema, which no lock of
@@ -666,7 +666,7 @@ def test_rows_that_row_security_hides_are_an_error_for_every_command(
         assert (answer.status, answer.document["error"]["code"]) == (503, "history_hidden")
 
 
-def test_forced_row_security_hides_rows_from_the_owner_too_and_the_remedy_lifts_it(
+def test_forced_row_security_hides_the_owners_rows_until_the_remedy(
     database: Database, attacker: Database, migrations: Write
 ) -> None:
     directory = migrations(ONE)
@@ -753,7 +753,7 @@ def test_the_variable_lets_all_files_run_beside_tables_too(
     assert (tables(database), versions(database)) == (["one", "users"], ["001-one"])
 
 
-def test_baseline_records_what_is_not_recorded_on_any_history_without_a_conflict(
+def test_baseline_records_what_is_missing_if_the_history_has_no_conflict(
     database: Database, migrations: Write
 ) -> None:
     directory = migrations({"000-zero.sql": "CREATE TABLE zero ()"})
@@ -820,7 +820,7 @@ def test_a_path_that_came_with_the_connection_is_taken_at_its_word(
 # Before an upgrade
 
 
-def test_the_upgrade_check_says_what_a_run_would_refuse_and_changes_nothing(
+def test_the_upgrade_check_says_what_a_run_would_refuse_and_only_reads(
     server: Server, database: Database, attacker: Database, migrations: Write, capsys: Capture
 ) -> None:
     directory = migrations(ONE)

@@ -211,7 +211,7 @@ def test_an_http_event_that_cannot_be_read_is_a_bad_request(
     assert "Traceback" not in "".join(capsys.readouterr())
 
 
-def test_a_load_balancer_that_wants_lists_of_headers_gets_them_with_a_bad_request_too() -> None:
+def test_a_load_balancer_that_wants_lists_gets_them_with_a_400_too() -> None:
     event = load_balancer("GET", "/", headers={"host": "a:1:2"}, several=True)
     assert Handler({})(event, Context())["multiValueHeaders"]["Content-Type"] == [
         "application/json"

@@ -222,7 +222,7 @@ UNUSABLE: dict[str, tuple[str, str | Mapping[str, str] | None, str]] = {
 
 
 @pytest.mark.parametrize(("reference", "value", "reason"), UNUSABLE.values(), ids=list(UNUSABLE))
-def test_what_cannot_be_used_is_told_by_variable_and_reference_and_never_shown(
+def test_what_cannot_be_used_is_named_by_its_reference_and_never_shown(
     aws: None,
     capsys: pytest.CaptureFixture[str],
     reference: str,
@@ -462,7 +462,7 @@ def test_a_bearer_secret_that_is_missing_closes_its_route_alone(
     assert answer(handler, function_url("GET", "/api/migration-status"))[0] == 200
 
 
-def test_a_url_that_cannot_be_resolved_is_nobody_s_business_without_the_secret(aws: None) -> None:
+def test_who_has_no_secret_is_refused_before_a_url_is_resolved(aws: None) -> None:
     handler = referring(DATABASE_URL="secretsmanager:gone")
     status, _ = answer(
         handler, function_url("POST", "/api/migrate", headers={"authorization": "Bearer x"})
@@ -501,7 +501,7 @@ def test_guessing_does_not_ask_a_store_that_fails_each_time(
     assert len(asked) == 2
 
 
-def test_a_status_that_fails_for_want_of_a_secret_does_not_ask_the_store_each_time(
+def test_a_status_without_its_secret_does_not_ask_the_store_each_time(
     asked: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     handler = referring(DATABASE_URL="secretsmanager:gone", POSTGRES_URL="secretsmanager:gone")

@@ -31,7 +31,7 @@ def template() -> dict[str, Any]:
     return functions | {"Globals": document["Globals"]["Function"], "Outputs": outputs}
 
 
-def test_no_stranger_can_use_up_the_instances_of_the_function_that_a_pipeline_invokes() -> None:
+def test_strangers_cannot_use_up_the_instances_that_a_pipeline_invokes() -> None:
     found = template()
     common, outputs = found.pop("Globals"), found.pop("Outputs")
     public = [

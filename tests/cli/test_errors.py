@@ -91,7 +91,7 @@ def test_hint_and_context_of_the_server_are_shown(
     assert recorded(database) == []
 
 
-def test_run_json_on_failure_has_the_error_and_what_was_and_was_not_applied(
+def test_json_of_a_failed_run_has_the_error_and_what_was_and_is_left(
     here: Here, migrations: Write, database: Database
 ) -> None:
     migrations({**ONE, "002-typo.sql": "SELECT 1;\n  SELEC 2;\n", "003-three.sql": "SELECT 3;"})
@@ -150,7 +150,7 @@ def test_github_actions_gets_an_annotation_on_the_line(
 
 
 @pytest.mark.parametrize("stands", ["", "app", "app/scripts", "/"])
-def test_an_annotation_names_the_file_as_the_workspace_knows_it_wherever_the_run_stands(
+def test_an_annotation_names_the_file_by_its_path_in_the_workspace(
     project: Path, tmp_path: Path, database: Database, stands: str
 ) -> None:
     workspace = tmp_path / "work"
@@ -247,7 +247,7 @@ def test_what_a_history_has_in_it_steers_neither_terminal_nor_ci(
     assert recorded(database) == ["001-one", HOSTILE]
 
 
-def test_what_another_session_is_called_and_does_steers_neither_terminal_nor_ci(
+def test_a_sessions_name_and_query_steer_neither_terminal_nor_ci(
     cli: Cli, migrations: Write, database: Database
 ) -> None:
     database.execute("CREATE TABLE busy ()")
@@ -432,7 +432,7 @@ def test_a_short_password_does_not_garble_what_is_said(
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
-def test_a_fault_of_ours_is_one_line_without_secrets_and_without_a_traceback(
+def test_a_fault_of_ours_is_one_line_without_secrets_or_traceback(
     here: Here,
     migrations: Write,
     database: Database,

@@ -156,7 +156,7 @@ def test_repair_takes_what_only_a_pending_file_may_not_contain(
 # Files that are refused before anything is connected to
 
 
-def test_every_file_that_cannot_be_used_is_named_in_one_message_before_connecting(
+def test_all_unusable_files_are_named_at_once_before_connecting(
     here: Here, migrations: Write, database: Database, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside.sql"
@@ -260,7 +260,7 @@ def test_a_directory_without_migrations_is_refused_with_its_remedy(
 
 
 @pytest.mark.parametrize("sql", REFUSED_BY_CONTENT)
-def test_a_pending_file_with_such_a_statement_is_refused_with_its_line_and_remedy(
+def test_a_pending_file_is_refused_with_the_statements_line_and_remedy(
     here: Here, migrations: Write, database: Database, sql: str
 ) -> None:
     line, what = REFUSED_BY_CONTENT[sql]
@@ -276,7 +276,7 @@ def test_a_pending_file_with_such_a_statement_is_refused_with_its_line_and_remed
     assert contents(database) == ([], [])
 
 
-def test_all_refused_pending_files_are_named_in_one_message_and_none_before_them_is_applied(
+def test_all_refused_files_are_named_at_once_and_none_before_is_applied(
     here: Here, migrations: Write, database: Database
 ) -> None:
     migrations(ONE)

@@ -315,7 +315,7 @@ def test_a_build_that_applies_nothing_can_be_interrupted_too(cli: Cli, migration
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_says_what_is_kept_and_leaves_with_its_signals_code(
+def test_an_interrupted_run_says_what_is_kept_and_exits_by_its_signal(
     cli: Cli, migrations: Write, database: Database, number: signal.Signals, code: int
 ) -> None:
     migrations({**ONE, "002-sleeps.sql": "CREATE TABLE two (); SELECT pg_sleep(60);"})
@@ -533,7 +533,7 @@ def test_version_is_one_line(cli: Cli) -> None:
     assert (result.code, result.out, result.err) == (0, f"onward {VERSION}\n", "")
 
 
-def test_times_of_an_older_history_are_the_servers_and_not_those_of_the_users_zone(
+def test_times_of_an_older_history_are_in_the_servers_zone_not_the_users(
     database: Database, cli: Cli, migrations: Write
 ) -> None:
     migrations({"001-old.sql": "SELECT 1"})
@@ -559,7 +559,7 @@ def test_times_of_an_older_history_are_the_servers_and_not_those_of_the_users_zo
     "entry",
     ["api/migrate.py", "api/migration-status.py", "lib/aws/__init__.py", "scripts/migrate.py"],
 )
-def test_what_a_process_begins_with_turns_the_collector_on_again_and_waits_for_no_parser(
+def test_a_start_turns_the_collector_on_again_and_waits_for_no_parser(
     project: Path, entry: str
 ) -> None:
     look = f"import gc, runpy, sys; runpy.run_path({str(project / entry)!r}); print(gc.isenabled(), *sys.modules)"

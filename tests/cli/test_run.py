@@ -240,7 +240,7 @@ def test_status_json_has_every_migration_with_its_state_and_audit(
     assert contents(database) == before
 
 
-def test_a_read_only_role_can_ask_for_the_status_and_is_told_why_it_cannot_run(
+def test_a_read_only_role_may_see_the_status_and_learns_why_it_cannot_run(
     here: Here, migrations: Write, database: Database
 ) -> None:
     migrations(TWO)
@@ -350,7 +350,7 @@ def test_validate_refuses_a_pending_file_that_cannot_run_with_2(
     assert contents(database) == ([], [])
 
 
-def test_what_an_older_runner_applied_may_stay_as_it_is_and_validate_only_warns(
+def test_what_an_older_runner_applied_may_stay_and_validate_only_warns(
     here: Here, migrations: Write, database: Database
 ) -> None:
     migrations({"001-wrapped.sql": "SELECT 1;", "002-old.sql": "SELECT 1;"})

@@ -199,7 +199,7 @@ BRANCHES = {
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("first", ["A", "B"])
 @pytest.mark.parametrize("branches", BRANCHES.values(), ids=BRANCHES)
-def test_of_two_builds_at_once_that_disagree_one_is_applied_and_one_refused(
+def test_of_two_builds_that_disagree_one_is_applied_and_one_refused(
     server: Server, tmp_path: Path, branches: Sequence[Sequence[str]], first: str
 ) -> None:
     """The first is held before each of its queries in turn."""
@@ -361,7 +361,7 @@ def test_a_file_without_a_transaction_leaves_nothing_in_a_pools_sessions(
 
 @pytest.mark.parametrize("statement", SEEN.values(), ids=SEEN)
 @pytest.mark.parametrize("pool", [2], indirect=True)
-def test_a_file_without_a_transaction_that_would_leave_something_is_refused_through_a_pooler(
+def test_a_no_transaction_file_may_leave_nothing_behind_in_a_pooler(
     pool: Pooler, database: Database, migrations: Write, statement: str
 ) -> None:
     run(database, migrations({"001-one.sql": "SELECT 1"}))
@@ -375,7 +375,7 @@ def test_a_file_without_a_transaction_that_would_leave_something_is_refused_thro
 
 
 @pytest.mark.parametrize("pool", [2], indirect=True)
-def test_the_isolation_level_of_a_files_own_transaction_stays_with_it_through_a_pooler(
+def test_the_isolation_of_a_files_own_transaction_stays_in_it_when_pooled(
     pool: Pooler, database: Database, migrations: Write
 ) -> None:
     before = sessions(pool, database, 2)
@@ -390,7 +390,7 @@ def test_the_isolation_level_of_a_files_own_transaction_stays_with_it_through_a_
     assert history(database) == ["001-seen"]
 
 
-def test_a_file_without_a_transaction_says_that_a_pool_of_one_is_too_small_for_it(
+def test_a_no_transaction_file_says_that_a_pool_of_one_is_too_small(
     kind: type[Pooler], server: Server, database: Database, migrations: Write
 ) -> None:
     directory = migrations({"001-one.sql": f"{HEAD}CREATE TABLE one ();"})
@@ -436,7 +436,7 @@ def test_what_a_pooler_itself_has_set_is_reset_by_a_run_that_applies(
 
 
 @pytest.mark.parametrize("pool", [2], indirect=True)
-def test_a_file_is_read_as_utf8_through_a_pooler_whatever_the_database_is_written_in(
+def test_a_pooled_file_is_read_as_utf8_whatever_the_databases_encoding(
     server: Server, pool: Pooler, migrations: Write
 ) -> None:
     database = server.database(f"{server.run}_{server.worker}_latin1")

@@ -135,7 +135,7 @@ def test_a_clients_prepared_statements_are_neither_met_nor_lost(
 
 
 @pytest.mark.parametrize("options", ["-c lock_timeout=3s", "-csearch_path=tenant"])
-def test_parameters_that_a_pooler_does_not_keep_are_named_and_the_direct_url_advised(
+def test_parameters_that_a_pooler_drops_are_named_and_a_direct_url_advised(
     command: Stage, pooler: Pooler, options: str
 ) -> None:
     """It refuses them, drops them, or sets them when it likes: a run resets them, and its files

@@ -184,7 +184,7 @@ def nothing_is_left_open(database: Database) -> None:
     until(lambda: database.execute(query) == [(0,)])
 
 
-def test_an_instance_whose_database_is_silent_answers_and_shares_the_answer(
+def test_an_instance_with_a_silent_database_answers_and_shares_the_answer(
     runtime: Runtime,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:

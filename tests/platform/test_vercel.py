@@ -207,7 +207,7 @@ def test_a_failing_migration_fails_the_build_and_its_log_shows_where(
     assert (history(database), "orders" in tables(database)) == (OURS, False)
 
 
-def test_a_function_that_cannot_be_imported_fails_the_build_before_it_migrates(
+def test_a_function_that_cannot_be_imported_fails_the_build_unmigrated(
     tools: Tools, checkout: Path, database: Database
 ) -> None:
     (checkout / "api" / "orders.py").write_text(
@@ -224,7 +224,7 @@ def test_a_function_that_cannot_be_imported_fails_the_build_before_it_migrates(
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
 
 
-def test_a_package_whose_hash_is_not_in_the_lock_fails_the_build_before_it_migrates(
+def test_a_package_with_an_unlocked_hash_fails_the_build_unmigrated(
     tools: Tools, checkout: Path, database: Database
 ) -> None:
     lock = checkout / "scripts" / "locks" / "runtime.txt"
@@ -262,7 +262,7 @@ def production(checkout: Path, database: Database) -> Database:
     return database
 
 
-def test_a_preview_that_was_handed_productions_url_fails_and_changes_nothing(
+def test_a_preview_with_productions_url_fails_and_changes_nothing(
     tools: Tools, checkout: Path, production: Database
 ) -> None:
     before = production.execute("SELECT xmin::text, * FROM schema_migrations ORDER BY id")

@@ -212,7 +212,7 @@ def test_both_attempts_of_a_connection_are_read_with_tls_and_without() -> None:
     assert (first.fate, second.fate, second.sqlstate) == (Fate.FINAL, Fate.PASSES, "57P03")
 
 
-def test_of_several_attempts_an_answer_counts_more_than_silence_and_one_that_passes_most() -> None:
+def test_an_answer_counts_more_than_silence_and_one_that_passes_most() -> None:
     passing, final, silence = (
         answer("57P03", "not yet"),
         answer("28P01", "no"),
@@ -226,9 +226,7 @@ def test_of_several_attempts_an_answer_counts_more_than_silence_and_one_that_pas
 
 
 @pytest.mark.parametrize(("passes", "fate"), [(True, Fate.SILENCE), (False, Fate.FINAL)])
-def test_a_name_that_leads_nowhere_is_final_unless_it_may_soon_lead_somewhere(
-    passes: bool, fate: Fate
-) -> None:
+def test_an_unknown_name_is_final_unless_it_may_soon_be_known(passes: bool, fate: Fate) -> None:
     attempt = unresolved("failed to resolve host 'x'\n", passes=passes)
     assert (attempt.fate, attempt.text, attempt.refuses_credentials) == (
         fate,

@@ -176,7 +176,7 @@ def test_what_libpq_refuses_is_a_fault_of_the_configuration(
     assert database.execute("SELECT to_regclass('one')") == [(None,)]
 
 
-def test_who_only_looks_does_not_wait_for_a_server_on_this_machine_that_is_not_up(
+def test_who_only_looks_does_not_wait_for_a_local_server_that_is_down(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lib.postgres.connecting.time.sleep", lambda _: pytest.fail("it waited"))
@@ -243,7 +243,7 @@ def test_a_server_that_does_not_answer_is_told_of_while_it_is_waited_for(
     )
 
 
-def test_of_several_hosts_the_answer_of_one_counts_more_than_the_silence_of_others(
+def test_the_answer_of_one_host_counts_more_than_the_silence_of_others(
     database: Database, proxy: Proxy
 ) -> None:
     refusing = proxy.when(LETS_IN, fail("28P01", "nein"), times=math.inf)
@@ -368,7 +368,7 @@ def test_a_refused_session_says_nothing_of_the_password(server: Server, database
 # TLS.
 
 
-def test_a_host_that_is_not_local_is_not_spoken_to_without_tls_unless_the_url_says_so(
+def test_only_the_url_can_allow_a_remote_host_without_tls(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
     if urlsplit(server.url).hostname != "127.0.0.1" or server.admin.execute("SHOW ssl") != [
@@ -425,7 +425,7 @@ def tls() -> Iterator[Database]:
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_a_root_certificate_that_is_not_there_is_a_fault_of_the_configuration(
+def test_a_missing_root_certificate_is_a_fault_of_the_configuration(
     tls: Database, cli: Cli, migrations: Write, code: int
 ) -> None:
     migrations({"001-never.sql": "CREATE TABLE never ()"})

@@ -399,7 +399,7 @@ def test_what_was_said_before_a_change_of_encoding_stays_readable(
     assert history(database) == ["001-talks"]
 
 
-def test_a_statement_says_the_same_whatever_encoding_the_one_before_it_has_set(
+def test_a_statement_says_the_same_whatever_encoding_was_set_before_it(
     database: Database, migrations: Write
 ) -> None:
     """The invalid index must be found by its name, too, to be built again."""

@@ -32,7 +32,7 @@ def apply_alone(database: Database, directory: Path) -> None:
         ("CREATE TABLE a (); COMMIT; DELETE FROM schema_migrations", ["a"]),
     ],
 )
-def test_a_file_that_ends_its_transaction_is_not_recorded_nor_called_rolled_back(
+def test_a_file_that_ends_its_transaction_is_not_recorded_or_called_undone(
     server: Server, database: Database, migrations: Write, sql: str, kept: list[str]
 ) -> None:
     with pytest.raises(PartlyApplied) as caught:

@@ -30,7 +30,7 @@ def places(database: Database) -> list[str]:
 # Where the table is found.
 
 
-def test_the_table_is_found_after_the_search_path_of_the_database_has_changed(
+def test_the_table_is_found_after_the_databases_search_path_has_changed(
     database: Database, migrations: Write
 ) -> None:
     directory = migrations(ONE)
@@ -56,7 +56,7 @@ def test_it_is_made_in_the_first_schema_of_the_search_path_that_exists(
     assert places(database) == ['"My {App}"']
 
 
-def test_a_users_table_of_that_name_in_another_schema_is_none_of_its_business(
+def test_a_users_table_of_that_name_in_another_schema_does_not_matter(
     database: Database, migrations: Write
 ) -> None:
     directory = migrations(ONE)
@@ -81,7 +81,7 @@ def test_migration_schema_says_which_schema_counts(database: Database, migration
     assert history(database) == history(database, "audit.schema_migrations") == ["001-one"]
 
 
-def test_of_several_histories_the_one_on_the_search_path_counts_and_without_one_there_none_is_touched(
+def test_of_several_histories_only_one_on_the_search_path_is_touched(
     database: Database, migrations: Write
 ) -> None:
     directory = migrations(ONE)
@@ -119,7 +119,7 @@ def test_of_several_histories_the_one_on_the_search_path_counts_and_without_one_
     ],
     ids=["other columns", "a column too few", "other types", "view", "materialized view"],
 )
-def test_a_table_or_view_of_that_name_with_another_shape_is_refused_and_untouched(
+def test_a_table_or_view_of_another_shape_is_refused_and_untouched(
     database: Database, migrations: Write, foreign: str
 ) -> None:
     database.execute(foreign)
@@ -262,7 +262,7 @@ def test_a_role_without_a_place_for_the_table_is_told_which_grant_it_lacks(
 
 
 @pytest.mark.parametrize("granted", ["SELECT", "SELECT, INSERT"])
-def test_a_role_that_may_not_write_the_history_is_refused_before_a_file_runs_and_told_the_grant(
+def test_who_may_not_write_the_history_is_told_the_grant_before_a_file(
     server: Server, database: Database, migrations: Write, granted: str
 ) -> None:
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
@@ -295,7 +295,7 @@ def test_a_role_that_may_not_read_the_history_is_refused(
     assert "Grant" in caught.value.next_step
 
 
-def test_a_session_that_is_read_only_by_default_is_refused_before_anything_is_written(
+def test_a_session_that_is_read_only_is_refused_before_it_writes(
     database: Database, migrations: Write
 ) -> None:
     database.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on')

@@ -153,7 +153,7 @@ def test_an_index_is_built_concurrently_beside_other_statements(
     nothing_is_left_running(server, database)
 
 
-def test_a_failure_in_the_second_of_three_says_which_are_done_and_a_rerun_completes(
+def test_a_failure_in_the_second_of_three_is_told_and_a_rerun_completes(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
     sql = (
@@ -287,7 +287,7 @@ def test_a_transaction_that_is_left_open_is_rolled_back_and_an_error(
     assert (tables(database), history(database)) == (["a"], [])
 
 
-def test_a_statement_that_fails_inside_of_one_takes_the_others_along_and_is_told_so(
+def test_a_failed_statement_in_a_files_own_transaction_undoes_the_others(
     server: Server, database: Database, migrations: Write
 ) -> None:
     sql = "CREATE TABLE a (); CREATE TABLE b (); BEGIN; CREATE TABLE c (); SELECT 1 / 0; COMMIT;"
@@ -483,7 +483,7 @@ def test_an_index_of_that_name_on_another_table_is_an_error_and_stays(
     assert history(database) == []
 
 
-def test_an_index_of_a_partitioned_table_that_waits_for_its_partitions_stays(
+def test_a_partitioned_tables_index_that_waits_for_its_partitions_stays(
     database: Database, migrations: Write
 ) -> None:
     database.execute(
@@ -528,7 +528,7 @@ def test_an_index_that_another_session_is_just_building_is_left_alone(
     assert history(database) == ["001-index"]
 
 
-def test_an_index_whose_invalid_leftover_cannot_be_dropped_is_an_error_of_the_file(
+def test_an_invalid_leftover_that_cannot_be_dropped_is_the_files_error(
     server: Server, database: Database, migrations: Write
 ) -> None:
     database.execute("CREATE TABLE t (i int); CREATE INDEX t_i ON t (i)")
@@ -716,7 +716,7 @@ def test_the_command_that_finishes_a_detaching_does(database: Database, migratio
     assert history(database) == []
 
 
-def test_a_detaching_that_is_broken_off_by_a_busy_table_is_finished_by_the_next_try(
+def test_a_detaching_that_a_busy_table_breaks_off_is_finished_by_the_next(
     database: Database, migrations: Write
 ) -> None:
     database.execute(EVENTS)
@@ -816,7 +816,7 @@ def test_an_index_that_is_left_invalid_is_named_with_what_ends_it(
 @pytest.mark.parametrize(
     "statement", ["CALL wait();", "CREATE INDEX CONCURRENTLY i ON items (i);", DETACH]
 )
-def test_what_such_a_statement_did_before_its_connection_was_lost_is_not_called_undone(
+def test_what_such_a_statement_did_before_a_cut_is_not_called_undone(
     server: Server, database: Database, migrations: Write, statement: str
 ) -> None:
     body = "AS $$ BEGIN INSERT INTO items VALUES (1); COMMIT; PERFORM pg_sleep(60); END $$"

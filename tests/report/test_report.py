@@ -359,7 +359,7 @@ def failed(kind: type[MigrationFailed] = MigrationFailed, /, **said: Any) -> Mig
     return error
 
 
-def test_a_failure_shows_place_excerpt_words_of_the_server_state_and_next_step() -> None:
+def test_a_failure_shows_place_excerpt_servers_words_state_and_next_step() -> None:
     said = {
         "detail": "Key (a)=(1)\nexists.",
         "hint": "CREATE EXTENSION citext",

@@ -186,7 +186,7 @@ def test_a_peer_that_would_take_too_long_is_left_out(
     assert [bool(figure["seconds"]) for figure in figures] == [True, True, False]
 
 
-def test_a_connection_that_is_interrupted_while_it_is_made_does_not_hold_up_the_clean_up(
+def test_a_connection_interrupted_in_its_making_delays_no_clean_up(
     server: Server,
 ) -> None:
     def interrupted() -> None:

@@ -77,7 +77,7 @@ def test_killing_the_parent_with_9_leaves_no_process_behind(directory: Path) -> 
         assert rows(server.url(), "SELECT 1") == [(1,)]
 
 
-def test_killing_the_parent_while_it_makes_the_data_directory_leaves_a_place_that_works(
+def test_killing_the_parent_as_it_makes_the_data_leaves_a_usable_place(
     directory: Path,
 ) -> None:
     parent = python("Embedded(Path(sys.argv[1])).start()", directory)
@@ -149,7 +149,7 @@ def test_data_of_another_major_version_are_refused_and_kept(directory: Path) -> 
     assert (directory / "data" / "base").is_dir()
 
 
-def test_a_pid_file_left_behind_does_not_matter_even_if_that_process_is_alive(
+def test_a_pid_file_left_behind_does_not_matter_even_of_a_live_process(
     directory: Path,
 ) -> None:
     Embedded(directory, settings=SETTINGS).start().stop()
@@ -187,7 +187,7 @@ def test_a_disk_that_is_full_is_told_and_the_next_attempt_starts_afresh(director
         assert rows(server.url(), "SELECT 1") == [(1,)]
 
 
-def test_a_directory_that_others_can_write_to_or_a_link_in_its_place_is_refused(
+def test_a_directory_that_others_can_write_to_or_a_link_is_refused(
     directory: Path,
 ) -> None:
     directory.mkdir()
@@ -223,7 +223,7 @@ def test_programs_that_are_not_there_are_told(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a plain user runs its own programs")
-def test_programs_that_only_root_can_reach_are_copied_and_no_folder_is_opened(
+def test_programs_only_root_can_reach_are_copied_and_no_folder_is_opened(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = find_programs()

@@ -121,7 +121,7 @@ def needs_of(one: Requirement, environment: Mapping[str, str]) -> Iterator[Requi
             yield need
 
 
-def test_requirements_txt_is_flat_exact_and_without_hashes_as_vercels_builder_needs_it() -> None:
+def test_requirements_txt_is_flat_exact_and_unhashed_for_vercels_builder() -> None:
     for line in lines(REQUIREMENTS):
         assert re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+( ; [^#]+)?", line), line
 
@@ -191,9 +191,7 @@ def test_what_is_installed_here_is_what_the_lock_says() -> None:
 # Who installs from which
 
 
-def test_the_build_step_on_vercel_takes_only_wheels_with_a_known_hash_and_its_lock_is_there() -> (
-    None
-):
+def test_vercels_build_step_has_its_lock_and_takes_only_locked_wheels() -> None:
     settings = json.loads((ROOT / "vercel.json").read_text())
     assert len(settings["installCommand"]) <= 256
     words = shlex.split(settings["installCommand"])

@@ -244,7 +244,7 @@ def test_reset_drops_the_data(sandbox: Sandbox) -> None:
     ]
 
 
-def test_a_failing_migration_shows_its_error_and_once_leaves_with_its_exit_code(
+def test_a_failing_migration_shows_its_error_and_once_exits_with_its_code(
     sandbox: Sandbox,
 ) -> None:
     sandbox.write("003-broken.sql", BROKEN)
@@ -255,7 +255,7 @@ def test_a_failing_migration_shows_its_error_and_once_leaves_with_its_exit_code(
     wait_until_gone(sandbox.data)
 
 
-def test_after_a_failing_migration_the_command_that_it_prints_completes_the_mended_file(
+def test_after_a_failure_the_printed_command_completes_the_mended_file(
     sandbox: Sandbox,
 ) -> None:
     sandbox.write("003-broken.sql", BROKEN)
@@ -314,7 +314,7 @@ def test_reset_of_a_database_of_yours_is_refused(sandbox: Sandbox) -> None:
     assert "argument --url: not allowed with argument --reset" in result.out
 
 
-def test_what_the_shell_and_env_files_have_set_for_other_databases_is_left_alone(
+def test_what_shell_and_env_files_set_for_other_databases_is_left_alone(
     sandbox: Sandbox,
 ) -> None:
     elsewhere = "postgresql://nobody:nothing@127.0.0.1:1/production"
@@ -370,7 +370,7 @@ def setup(project: Path, tmp_path: Path, **environment: str) -> Completed:
     return Completed(result.returncode, result.stdout, result.stderr)
 
 
-def test_setup_tells_what_to_install_where_python_cannot_make_an_environment(
+def test_setup_says_what_to_install_where_python_makes_no_environment(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     (tmp_path / "ensurepip.py").write_text(
@@ -467,7 +467,7 @@ def packages(sandbox: Sandbox, tmp_path: Path) -> Packages:
     return Packages(sandbox.project, tmp_path)
 
 
-def test_setup_installs_what_the_lock_says_once_and_again_when_the_lock_changes(
+def test_setup_installs_the_lock_once_and_again_when_the_lock_changes(
     packages: Packages,
 ) -> None:
     for version in ("1.0", "2.0"):
@@ -491,7 +491,7 @@ def test_setup_refuses_a_package_whose_hash_is_not_in_the_lock(packages: Package
     )
 
 
-def test_setup_runs_nothing_of_a_source_distribution_though_its_hash_is_in_the_lock(
+def test_setup_runs_nothing_of_a_source_distribution_even_a_locked_one(
     packages: Packages,
 ) -> None:
     canary = packages.tmp_path / "canary"

@@ -76,7 +76,7 @@ def test_without_any_url_every_variable_is_named() -> None:
         ),
     ],
 )
-def test_urls_that_differ_by_pooler_port_spelling_and_user_name_one_database(
+def test_pooler_port_spelling_and_user_make_no_other_database_of_a_url(
     first: str, second: str
 ) -> None:
     assert (
@@ -265,7 +265,7 @@ def test_settings_are_read_from_the_environment() -> None:
     assert (found.schema, found.allow_out_of_order, found.git_commit) == ("app", True, "abc")
 
 
-def test_the_directory_begins_at_the_project_and_is_shown_from_where_one_stands(
+def test_the_directory_begins_at_the_project_and_is_shown_from_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)

@@ -187,7 +187,7 @@ def test_a_scheme_of_postgres_is_accepted_and_white_space_around_a_url_too(schem
         ("postgresql://localhost/app?ssl=true", {}, "require"),
     ],
 )
-def test_a_host_that_is_not_local_is_spoken_to_over_tls_unless_the_url_says_otherwise(
+def test_a_remote_host_is_reached_over_tls_unless_the_url_says_otherwise(
     url: str, environ: dict[str, str], sslmode: str | None
 ) -> None:
     if sslmode == "refused":
@@ -276,7 +276,7 @@ def test_an_error_shows_the_variable_and_nothing_of_its_url(url: str) -> None:
     ),
     st.sampled_from(["", "/app", "/app?sslmode=require", ":5432/app?pgbouncer=true"]),
 )
-def test_no_unencoded_password_can_be_seen_whether_its_url_is_read_or_refused(
+def test_no_unencoded_password_is_seen_whether_its_url_is_read_or_refused(
     around: tuple[str, str], rest: str
 ) -> None:
     environ = {"DATABASE_URL": f"postgresql://me:{around[0]}{KANARIE}{around[1]}@db.example{rest}"}
@@ -352,7 +352,7 @@ def test_credentials_of_any_url_are_hidden(text: str, expected: str) -> None:
     assert redact(text, None) == redact(text) == expected
 
 
-def test_the_secrets_of_all_urls_are_hidden_and_what_is_printed_anyway_is_not() -> None:
+def test_the_secrets_of_all_urls_are_hidden_but_not_what_else_is_said() -> None:
     one = parsed("postgresql://postgres:postgres@localhost/postgres?sslpassword=geheim")
     other = parsed(
         "postgresql://me:geheimnis@localhost/app?oauth_client_secret=tresor&scram_client_key=kkkk"

@@ -70,7 +70,7 @@ def test_a_schema_other_than_public_is_refused(name: str) -> None:
         "unix_sock=kanarie7",
     ],
 )
-def test_what_would_change_what_the_sql_does_and_is_not_obeyed_is_refused_by_name(
+def test_a_parameter_that_changes_the_sql_and_is_not_obeyed_is_refused(
     parameter: str,
 ) -> None:
     name = parameter.rpartition("&")[2].partition("=")[0]

@@ -79,7 +79,7 @@ postgast = importlib.import_module("postgast")  # not by `import`: mypy cannot p
         ("SELECT 1\N{NO-BREAK SPACE}; SELECT\x1c", ["SELECT 1\N{NO-BREAK SPACE}", "SELECT\x1c"]),
     ],
 )
-def test_statements_end_at_semicolons_outside_quotes_comments_and_parentheses(
+def test_only_semicolons_outside_quotes_comments_and_parentheses_end_one(
     sql: str, expected: list[str]
 ) -> None:
     assert texts(sql) == expected

@@ -385,7 +385,7 @@ def test_all_unknown_directives_of_a_file_are_named(tmp_path: Path) -> None:
     ]
 
 
-def test_a_mark_of_dbmates_is_no_directive_and_refused_for_pending_files_only(
+def test_a_mark_of_dbmates_is_no_directive_and_only_refused_while_pending(
     tmp_path: Path,
 ) -> None:
     migrations = load(
@@ -437,7 +437,7 @@ def test_prose_is_no_directive(comment: str) -> None:
     assert read(f"{comment}\nSELECT 1;").directives == frozenset()
 
 
-def test_the_statement_that_needed_a_directive_in_prose_names_the_directive() -> None:
+def test_a_statement_whose_directive_is_mere_prose_names_the_directive() -> None:
     [found] = read("-- no-transaction\nVACUUM;").refusals()
     assert found.endswith(
         "001-x.sql:2: VACUUM cannot run inside a transaction; add `-- migrate: no-transaction` to the leading comment"
@@ -489,7 +489,7 @@ def test_a_file_of_mixed_line_endings_matches_its_raw_bytes() -> None:
     assert migration.matches(sha256(content).hexdigest())
 
 
-def test_the_sql_that_is_sent_is_the_file_without_its_bom_and_otherwise_untouched() -> None:
+def test_the_sql_that_is_sent_is_the_file_untouched_without_its_bom() -> None:
     content = b"SELECT '%s', '$1', ':x', '{}';\r\n\r"
     migration = read(BOM + content)
     assert (migration.sql, migration.text()) == (content, content.decode())

@@ -135,9 +135,7 @@ def test_a_mark_without_an_undo_section_is_refused_too(tool: str, mark: str) -> 
 @pytest.mark.parametrize(
     ("tool", "mark"), [(tool, one) for tool, marks in WITHOUT_TRANSACTION.items() for one in marks]
 )
-def test_a_mark_for_a_run_without_a_transaction_is_refused_with_our_directive(
-    tool: str, mark: str
-) -> None:
+def test_a_mark_for_no_transaction_is_refused_with_our_directive(tool: str, mark: str) -> None:
     [found] = refused(f"{mark}\nCREATE TABLE users (id int);\n")
     assert found.startswith(f"001-x.sql:1:1: `{mark}` is a mark of {tool}, and ")
     assert found.endswith(f", and {DIRECTIVE}")
@@ -364,7 +362,7 @@ CONTROLS = "\x01\x08\x0e\x1b\x7f\x80\x85\x9f"
 
 
 @pytest.mark.parametrize("char", [*SPACES, *LINE_ENDS, *NOTHING, *DIRECTIONS, *CONTROLS])
-def test_an_invisible_character_between_words_is_refused_with_line_column_and_name(
+def test_an_invisible_character_between_words_is_refused_by_place_and_name(
     char: str,
 ) -> None:
     [found] = refused(f"-- Größe\r\nSELECT 'ä',{char}1;\r\n")
@@ -428,7 +426,7 @@ def test_an_invisible_character_in_quotes_or_a_comment_is_text(char: str) -> Non
         "-- a\u202e\u2069\u202e\u202c",
     ],
 )
-def test_code_and_comments_that_are_shown_in_another_order_than_they_have_are_refused(
+def test_code_and_comments_shown_in_another_order_than_theirs_are_refused(
     text: str,
 ) -> None:
     found = refused(text)

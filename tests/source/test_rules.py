@@ -25,7 +25,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("sql", TRANSACTIONAL_ONLY)
-def test_what_a_transaction_cannot_contain_is_refused_with_its_remedy_unless_the_file_runs_without_one(
+def test_what_a_transaction_cannot_contain_is_refused_there_with_remedy(
     sql: str,
 ) -> None:
     what, remedy = TRANSACTIONAL_ONLY[sql]

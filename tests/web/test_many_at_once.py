@@ -182,7 +182,7 @@ def test_the_public_status_alone_goes_through_the_pooler(database: Database, sta
     assert history(database) == OURS
 
 
-def test_those_with_the_secret_hold_up_nobody_without_it_and_are_told_when_they_are_too_many(
+def test_too_many_with_the_secret_are_told_so_and_hold_up_nobody_without(
     migrated: Database, capsys: Capture
 ) -> None:
     service = Held(migrated, Limits(queue_seconds=0.01))
@@ -240,7 +240,7 @@ def small() -> Iterator[Database]:
         server.drop()
 
 
-def test_many_at_once_use_one_connection_starve_nobody_and_see_what_is_two_seconds_old(
+def test_many_at_once_on_one_connection_starve_nobody_and_see_new_rows(
     small: Database, project: Path, capsys: Capture
 ) -> None:
     """All but one of the server's connections are in use by another client, and ours may have one

@@ -232,7 +232,7 @@ def test_a_header_of_any_size_is_refused_and_does_no_harm(wired: Callable[..., R
     )
 
 
-def test_a_second_authorization_header_is_refused_even_beside_the_right_one(
+def test_a_second_authorization_header_is_refused_beside_the_right_one_too(
     wired: Callable[..., Reply],
 ) -> None:
     right, wrong = headers(BEARER)[0], "Authorization: Bearer x"
@@ -299,7 +299,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize(("current", "previous", "variable"), UNUSABLE.values(), ids=list(UNUSABLE))
-def test_a_secret_that_cannot_be_used_closes_the_route_and_only_the_log_names_it(
+def test_an_unusable_secret_closes_the_route_and_only_the_log_names_it(
     start: Start, database: Database, current: str, previous: str, variable: str
 ) -> None:
     instance = start(database, MIGRATION_SECRET=current, MIGRATION_SECRET_PREVIOUS=previous)

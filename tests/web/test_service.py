@@ -138,8 +138,8 @@ def test_a_status_that_is_off_is_like_a_path_that_is_not_there(
 
 
 @pytest.mark.parametrize("value", ["none", "0", "true", "full,summary"])
-def test_a_status_setting_that_is_none_shows_nothing_and_only_the_log_names_it(
-    start: Start, silent: "Silent", value: str
+def test_an_unknown_status_setting_shows_nothing_and_only_the_log_names_it(
+    start: Start, silent: Silent, value: str
 ) -> None:
     instance = start(silent.database, MIGRATION_STATUS=value)
     for query in ("", "?require=current"):
@@ -478,7 +478,7 @@ def test_a_role_that_may_not_create_the_table_runs_nothing(
         assert untouched(database)
 
 
-def test_a_failed_file_is_told_by_version_sqlstate_and_line_and_shows_no_row(
+def test_a_failed_file_is_told_by_version_sqlstate_and_line_without_a_row(
     start: Start, database: Database, migrations: Write
 ) -> None:
     files = {
@@ -768,7 +768,7 @@ def test_what_was_put_into_the_wrong_variable_is_redacted_in_the_log(
     assert untouched(database)
 
 
-def test_a_status_that_fails_shows_no_secret_in_the_log_of_a_fresh_instance(
+def test_a_failed_status_shows_no_secret_in_the_log_of_a_fresh_instance(
     start: Start, database: Database
 ) -> None:
     instance = start(database, MIGRATION_LOCK_TIMEOUT=SECRET)
