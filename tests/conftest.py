@@ -154,7 +154,7 @@ class Here:
     def __call__(
         self, *arguments: str, url: str | None = None, env: Mapping[str, str] | None = None
     ) -> Completed:
-        """Run one command; a `.env` of the developer's own decides nothing that a test depends on."""
+        """Run one command; a `.env` of the developer's own decides nothing that a test needs."""
         environ = {
             "MIGRATION_DIR": str(self.directory / "migrations"),
             "MIGRATION_ENV": "development",
@@ -246,7 +246,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what a team copies into its repository: the developer's `.env` files are not in it."""
+    """A copy of what a team copies into its repository; no `.env` of the developer's is in it."""
     copy = tmp_path_factory.mktemp("project")
     for folder in ("api", "lib", "migrations", "public", "scripts"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -127,7 +127,10 @@ def _functions(connection: psycopg.Connection, words: set[str]) -> Iterator[str]
 def _function(name: str, types: Iterable[str]) -> str:
     body = f"BEGIN RAISE WARNING '{MARK}: {name}'; RAISE EXCEPTION '{MARK}: {name}'; END"
     arguments = ", ".join(types)
-    return f"CREATE FUNCTION public.{name}({arguments}) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $${body}$$"
+    return (
+        f"CREATE FUNCTION public.{name}({arguments}) RETURNS boolean"
+        f" LANGUAGE plpgsql IMMUTABLE AS $${body}$$"
+    )
 
 
 def _operators(connection: psycopg.Connection, signs: set[str]) -> Iterator[str]:
@@ -146,7 +149,10 @@ def _operators(connection: psycopg.Connection, signs: set[str]) -> Iterator[str]
     }
     for name, left, right in sorted(wanted):
         function = f"public.operator_{numbers[left, right]}"
-        yield f"CREATE OPERATOR public.{name} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = {function})"
+        yield (
+            f"CREATE OPERATOR public.{name} (LEFTARG = {left}, RIGHTARG = {right}, "
+            f"FUNCTION = {function})"
+        )
 
 
 def _types_and_views(connection: psycopg.Connection, words: set[str]) -> Iterator[str]:

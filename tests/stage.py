@@ -56,7 +56,9 @@ def recording(version: str) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: the public code of its error, or "ok"; and all that it said, to whomever."""
+    """What a run came to: the public code of its error, or "ok"; and all that it said, to
+    whomever.
+    """
 
     code: str
     document: dict[str, Any]
@@ -222,7 +224,10 @@ class Stage:
         """The server's processes that work in the database and are in this state; behind a pooler,
         its own too.
         """
-        query = f"SELECT pid FROM pg_stat_activity WHERE datname = %s AND ({condition.replace('%', '%%')})"
+        query = (
+            "SELECT pid FROM pg_stat_activity WHERE datname = %s"
+            f" AND ({condition.replace('%', '%%')})"
+        )
         return [pid for (pid,) in self.server.admin.execute(query, [self.database.name])]
 
     def wait(self, condition: str = AT_THE_GATE) -> int:

@@ -192,7 +192,10 @@ def test_a_files_session_has_all_limits_and_no_others_than_these(
         "tcp_user_timeout": "15000",
         "transaction_timeout": "0",
     }
-    query = f"SELECT name, setting FROM pg_settings WHERE name IN ({str([*limits])[1:-1]}) ORDER BY name"
+    query = (
+        f"SELECT name, setting FROM pg_settings WHERE name IN ({str([*limits])[1:-1]})"
+        " ORDER BY name"
+    )
     known = [
         name for name, _ in database.execute(query.replace("ORDER", "AND max_val <> '0' ORDER"))
     ]
@@ -236,7 +239,7 @@ def test_without_that_limit_a_killed_run_is_gone_when_its_statement_ends(command
 
 
 def test_a_signal_between_two_files_keeps_the_first_and_begins_no_second(command: Stage) -> None:
-    """Another session queues for the run's lock and gets it as soon as the first file is committed."""
+    """Another session queues for the run's lock and gets it once the first file is committed."""
     command.files(first=WAIT)
     running = command.start()
     command.wait()
@@ -335,7 +338,10 @@ def test_a_signal_is_obeyed_in_the_middle_of_a_flood_of_notices(
     running = Command(
         cli, {"MIGRATION_DIR": str(cli.directory / "migrations"), "POSTGRES_URL": database.url}
     )
-    talks = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND query ~ 'RAISE NOTICE'"
+    talks = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND state = 'active'"
+        " AND query ~ 'RAISE NOTICE'"
+    )
     until(lambda: server.admin.execute(talks, [database.name]))
     running.send(number)
     outcome = running.finish(by=number)
@@ -520,8 +526,14 @@ def test_a_row_in_another_table_does_not_confirm_a_lost_commit(
     proxy.when(recording("001-lost"), Message.pass_on)  # it is tried first
     proxy.when(recording("001-lost"), cut_before)
     proxy.when("SELECT id, ", looking)
-    other = "ALTER TABLE schema_migrations RENAME TO old; CREATE TABLE schema_migrations (LIKE old INCLUDING ALL)"
-    row = f"INSERT INTO schema_migrations (version, name, checksum) VALUES ('001-lost', 'Lost', '{migration.checksum}')"
+    other = (
+        "ALTER TABLE schema_migrations RENAME TO old; "
+        "CREATE TABLE schema_migrations (LIKE old INCLUDING ALL)"
+    )
+    row = (
+        "INSERT INTO schema_migrations (version, name, checksum)"
+        f" VALUES ('001-lost', 'Lost', '{migration.checksum}')"
+    )
     events = Events()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(

@@ -36,7 +36,8 @@ NEON = "ep-{}.eu-central-1.aws.neon.example"
 # A table as the runner before this one left it: no audit columns, so nobody is named.
 TAKEN_OVER = """
 CREATE TABLE schema_migrations (id serial PRIMARY KEY, version varchar(255) UNIQUE NOT NULL,
-    name varchar(255) NOT NULL, applied_at timestamp DEFAULT now(), execution_time_ms int, checksum varchar(64));
+    name varchar(255) NOT NULL, applied_at timestamp DEFAULT now(), execution_time_ms int,
+    checksum varchar(64));
 INSERT INTO schema_migrations (version, name) VALUES ('001-one', 'One');
 CREATE TABLE one (i int)
 """
@@ -292,7 +293,10 @@ def test_of_two_environments_that_meet_on_a_new_database_one_gets_it(
     database: Database, cli: Cli, migrations: Write
 ) -> None:
     """Both find it empty, so free; the one that waits for the lock looks again when it has it."""
-    waiting = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s"
+    waiting = (
+        "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name LIKE %s"
+    )
     migrations({"001-one.sql": "SELECT pg_advisory_xact_lock(1); CREATE TABLE one (i int);"})
     with psycopg.connect(database.url) as gate, ThreadPoolExecutor() as pool:
         gate.execute("SELECT pg_advisory_xact_lock(1)")

@@ -166,7 +166,10 @@ def test_a_role_that_may_only_read_can_look_and_run_nothing(
 def test_a_file_that_fails_on_its_last_statement_leaves_nothing_behind(
     database: Database, cli: Cli, migrations: Write
 ) -> None:
-    good = "CREATE TABLE a (i int);\nCREATE TABLE b (i int);\nINSERT INTO a VALUES (1);\nCREATE INDEX ON b (i);\n"
+    good = (
+        "CREATE TABLE a (i int);\nCREATE TABLE b (i int);\nINSERT INTO a VALUES (1);\n"
+        "CREATE INDEX ON b (i);\n"
+    )
     directory = migrations(
         {
             "001-before.sql": "CREATE TABLE before (i int)",
@@ -239,7 +242,10 @@ def test_deferred_triggers_run_with_the_settings_of_their_file(
 def test_a_temporary_table_with_deferred_constraints_is_no_obstacle(
     database: Database, migrations: Write
 ) -> None:
-    sql = "CREATE TEMP TABLE t (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO t VALUES (1), (1), (2);"
+    sql = (
+        "CREATE TEMP TABLE t (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO t"
+        " VALUES (1), (1), (2);"
+    )
     directory = migrations({"001-temp.sql": sql + "DELETE FROM t WHERE i = 1"})
     run(database, directory)
     assert history(database) == ["001-temp"]
@@ -332,7 +338,10 @@ def test_the_remedy_for_set_transaction_gives_the_isolation_that_was_meant(
         run(database, migrations({"001-seen.sql": text}))
     assert "001-seen.sql:1: SET TRANSACTION changes the transaction" in caught.value.message
     own = re.search(
-        r"or add `(-- .*)` to the leading comment: .* own (BEGIN;) SET TRANSACTION \.\.\.; (COMMIT;)",
+        (
+            r"or add `(-- .*)` to the leading comment: .* own (BEGIN;) SET TRANSACTION \.\.\.; "
+            r"(COMMIT;)"
+        ),
         str(caught.value),
     )
     assert own
@@ -342,7 +351,10 @@ def test_the_remedy_for_set_transaction_gives_the_isolation_that_was_meant(
 
 
 def test_savepoints_are_the_files_own_business(database: Database, migrations: Write) -> None:
-    sql = "SAVEPOINT a; CREATE TABLE undone (); ROLLBACK TO a; CREATE TABLE done (); RELEASE a; SAVEPOINT left_open"
+    sql = (
+        "SAVEPOINT a; CREATE TABLE undone (); ROLLBACK TO a; CREATE TABLE done (); RELEASE a; "
+        "SAVEPOINT left_open"
+    )
     run(database, migrations({"001-savepoints.sql": sql}))
     assert tables(database) == ["done"]
     assert history(database) == ["001-savepoints"]
@@ -374,14 +386,17 @@ LEFTOVERS = [
 ]
 LOOK = """
 INSERT INTO public.seen SELECT jsonb_build_object(
-    'current_user', current_user, 'session_user', session_user, 'path', current_setting('search_path'),
+    'current_user', current_user, 'session_user', session_user,
+    'path', current_setting('search_path'),
     'settings', (SELECT jsonb_object_agg(name, setting) FROM pg_settings WHERE source = 'session'),
-    'isolation', current_setting('transaction_isolation'), 'own', nullif(current_setting('my.own', true), ''),
+    'isolation', current_setting('transaction_isolation'),
+    'own', nullif(current_setting('my.own', true), ''),
     'temporary', (SELECT jsonb_agg(relname) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
     'listening', (SELECT jsonb_agg(c) FROM pg_listening_channels() c),
     'prepared', (SELECT jsonb_agg(name) FROM pg_prepared_statements),
     'cursors', (SELECT jsonb_agg(name) FROM pg_cursors),
-    'locks', (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()));
+    'locks', (SELECT count(*) FROM pg_locks
+        WHERE locktype = 'advisory' AND pid = pg_backend_pid()));
 DO $$ BEGIN
     PERFORM currval('public.numbers');
     RAISE 'the sequence is known';
@@ -509,7 +524,8 @@ def test_a_file_that_changes_more_of_the_history_than_its_row_is_refused(
 # As pg_dump writes it, of a database that Onward looks after.
 DUMP = """SELECT pg_catalog.set_config('search_path', '', false);
 CREATE TABLE public.orders (id integer);
-CREATE TABLE public.schema_migrations (id integer NOT NULL, version character varying(255) NOT NULL);
+CREATE TABLE public.schema_migrations (
+    id integer NOT NULL, version character varying(255) NOT NULL);
 CREATE SEQUENCE public.schema_migrations_id_seq AS integer START WITH 1;
 ALTER SEQUENCE public.schema_migrations_id_seq OWNED BY public.schema_migrations.id;
 INSERT INTO public.schema_migrations VALUES (1, '000-old');
@@ -569,7 +585,10 @@ def test_sql_arrives_as_it_is_written(database: Database, migrations: Write) -> 
         "it's",
     ]
     values = ", ".join("('" + words.replace("'", "''") + "')" for words in said)
-    sql = f"CREATE TABLE said (words text);\r\nINSERT INTO said VALUES {values}, ($$'$1' \\ %$$), (E'\\u00e9\\n');"
+    sql = (
+        "CREATE TABLE said (words text);\r\nINSERT INTO said"
+        f" VALUES {values}, ($$'$1' \\ %$$), (E'\\u00e9\\n');"
+    )
     run(database, migrations({"001-said.sql": b"\xef\xbb\xbf" + sql.encode()}))
     assert [words for (words,) in database.execute("SELECT words FROM said")] == [
         *said,
@@ -704,7 +723,10 @@ def adopt(database: Database) -> list[tuple[Any, ...]]:
 
 
 def columns(database: Database) -> list[str]:
-    query = "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass AND attnum > 0 ORDER BY attnum"
+    query = (
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass"
+        " AND attnum > 0 ORDER BY attnum"
+    )
     return [name for (name,) in database.execute(query)]
 
 
@@ -735,7 +757,10 @@ def test_a_file_behind_the_taking_over_leaves_the_new_columns_alone(
     database: Database, migrations: Write, head: str
 ) -> None:
     adopt(database)
-    sql = f"{head}UPDATE schema_migrations SET environment = 'production' WHERE version = '001-windows';"
+    sql = (
+        f"{head}UPDATE schema_migrations SET environment = 'production'"
+        " WHERE version = '001-windows';"
+    )
     directory = migrations({**ADOPTED, "004-claims.sql": sql})
     with pytest.raises(PartlyApplied if head else MigrationFailed) as caught:
         run(database, directory)
@@ -784,7 +809,10 @@ def test_two_runs_at_once_on_an_empty_database_apply_each_file_once(
         f"{number:03}-effect.sql": f"INSERT INTO effects VALUES ({number})" for number in range(8)
     }
     migrations(files)
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'onward%%'"
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        " AND application_name LIKE 'onward%%'"
+    )
     with ThreadPoolExecutor() as pool:
         with psycopg.connect(database.url) as gate:
             gate.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
@@ -830,7 +858,10 @@ def test_an_interrupted_run_rolls_back_and_says_what_is_applied(
 def test_an_interrupted_no_transaction_file_says_which_statements_are_done(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
-    sql = "-- migrate: no-transaction\nCREATE TABLE a ();\nCREATE TABLE b ();\nSELECT pg_sleep(600);\nCREATE TABLE c ();"
+    sql = (
+        "-- migrate: no-transaction\nCREATE TABLE a ();\nCREATE TABLE b ();\n"
+        "SELECT pg_sleep(600);\nCREATE TABLE c ();"
+    )
     process = start(cli, database, migrations({"001-sleeps.sql": sql}))
     until(lambda: sleeping(server, database))
     process.send_signal(signal.SIGINT)
@@ -1015,7 +1046,10 @@ def test_what_a_try_has_left_in_its_session_does_not_reach_the_next_try(
 ) -> None:
     database.execute("CREATE TABLE busy ()")
     locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
-    leaves = "PREPARE own AS SELECT 1; SELECT pg_advisory_lock(7); SET my.own = 'x'; CREATE TEMP TABLE own ();"
+    leaves = (
+        "PREPARE own AS SELECT 1; SELECT pg_advisory_lock(7); SET my.own = 'x'; "
+        "CREATE TEMP TABLE own ();"
+    )
     sql = f"CREATE TABLE seen AS {locks}; {leaves} LOCK TABLE busy NOWAIT;"
     directory = migrations({"001-busy.sql": sql, "002-again.sql": f"INSERT INTO seen {locks}"})
     events = Events()
@@ -1053,7 +1087,9 @@ def test_all_pauses_together_are_no_longer_than_the_retry_and_are_told(
 def test_a_history_that_is_written_while_it_is_changed_is_waited_for(
     database: Database, migrations: Write
 ) -> None:
-    """Columns are added to an older runner's; who writes to it meanwhile does not keep it from being read."""
+    """Columns are added to an older runner's; who writes to it meanwhile does not keep it from
+    being read.
+    """
     adopt(database)
     directory = migrations({**ADOPTED, "004-ours.sql": "CREATE TABLE ours ()"})
     events = Events()

@@ -40,7 +40,10 @@ FILES = {
     "003-index.sql": "-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS items_i "
     "ON items (i);\n",
 }
-UNIQUE = "-- migrate: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS items_u ON items (i);\n"
+UNIQUE = (
+    "-- migrate: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS items_u"
+    " ON items (i);\n"
+)
 OLD_SHAPE = """(
     id SERIAL PRIMARY KEY, version VARCHAR(255) UNIQUE NOT NULL, name VARCHAR(255) NOT NULL,
     applied_at TIMESTAMP, execution_time_ms INTEGER, checksum VARCHAR(64))"""
@@ -48,7 +51,7 @@ OLD_SHAPE = """(
 
 @dataclass
 class Story:
-    """All that Onward can be asked to do, done to a database in turn; what it printed is in `said`."""
+    """All that Onward can be asked to do, done to a database in turn; `said` is what it printed."""
 
     server: Server
     database: Database
@@ -278,8 +281,14 @@ def test_code_of_an_untrusted_table_is_not_run_by_a_look(
     one.
     """
     low, mark = role(attacker), "RAISE EXCEPTION 'hostile code was called'"
-    hostile = f"CREATE FUNCTION public.hostile(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN {mark}; END $$"
-    calm = "CREATE FUNCTION public.hostile(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true'"
+    hostile = (
+        "CREATE FUNCTION public.hostile(int) RETURNS boolean"
+        f" LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN {mark}; END $$"
+    )
+    calm = (
+        "CREATE FUNCTION public.hostile(int) RETURNS boolean"
+        " LANGUAGE sql IMMUTABLE AS 'SELECT true'"
+    )
     with login(server, database) as reader:
         database.execute(history_of(attacker, "public", "001-one"))
         database.execute(f"SET ROLE {low}; GRANT SELECT ON schema_migrations TO PUBLIC")

@@ -328,7 +328,10 @@ def test_a_run_behind_a_gateway_ends_before_that_gives_up(
     function may run.
     """
     files = {"000-limits.sql": "CREATE TABLE limits (seconds numeric)"}
-    noting = "INSERT INTO limits VALUES (extract(epoch FROM current_setting('statement_timeout')::interval))"
+    noting = (
+        "INSERT INTO limits VALUES (extract(epoch"
+        " FROM current_setting('statement_timeout')::interval))"
+    )
     handler = function(database, MIGRATION_DIR=str(migrations(files)))
     sources: list[Request] = [http_api, rest_api, load_balancer, function_url]
     for number, request_by in enumerate(sources, 1):

@@ -25,8 +25,10 @@ def test_a_syntax_error_is_shown_with_its_place_in_a_crlf_file_with_emoji(
     migrations(
         {
             **TWO,
-            "003-orders.sql": "-- 🚀\r\nCREATE TABLE orders (\r\n  id int, -- 😀\r\n  note /* 😀 */ "
-            "citextt\r\n);\r\n",
+            "003-orders.sql": (
+                "-- 🚀\r\nCREATE TABLE orders (\r\n  id int, -- 😀\r\n"
+                "  note /* 😀 */ citextt\r\n);\r\n"
+            ),
             "004-later.sql": "CREATE TABLE later ();",
         }
     )

@@ -56,7 +56,10 @@ CREATE TABLE orders (id int);
 -- +goose Down
 DROP TABLE users;
 """
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\n"
+    "size 12345\n"
+)
 CONFLICT = "SELECT 1;\n<<<<<<< HEAD\nSELECT 2;\n=======\nSELECT 3;\n>>>>>>> topic\n"
 UNFINISHED = {
     POINTER: ":1:1: this is a Git LFS pointer in the file's place",
@@ -180,7 +183,9 @@ def test_all_unusable_files_are_named_at_once_before_connecting(
     assert result.code == 2
     for name, words_wanted in {
         **dict.fromkeys(REFUSED_BY_NAME, "the name must be NNN-kebab-case.sql"),
-        "007-seven.sql": "number 7 is taken by 0007-seven-again.sql; rename one of them, the next free number is",
+        "007-seven.sql": (
+            "number 7 is taken by 0007-seven-again.sql; rename one of them, the next free number is"
+        ),
         "011-latin.sql": "not UTF-8: byte 0xf6 at offset 10; save the file as UTF-8",
         "012-nul.sql": "a NUL byte at offset 6",
         "013-directive.sql": "write `-- migrate: no-transaction`",

@@ -326,7 +326,10 @@ def test_an_interrupted_run_says_what_is_kept_and_exits_by_its_signal(
         stderr=subprocess.PIPE,
         encoding="utf-8",
     )
-    asleep = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    asleep = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event = 'PgSleep'"
+    )
     while database.execute(asleep) != [(1,)]:
         assert process.poll() is None
         time.sleep(0.02)
@@ -370,7 +373,10 @@ def test_a_signal_while_it_starts_is_one_line_and_its_code(
             encoding="utf-8",
             check=False,
         )
-        words = f"❌ interrupted by {number.name}: nothing was started\n(exit {code}, docs/exit-codes.md#exit-codes)\n"
+        words = (
+            f"❌ interrupted by {number.name}: nothing was started\n"
+            f"(exit {code}, docs/exit-codes.md#exit-codes)\n"
+        )
         assert (result.returncode, result.stderr) == (code, words)
         assert (json.loads(result.stdout)["error"]["code"] if arguments else result.stdout) in (
             "interrupted",
@@ -562,7 +568,10 @@ def test_times_of_an_older_history_are_in_the_servers_zone_not_the_users(
 def test_a_start_turns_the_collector_on_again_and_waits_for_no_parser(
     project: Path, entry: str
 ) -> None:
-    look = f"import gc, runpy, sys; runpy.run_path({str(project / entry)!r}); print(gc.isenabled(), *sys.modules)"
+    look = (
+        f"import gc, runpy, sys; runpy.run_path({str(project / entry)!r}); "
+        "print(gc.isenabled(), *sys.modules)"
+    )
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(project), "MIGRATION_ENV": "test"}
     command = [sys.executable, "-c", look]
     enabled, *modules = subprocess.run(

@@ -30,7 +30,10 @@ SEED = int(os.environ.get("ONWARD_CHAOS_SEED") or random.randrange(2**32))
 # the server.
 SETTINGS = ("fsync=off", "full_page_writes=off", "max_connections=60")
 EFFECT = "UPDATE counter SET n = n + 1; INSERT INTO effects (file) VALUES ('{name}');"
-TABLES = "CREATE TABLE counter (n int); INSERT INTO counter VALUES (0); CREATE TABLE effects (id serial, file text);"
+TABLES = (
+    "CREATE TABLE counter (n int); INSERT INTO counter VALUES (0); "
+    "CREATE TABLE effects (id serial, file text);"
+)
 PAUSE = "SELECT pg_sleep(0.05);"
 KINDS = {
     "data": EFFECT,
@@ -47,12 +50,20 @@ KINDS = {
 # or a fault of ours.
 ENDS = {0, 1, 4, 5, 6, 7, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL}
 AT_MOST = 5
-INDEXES = "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indexrelid::regclass::text ~ '^t[0-9]+_i'"
-ELSE = "SELECT pid, application_name FROM pg_stat_activity WHERE datname = 'chaos' AND pid <> pg_backend_pid()"
+INDEXES = (
+    "SELECT indexrelid::regclass::text, indisvalid FROM pg_index"
+    " WHERE indexrelid::regclass::text ~ '^t[0-9]+_i'"
+)
+ELSE = (
+    "SELECT pid, application_name FROM pg_stat_activity WHERE datname = 'chaos'"
+    " AND pid <> pg_backend_pid()"
+)
 
 
 class World:
-    """A server, a pooler and proxies on the way to it, files that are added, runs that come and go."""
+    """A server, a pooler and proxies on the way to it, files that are added, runs that come and
+    go.
+    """
 
     def __init__(self, stack: ExitStack, kind: type[Pooler], place: Path, directory: Path) -> None:
         self.random = random.Random(SEED)

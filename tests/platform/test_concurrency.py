@@ -27,8 +27,14 @@ RUNNERS = 12
 ROUNDS = int(os.environ.get("ONWARD_ROUNDS", "20"))
 # Nothing here fails when it is done twice, but what it leaves shows it.
 EFFECT = "UPDATE counter SET n = n + 1; INSERT INTO effects (file) VALUES ('{}');"
-TABLES = "CREATE TABLE counter (n int); INSERT INTO counter VALUES (0); CREATE TABLE effects (id serial, file text);"
-OTHERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+TABLES = (
+    "CREATE TABLE counter (n int); INSERT INTO counter VALUES (0); "
+    "CREATE TABLE effects (id serial, file text);"
+)
+OTHERS = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    " AND pid <> pg_backend_pid()"
+)
 INDEX = "CREATE INDEX CONCURRENTLY IF NOT EXISTS effects_file ON effects (file);"
 
 
@@ -263,8 +269,10 @@ def test_what_a_run_that_was_cut_off_had_sent_may_arrive_late(
 
 STATE = """
 SELECT pg_backend_pid(), current_user, session_user,
-    -- PgBouncer leaves one client's application_name to the next that has none; plpgsql has settings once it is loaded.
-    (SELECT jsonb_object_agg(name, setting) FROM pg_settings WHERE name !~ '^(application_name$|plpgsql)'),
+    -- PgBouncer leaves one client's application_name to the next that has none; plpgsql has
+    -- settings once it is loaded.
+    (SELECT jsonb_object_agg(name, setting) FROM pg_settings
+        WHERE name !~ '^(application_name$|plpgsql)'),
     (SELECT array_agg(relname) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
     (SELECT array_agg(name) FROM pg_prepared_statements),
     (SELECT array_agg(channel) FROM pg_listening_channels() channel),
@@ -289,7 +297,10 @@ UNSEEN = {
         for name, statement in SEEN.items()
     },
 }
-DEFERRED = "CREATE TABLE twice (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO twice VALUES (1), (1);"
+DEFERRED = (
+    "CREATE TABLE twice (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO twice"
+    " VALUES (1), (1);"
+)
 
 
 def sessions(pooler: Pooler, database: Database, number: int) -> list[Any]:
@@ -379,7 +390,10 @@ def test_the_isolation_of_a_files_own_transaction_stays_in_it_when_pooled(
     pool: Pooler, database: Database, migrations: Write
 ) -> None:
     before = sessions(pool, database, 2)
-    block = "BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; CREATE TABLE seen AS SELECT {}; COMMIT;"
+    block = (
+        "BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; CREATE TABLE seen AS"
+        " SELECT {}; COMMIT;"
+    )
     level = "current_setting('transaction_isolation') level"
     assert (
         run_through(pool, database, migrations({"001-seen.sql": HEAD + block.format(level)}))

@@ -45,7 +45,7 @@ ONE, TWO, THREE = VERSIONS
 
 @pytest.fixture
 def pooler(kind: type[Pooler], server: Server) -> Iterator[Pooler]:
-    """A pooler with one session for each database, so that its clients come after each other on it."""
+    """A pooler with one session for each database: its clients come after each other on it."""
     with kind(server.url, pool=1) as pooler:
         yield pooler
 

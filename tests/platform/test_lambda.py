@@ -180,7 +180,10 @@ def test_twenty_events_are_answered_by_one_warm_instance(
 
 
 def nothing_is_left_open(database: Database) -> None:
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid()"
+    )
     until(lambda: database.execute(query) == [(0,)])
 
 

@@ -283,7 +283,10 @@ def test_a_preview_with_a_database_of_its_own_migrates_it(
         built = vercel.build(tools, checkout, branch.url, **PREVIEW)
         assert (built.code, built.functions) == (0, FUNCTIONS), built.log
         assert "✅ Applied: 003-add-orders" in built.log
-        newest = "SELECT version, environment, applied_by FROM schema_migrations ORDER BY id DESC LIMIT 1"
+        newest = (
+            "SELECT version, environment, applied_by FROM schema_migrations"
+            " ORDER BY id DESC LIMIT 1"
+        )
         assert branch.execute(newest) == [("003-add-orders", "preview", "build")]
         assert ("orders" in tables(branch), "orders" in tables(production)) == (True, False)
         assert history(production) == OURS

@@ -162,7 +162,10 @@ def test_what_libpq_makes_of_a_server_that_it_has_heard_is_final(words: str, adv
         'weak sslmode "require" may not be used with sslrootcert=system (use "verify-full")\n',
         "could not match 1 host names to 2 hostaddr values\n",
         f'{ADDRESS}invalid integer value "yes" for connection option "keepalives"\n',
-        f'{ADDRESS}root certificate file "/nowhere.pem" does not exist\nEither provide the file, or change sslmode\n',
+        (
+            f'{ADDRESS}root certificate file "/nowhere.pem" does not exist\n'
+            "Either provide the file, or change sslmode\n"
+        ),
         f'{ADDRESS}could not open certificate file "/nowhere.pem": No such file or directory\n',
     ],
 )

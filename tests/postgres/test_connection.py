@@ -255,7 +255,10 @@ def test_of_a_long_notice_the_beginning_is_kept(database: Database) -> None:
 
 def test_of_a_long_error_the_beginning_is_kept(database: Database) -> None:
     words = "repeat('é', 1000000)"
-    raised = f"RAISE EXCEPTION USING MESSAGE = {words}, DETAIL = {words}, HINT = {words}, CONSTRAINT = 'c'"
+    raised = (
+        f"RAISE EXCEPTION USING MESSAGE = {words}, DETAIL = {words},"
+        f" HINT = {words}, CONSTRAINT = 'c'"
+    )
     with session_of(database) as session:
         error = session.send(f"DO $$ BEGIN {raised}; END $$").failure
     for text in (error.message, error.detail, error.hint):
@@ -287,7 +290,10 @@ def test_no_secret_is_in_what_a_server_says_not_even_half_of_one(database: Datab
     target = target_of(database)
     (secret,) = target.secrets
     said = f"repeat('x', 1980) || '{database.url}{secret}'"
-    raised = f"RAISE NOTICE '%', '{database.url}'; RAISE NOTICE '%', {said}; RAISE EXCEPTION '%', '{secret}'"
+    raised = (
+        f"RAISE NOTICE '%', '{database.url}'; RAISE NOTICE '%', {said}; "
+        f"RAISE EXCEPTION '%', '{secret}'"
+    )
     with session_of(database) as session:
         error = session.send(f"DO $$ BEGIN {raised}; END $$").failure
         told = [*session.notices, error.message, error.context or ""]
@@ -405,7 +411,10 @@ def test_a_statement_says_the_same_whatever_encoding_was_set_before_it(
     """The invalid index must be found by its name, too, to be built again."""
     database.execute('CREATE TABLE t (a text); CREATE INDEX "é" ON t (a)')
     database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = '\"é\"'::regclass")
-    sql = "-- migrate: no-transaction\nSET client_encoding = 'LATIN1';\nCREATE INDEX CONCURRENTLY \"é\" ON t (a);\n"
+    sql = (
+        "-- migrate: no-transaction\nSET client_encoding = 'LATIN1';\n"
+        'CREATE INDEX CONCURRENTLY "é" ON t (a);\n'
+    )
     run(
         database,
         migrations(

@@ -49,7 +49,8 @@ def test_it_is_made_in_the_first_schema_of_the_search_path_that_exists(
     database: Database, migrations: Write
 ) -> None:
     database.execute(
-        f'CREATE SCHEMA "My {{App}}"; ALTER DATABASE "{database.name}" SET search_path = x, "My {{App}}"'
+        f'CREATE SCHEMA "My {{App}}"; ALTER DATABASE "{database.name}"'
+        f' SET search_path = x, "My {{App}}"'
     )
     run(database, migrations(TWO))
     assert history(database, '"My {App}".schema_migrations') == ["001-one", "002-two"]
@@ -123,7 +124,10 @@ def test_a_table_or_view_of_another_shape_is_refused_and_untouched(
     database: Database, migrations: Write, foreign: str
 ) -> None:
     database.execute(foreign)
-    shape = "SELECT xmin, * FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass ORDER BY attnum"
+    shape = (
+        "SELECT xmin, * FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass"
+        " ORDER BY attnum"
+    )
     before = database.execute(shape)
     with pytest.raises(
         HistoryConflict, match=r"public\.schema_migrations was created by another tool"
@@ -237,7 +241,10 @@ def test_a_role_that_is_handed_every_new_table_is_not_handed_the_history(
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 anon.execute(sql)
-        query = "SELECT relacl FROM pg_class WHERE relname IN ('schema_migrations', 'schema_migrations_id_seq')"
+        query = (
+            "SELECT relacl FROM pg_class WHERE relname IN ('schema_migrations', "
+            "'schema_migrations_id_seq')"
+        )
         for (privileges,) in database.execute(query):
             assert len(privileges) == 1, "the owner's own"
         assert history(database) == ["001-open"]

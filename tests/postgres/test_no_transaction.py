@@ -140,7 +140,10 @@ def test_what_ends_with_its_transaction_needs_no_direct_connection(
 def test_an_index_is_built_concurrently_beside_other_statements(
     server: Server, database: Database, migrations: Write
 ) -> None:
-    sql = "CREATE TABLE t (i int);\nCREATE INDEX CONCURRENTLY t_i ON t (i);\nINSERT INTO t VALUES (1);\n"
+    sql = (
+        "CREATE TABLE t (i int);\nCREATE INDEX CONCURRENTLY t_i ON t (i);\n"
+        "INSERT INTO t VALUES (1);\n"
+    )
     directory = migrations(
         {"001-before.sql": "SELECT 1", "002-index.sql": HEAD + sql, "003-after.sql": "SELECT 1"}
     )
@@ -148,7 +151,10 @@ def test_an_index_is_built_concurrently_beside_other_statements(
     assert indexes(database) == [("t", "t_i", True)]
     assert database.execute("SELECT * FROM t") == [(1,)]
     assert history(database) == ["001-before", "002-index", "003-after"]
-    query = "SELECT execution_time_ms >= 0, length(checksum), applied_by FROM schema_migrations WHERE version = '002-index'"
+    query = (
+        "SELECT execution_time_ms >= 0, length(checksum), applied_by FROM schema_migrations"
+        " WHERE version = '002-index'"
+    )
     assert database.execute(query) == [(True, 64, "cli")]
     nothing_is_left_running(server, database)
 
@@ -202,7 +208,10 @@ def test_vacuum_and_its_like_work_on_the_whole_database(
     directory = migrations(
         {"001-table.sql": "CREATE TABLE t (i int PRIMARY KEY)", "002-vacuum.sql": HEAD + sql}
     )
-    query = "SELECT relfilenode FROM pg_class WHERE relname IN ('t', 't_pkey', 'schema_migrations') ORDER BY relname"
+    query = (
+        "SELECT relfilenode FROM pg_class WHERE relname IN ('t', 't_pkey', 'schema_migrations')"
+        " ORDER BY relname"
+    )
     database.execute("CREATE TABLE unrelated ()")
     with pytest.raises(FilesError):
         run(database, migrations({"002-vacuum.sql": sql}))
@@ -238,7 +247,10 @@ def test_settings_of_such_a_file_hold_to_its_end_and_do_not_reach_the_next(
 def test_what_the_server_says_before_such_a_file_fails_is_shown(
     database: Database, migrations: Write
 ) -> None:
-    sql = "DO $$BEGIN RAISE NOTICE 'so far'; END$$; CREATE TABLE a (); SELECT 1 / 0; DO $$BEGIN RAISE NOTICE '-'; END$$"
+    sql = (
+        "DO $$BEGIN RAISE NOTICE 'so far'; END$$; CREATE TABLE a ();"
+        " SELECT 1 / 0; DO $$BEGIN RAISE NOTICE '-'; END$$"
+    )
     events = Events()
     fails(database, migrations({"001-talks.sql": HEAD + sql}), events)
     assert events.notices == ["NOTICE: so far"]
@@ -308,7 +320,8 @@ def test_the_session_that_holds_the_lock_holds_nothing_else(
     server: Server, database: Database, migrations: Write
 ) -> None:
     look = f"""
-        CREATE TABLE holder AS SELECT state, backend_xmin, backend_xid, pid <> pg_backend_pid() AS other,
+        CREATE TABLE holder AS
+            SELECT state, backend_xmin, backend_xid, pid <> pg_backend_pid() AS other,
             (SELECT jsonb_agg(DISTINCT locktype) FROM pg_locks l WHERE l.pid = a.pid) AS locks
         FROM pg_stat_activity a WHERE pid = ({HOLDER})
     """
@@ -843,7 +856,10 @@ def test_what_such_a_statement_did_before_a_cut_is_not_called_undone(
     assert history(database) == []
 
 
-BUSY_AFTER_A_COMMIT = "INSERT INTO items VALUES (1); COMMIT; PERFORM set_config('lock_timeout', '50ms', false); LOCK other"
+BUSY_AFTER_A_COMMIT = (
+    "INSERT INTO items VALUES (1); COMMIT; PERFORM set_config('lock_timeout', '50ms', false); "
+    "LOCK other"
+)
 
 
 @pytest.mark.parametrize(
@@ -932,7 +948,10 @@ def test_the_drop_of_an_invalid_index_waits_for_the_lock_timeout_only(
         "CREATE INDEX t_i ON t (i); UPDATE pg_index SET indisvalid = false WHERE indrelid = "
         "'t'::regclass"
     )
-    look = f"PERFORM {tell}(i) FROM (SELECT count(*)::int i FROM pg_event_trigger_dropped_objects()) dropped"
+    look = (
+        f"PERFORM {tell}(i) FROM (SELECT count(*)::int i"
+        " FROM pg_event_trigger_dropped_objects()) dropped"
+    )
     database.execute(
         f"CREATE FUNCTION look() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN {look}; END $$"
     )
@@ -949,7 +968,10 @@ def test_a_files_own_lock_timeout_holds_for_what_runs_concurrently(
     database: Database, migrations: Write
 ) -> None:
     tell = tells(database, "lock_timeout")
-    sql = f"SET lock_timeout = '77ms'; CREATE INDEX CONCURRENTLY t_i ON t ({tell}(i)); SELECT {tell}(1);"
+    sql = (
+        f"SET lock_timeout = '77ms'; CREATE INDEX CONCURRENTLY t_i ON t ({tell}(i));"
+        f" SELECT {tell}(1);"
+    )
     events = run(database, migrations({"001-index.sql": HEAD + sql}))
     assert set(events.notices) == {"NOTICE: lock_timeout 77ms"}
     assert indexes(database) == [("t", "t_i", True)]

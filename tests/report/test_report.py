@@ -482,7 +482,10 @@ def test_the_last_line_of_a_failure_has_its_exit_code_and_page() -> None:
     [
         (
             failed(),
-            '::error file=migrations/007-add-email.sql,line=14,col=20::42704: type "citext" does not exist',
+            (
+                '::error file=migrations/007-add-email.sql,line=14,col=20::42704: type "citext" '
+                "does not exist"
+            ),
         ),
         (ConfigError("100%:\r\n  a, b"), "::error::100%25:%0A  a, b"),
         (

@@ -98,7 +98,7 @@ def versions(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
 def needed(
     direct: list[Requirement], environment: Mapping[str, str]
 ) -> dict[str, list[Requirement]]:
-    """The direct ones and what they need in turn, by name, with everything that is asked of each."""
+    """The direct ones and what they need in turn, by name, with all that is asked of each."""
     waiting = [one for one in direct if applies(one, environment)]
     seen: set[str] = set()
     found: dict[str, list[Requirement]] = {}

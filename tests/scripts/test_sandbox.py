@@ -356,7 +356,8 @@ def setup(project: Path, tmp_path: Path, **environment: str) -> Completed:
         tools.mkdir()
         for name in ("sh", "dirname", "cat", "cksum", "rm", "sed", "head"):
             (tools / name).symlink_to(shutil.which(name) or name)
-        # Not a link: a Python that finds its libraries by its own path could not make an environment through one.
+        # Not a link: a Python that finds its libraries by its own path could not make an
+        # environment through one.
         (tools / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(BASE_PYTHON)} "$@"\n')
         (tools / "python3").chmod(0o755)
     command = [str(project / "scripts" / "setup")]
@@ -395,7 +396,7 @@ def test_setup_tells_that_the_python_it_was_given_does_not_run(
 
 @dataclass(frozen=True)
 class Packages:
-    """A project whose lock names one package, which is made here, and where pip finds nothing else."""
+    """A project whose lock names one package, which is made here; pip finds nothing else there."""
 
     project: Path
     tmp_path: Path

@@ -231,7 +231,10 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
 def test_any_other_duration_is_refused_by_the_variables_name(text: str) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"^MIGRATION_WAIT is .*; expected a duration such as 250ms, 5s or 2min, at most 24 days$",
+        match=(
+            r"^MIGRATION_WAIT is .*; expected a duration such as 250ms, 5s or 2min, "
+            r"at most 24 days$"
+        ),
     ):
         config(MIGRATION_WAIT=text)
 

@@ -182,7 +182,10 @@ def test_the_first_source_with_a_url_supplies_all_urls(
 
 def test_a_pulled_file_does_not_pass_a_laptop_off_as_a_build(tmp_path: Path) -> None:
     pulled = "VERCEL=1\nVERCEL_ENV=production\nVERCEL_TARGET_ENV=production\nDATABASE_URL=postgres://localhost/app\n"
-    signs = "CI=1\nVERCEL_DEPLOYMENT_ID=dpl_1\nAWS_LAMBDA_FUNCTION_NAME=f\nVERCEL_GIT_COMMIT_SHA=abc\nPGHOST=h\nNO_COLOR=1"
+    signs = (
+        "CI=1\nVERCEL_DEPLOYMENT_ID=dpl_1\nAWS_LAMBDA_FUNCTION_NAME=f\nVERCEL_GIT_COMMIT_SHA=abc\n"
+        "PGHOST=h\nNO_COLOR=1"
+    )
     found = read_config(with_env_files({}, tmp_path) | env(tmp_path, pulled + signs))
     assert (found.production, found.deploying, found.applied_by, found.git_commit) == (
         True,

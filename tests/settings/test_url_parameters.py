@@ -27,7 +27,8 @@ def test_every_parameter_of_libpq_is_passed_on() -> None:
         "pool_timeout=0&x",
         "requiressl=1",
         "",
-        # Prisma, SQLAlchemy with asyncpg, pgx, pgjdbc, node-postgres, postgres.js, sqlx, Rails, golang-migrate, Npgsql
+        # Prisma, SQLAlchemy with asyncpg, pgx, pgjdbc, node-postgres, postgres.js, sqlx, Rails,
+        # golang-migrate, Npgsql
         "socket_timeout=3&statement_cache_size=0&single_use_connections=true&max_connection_lifetime=1",
         "prepared_statement_cache_size=0&async_fallback=true",
         "pool_max_conns=10&pool_min_conns=1&default_query_exec_mode=exec&statement_cache_capacity=0",
@@ -81,8 +82,13 @@ def test_a_parameter_that_changes_the_sql_and_is_not_obeyed_is_refused(
 
 
 def test_every_setting_of_the_server_is_refused_as_a_parameter(server: Server) -> None:
-    """asyncpg, pgx, lib/pq and postgres.js would send it: see the pattern for what libpq has under the same name."""
-    settings = "SELECT name FROM pg_settings WHERE context ~ 'user|backend' AND name NOT IN ('application_name'"
+    """asyncpg, pgx, lib/pq and postgres.js would send it: see the pattern for what libpq has under
+    the same name.
+    """
+    settings = (
+        "SELECT name FROM pg_settings WHERE context ~ 'user|backend'"
+        " AND name NOT IN ('application_name'"
+    )
     known = [
         name
         for (name,) in server.admin.execute(f"{settings}, 'client_encoding', 'tcp_user_timeout')")

@@ -9,7 +9,10 @@ DIRECTIVE = "add `-- migrate: no-transaction` to the leading comment"
 ONE_ALREADY = "remove it: each file already runs in one transaction"
 
 
-OWN_BLOCK = f"remove it, or {DIRECTIVE}: then the file's own BEGIN; SET TRANSACTION ...; COMMIT; runs as written"
+OWN_BLOCK = (
+    f"remove it, or {DIRECTIVE}: then the file's own BEGIN; SET TRANSACTION ...; COMMIT; "
+    "runs as written"
+)
 
 
 FUNCTION = "CREATE FUNCTION f() RETURNS int LANGUAGE sql"
@@ -20,14 +23,29 @@ BODIES = [
     f"{FUNCTION} BEGIN ATOMIC SELECT 1; SELECT 2; END",
     f"{FUNCTION} BEGIN ATOMIC ; ; SELECT 1; END",
     f"{FUNCTION} begin/* ; */atomic SELECT 1; -- END;\n end",
-    f"{FUNCTION} BEGIN ATOMIC SELECT CASE WHEN a THEN CASE b WHEN 1 THEN 2 END ELSE 3 END FROM t; SELECT 2; END",
-    f"{FUNCTION} BEGIN ATOMIC SELECT (CASE WHEN true THEN 1 END); SELECT (SELECT CASE 1 WHEN 1 THEN 2 END); END",
-    f"{FUNCTION} BEGIN ATOMIC SELECT ';END;', $$;END;$$, \";END;\" FROM t; /* ;END; */ SELECT 2; END",
+    (
+        f"{FUNCTION} BEGIN ATOMIC SELECT CASE WHEN a THEN CASE b WHEN 1 THEN 2 END ELSE 3 END"
+        " FROM t; SELECT 2; END"
+    ),
+    (
+        f"{FUNCTION} BEGIN ATOMIC SELECT (CASE WHEN true THEN 1 END);"
+        " SELECT (SELECT CASE 1 WHEN 1 THEN 2 END); END"
+    ),
+    (
+        f"{FUNCTION} BEGIN ATOMIC SELECT ';END;', $$;END;$$, \";END;\" FROM t; /* ;END; */"
+        " SELECT 2; END"
+    ),
     # Column names and labels that mislead psql's count of BEGIN, CASE and END.
-    f"{FUNCTION} BEGIN ATOMIC SELECT t.end, t.case, 1 AS end, 2 AS case, 3 end FROM t; SELECT begin FROM t; END",
+    (
+        f"{FUNCTION} BEGIN ATOMIC SELECT t.end, t.case, 1 AS end, 2 AS case, 3 end FROM t;"
+        " SELECT begin FROM t; END"
+    ),
     f"{FUNCTION} BEGIN ATOMIC SELECT 1 case; SELECT begin atomic FROM begin; END",
     f"{FUNCTION} BEGIN ATOMIC INSERT INTO t VALUES (1); UPDATE t SET a = 1; DELETE FROM t; END",
-    "CREATE OR REPLACE FUNCTION a.f(a int DEFAULT 1) RETURNS SETOF t BEGIN ATOMIC SELECT * FROM t; END",
+    (
+        "CREATE OR REPLACE FUNCTION a.f(a int DEFAULT 1) RETURNS SETOF t BEGIN ATOMIC SELECT *"
+        " FROM t; END"
+    ),
     "create /* a /* b */ */ or -- c\n replace procedure p() begin atomic select 1; end",
     "CREATE PROCEDURE p() BEGIN ATOMIC CALL q(1); CALL r(2); END",
     "CREATE FUNCTION begin(begin int) RETURNS int LANGUAGE sql RETURN begin",
@@ -63,7 +81,9 @@ TRANSACTION_CONTROL = {
 ISOLATION = {
     "BEGIN TRANSACTION ISOLATION LEVEL SERIALIZABLE": "BEGIN starts a transaction",
     "BEGIN READ ONLY, ISOLATION LEVEL REPEATABLE READ": "BEGIN starts a transaction",
-    "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, DEFERRABLE": "START TRANSACTION starts a transaction",
+    "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, DEFERRABLE": (
+        "START TRANSACTION starts a transaction"
+    ),
     "SET TRANSACTION READ ONLY": "SET TRANSACTION changes the transaction that the file runs in",
     "SET TRANSACTION SNAPSHOT 'a'": "SET TRANSACTION changes",
     "SET LOCAL TRANSACTION ISOLATION LEVEL SERIALIZABLE": "SET TRANSACTION changes",
@@ -76,7 +96,9 @@ OUTSIDE_TRANSACTIONS = {
     "ROLLBACK PREPARED 'a'": "ROLLBACK PREPARED",
     "CREATE INDEX CONCURRENTLY ON t (a)": "CREATE INDEX CONCURRENTLY",
     "CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON t (a)": "CREATE INDEX CONCURRENTLY",
-    'CREATE UNIQUE INDEX CONCURRENTLY "i" ON ONLY a.t USING btree (lower(a)) WHERE b': "CREATE INDEX CONCURRENTLY",
+    'CREATE UNIQUE INDEX CONCURRENTLY "i" ON ONLY a.t USING btree (lower(a)) WHERE b': (
+        "CREATE INDEX CONCURRENTLY"
+    ),
     "DROP INDEX CONCURRENTLY i": "DROP INDEX CONCURRENTLY",
     "DROP INDEX CONCURRENTLY IF EXISTS a.i CASCADE": "DROP INDEX CONCURRENTLY",
     "REINDEX INDEX CONCURRENTLY i": "REINDEX CONCURRENTLY",

@@ -312,8 +312,10 @@ def test_a_body_of_statements_reaches_from_behind_atomic_to_before_end(body: str
 # Agreement with PostgreSQL's own parser
 
 
-OPERATORS = """+ - * / % ^ < > = <= >= <> != || && -> ->> #> #>> #- @> <@ ? ?| ?& @-@ ## <-> << >> &< &> <<| |>> &<| |&>
-?- ?-| ?|| ~= ~ ~* !~ !~* ~~ ~~* @@ @@@ @? -|- ^@ | & # <% %> <<% %>> ||/ */ /- +* ~-~ <#> <=> @- !- +@ *-*"""
+OPERATORS = """+ - * / % ^ < > = <= >= <> != || && -> ->> #> #>> #- @> <@ ? ?| ?& @-@ ## <-> << >> \
+&< &> <<| |>> &<| |&>
+?- ?-| ?|| ~= ~ ~* !~ !~* ~~ ~~* @@ @@@ @? -|- ^@ | & # <% %> <<% %>> ||/ */ /- +* ~-~ <#> <=> \
+@- !- +@ *-*"""
 
 
 STRINGS = [
@@ -373,7 +375,8 @@ NAMES = [
 ]
 
 
-# A comment between two parts of a string is missing: PostgreSQL (15, tried) takes it, postgast's copy of it does not.
+# A comment between two parts of a string is missing: PostgreSQL (15, tried) takes it, postgast's
+# copy of it does not.
 COMMENTS = [
     *(
         "-- a;\n",
@@ -399,20 +402,23 @@ COMMENTS = [
 ]
 
 
-DDL = """CREATE TABLE a (b int PRIMARY KEY, c text NOT NULL DEFAULT 'd;', CHECK (b > 0), UNIQUE (b, c))
+DDL = """CREATE TABLE a (b int PRIMARY KEY, c text NOT NULL DEFAULT 'd;', CHECK (b > 0), \
+UNIQUE (b, c))
 CREATE TABLE IF NOT EXISTS a.b (LIKE c INCLUDING ALL) PARTITION BY RANGE (d)
 CREATE TEMP TABLE a ON COMMIT DROP AS SELECT 1 AS b
 CREATE TABLE a PARTITION OF b FOR VALUES FROM ('2020-01-01') TO (MAXVALUE)
 CREATE TABLE a (b int GENERATED ALWAYS AS IDENTITY, c int GENERATED ALWAYS AS (b * 2) STORED)
 CREATE UNLOGGED TABLE a (b numeric(10, 2)[], c timestamp(3) with time zone, d "char")
-CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a ON b USING gin (c jsonb_path_ops) WHERE (d ->> 'e') <> ';'
+CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a ON b USING gin (c jsonb_path_ops) \
+WHERE (d ->> 'e') <> ';'
 CREATE INDEX ON a (lower(b), (c || d) DESC NULLS LAST) INCLUDE (e)
 CREATE VIEW a AS SELECT ';' AS b UNION ALL SELECT '--'
 CREATE OR REPLACE VIEW a WITH (security_barrier) AS SELECT * FROM b WITH CHECK OPTION
 CREATE MATERIALIZED VIEW a AS SELECT 1 WITH NO DATA
 CREATE RULE a AS ON UPDATE TO b DO ALSO (INSERT INTO c VALUES (1); DELETE FROM d; NOTIFY e)
 CREATE RULE a AS ON DELETE TO b DO INSTEAD NOTHING
-CREATE TRIGGER a BEFORE INSERT OR UPDATE OF b ON c FOR EACH ROW WHEN (NEW.b IS DISTINCT FROM OLD.b) EXECUTE FUNCTION d()
+CREATE TRIGGER a BEFORE INSERT OR UPDATE OF b ON c FOR EACH ROW \
+WHEN (NEW.b IS DISTINCT FROM OLD.b) EXECUTE FUNCTION d()
 CREATE TYPE a AS ENUM ('b', ';', 'c''d')
 CREATE TYPE a AS (b int, c text)
 CREATE DOMAIN a AS text CHECK (VALUE ~ '^[a-z;]+$')
@@ -470,9 +476,12 @@ TRUNCATE a, b RESTART IDENTITY CASCADE"""
 
 DML = """SELECT
 SELECT 1
-SELECT a.*, b AS "c;" FROM a LEFT JOIN b USING (d) WHERE e = ANY ('{1,2}'::int[]) AND f[1:2] = ARRAY[1, 2]
-SELECT DISTINCT ON (a) b FROM c ORDER BY a, b DESC NULLS LAST LIMIT 1 OFFSET 2 FOR UPDATE OF c SKIP LOCKED
-SELECT count(*) FILTER (WHERE a > 1), rank() OVER (PARTITION BY b ORDER BY c ROWS 1 PRECEDING) FROM d
+SELECT a.*, b AS "c;" FROM a LEFT JOIN b USING (d) \
+WHERE e = ANY ('{1,2}'::int[]) AND f[1:2] = ARRAY[1, 2]
+SELECT DISTINCT ON (a) b FROM c ORDER BY a, b DESC NULLS LAST \
+LIMIT 1 OFFSET 2 FOR UPDATE OF c SKIP LOCKED
+SELECT count(*) FILTER (WHERE a > 1), \
+rank() OVER (PARTITION BY b ORDER BY c ROWS 1 PRECEDING) FROM d
 SELECT CASE WHEN a THEN 'b;' ELSE ';' END
 SELECT 1 AS end, 2 AS begin, 3 case, a.end FROM a
 SELECT 1.5, .5, 5., 1e10, 1E-5, 0x1F, 0o17, 0b11, 1_000, 1.e5
@@ -487,22 +496,26 @@ SELECT a COLLATE "de_DE;", a AT TIME ZONE 'b', (a).b.c, (a.b).*
 SELECT operator_test OPERATOR(pg_catalog.+) 1
 SELECT 1 /*a;*/ + 2/*b;*/
 SELECT a.b.c(d => 1, VARIADIC e := 2)
-SELECT * FROM a, LATERAL (SELECT ';') b, ROWS FROM (c(), d()) WITH ORDINALITY, e TABLESAMPLE SYSTEM (1)
+SELECT * FROM a, LATERAL (SELECT ';') b, ROWS FROM (c(), d()) WITH ORDINALITY, \
+e TABLESAMPLE SYSTEM (1)
 SELECT * FROM json_table('[]', '$[*]' COLUMNS (a int PATH '$.b'))
-SELECT xmlelement(name a, ';'), extract(epoch FROM b), substring(c FROM 1 FOR 2), trim(BOTH ';' FROM d)
+SELECT xmlelement(name a, ';'), extract(epoch FROM b), substring(c FROM 1 FOR 2), \
+trim(BOTH ';' FROM d)
 (SELECT 1) UNION (SELECT 2 EXCEPT SELECT 3)
 VALUES (1, ';'), (2, E'\\'')
 TABLE a
 WITH RECURSIVE a (b) AS (SELECT 1 UNION ALL SELECT b + 1 FROM a) SELECT * FROM a
 WITH a AS MATERIALIZED (DELETE FROM b RETURNING *) INSERT INTO c SELECT * FROM a
 INSERT INTO a VALUES (1, ';', DEFAULT), (2, $$;$$, NULL)
-INSERT INTO a (b, c) SELECT 1, ')' ON CONFLICT (b) DO UPDATE SET c = EXCLUDED.c WHERE a.d RETURNING *
+INSERT INTO a (b, c) SELECT 1, ')' ON CONFLICT (b) DO UPDATE \
+SET c = EXCLUDED.c WHERE a.d RETURNING *
 INSERT INTO a DEFAULT VALUES
 INSERT INTO a AS b OVERRIDING SYSTEM VALUE VALUES (1) ON CONFLICT ON CONSTRAINT c DO NOTHING
 UPDATE a SET (b, c) = (1, ';'), d[1] = e FROM f WHERE a.g = f.g RETURNING a.*
 UPDATE a SET b = DEFAULT WHERE CURRENT OF c
 DELETE FROM ONLY a USING b WHERE a.c = b.c
-MERGE INTO a USING b ON a.c = b.c WHEN MATCHED THEN UPDATE SET d = ';' WHEN NOT MATCHED THEN INSERT VALUES (1)
+MERGE INTO a USING b ON a.c = b.c WHEN MATCHED THEN UPDATE SET d = ';' \
+WHEN NOT MATCHED THEN INSERT VALUES (1)
 COPY a (b, c) FROM '/d;' WITH (FORMAT csv, DELIMITER ';', NULL '')
 COPY (SELECT ';' FROM a) TO STDOUT
 COPY a.from FROM STDIN
@@ -615,7 +628,8 @@ def test_the_server_and_we_find_the_same_statements_in_a_file(seed: int) -> None
     ) + choice.choice([*SEPARATORS, ""])
     if seed % 3 == 0:
         sql = re.sub("\r?\n", "\r\n", sql)
-    # Ours contain the comments before the semicolon, and so do the server's; its begin at the first token as ours do.
+    # Ours contain the comments before the semicolon, and so do the server's; its begin at the first
+    # token as ours do.
     assert found(sql) == parsed(sql)
     assert len(found(sql)) == len(statements)
 
@@ -760,7 +774,9 @@ def test_statements_that_are_put_into_a_file_come_out_again(pairs: list[tuple[st
 
 
 def scanned(sql: str) -> list[tuple[int, str]]:
-    """The tokens that PostgreSQL's scanner finds, and where, comments too; none if it finds an error."""
+    """The tokens that PostgreSQL's scanner finds, and where, comments too; none if it finds an
+    error.
+    """
     raw = sql.encode()
     try:
         tokens = postgast.scan(sql).tokens

@@ -15,8 +15,14 @@ from lib.source.latin1 import BOM
 from lib.source.migration import DRAFT, NO_TRANSACTION, create, load, number_of, require_runnable
 from tests.kit import fill, read
 
-NAME = "the name must be NNN-kebab-case.sql: three digits or more, then lower-case words joined by hyphens"
-WRITE_ONE = "write `-- migrate: no-transaction` or `-- migrate: draft` on a line of its own, or reword the comment"
+NAME = (
+    "the name must be NNN-kebab-case.sql: three digits or more, "
+    "then lower-case words joined by hyphens"
+)
+WRITE_ONE = (
+    "write `-- migrate: no-transaction` or `-- migrate: draft` on a line of its own, "
+    "or reword the comment"
+)
 LINE_ENDS = ("\n", "\r\n", "\r")
 
 
@@ -158,8 +164,14 @@ def test_a_number_is_taken_once_however_it_is_written(tmp_path: Path) -> None:
     assert problems(tmp_path) == [
         f"007_d.sql: {NAME}",
         f"7-c.sql: {NAME}",
-        "007-b.sql: number 7 is taken by 0007-a.sql; rename one of them, the next free number is 009",
-        "007_d.sql: number 7 is taken by 0007-a.sql; rename one of them, the next free number is 009",
+        (
+            "007-b.sql: number 7 is taken by 0007-a.sql; "
+            "rename one of them, the next free number is 009"
+        ),
+        (
+            "007_d.sql: number 7 is taken by 0007-a.sql; "
+            "rename one of them, the next free number is 009"
+        ),
         "7-c.sql: number 7 is taken by 0007-a.sql; rename one of them, the next free number is 009",
     ]
 
@@ -278,9 +290,15 @@ def test_all_problems_are_named_at_once_and_sound_files_are_not(tmp_path: Path) 
     assert problems(tmp_path) == [
         f"002_name.sql: {NAME}",
         "003-bytes.sql: not UTF-8: byte 0xff at offset 0; save the file as UTF-8",
-        "003-nul.sql: a NUL byte at offset 0, where the server would stop reading; save the file as UTF-8",
+        (
+            "003-nul.sql: a NUL byte at offset 0, where the server would stop reading; "
+            "save the file as UTF-8"
+        ),
         f"004-directive.sql: unknown directive `-- migrate: fast`; {WRITE_ONE}",
-        "003-nul.sql: number 3 is taken by 003-bytes.sql; rename one of them, the next free number is 005",
+        (
+            "003-nul.sql: number 3 is taken by 003-bytes.sql; "
+            "rename one of them, the next free number is 005"
+        ),
     ]
 
 
@@ -326,7 +344,9 @@ def test_line_ends_and_a_bom_hide_no_directive(tmp_path: Path, bom: str, end: st
     fill(
         tmp_path,
         {
-            "001-x.sql": f"{bom}-- migrate: fast{end}-- Version: 001{end}/* migrate : slow */{end}SELECT 1;"
+            "001-x.sql": (
+                f"{bom}-- migrate: fast{end}-- Version: 001{end}/* migrate : slow */{end}SELECT 1;"
+            )
         },
     )
     assert problems(tmp_path) == [
@@ -377,7 +397,9 @@ def test_all_unknown_directives_of_a_file_are_named(tmp_path: Path) -> None:
     fill(
         tmp_path,
         {
-            "001-x.sql": "-- migrate: a\n/* Orders\r\n * migrate: draft\r\n */\n-- migrate: draft\nSELECT 1;"
+            "001-x.sql": (
+                "-- migrate: a\n/* Orders\r\n * migrate: draft\r\n */\n-- migrate: draft\nSELECT 1;"
+            )
         },
     )
     assert problems(tmp_path) == [
@@ -423,7 +445,8 @@ def test_a_mark_of_dbmates_is_no_directive_and_only_refused_while_pending(
             "/* Migration: add orders */",
             "-- immigrate: draft",
         ),
-        # Without `migrate:` nobody can tell what is meant: the server refuses what needed the directive.
+        # Without `migrate:` nobody can tell what is meant: the server refuses what needed the
+        # directive.
         *("-- no-transaction", "--no-transaction", "-- No Transaction", "/* no-transaction */"),
         *(
             "-- migrate no-transaction",
@@ -440,7 +463,8 @@ def test_prose_is_no_directive(comment: str) -> None:
 def test_a_statement_whose_directive_is_mere_prose_names_the_directive() -> None:
     [found] = read("-- no-transaction\nVACUUM;").refusals()
     assert found.endswith(
-        "001-x.sql:2: VACUUM cannot run inside a transaction; add `-- migrate: no-transaction` to the leading comment"
+        "001-x.sql:2: VACUUM cannot run inside a transaction; "
+        "add `-- migrate: no-transaction` to the leading comment"
     )
 
 
@@ -526,12 +550,21 @@ def test_all_that_pending_files_may_not_contain_is_named_at_once(tmp_path: Path)
     assert heading == "pending migrations cannot run:"
     once = "remove it: each file already runs in one transaction"
     assert [one.removeprefix(f"{tmp_path}/") for one in found] == [
-        f"002-wrapped.sql:2: BEGIN starts a transaction inside the one that the file runs in; {once}",
+        (
+            "002-wrapped.sql:2: BEGIN starts a transaction inside the one that the file runs in; "
+            f"{once}"
+        ),
         f"002-wrapped.sql:4: COMMIT ends the transaction that the file runs in; {once}",
-        "003-draft.sql: still a draft; remove the line `-- migrate: draft` when the SQL is finished",
+        (
+            "003-draft.sql: still a draft; remove the line `-- migrate: draft` when the SQL is "
+            "finished"
+        ),
         "003-draft.sql:2: VACUUM cannot run inside a transaction; "
         "add `-- migrate: no-transaction` to the leading comment",
-        "004-piecewise.sql:3: \\copy is a psql command, not SQL; remove the line, or replace it with SQL",
+        (
+            "004-piecewise.sql:3: \\copy is a psql command, not SQL; "
+            "remove the line, or replace it with SQL"
+        ),
     ]
     assert caught.value.next_step == "Nothing was changed. Fix the files and run again."
     require_runnable(migrations[:1])
@@ -562,9 +595,8 @@ def test_a_new_file_has_the_next_number(
 def test_a_new_file_is_a_draft_that_can_be_loaded_and_not_run(tmp_path: Path) -> None:
     directory = tmp_path / "new" / "migrations"
     path = create(directory, " Add\n orders ", "2025-10-25")
-    assert (
-        path.read_bytes()
-        == b"-- migrate: draft\n-- Version: 000\n-- Date: 2025-10-25\n-- Description: Add orders\n\n"
+    assert path.read_bytes() == (
+        b"-- migrate: draft\n-- Version: 000\n-- Date: 2025-10-25\n-- Description: Add orders\n\n"
     )
     (migration,) = load(directory)
     assert migration.directives == {DRAFT}

@@ -101,7 +101,8 @@ def test_an_undo_section_is_refused_where_it_begins(tool: str, mark: str) -> Non
     column = len(mark) - len(mark.lstrip()) + 1
     [found] = refused(text)
     assert found.startswith(
-        f"001-x.sql:3:{column}: `{mark.strip()}` is a mark of {tool}, and Onward runs the whole file; {SECTIONS}"
+        f"001-x.sql:3:{column}: `{mark.strip()}` is a mark of {tool}, "
+        f"and Onward runs the whole file; {SECTIONS}"
     )
     # A tool that sends all of a section at once lets its last semicolon be missing.
     assert places(text.replace(";", "", 1)) == [f"001-x.sql:3:{column}:"]
@@ -158,9 +159,9 @@ def test_each_mark_of_a_file_is_named_once_with_the_places_where_it_is() -> None
     found = refused("-- +goose Up\n" + block * 7 + "-- +goose Down\nSELECT 2;\n")
     assert [one.split(":")[1] for one in found] == ["1", "2", "4", "23"]
     assert (
-        " is a mark of goose, and Onward runs the whole file (also at 5:1, 8:1, 11:1, 3 more places); "
-        in found[1]
-    )
+        " is a mark of goose, and Onward runs the whole file (also at 5:1, 8:1, 11:1, "
+        "3 more places); "
+    ) in found[1]
     assert "also at" not in found[0]
 
 
@@ -173,8 +174,14 @@ def test_each_mark_of_a_file_is_named_once_with_the_places_where_it_is() -> None
         "INSERT INTO notes VALUES ($$\n-- migrate:down\nDROP TABLE t;\n$$);",
         'CREATE TABLE t ("\n-- migrate:down\n" int);',
         "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $f$\n-- +goose Down\nBEGIN END $f$;",
-        "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC\n-- +goose Down\nSELECT 1;\n-- migrate:down\nEND;",
-        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1;\n-- +goose Down\nSELECT CASE WHEN a THEN 1 END; END;",
+        (
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC\n-- +goose Down\n"
+            "SELECT 1;\n-- migrate:down\nEND;"
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC"
+            " SELECT 1;\n-- +goose Down\nSELECT CASE WHEN a THEN 1 END; END;"
+        ),
         "/*\n-- migrate:down\nDROP TABLE t;\n*/\nSELECT 1;",
         "SELECT 1 /* /* */\n-- +goose Down\n*/;",
         "SELECT 1; -- +goose Down",
@@ -287,15 +294,22 @@ def test_prose_and_harmless_marks_are_not_refused(comment: str) -> None:
 
 # Pointers and conflicts
 
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
-CONFLICT = "SELECT 1;\n<<<<<<< HEAD\nSELECT 2;\n||||||| 1a2b3c\nSELECT 3;\n=======\nSELECT 4;\n>>>>>>> topic/it's\n"
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\n"
+    "size 12345\n"
+)
+CONFLICT = (
+    "SELECT 1;\n<<<<<<< HEAD\nSELECT 2;\n||||||| 1a2b3c\nSELECT 3;\n=======\nSELECT 4;\n"
+    ">>>>>>> topic/it's\n"
+)
 
 
 def test_a_git_lfs_pointer_is_refused_by_name() -> None:
     for text in (POINTER, POINTER.replace("\n", "\r\n"), "\ufeff" + POINTER):
         [found] = refused(text)
         assert found.startswith(
-            "001-x.sql:1:1: this is a Git LFS pointer in the file's place; fetch the file with `git "
+            "001-x.sql:1:1: this is a Git LFS pointer in the file's place; "
+            "fetch the file with `git "
         )
         assert len(read(text).unfinished()) == 1
     assert refused(f"-- {POINTER.splitlines()[0]}\nSELECT 1;\n") == []
@@ -324,7 +338,10 @@ def test_each_mark_of_a_merge_conflict_is_refused(end: str) -> None:
         ("CREATE TABLE t (\n<<<<<<< HEAD\n  a int\n=======\n  b int\n>>>>>>> x\n);", [2, 4, 6]),
         ("/*\n<<<<<<< HEAD\n * Version: 003\n=======\n * Version: 004\n>>>>>>> x\n */", [2, 6]),
         (
-            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC\n<<<<<<< HEAD\nSELECT 1;\n=======\n>>>>>>> x\nEND",
+            (
+                "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC\n<<<<<<< HEAD\nSELECT 1;\n=======\n"
+                ">>>>>>> x\nEND"
+            ),
             [2, 4, 5],
         ),
         ("SELECT 'a\n=======\nb';\n=======\n", [4]),
@@ -356,7 +373,10 @@ def test_what_only_looks_like_a_conflict_is_none(text: str) -> None:
 
 SPACES = "\xa0\u1680\u2000\u2003\u2009\u200a\u202f\u205f\u3000"
 LINE_ENDS = "\u2028\u2029"
-NOTHING = "\xad\u034f\u061c\u115f\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2064\u206f\ufeff\u3164\ufe0f\uffa0\U000e0041"
+NOTHING = (
+    "\xad\u034f\u061c\u115f\u180e\u200b\u200c\u200d\u200e\u200f"
+    "\u2060\u2064\u206f\ufeff\u3164\ufe0f\uffa0\U000e0041"
+)
 DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 CONTROLS = "\x01\x08\x0e\x1b\x7f\x80\x85\x9f"
 
@@ -432,7 +452,10 @@ def test_code_and_comments_shown_in_another_order_than_theirs_are_refused(
     found = refused(text)
     assert found
     assert all(
-        " is not closed on its line, so the text is displayed in another order than the server reads it; "
+        (
+            " is not closed on its line, so the text is displayed in another order than the "
+            "server reads it; "
+        )
         in one
         for one in found
     )
@@ -444,7 +467,10 @@ def test_code_and_comments_shown_in_another_order_than_theirs_are_refused(
         "INSERT INTO t VALUES ('\u2068{name}\u2069 hat \u2067שלום\u2069 gesagt');",
         "INSERT INTO t VALUES ('\u202bשלום\u202c', '\u202eabc\u202c', '\u200fעברית\u200e');",
         "-- \u202bהערה\u202c\nSELECT 1;",
-        "INSERT INTO phones VALUES ('\u202a+49 170 1234567\u202c'), ('\u202a+49 170 1234568'), ('0170\u202c');",
+        (
+            "INSERT INTO phones VALUES ('\u202a+49 170 1234567\u202c'), "
+            "('\u202a+49 170 1234568'), ('0170\u202c');"
+        ),
         "SELECT 'שלום', 'مرحبا';",
         "INSERT INTO t VALUES ('\u202bשלום'), (E'\u202e'), (N'\u2067'), (U&'\u2068');",
         "DO $$ BEGIN RAISE NOTICE '\u202bשלום\u202c'; END $$; -- \u2067שלום\u2069",
@@ -458,35 +484,71 @@ def test_text_of_languages_that_run_to_the_left_is_not_refused(text: str) -> Non
 
 ORDINARY = {
     "a table": "-- Users\nCREATE TABLE users (\n    id   BIGINT PRIMARY KEY,\n    name TEXT\n);\n",
-    "headings": "-- ============\n-- 1. Orders\n-- ============\n/*\n Orders\n =======\n-------\n*/\nSELECT 1;\n",
+    "headings": (
+        "-- ============\n-- 1. Orders\n-- ============\n/*\n Orders\n =======\n-------\n*/\n"
+        "SELECT 1;\n"
+    ),
     "a rollback in words": "-- Rollback:\n--   DROP TABLE users;\nCREATE TABLE users ();\n",
-    "an undo section that is a comment": "CREATE TABLE t ();\n-- DOWN:\n-- DROP t;\n/*\n-- migrate:down\nDROP t;\n*/\n",
+    "an undo section that is a comment": (
+        "CREATE TABLE t ();\n-- DOWN:\n-- DROP t;\n/*\n-- migrate:down\nDROP t;\n*/\n"
+    ),
     "umlauts": "-- Größe und Maß\nCREATE TABLE größe (maß int, \"straße\" text DEFAULT 'Köln');\n",
     "Cyrillic names": "CREATE TABLE заказы (номер int, имя text);\nCREATE INDEX ON заказы (имя);\n",
-    "Chinese names and a wide space": "CREATE TABLE 訂單 (編號 int);\nINSERT INTO 訂單 VALUES (1); -- 全角\u3000空白\n",
+    "Chinese names and a wide space": (
+        "CREATE TABLE 訂單 (編號 int);\nINSERT INTO 訂單 VALUES (1); -- 全角\u3000空白\n"
+    ),
     "emoji": "-- ⚠️ careful\nINSERT INTO moods VALUES ('👩‍💻', '❤️', '🏴󠁧󠁢󠁥󠁮󠁧󠁿'); -- 🚀\n",
-    "a no-break space in text": "INSERT INTO prices VALUES ('10\u00a0€', '1\u202f000'), ('soft\u00adhyphen');\n",
-    "a function": "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$\nBEGIN\n  -- Down\n    RETURN 1;\nEND $$;\n",
+    "a no-break space in text": (
+        "INSERT INTO prices VALUES ('10\u00a0€', '1\u202f000'), ('soft\u00adhyphen');\n"
+    ),
+    "a function": (
+        "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$\nBEGIN\n  -- Down\n    RETURN 1;\n"
+        "END $$;\n"
+    ),
     "labels": "DO $$\n<<outer>>\nBEGIN\n    <<inner>>\n    LOOP EXIT outer; END LOOP;\nEND $$;\n",
-    "operators": "SELECT a << 1, b >> 2, c || d, e = f, g @> h, i #>> '{a}', j !~~ k, l |/ m, !! 5, @ -5 FROM t;\n",
+    "operators": (
+        "SELECT a << 1, b >> 2, c || d, e = f, g @> h, i #>> '{a}', j !~~ k, l |/ m, !! 5, @ -5"
+        " FROM t;\n"
+    ),
     "an end of line for Windows": "-- Orders\r\nCREATE TABLE orders (\r\n    id int\r\n);\r\n",
     "a byte order mark": "\ufeffCREATE TABLE t ();\n",
     "tabs and form feeds": "CREATE TABLE t (\n\ta int,\n\tb int\n);\n\f\nSELECT\v1;\n",
-    "Drizzle's breakpoints": "CREATE TABLE a ();\n--> statement-breakpoint\nSELECT 1;--> statement-breakpoint\n",
-    "Prisma's comments": '-- CreateTable\nCREATE TABLE "User" ("id" SERIAL NOT NULL);\n\n-- AddForeignKey\nSELECT 1;\n',
-    "graphile-migrate's header": "--! Previous: sha1:0\n--! Hash: sha1:1\n--! Message: users\n\nCREATE TABLE t ();\n",
-    "sqlc's and linters' comments": "-- name: GetUser :one\n-- squawk-ignore x\n-- noqa: disable=all\nSELECT 1;\n",
+    "Drizzle's breakpoints": (
+        "CREATE TABLE a ();\n--> statement-breakpoint\nSELECT 1;--> statement-breakpoint\n"
+    ),
+    "Prisma's comments": (
+        '-- CreateTable\nCREATE TABLE "User" ("id" SERIAL NOT NULL);\n\n-- AddForeignKey\n'
+        "SELECT 1;\n"
+    ),
+    "graphile-migrate's header": (
+        "--! Previous: sha1:0\n--! Hash: sha1:1\n--! Message: users\n\nCREATE TABLE t ();\n"
+    ),
+    "sqlc's and linters' comments": (
+        "-- name: GetUser :one\n-- squawk-ignore x\n-- noqa: disable=all\nSELECT 1;\n"
+    ),
     "placeholders": "INSERT INTO t VALUES ('${name}', '{{ name }}', ':name', '%(name)s', '$1');\n",
-    "documentation of git": "INSERT INTO docs VALUES ($md$\n<<<<<<< HEAD\na\n=======\nb\n>>>>>>> main\n$md$);\n",
+    "documentation of git": (
+        "INSERT INTO docs VALUES ($md$\n<<<<<<< HEAD\na\n=======\nb\n>>>>>>> main\n$md$);\n"
+    ),
     "documentation of goose": "COMMENT ON TABLE t IS '\n-- +goose Up\n-- +goose Down\n';\n",
-    "index without a transaction": "-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS i ON t (a);\n",
-    "serializable": f"{HEAD}BEGIN;\nSET TRANSACTION ISOLATION LEVEL SERIALIZABLE;\nSELECT 1;\nCOMMIT;\n",
+    "index without a transaction": (
+        "-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS i ON t (a);\n"
+    ),
+    "serializable": (
+        f"{HEAD}BEGIN;\nSET TRANSACTION ISOLATION LEVEL SERIALIZABLE;\nSELECT 1;\nCOMMIT;\n"
+    ),
     "art": "/*\n  |||||||  >>>>>>>  <<<<<<<\n  ####### migrations #######\n*/\nSELECT 1;\n",
     "dashes": "--\n---\n----\n-- -- --\n--------------------\nSELECT 1 - -1;\n",
-    "a body of statements": "CREATE FUNCTION f() RETURNS int\nBEGIN ATOMIC\n    -- Up\n    SELECT 1;\nEND;\n",
+    "a body of statements": (
+        "CREATE FUNCTION f() RETURNS int\nBEGIN ATOMIC\n    -- Up\n    SELECT 1;\nEND;\n"
+    ),
     "nothing": "",
-    "words like the marks": "CREATE TABLE migrate (up int, down int);\nINSERT INTO migrate (up, down) VALUES (1, 2);\n",
-    "Persian in quotes": "CREATE TABLE t (\"می\u200cشود\" text);\nCOMMENT ON TABLE t IS 'می\u200cشود';\n",
+    "words like the marks": (
+        "CREATE TABLE migrate (up int, down int);\nINSERT INTO migrate (up, down) VALUES (1, 2);\n"
+    ),
+    "Persian in quotes": (
+        "CREATE TABLE t (\"می\u200cشود\" text);\nCOMMENT ON TABLE t IS 'می\u200cشود';\n"
+    ),
 }
 
 

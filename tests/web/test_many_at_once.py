@@ -277,7 +277,7 @@ def test_many_at_once_on_one_connection_starve_nobody_and_see_new_rows(
 def _work(
     others: Sequence[psycopg.Connection], committed: list[float], done: threading.Event
 ) -> int:
-    """Another client on all of its connections; one row of the history now and then is its doing."""
+    """Another client on all of its connections; now and then it adds a row to the history."""
     count = 0
     while not done.wait(0.01):
         others[count % len(others)].execute("INSERT INTO work VALUES (1)")

@@ -539,8 +539,8 @@ def test_a_commit_that_was_not_answered_and_not_done_is_a_failure(
         CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS
             'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END';
         ALTER TABLE schema_migrations ADD COLUMN IF NOT EXISTS mark int;
-        CREATE CONSTRAINT TRIGGER leaves AFTER INSERT ON schema_migrations DEFERRABLE INITIALLY DEFERRED
-            FOR EACH ROW EXECUTE FUNCTION leave();
+        CREATE CONSTRAINT TRIGGER leaves AFTER INSERT ON schema_migrations
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION leave();
     """
     instance = start(database, migrations({"001-a.sql": sql}))
     response = instance.post()

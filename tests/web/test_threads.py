@@ -1,4 +1,6 @@
-"""What threads do for event loops: how many of them, for whom, and what becomes of those who leave."""
+"""What threads do for event loops: how many of them, for whom, and what becomes of those who
+leave.
+"""
 
 import asyncio
 import subprocess
