@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -19,7 +20,7 @@ from psycopg.conninfo import timeout_from_conninfo
 
 from lib.errors import DatabaseUnavailable, PasswordRefused
 from lib.postgres.connecting import READ_BUDGET, Budget, connect
-from lib.postgres.executor import Executor as Connected
+from lib.postgres.executor import Executor
 from lib.settings.database_url import parse_url
 from scripts.dev.embedded import Embedded, server_user
 from tests.conftest import Cli, Database, Server
@@ -73,7 +74,7 @@ def closed_port() -> Iterator[int]:
 def test_a_server_that_is_not_there_ends_the_run_when_the_budget_is_spent(
     database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(Connected.__init__.__kwdefaults__ or {}, "budget", Budget(0.3))
+    monkeypatch.setattr("lib.runner.Executor", partial(Executor, budget=Budget(0.3)))
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
     with closed_port() as port, pytest.raises(DatabaseUnavailable, match="refused") as caught:
         run(changed(database, port=str(port), password="canary-of-a-password"), directory)
