@@ -284,6 +284,15 @@ def tables(database: Database) -> list[str]:
     return [name for (name,) in rows]
 
 
+def places(database: Database) -> list[str]:
+    """The schemas that have something called schema_migrations."""
+    rows = database.execute(
+        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'schema_migrations' "
+        "ORDER BY 1"
+    )
+    return [schema for (schema,) in rows]
+
+
 def contents(database: Database) -> tuple[list[Any], list[Any]]:
     """All that a run could have changed: every relation that is not the server's own, by the
     transaction that touched it last, and the whole history.

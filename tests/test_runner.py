@@ -26,8 +26,7 @@ from lib.errors import (
     TableBusy,
 )
 from lib.events import Event, Retry, Started
-from lib.postgres.executor import MIN_FILE_SECONDS
-from lib.postgres.executor import Executor as Session
+from lib.postgres.executor import MIN_FILE_SECONDS, Executor
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.kit import (
     LOCK,
@@ -793,7 +792,7 @@ def test_an_older_runners_times_are_read_in_the_servers_time_zone(
     assert result.code == 0
     assert "✅ 003-wrapped                         (2025-10-25 14:03:17 UTC) - 25ms" in result.out
     assert "not verified: 002-unverified" in result.out
-    with Session(config_of(database, cli.directory / "migrations")) as session:
+    with Executor(config_of(database, cli.directory / "migrations")) as session:
         times = [row.applied_at.isoformat() for row in session.read().rows if row.applied_at]
     assert times == [f"2025-10-25T14:0{index}:17.500000+00:00" for index in range(4)]
 

@@ -10,8 +10,6 @@ from tests.conftest import Database
 from tests.kit import SECRET
 
 Event = dict[str, Any]
-
-
 Request = Callable[..., Event]
 
 

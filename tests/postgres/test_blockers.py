@@ -7,39 +7,27 @@ import pytest
 
 from lib.errors import DatabaseUnsuitable, LockBusy, PartlyApplied, TableBusy
 from lib.events import Retry, Started
-from lib.postgres.executor import Executor as Session
+from lib.postgres.executor import Executor
 from lib.retry import Backoff
 from lib.source.migration import load
 from tests.conftest import Database, Server
 from tests.kit import (
     LOCK,
     OLD_SHAPE,
+    ONE,
     Events,
     Write,
     config_of,
     history,
     login,
     nothing_is_left_running,
+    places,
     role,
     run,
     tables,
     until,
 )
 from tests.proxy import Hold, Proxy
-
-ONE = {"001-one.sql": "CREATE TABLE public.one ()"}
-
-
-TWO = {**ONE, "002-two.sql": "CREATE TABLE public.two ()"}
-
-
-def places(database: Database) -> list[str]:
-    """The schemas that have something called schema_migrations."""
-    rows = database.execute(
-        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'schema_migrations' "
-        "ORDER BY 1"
-    )
-    return [schema for (schema,) in rows]
 
 
 def test_a_run_that_cannot_get_the_lock_gives_up_and_changes_nothing(
@@ -155,7 +143,7 @@ def test_a_busy_file_does_not_name_who_was_in_the_way_of_another(
     config = config_of(database, directory, MIGRATION_LOCK_TIMEOUT="700ms")
     with (
         psycopg.connect(database.url, application_name="reporting") as holder,
-        Session(config) as session,
+        Executor(config) as session,
     ):
         holder.execute("LOCK TABLE busy, other")
         session.read()

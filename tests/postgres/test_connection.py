@@ -35,8 +35,6 @@ from tests.kit import (
     until,
 )
 
-# What is sent and what comes back.
-
 
 @pytest.mark.parametrize(
     "setting",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import MigrationFailed, PartlyApplied
-from lib.postgres.executor import Executor as Session
+from lib.postgres.executor import Executor
 from lib.retry import Backoff
 from lib.source.migration import load
 from tests.conftest import Database, Server
@@ -14,7 +14,7 @@ from tests.kit import Write, config_of, history, nothing_is_left_running, run, t
 
 def apply_alone(database: Database, directory: Path) -> None:
     """Apply the first file without the checks that come before a run."""
-    with Session(config_of(database, directory)) as session:
+    with Executor(config_of(database, directory)) as session:
         session.read()
         session.prepare()
         session.apply(load(directory)[0], None, Backoff(0.0, first=1.0))

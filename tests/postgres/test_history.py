@@ -10,21 +10,12 @@ import psycopg
 import pytest
 
 from lib.errors import DatabaseUnsuitable, HistoryConflict
-from lib.postgres.executor import Executor as Session
+from lib.postgres.executor import Executor
 from tests.conftest import Database, Server
-from tests.kit import OLD_SHAPE, Write, config_of, history, login, role, run, tables
+from tests.kit import OLD_SHAPE, Write, config_of, history, login, places, role, run, tables
 
 ONE = {"001-one.sql": "CREATE TABLE public.one ()"}
 TWO = {**ONE, "002-two.sql": "CREATE TABLE public.two ()"}
-
-
-def places(database: Database) -> list[str]:
-    """The schemas that have something called schema_migrations."""
-    rows = database.execute(
-        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'schema_migrations' "
-        "ORDER BY 1"
-    )
-    return [schema for (schema,) in rows]
 
 
 # Where the table is found.
@@ -182,7 +173,7 @@ def test_what_is_read_is_what_is_there(database: Database, migrations: Write) ->
         "INSERT INTO schema_migrations (id, version, name, applied_at, checksum) VALUES"
         " (9, 'b', '\"🐘'' \\', '2026-01-02 03:04:05.678', 'x'), (7, 'a', '', NULL, NULL)"
     )
-    with Session(config_of(database, migrations(ONE))) as session:
+    with Executor(config_of(database, migrations(ONE))) as session:
         found = session.read()
     first, second = found.rows
     assert (first.id, first.version, first.applied_at, first.checksum, first.identity) == (
