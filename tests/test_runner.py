@@ -523,8 +523,8 @@ def test_a_file_that_changes_more_of_the_history_than_its_row_is_refused(
 # As pg_dump writes it, of a database that Onward looks after.
 DUMP = """SELECT pg_catalog.set_config('search_path', '', false);
 CREATE TABLE public.orders (id integer);
-CREATE TABLE public.schema_migrations (
-    id integer NOT NULL, version character varying(255) NOT NULL);
+CREATE TABLE public.schema_migrations (id integer NOT NULL, \
+version character varying(255) NOT NULL);
 CREATE SEQUENCE public.schema_migrations_id_seq AS integer START WITH 1;
 ALTER SEQUENCE public.schema_migrations_id_seq OWNED BY public.schema_migrations.id;
 INSERT INTO public.schema_migrations VALUES (1, '000-old');
