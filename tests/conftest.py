@@ -25,6 +25,7 @@ import pytest
 
 from lib.cli.commands import main
 from scripts.dev.embedded import Embedded, EmbeddedError
+from tests.proxy import Proxy, proxied
 
 ROOT = Path(__file__).resolve().parent.parent
 # No fsync: nothing here outlives the run. No autovacuum: it would move the counters that some tests
@@ -153,7 +154,7 @@ class Here:
     def __call__(
         self, *arguments: str, url: str | None = None, env: Mapping[str, str] | None = None
     ) -> Completed:
-        """Run one command; a `.env` of the developer's own decides nothing that a test depends on."""
+        """Run one command; a `.env` of the developer's own decides nothing that a test needs."""
         environ = {
             "MIGRATION_DIR": str(self.directory / "migrations"),
             "MIGRATION_ENV": "development",
@@ -245,7 +246,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what a team copies into its repository: the developer's `.env` files are not in it."""
+    """A copy of what a team copies into its repository; no `.env` of the developer's is in it."""
     copy = tmp_path_factory.mktemp("project")
     for folder in ("api", "lib", "migrations", "public", "scripts"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -283,6 +284,13 @@ def migrated(server: Server, template: str) -> Iterator[Database]:
     database = server.create(template=template)
     yield database
     server.drop(database)
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """A proxy in front of the run's server."""
+    with proxied(server.url) as proxy:
+        yield proxy
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 from lib.source.migration import load
 from tests.conftest import ROOT, Database, Server
-from tests.running import history
+from tests.kit import history
 
 PAGES = [
     ROOT / "README.md",
@@ -44,12 +44,12 @@ NOT_RUN = {
     "sam": "needs an account",
     "vercel": "needs an account",
     ".ci/run": "it is what runs this",
-    "scripts/setup": "installs a second .venv; test_sandbox.py runs it",
+    "scripts/setup": "installs a second .venv; tests/scripts/test_sandbox.py runs it",
     "scripts/test": "it is what runs this",
-    "scripts/bundle.py": "needs Lambda's Python; test_bundle.py runs it",
+    "scripts/bundle.py": "needs Lambda's Python; tests/platform/test_bundle.py runs it",
     "scripts/invoke.py": "needs an account; tests/platform/test_lambda.py runs it on the real "
     "runtime",
-    "scripts/dev/bench.py": "takes minutes; test_bench.py runs it",
+    "scripts/dev/bench.py": "takes minutes; tests/scripts/test_bench.py runs it",
 }
 # A sandbox stays until Ctrl-C. This one types it, when all has been said.
 SANDBOX = """\

@@ -13,12 +13,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
-from urllib.parse import urlsplit
 
 import psycopg
 
 from tests.conftest import Database, Server
-from tests.proxy import Message, Proxy
+from tests.proxy import Message, Proxy, proxied
 
 MARK = "hostile code was called"
 # Of any two or three of these, an overload is an exact match where the built-in one is not, or not
@@ -58,8 +57,8 @@ class Wire:
 @contextmanager
 def listening(server: Server) -> Iterator[tuple[Wire, Proxy]]:
     """A wire, and the proxy that it listens to. Rules that a test adds come before it."""
-    parts, wire = urlsplit(server.url), Wire()
-    with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
+    wire = Wire()
+    with proxied(server.url) as proxy:
         proxy.when("", wire.client, times=math.inf)
         proxy.when("", wire.server, times=math.inf, answer=True)
         yield wire, proxy
@@ -128,7 +127,10 @@ def _functions(connection: psycopg.Connection, words: set[str]) -> Iterator[str]
 def _function(name: str, types: Iterable[str]) -> str:
     body = f"BEGIN RAISE WARNING '{MARK}: {name}'; RAISE EXCEPTION '{MARK}: {name}'; END"
     arguments = ", ".join(types)
-    return f"CREATE FUNCTION public.{name}({arguments}) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $${body}$$"
+    return (
+        f"CREATE FUNCTION public.{name}({arguments}) RETURNS boolean"
+        f" LANGUAGE plpgsql IMMUTABLE AS $${body}$$"
+    )
 
 
 def _operators(connection: psycopg.Connection, signs: set[str]) -> Iterator[str]:
@@ -147,7 +149,10 @@ def _operators(connection: psycopg.Connection, signs: set[str]) -> Iterator[str]
     }
     for name, left, right in sorted(wanted):
         function = f"public.operator_{numbers[left, right]}"
-        yield f"CREATE OPERATOR public.{name} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = {function})"
+        yield (
+            f"CREATE OPERATOR public.{name} (LEFTARG = {left}, RIGHTARG = {right}, "
+            f"FUNCTION = {function})"
+        )
 
 
 def _types_and_views(connection: psycopg.Connection, words: set[str]) -> Iterator[str]:

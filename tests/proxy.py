@@ -302,6 +302,12 @@ class Proxy:
             self._live.discard(connection)
 
 
+def proxied(url: str, *, listen: int = 0) -> Proxy:
+    """A proxy in front of the server of a URL."""
+    parts = urlsplit(url)
+    return Proxy(parts.hostname or "127.0.0.1", parts.port or 5432, listen=listen)
+
+
 class _Stream:
     """One side of a connection."""
 

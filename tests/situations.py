@@ -13,10 +13,13 @@ import psycopg
 
 from tests.conftest import Database
 from tests.documents import Place
-from tests.running import LOCK, history, tables, until
+from tests.kit import LOCK, history, tables, until
 
 Situation = Callable[[Place], AbstractContextManager[None]]
-ORDERS = "CREATE TABLE orders (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id BIGINT REFERENCES users (id));\n"
+ORDERS = (
+    "CREATE TABLE orders (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+    " user_id BIGINT REFERENCES users (id));\n"
+)
 BIGNT = """\
 -- Description: Add orders
 CREATE TABLE orders (
@@ -31,10 +34,14 @@ CREATE INDEX CONCURRENTLY IF NOT EXISTS users_created_at_idx ON users (created_a
 CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS users_password_hash_key ON users (password_hash);
 """
 SLEEP_AT_THE_ROW = """
-CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1000); RETURN NULL; END $$;
+CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_sleep(1000); RETURN NULL; END $$;
 CREATE TRIGGER sleep AFTER INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION sleep();
 """
-USERS = "INSERT INTO users (email, password_hash) SELECT n || '@example.org', 'the same' FROM generate_series(1, {}) n"
+USERS = (
+    "INSERT INTO users (email, password_hash) SELECT n || '@example.org', 'the same'"
+    " FROM generate_series(1, {}) n"
+)
 
 
 @contextmanager
@@ -239,7 +246,10 @@ def doubles_under_a_unique_index(place: Place) -> Iterator[None]:
 def many_users(place: Place) -> Iterator[None]:
     place.database.execute(USERS.format(2500))
     yield
-    batches = "SELECT count(DISTINCT xmin::text), count(*) FILTER (WHERE reset_token_expires_at IS NULL) FROM users"
+    batches = (
+        "SELECT count(DISTINCT xmin::text), count(*) FILTER (WHERE reset_token_expires_at IS NULL)"
+        " FROM users"
+    )
     assert place.database.execute(batches) == [(3, 0)]
 
 

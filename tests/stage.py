@@ -22,17 +22,22 @@ import psycopg
 import pytest
 from starlette.testclient import TestClient
 
-from lib.errors import OnwardError
 from lib.web.routes import create_app
 from lib.web.service import Service
 from scripts.dev.embedded import Embedded
 from tests.conftest import SETTINGS, Cli, Database, Server
-from tests.proxy import Proxy
-from tests.running import SETTLED, history, nothing_is_left_running, tables, until
+from tests.kit import (
+    SETTLED,
+    Capture,
+    Write,
+    kinds,
+    nothing_is_left_running,
+    recorded,
+    tables,
+    until,
+)
 
 R = TypeVar("R")
-Capture = pytest.CaptureFixture[str]
-Write = Callable[[Mapping[str, str | bytes]], Path]
 
 VERSIONS = ("001-one", "002-two", "003-three")
 SECRET = "canary-of-a-secret-" * 2
@@ -51,7 +56,9 @@ def recording(version: str) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: the public code of its error, or "ok"; and all that it said, to whomever."""
+    """What a run came to: the public code of its error, or "ok"; and all that it said, to
+    whomever.
+    """
 
     code: str
     document: dict[str, Any]
@@ -160,13 +167,7 @@ def _post(service: Service) -> Any:
         return client.post("/api/migrate", headers={"Authorization": f"Bearer {SECRET}"})
 
 
-def _kinds(kind: type[OnwardError]) -> Iterator[type[OnwardError]]:
-    for one in kind.__subclasses__():
-        yield one
-        yield from _kinds(one)
-
-
-_KINDS = {OnwardError.code: OnwardError} | {kind.code: kind for kind in _kinds(OnwardError)}
+_KINDS = {kind.code: kind for kind in kinds()}
 
 
 @dataclass
@@ -223,7 +224,10 @@ class Stage:
         """The server's processes that work in the database and are in this state; behind a pooler,
         its own too.
         """
-        query = f"SELECT pid FROM pg_stat_activity WHERE datname = %s AND ({condition.replace('%', '%%')})"
+        query = (
+            "SELECT pid FROM pg_stat_activity WHERE datname = %s"
+            f" AND ({condition.replace('%', '%%')})"
+        )
         return [pid for (pid,) in self.server.admin.execute(query, [self.database.name])]
 
     def wait(self, condition: str = AT_THE_GATE) -> int:
@@ -237,10 +241,7 @@ class Stage:
     @property
     def recorded(self) -> list[str]:
         """The versions in the history, if there is one."""
-        exists = self.database.execute(
-            "SELECT to_regclass('public.schema_migrations') IS NOT NULL"
-        ) == [(True,)]
-        return history(self.database) if exists else []
+        return recorded(self.database) or []
 
     def settled(self, *applied: str) -> None:
         """What holds after any fault: nothing of ours runs, each row has its objects, each effect
@@ -312,21 +313,6 @@ def command(stages: MakeStage) -> Stage:
 def stage(request: pytest.FixtureRequest, stages: MakeStage) -> Stage:
     """A stage for the command line, and one for the emergency route."""
     return stages(request.param)
-
-
-@contextmanager
-def proxied(server: Server) -> Iterator[Proxy]:
-    """A proxy in front of a server."""
-    parts = urlsplit(server.url)
-    with Proxy(parts.hostname or "127.0.0.1", parts.port or 5432) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    """A proxy in front of the server of the tests."""
-    with proxied(server) as proxy:
-        yield proxy
 
 
 @contextmanager

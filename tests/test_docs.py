@@ -24,7 +24,6 @@ import yaml  # type: ignore[import-untyped]
 from botocore import xform_name
 from botocore.session import Session
 
-from lib.errors import OnwardError
 from scripts.dev.embedded import Embedded
 from tests.conftest import ROOT, Database, Server
 from tests.documents import (
@@ -40,11 +39,10 @@ from tests.documents import (
     name_of,
     prose_of,
 )
+from tests.kit import history, kinds, wait_until_gone
 from tests.platform import vercel
 from tests.platform.cache import CACHE
-from tests.running import history
 from tests.situations import SITUATIONS, ordinary, repository
-from tests.test_embedded import wait_until_gone
 
 
 @pytest.fixture
@@ -137,7 +135,7 @@ COMMANDS = sorted({(name_of(page), command) for page in PAGES for command in com
 @pytest.mark.parametrize(
     ("page", "command"), [one for one in COMMANDS if one[1].split()[0] in ("aws", "sam", "docker")]
 )
-def test_a_command_that_needs_an_account_or_a_daemon_is_written_as_its_program_wants_it(
+def test_a_command_that_cannot_be_run_is_written_as_its_program_wants_it(
     page: str, command: str
 ) -> None:
     program, *words = shlex.split(command)
@@ -355,13 +353,6 @@ def test_every_answer_is_documented_and_no_other() -> None:
     assert (sorted(statuses), set(documented)) == (statuses, known)
     messages = {kind.code: kind.public_message for kind in kinds()}
     assert len(set(messages.values())) == len(messages)  # each code has words of its own
-
-
-def kinds(error: type[OnwardError] = OnwardError) -> set[type[OnwardError]]:
-    """All errors that a run can end with."""
-    return {error}.union(
-        *map(kinds, (one for one in error.__subclasses__() if one.__module__ == "lib.errors"))
-    )
 
 
 def refusals() -> Iterator[tuple[int, str]]:

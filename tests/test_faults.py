@@ -2,7 +2,7 @@
 `Stage.completes`.
 
 Others are tested beside what they belong to: leftovers of files in test_runner.py, refusals in
-test_cli_files.py and test_database.py, what HTTP says in test_web.py, many runs at once and what
+cli/test_files.py and postgres/test_history.py, what HTTP says in web/, many runs at once and what
 needs a pooler or a network in platform/.
 """
 
@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,13 +32,13 @@ from lib.postgres.connecting import Budget
 from lib.source.migration import load
 from scripts.dev.embedded import Embedded, find_programs, server_user
 from tests.conftest import SETTINGS, Cli, Database, Server
-from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail
-from tests.running import (
+from tests.kit import (
     LOCK,
     Events,
     cause_of,
     config_of,
     history,
+    holding,
     login,
     nothing_is_left_running,
     role,
@@ -47,6 +46,7 @@ from tests.running import (
     tables,
     until,
 )
+from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail, proxied
 from tests.stage import (
     AT_THE_GATE,
     VERSIONS,
@@ -56,28 +56,17 @@ from tests.stage import (
     Stage,
     command,
     embedded,
-    proxied,
-    proxy,
     recording,
     stage,
     stages,
     stop,
 )
 
-__all__ = ["command", "proxy", "stage", "stages"]  # fixtures
+__all__ = ["command", "stage", "stages"]  # fixtures
 
 ONE, TWO, THREE = VERSIONS
 ASKS_FOR_THE_LOCK = "query ~ '^ROLLBACK|advisory_xact_lock'"
 WAITS_FOR_A_LOCK = "wait_event_type = 'Lock'"
-
-
-@contextmanager
-def holding(database: Database, sql: str) -> Iterator[psycopg.Connection]:
-    """Another session in a transaction that has run this."""
-    with psycopg.connect(database.url, application_name="reporting") as connection:
-        connection.execute(sql.encode())
-        yield connection
-        connection.rollback()
 
 
 # The process: it is killed, told to stop, or frozen.
@@ -108,7 +97,7 @@ def test_a_run_that_is_killed_in_the_middle_of_a_statement_leaves_nothing(comman
     command.completes()
 
 
-def test_a_server_that_refuses_one_of_the_limits_costs_one_warning_and_not_the_run(
+def test_a_limit_that_a_server_refuses_costs_one_warning_and_not_the_run(
     command: Stage, proxy: Proxy
 ) -> None:
     limit = "client_connection_check_interval"
@@ -125,7 +114,7 @@ def test_a_server_that_refuses_one_of_the_limits_costs_one_warning_and_not_the_r
     command.settled(*VERSIONS)
 
 
-def test_a_limit_that_is_fixed_on_a_server_is_not_asked_of_it_and_costs_one_warning(
+def test_a_limit_that_a_server_has_fixed_is_not_set_and_costs_one_warning(
     command: Stage,
 ) -> None:
     """On some systems, and at some hosts, this setting can only be 0."""
@@ -204,7 +193,10 @@ def test_a_files_session_has_all_limits_and_no_others_than_these(
         "tcp_user_timeout": "15000",
         "transaction_timeout": "0",
     }
-    query = f"SELECT name, setting FROM pg_settings WHERE name IN ({str([*limits])[1:-1]}) ORDER BY name"
+    query = (
+        f"SELECT name, setting FROM pg_settings WHERE name IN ({str([*limits])[1:-1]})"
+        " ORDER BY name"
+    )
     known = [
         name for name, _ in database.execute(query.replace("ORDER", "AND max_val <> '0' ORDER"))
     ]
@@ -248,7 +240,7 @@ def test_without_that_limit_a_killed_run_is_gone_when_its_statement_ends(command
 
 
 def test_a_signal_between_two_files_keeps_the_first_and_begins_no_second(command: Stage) -> None:
-    """Another session queues for the run's lock and gets it as soon as the first file is committed."""
+    """Another session queues for the run's lock and gets it once the first file is committed."""
     command.files(first=WAIT)
     running = command.start()
     command.wait()
@@ -291,7 +283,7 @@ def test_a_signal_during_a_commit_is_obeyed_when_the_commit_is_known(
     command.completes()
 
 
-def test_a_signal_while_a_lost_commit_is_looked_for_does_not_make_it_unknown(
+def test_a_signal_during_the_search_for_a_commit_leaves_it_known(
     command: Stage, proxy: Proxy
 ) -> None:
     looking = Hold()
@@ -310,7 +302,7 @@ def test_a_signal_while_a_lost_commit_is_looked_for_does_not_make_it_unknown(
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("arrives", [True, False])
-def test_of_two_signals_during_a_commit_the_first_decides_and_nothing_is_left_untold(
+def test_of_two_signals_during_a_commit_the_first_decides_and_all_is_told(
     command: Stage, proxy: Proxy, first: signal.Signals, second: signal.Signals, arrives: bool
 ) -> None:
     commit = Hold()
@@ -347,7 +339,10 @@ def test_a_signal_is_obeyed_in_the_middle_of_a_flood_of_notices(
     running = Command(
         cli, {"MIGRATION_DIR": str(cli.directory / "migrations"), "POSTGRES_URL": database.url}
     )
-    talks = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND query ~ 'RAISE NOTICE'"
+    talks = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND state = 'active'"
+        " AND query ~ 'RAISE NOTICE'"
+    )
     until(lambda: server.admin.execute(talks, [database.name]))
     running.send(number)
     outcome = running.finish(by=number)
@@ -406,7 +401,7 @@ def test_a_frozen_run_loses_its_lock_and_says_so_when_it_wakes(command: Stage) -
     command.completes()
 
 
-def test_a_frozen_run_that_wakes_after_another_has_done_its_work_takes_no_credit(
+def test_a_frozen_run_takes_no_credit_for_what_another_did_meanwhile(
     command: Stage,
 ) -> None:
     command.files(second=f"SET LOCAL idle_in_transaction_session_timeout = '100ms'; {WAIT}")
@@ -532,8 +527,14 @@ def test_a_row_in_another_table_does_not_confirm_a_lost_commit(
     proxy.when(recording("001-lost"), Message.pass_on)  # it is tried first
     proxy.when(recording("001-lost"), cut_before)
     proxy.when("SELECT id, ", looking)
-    other = "ALTER TABLE schema_migrations RENAME TO old; CREATE TABLE schema_migrations (LIKE old INCLUDING ALL)"
-    row = f"INSERT INTO schema_migrations (version, name, checksum) VALUES ('001-lost', 'Lost', '{migration.checksum}')"
+    other = (
+        "ALTER TABLE schema_migrations RENAME TO old; "
+        "CREATE TABLE schema_migrations (LIKE old INCLUDING ALL)"
+    )
+    row = (
+        "INSERT INTO schema_migrations (version, name, checksum)"
+        f" VALUES ('001-lost', 'Lost', '{migration.checksum}')"
+    )
     events = Events()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(
@@ -587,7 +588,7 @@ def test_where_the_database_stays_away_the_outcome_is_called_unknown(
 
 
 @pytest.mark.parametrize("action", [cut_before, cut_after], ids=["before", "after"])
-def test_a_connection_that_is_cut_while_the_history_is_made_costs_a_second_look(
+def test_a_cut_while_the_history_is_made_costs_a_second_look(
     stage: Stage, proxy: Proxy, action: Action
 ) -> None:
     cut = proxy.when('CREATE TABLE "public".schema_migrations', action)
@@ -611,7 +612,7 @@ def test_the_row_of_a_no_transaction_file_is_looked_for_too(
 
 
 @pytest.mark.parametrize("action", [cut_before, cut_after])
-def test_a_connection_that_is_cut_while_a_row_is_tried_leaves_the_file_untouched(
+def test_a_cut_while_a_row_is_tried_leaves_the_file_untouched(
     stage: Stage, proxy: Proxy, action: Action
 ) -> None:
     stage.write(
@@ -685,7 +686,7 @@ def test_a_role_whose_snapshots_last_sees_what_another_run_has_done(
     command.settled(*VERSIONS)
 
 
-def test_a_busy_table_is_tried_again_from_the_start_and_readers_get_through_meanwhile(
+def test_a_busy_table_is_tried_again_and_readers_get_through_meanwhile(
     stage: Stage,
 ) -> None:
     stage.database.execute("CREATE TABLE busy (i int)")
@@ -761,7 +762,7 @@ def test_the_victim_of_a_deadlock_is_tried_again(stage: Stage) -> None:
     stage.settled(*VERSIONS)
 
 
-def test_an_index_whose_build_waits_for_a_writer_too_long_is_not_passed_off_as_built(
+def test_an_index_that_waits_for_a_writer_too_long_is_not_called_built(
     stage: Stage,
 ) -> None:
     stage.database.execute("CREATE TABLE busy (i int)")
@@ -807,7 +808,7 @@ def test_a_statement_that_is_too_slow_is_cancelled_and_the_limit_named(stage: St
     stage.completes()
 
 
-def test_a_statement_that_cannot_run_in_a_transaction_is_told_of_the_directive(
+def test_a_statement_that_no_transaction_takes_is_told_of_the_directive(
     stage: Stage,
 ) -> None:
     stage.files(
@@ -839,7 +840,7 @@ def test_what_a_row_holds_is_not_told_over_http(stages: MakeStage) -> None:
 
 
 @pytest.mark.parametrize("state", ["missing", "empty"])
-def test_files_that_were_left_out_of_a_deploy_are_not_taken_for_nothing_pending(
+def test_files_left_out_of_a_deploy_are_not_taken_for_nothing_pending(
     stages: MakeStage, state: str
 ) -> None:
     route = stages("route")
@@ -892,7 +893,7 @@ def test_a_restart_of_the_server_undoes_the_file_and_is_told(
 def test_a_server_that_is_gone_at_the_commit_and_comes_back_is_asked(
     own: Embedded, standing: Stage
 ) -> None:
-    with proxied(standing.server) as proxy:
+    with proxied(standing.server.url) as proxy:
         commit = Hold()
         proxy.when(recording(TWO), commit)
         running = standing.start(proxy.url(standing.database.url))
@@ -909,7 +910,7 @@ def test_a_server_that_is_gone_at_the_commit_and_comes_back_is_asked(
     ("sqlstate", "text"),
     [("57P03", "the database system is starting up"), ("53300", "sorry, too many clients already")],
 )
-def test_a_server_that_lets_nobody_in_yet_is_tried_again_and_that_is_told_once(
+def test_a_server_that_lets_nobody_in_yet_is_tried_again_and_told_of_once(
     stage: Stage, proxy: Proxy, sqlstate: str, text: str
 ) -> None:
     refusing = proxy.when("database\0", fail(sqlstate, text), times=5)
@@ -1014,7 +1015,7 @@ def test_a_standby_can_be_looked_at_and_is_not_migrated(
 def test_a_server_that_restarts_while_it_is_asked_is_asked_again(
     own: Embedded, standing: Stage
 ) -> None:
-    with proxied(standing.server) as proxy:
+    with proxied(standing.server.url) as proxy:
         commit = Hold(cut_client=True)
         proxy.when(recording(TWO), commit)
         running = standing.start(proxy.url(standing.database.url))

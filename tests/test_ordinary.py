@@ -5,21 +5,20 @@ Each is a database as somebody has it, and a role that is no superuser; the run,
 the status all exit 0.
 """
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import pytest
 
 from lib.cli.commands import main
 from tests.conftest import Database, Server
-from tests.running import history, login, role
+from tests.kit import Write, history, login, role
 
-Write = Callable[[Mapping[str, str | bytes]], object]
-
-SEED = """CREATE TABLE schema_migrations (id serial PRIMARY KEY, version varchar(255) UNIQUE NOT NULL,
-    name varchar(255) NOT NULL, applied_at timestamp DEFAULT now(), execution_time_ms int, checksum varchar(64))"""
-FULL = """CREATE TABLE schema_migrations (id serial PRIMARY KEY, version varchar(255) UNIQUE NOT NULL,
-    name varchar(255) NOT NULL, applied_at timestamptz NOT NULL DEFAULT now(), execution_time_ms int,
+SEED = """CREATE TABLE schema_migrations (
+    id serial PRIMARY KEY, version varchar(255) UNIQUE NOT NULL, name varchar(255) NOT NULL,
+    applied_at timestamp DEFAULT now(), execution_time_ms int, checksum varchar(64))"""
+FULL = """CREATE TABLE schema_migrations (
+    id serial PRIMARY KEY, version varchar(255) UNIQUE NOT NULL, name varchar(255) NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now(), execution_time_ms int,
     checksum varchar(64), environment text, identity text, git_commit text, applied_by text)"""
 TRIGGER = "LANGUAGE plpgsql AS $$ BEGIN INSERT INTO audit VALUES ('seen'); RETURN {}; END $$"
 SUPABASE = """
@@ -27,9 +26,11 @@ CREATE ROLE {anon} NOLOGIN;
 ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT ALL ON TABLES TO {anon};
 ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT ALL ON SEQUENCES TO {anon};
 ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT ALL ON FUNCTIONS TO {anon};
-CREATE SCHEMA auth; CREATE TABLE auth.users (id int); CREATE TABLE auth.schema_migrations (version varchar(255));
+CREATE SCHEMA auth; CREATE TABLE auth.users (id int);
+CREATE TABLE auth.schema_migrations (version varchar(255));
 CREATE SCHEMA storage; CREATE TABLE storage.migrations (id int, name text);
-CREATE SCHEMA realtime; CREATE TABLE realtime.schema_migrations (version bigint, inserted_at timestamp);
+CREATE SCHEMA realtime;
+CREATE TABLE realtime.schema_migrations (version bigint, inserted_at timestamp);
 CREATE SCHEMA extensions;
 ALTER ROLE {owner} SET search_path = "$user", public, extensions;
 CREATE FUNCTION extensions.secure() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -39,7 +40,8 @@ BEGIN
         EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', made.object_identity);
     END LOOP;
 END $$;
-CREATE EVENT TRIGGER {anon} ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION extensions.secure()
+CREATE EVENT TRIGGER {anon} ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+    EXECUTE FUNCTION extensions.secure()
 """
 
 
@@ -105,7 +107,8 @@ SITUATIONS = {
         "'SELECT 2'"
     ),
     "a path that was set for the database": Situation(
-        'CREATE SCHEMA app AUTHORIZATION {owner}; ALTER DATABASE {database} SET search_path = "$user", app, public'
+        "CREATE SCHEMA app AUTHORIZATION {owner}; ALTER DATABASE {database}"
+        ' SET search_path = "$user", app, public'
     ),
     "a host's schema on the path": Situation(
         "CREATE SCHEMA auth; CREATE TABLE auth.users (id int); GRANT USAGE ON SCHEMA auth TO "

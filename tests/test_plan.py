@@ -1,6 +1,5 @@
 import re
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,20 +8,14 @@ from hypothesis import strategies as st
 from lib.errors import HistoryConflict
 from lib.plan import AppliedMigration, MigrationStatus, Plan, State, make_plan
 from lib.report.text import next_step_text
-from lib.source.migration import Migration, number_of
+from lib.source.migration import number_of
+from tests.kit import file
 
 RESET = "reset this database, or take a fresh branch of it"
 
 
 def checksum(content: str) -> str:
     return sha256(content.encode()).hexdigest()
-
-
-def file(version: str, content: str = "SELECT 1;") -> Migration:
-    number = number_of(version)
-    assert number is not None
-    path = Path("migrations", f"{version}.sql")
-    return Migration(number, version, path, content.encode(), checksum(content), frozenset())
 
 
 def row(version: str, content: str | None = "SELECT 1;") -> AppliedMigration:

@@ -1,24 +1,13 @@
 """How often a run waits for the server: over a network, that is what it costs."""
 
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
 from tests.conftest import Cli, Database, Server
+from tests.kit import Write, history, run
 from tests.proxy import Proxy
-from tests.running import history, run
-
-Write = Callable[[Mapping[str, str | bytes]], Path]
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    parts = urlsplit(server.url)
-    with Proxy(parts.hostname or "127.0.0.1", parts.port or 5432) as proxy:
-        yield proxy
 
 
 def files(count: int) -> dict[str, str]:

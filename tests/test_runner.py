@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -27,14 +26,15 @@ from lib.errors import (
     TableBusy,
 )
 from lib.events import Event, Retry, Started
-from lib.postgres.executor import MIN_FILE_SECONDS
-from lib.postgres.executor import Executor as Session
+from lib.postgres.executor import MIN_FILE_SECONDS, Executor
 from lib.report.text import next_step_text
 from tests.conftest import ROOT, Cli, Database, Server
-from tests.running import (
+from tests.kit import (
     LOCK,
+    OURS,
     SETTLED,
     Events,
+    Write,
     config_of,
     history,
     login,
@@ -46,8 +46,6 @@ from tests.running import (
     until,
 )
 
-Write = Callable[[Mapping[str, str | bytes]], Path]
-OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
 SHAPE = """
 SELECT 'column', attname::text, format_type(atttypid, atttypmod) || ' ' || attnotnull::text,
        pg_get_expr(adbin, adrelid)
@@ -147,7 +145,7 @@ def test_a_second_run_writes_nothing_and_takes_no_lock(migrated: Database) -> No
     assert migrated.execute("SELECT xmin::text, s.* FROM schema_migrations s ORDER BY id") == before
 
 
-def test_a_role_that_may_only_read_can_look_at_a_current_database_and_run_nothing_on_it(
+def test_a_role_that_may_only_read_can_look_and_run_nothing(
     server: Server, migrated: Database, cli: Cli
 ) -> None:
     with login(server, migrated) as reader:
@@ -168,7 +166,10 @@ def test_a_role_that_may_only_read_can_look_at_a_current_database_and_run_nothin
 def test_a_file_that_fails_on_its_last_statement_leaves_nothing_behind(
     database: Database, cli: Cli, migrations: Write
 ) -> None:
-    good = "CREATE TABLE a (i int);\nCREATE TABLE b (i int);\nINSERT INTO a VALUES (1);\nCREATE INDEX ON b (i);\n"
+    good = (
+        "CREATE TABLE a (i int);\nCREATE TABLE b (i int);\nINSERT INTO a VALUES (1);\n"
+        "CREATE INDEX ON b (i);\n"
+    )
     directory = migrations(
         {
             "001-before.sql": "CREATE TABLE before (i int)",
@@ -238,10 +239,13 @@ def test_deferred_triggers_run_with_the_settings_of_their_file(
     assert history(database) == ["001-trigger"]
 
 
-def test_a_temporary_table_with_deferred_constraints_outstanding_is_no_obstacle(
+def test_a_temporary_table_with_deferred_constraints_is_no_obstacle(
     database: Database, migrations: Write
 ) -> None:
-    sql = "CREATE TEMP TABLE t (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO t VALUES (1), (1), (2);"
+    sql = (
+        "CREATE TEMP TABLE t (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO t"
+        " VALUES (1), (1), (2);"
+    )
     directory = migrations({"001-temp.sql": sql + "DELETE FROM t WHERE i = 1"})
     run(database, directory)
     assert history(database) == ["001-temp"]
@@ -309,7 +313,7 @@ def test_the_server_refuses_in_a_transaction_what_the_rules_leave_to_it(
         "CREATE TABLE a (); SAVEPOINT s; CREATE TABLE b (); ROLLBACK TO s; SELECT 1 / 0",
     ],
 )
-def test_a_block_or_procedure_that_ends_the_transaction_keeps_and_records_nothing(
+def test_a_block_or_procedure_that_commits_keeps_and_records_nothing(
     server: Server, database: Database, migrations: Write, sql: str
 ) -> None:
     directory = migrations({"001-before.sql": "CREATE TABLE before ()", "002-commits.sql": sql})
@@ -323,7 +327,7 @@ def test_a_block_or_procedure_that_ends_the_transaction_keeps_and_records_nothin
     nothing_is_left_running(server, database)
 
 
-def test_the_remedy_for_set_transaction_leads_to_the_isolation_that_was_meant(
+def test_the_remedy_for_set_transaction_gives_the_isolation_that_was_meant(
     database: Database, migrations: Write
 ) -> None:
     level = "SELECT current_setting('transaction_isolation') AS level"
@@ -332,7 +336,10 @@ def test_the_remedy_for_set_transaction_leads_to_the_isolation_that_was_meant(
         run(database, migrations({"001-seen.sql": text}))
     assert "001-seen.sql:1: SET TRANSACTION changes the transaction" in caught.value.message
     own = re.search(
-        r"or add `(-- .*)` to the leading comment: .* own (BEGIN;) SET TRANSACTION \.\.\.; (COMMIT;)",
+        (
+            r"or add `(-- .*)` to the leading comment: .* own (BEGIN;) SET TRANSACTION \.\.\.; "
+            r"(COMMIT;)"
+        ),
         str(caught.value),
     )
     assert own
@@ -342,7 +349,10 @@ def test_the_remedy_for_set_transaction_leads_to_the_isolation_that_was_meant(
 
 
 def test_savepoints_are_the_files_own_business(database: Database, migrations: Write) -> None:
-    sql = "SAVEPOINT a; CREATE TABLE undone (); ROLLBACK TO a; CREATE TABLE done (); RELEASE a; SAVEPOINT left_open"
+    sql = (
+        "SAVEPOINT a; CREATE TABLE undone (); ROLLBACK TO a; CREATE TABLE done (); RELEASE a; "
+        "SAVEPOINT left_open"
+    )
     run(database, migrations({"001-savepoints.sql": sql}))
     assert tables(database) == ["done"]
     assert history(database) == ["001-savepoints"]
@@ -374,14 +384,17 @@ LEFTOVERS = [
 ]
 LOOK = """
 INSERT INTO public.seen SELECT jsonb_build_object(
-    'current_user', current_user, 'session_user', session_user, 'path', current_setting('search_path'),
+    'current_user', current_user, 'session_user', session_user,
+    'path', current_setting('search_path'),
     'settings', (SELECT jsonb_object_agg(name, setting) FROM pg_settings WHERE source = 'session'),
-    'isolation', current_setting('transaction_isolation'), 'own', nullif(current_setting('my.own', true), ''),
+    'isolation', current_setting('transaction_isolation'),
+    'own', nullif(current_setting('my.own', true), ''),
     'temporary', (SELECT jsonb_agg(relname) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
     'listening', (SELECT jsonb_agg(c) FROM pg_listening_channels() c),
     'prepared', (SELECT jsonb_agg(name) FROM pg_prepared_statements),
     'cursors', (SELECT jsonb_agg(name) FROM pg_cursors),
-    'locks', (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()));
+    'locks', (SELECT count(*) FROM pg_locks
+        WHERE locktype = 'advisory' AND pid = pg_backend_pid()));
 DO $$ BEGIN
     PERFORM currval('public.numbers');
     RAISE 'the sequence is known';
@@ -391,7 +404,7 @@ END $$
 
 
 @pytest.mark.parametrize("sql", LEFTOVERS)
-def test_what_a_file_leaves_in_its_session_reaches_neither_its_row_nor_the_next_file(
+def test_what_a_file_sets_reaches_neither_its_row_nor_the_next_file(
     server: Server, database: Database, migrations: Write, sql: str
 ) -> None:
     directory = migrations(
@@ -408,7 +421,7 @@ def test_what_a_file_leaves_in_its_session_reaches_neither_its_row_nor_the_next_
     nothing_is_left_running(server, database)
 
 
-def test_a_schema_beyond_ascii_holds_the_history_whatever_encoding_a_file_leaves(
+def test_a_schema_beyond_ascii_holds_the_history_in_any_client_encoding(
     database: Database, migrations: Write
 ) -> None:
     database.execute('CREATE SCHEMA "größe\\ 📏"')
@@ -482,7 +495,7 @@ def test_a_file_that_destroys_the_history_is_undone(
 @pytest.mark.parametrize(
     "head", ["", "-- migrate: no-transaction\n"], ids=["transaction", "no transaction"]
 )
-def test_a_file_that_changes_the_history_beyond_its_own_row_is_not_recorded(
+def test_a_file_that_changes_more_of_the_history_than_its_row_is_refused(
     database: Database, migrations: Write, head: str, sql: str
 ) -> None:
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
@@ -509,7 +522,8 @@ def test_a_file_that_changes_the_history_beyond_its_own_row_is_not_recorded(
 # As pg_dump writes it, of a database that Onward looks after.
 DUMP = """SELECT pg_catalog.set_config('search_path', '', false);
 CREATE TABLE public.orders (id integer);
-CREATE TABLE public.schema_migrations (id integer NOT NULL, version character varying(255) NOT NULL);
+CREATE TABLE public.schema_migrations (id integer NOT NULL, \
+version character varying(255) NOT NULL);
 CREATE SEQUENCE public.schema_migrations_id_seq AS integer START WITH 1;
 ALTER SEQUENCE public.schema_migrations_id_seq OWNED BY public.schema_migrations.id;
 INSERT INTO public.schema_migrations VALUES (1, '000-old');
@@ -569,7 +583,10 @@ def test_sql_arrives_as_it_is_written(database: Database, migrations: Write) -> 
         "it's",
     ]
     values = ", ".join("('" + words.replace("'", "''") + "')" for words in said)
-    sql = f"CREATE TABLE said (words text);\r\nINSERT INTO said VALUES {values}, ($$'$1' \\ %$$), (E'\\u00e9\\n');"
+    sql = (
+        "CREATE TABLE said (words text);\r\nINSERT INTO said"
+        f" VALUES {values}, ($$'$1' \\ %$$), (E'\\u00e9\\n');"
+    )
     run(database, migrations({"001-said.sql": b"\xef\xbb\xbf" + sql.encode()}))
     assert [words for (words,) in database.execute("SELECT words FROM said")] == [
         *said,
@@ -704,11 +721,14 @@ def adopt(database: Database) -> list[tuple[Any, ...]]:
 
 
 def columns(database: Database) -> list[str]:
-    query = "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass AND attnum > 0 ORDER BY attnum"
+    query = (
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'schema_migrations'::regclass"
+        " AND attnum > 0 ORDER BY attnum"
+    )
     return [name for (name,) in database.execute(query)]
 
 
-def test_the_history_of_an_older_runner_is_taken_over_and_nothing_runs_again(
+def test_an_older_runners_history_is_taken_over_and_nothing_runs_again(
     database: Database, migrations: Write
 ) -> None:
     rows = adopt(database)
@@ -735,7 +755,10 @@ def test_a_file_behind_the_taking_over_leaves_the_new_columns_alone(
     database: Database, migrations: Write, head: str
 ) -> None:
     adopt(database)
-    sql = f"{head}UPDATE schema_migrations SET environment = 'production' WHERE version = '001-windows';"
+    sql = (
+        f"{head}UPDATE schema_migrations SET environment = 'production'"
+        " WHERE version = '001-windows';"
+    )
     directory = migrations({**ADOPTED, "004-claims.sql": sql})
     with run_fails(PartlyApplied if head else MigrationFailed) as caught:
         run(database, directory)
@@ -747,7 +770,7 @@ def test_a_file_behind_the_taking_over_leaves_the_new_columns_alone(
 
 
 @pytest.mark.parametrize("endings", ["\n", "\r\n"])
-def test_an_older_runners_checksums_hold_whatever_line_endings_a_checkout_has(
+def test_an_older_runners_checksums_hold_whatever_the_line_endings(
     database: Database, migrations: Write, endings: str
 ) -> None:
     adopt(database)
@@ -768,7 +791,7 @@ def test_an_older_runners_times_are_read_in_the_servers_time_zone(
     assert result.code == 0
     assert "✅ 003-wrapped                         (2025-10-25 14:03:17 UTC) - 25ms" in result.out
     assert "not verified: 002-unverified" in result.out
-    with Session(config_of(database, cli.directory / "migrations")) as session:
+    with Executor(config_of(database, cli.directory / "migrations")) as session:
         times = [row.applied_at.isoformat() for row in session.read().rows if row.applied_at]
     assert times == [f"2025-10-25T14:0{index}:17.500000+00:00" for index in range(4)]
 
@@ -784,7 +807,10 @@ def test_two_runs_at_once_on_an_empty_database_apply_each_file_once(
         f"{number:03}-effect.sql": f"INSERT INTO effects VALUES ({number})" for number in range(8)
     }
     migrations(files)
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'onward%%'"
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        " AND application_name LIKE 'onward%%'"
+    )
     with ThreadPoolExecutor() as pool:
         with psycopg.connect(database.url) as gate:
             gate.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
@@ -801,7 +827,7 @@ def test_two_runs_at_once_on_an_empty_database_apply_each_file_once(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_rolls_back_and_says_what_is_applied_and_what_is_not(
+def test_an_interrupted_run_rolls_back_and_says_what_is_applied(
     server: Server,
     database: Database,
     cli: Cli,
@@ -830,7 +856,10 @@ def test_an_interrupted_run_rolls_back_and_says_what_is_applied_and_what_is_not(
 def test_an_interrupted_no_transaction_file_says_which_statements_are_done(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
-    sql = "-- migrate: no-transaction\nCREATE TABLE a ();\nCREATE TABLE b ();\nSELECT pg_sleep(600);\nCREATE TABLE c ();"
+    sql = (
+        "-- migrate: no-transaction\nCREATE TABLE a ();\nCREATE TABLE b ();\n"
+        "SELECT pg_sleep(600);\nCREATE TABLE c ();"
+    )
     process = start(cli, database, migrations({"001-sleeps.sql": sql}))
     until(lambda: sleeping(server, database))
     process.send_signal(signal.SIGINT)
@@ -886,7 +915,7 @@ def test_the_documented_migration_that_acts_by_the_databases_name_does(
         server.drop(named)
 
 
-def test_a_run_that_waits_in_vain_names_the_holder_of_the_lock_and_how_to_end_it(
+def test_a_run_that_waits_in_vain_names_the_holder_and_how_to_end_it(
     database: Database, migrations: Write
 ) -> None:
     with psycopg.connect(database.url, application_name="onward 0.0.0 elsewhere") as holder:
@@ -1015,7 +1044,10 @@ def test_what_a_try_has_left_in_its_session_does_not_reach_the_next_try(
 ) -> None:
     database.execute("CREATE TABLE busy ()")
     locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
-    leaves = "PREPARE own AS SELECT 1; SELECT pg_advisory_lock(7); SET my.own = 'x'; CREATE TEMP TABLE own ();"
+    leaves = (
+        "PREPARE own AS SELECT 1; SELECT pg_advisory_lock(7); SET my.own = 'x'; "
+        "CREATE TEMP TABLE own ();"
+    )
     sql = f"CREATE TABLE seen AS {locks}; {leaves} LOCK TABLE busy NOWAIT;"
     directory = migrations({"001-busy.sql": sql, "002-again.sql": f"INSERT INTO seen {locks}"})
     events = Events()
@@ -1053,7 +1085,9 @@ def test_all_pauses_together_are_no_longer_than_the_retry_and_are_told(
 def test_a_history_that_is_written_while_it_is_changed_is_waited_for(
     database: Database, migrations: Write
 ) -> None:
-    """Columns are added to an older runner's; who writes to it meanwhile does not keep it from being read."""
+    """Columns are added to an older runner's; who writes to it meanwhile does not keep it from
+    being read.
+    """
     adopt(database)
     directory = migrations({**ADOPTED, "004-ours.sql": "CREATE TABLE ours ()"})
     events = Events()

@@ -7,7 +7,7 @@ Each test ends by looking at the database.
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,11 +30,8 @@ from lib.errors import (
 from lib.web.service import Service
 from tests.conftest import Database, Server
 from tests.hostile import Wire, listening, plant, safely
+from tests.kit import LOCK, SETTLED, Capture, Write, config_of, login, role, run, run_fails, tables
 from tests.proxy import Message, Proxy, cut_after
-from tests.running import LOCK, SETTLED, config_of, login, role, run, run_fails, tables
-
-Write = Callable[[Mapping[str, str | bytes]], Path]
-Capture = pytest.CaptureFixture[str]
 
 # No file here calls or names anything that could be shadowed: files run on the usual path.
 FILES = {
@@ -43,7 +40,10 @@ FILES = {
     "003-index.sql": "-- migrate: no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS items_i "
     "ON items (i);\n",
 }
-UNIQUE = "-- migrate: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS items_u ON items (i);\n"
+UNIQUE = (
+    "-- migrate: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS items_u"
+    " ON items (i);\n"
+)
 OLD_SHAPE = """(
     id SERIAL PRIMARY KEY, version VARCHAR(255) UNIQUE NOT NULL, name VARCHAR(255) NOT NULL,
     applied_at TIMESTAMP, execution_time_ms INTEGER, checksum VARCHAR(64))"""
@@ -51,7 +51,7 @@ OLD_SHAPE = """(
 
 @dataclass
 class Story:
-    """All that Onward can be asked to do, done to a database in turn; what it printed is in `said`."""
+    """All that Onward can be asked to do, done to a database in turn; `said` is what it printed."""
 
     server: Server
     database: Database
@@ -217,7 +217,7 @@ ONE = {"001-one.sql": "CREATE TABLE one (i int)"}
 TWO = {**ONE, "002-two.sql": "CREATE TABLE two (i int)"}
 
 
-def test_a_history_that_another_role_planted_where_ours_would_be_is_refused_and_untouched(
+def test_a_history_that_another_role_planted_is_refused_and_untouched(
     database: Database, attacker: Database, migrations: Write
 ) -> None:
     database.execute(history_of(attacker, "public", "001-one"))
@@ -281,8 +281,14 @@ def test_code_of_an_untrusted_table_is_not_run_by_a_look(
     one.
     """
     low, mark = role(attacker), "RAISE EXCEPTION 'hostile code was called'"
-    hostile = f"CREATE FUNCTION public.hostile(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN {mark}; END $$"
-    calm = "CREATE FUNCTION public.hostile(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true'"
+    hostile = (
+        "CREATE FUNCTION public.hostile(int) RETURNS boolean"
+        f" LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN {mark}; END $$"
+    )
+    calm = (
+        "CREATE FUNCTION public.hostile(int) RETURNS boolean"
+        " LANGUAGE sql IMMUTABLE AS 'SELECT true'"
+    )
     with login(server, database) as reader:
         database.execute(history_of(attacker, "public", "001-one"))
         database.execute(f"SET ROLE {low}; GRANT SELECT ON schema_migrations TO PUBLIC")
@@ -380,7 +386,7 @@ def test_nothing_is_done_with_the_history_of_a_role_that_is_not_trusted(
         )
 
 
-def test_a_table_that_is_planted_between_reading_and_making_it_is_not_taken_for_ours(
+def test_a_table_planted_just_before_ours_is_made_is_not_taken_for_ours(
     server: Server, database: Database, attacker: Database, migrations: Write
 ) -> None:
     with listening(server) as (_, proxy):
@@ -394,7 +400,7 @@ def test_a_table_that_is_planted_between_reading_and_making_it_is_not_taken_for_
 @pytest.mark.parametrize(
     "when", ["BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;", "CREATE TABLE two"]
 )
-def test_a_history_that_its_schemas_owner_replaces_during_a_run_is_not_written_to(
+def test_a_history_that_its_schemas_owner_replaces_is_not_written_to(
     server: Server, database: Database, attacker: Database, migrations: Write, when: str
 ) -> None:
     """Before the second file, by dropping it; during that, by renaming the schema, which no lock of
@@ -667,7 +673,7 @@ def test_rows_that_row_security_hides_are_an_error_for_every_command(
         assert (answer.status, answer.document["error"]["code"]) == (503, "history_hidden")
 
 
-def test_forced_row_security_hides_rows_from_the_owner_too_and_the_remedy_lifts_it(
+def test_forced_row_security_hides_the_owners_rows_until_the_remedy(
     database: Database, attacker: Database, migrations: Write
 ) -> None:
     directory = migrations(ONE)
@@ -754,7 +760,7 @@ def test_the_variable_lets_all_files_run_beside_tables_too(
     assert (tables(database), versions(database)) == (["one", "users"], ["001-one"])
 
 
-def test_baseline_records_what_is_not_recorded_on_any_history_without_a_conflict(
+def test_baseline_records_what_is_missing_if_the_history_has_no_conflict(
     database: Database, migrations: Write
 ) -> None:
     directory = migrations({"000-zero.sql": "CREATE TABLE zero ()"})
@@ -821,7 +827,7 @@ def test_a_path_that_came_with_the_connection_is_taken_at_its_word(
 # Before an upgrade
 
 
-def test_the_upgrade_check_says_what_a_run_would_refuse_and_changes_nothing(
+def test_the_upgrade_check_says_what_a_run_would_refuse_and_only_reads(
     server: Server, database: Database, attacker: Database, migrations: Write, capsys: Capture
 ) -> None:
     directory = migrations(ONE)

@@ -29,7 +29,7 @@ NAME = "onward"
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one event. `error` is empty for an answer, else Lambda's word for what happened."""
+    """What came of one event. `error` is empty for an answer, else Lambda's word for it."""
 
     payload: Any
     error: str
@@ -197,7 +197,9 @@ class _Api(BaseHTTPRequestHandler):
         return {
             "Lambda-Runtime-Aws-Request-Id": job.request_id,
             "Lambda-Runtime-Deadline-Ms": str(int(job.deadline * 1000)),
-            "Lambda-Runtime-Invoked-Function-Arn": f"arn:aws:lambda:eu-west-1:123456789012:function:{NAME}",
+            "Lambda-Runtime-Invoked-Function-Arn": (
+                f"arn:aws:lambda:eu-west-1:123456789012:function:{NAME}"
+            ),
         }
 
     def _body(self) -> bytes:

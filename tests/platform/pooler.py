@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 import pytest
 
+from tests.kit import until
 from tests.platform import forky
-from tests.running import until
 
 T = TypeVar("T")
 
@@ -161,9 +161,10 @@ class PgBouncer(Pooler):
 
     def files(self) -> dict[str, str]:
         query = self.connect_query.replace("'", "''")
+        connect = query and f"connect_query='{query}'"
         ini = f"""
 [databases]
-* = host={self.upstream.hostname} port={self.upstream.port or 5432} {query and f"connect_query='{query}'"}
+* = host={self.upstream.hostname} port={self.upstream.port or 5432} {connect}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {self.port}
@@ -207,13 +208,15 @@ log_stats no
 # It would wait for its clients to leave.
 max_sigterms_to_die 1
 listen {{ host "127.0.0.1" port {self.port} }}
-storage "server" {{ type "remote" host "{self.upstream.hostname}" port {self.upstream.port or 5432} }}
+storage "server" {{
+    type "remote" host "{self.upstream.hostname}" port {self.upstream.port or 5432} }}
 storage "console" {{ type "local" }}
 database default {{
     {login} authentication "scram-sha-256" storage "server" pool "transaction"
         pool_size {self.pool} pool_timeout {self.patience * 1000} }}
 }}
-database "console" {{ {login} authentication "scram-sha-256" role "admin" storage "console" pool "session" }} }}
+database "console" {{
+    {login} authentication "scram-sha-256" role "admin" storage "console" pool "session" }} }}
 """
         return {"conf": conf}
 

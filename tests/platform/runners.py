@@ -9,11 +9,12 @@ from contextlib import suppress
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+from psycopg.conninfo import conninfo_attempts
 
 from lib.cli.process import run_process
-from lib.postgres import connecting
-from lib.settings.database_url import DatabaseURL
-from tests.running import SETTLED
+from tests.kit import SETTLED
 
 # The server that forks has imported all this, and has no thread and no connection.
 _processes = multiprocessing.get_context("forkserver")
@@ -80,11 +81,12 @@ def _run(environ: dict[str, str], log: Path, barrier: Barrier | None) -> None:
 
 
 def _meet(barrier: Barrier) -> None:
-    dial = connecting._connect_once
+    """Wait for the others where this process is about to connect for the first time."""
 
-    def together(url: DatabaseURL, application_name: str, progress: Any) -> Any:
-        connecting._connect_once = dial
+    def together(parameters: Any) -> Any:
+        first.stop()
         barrier.wait()
-        return dial(url, application_name, progress)
+        return conninfo_attempts(parameters)
 
-    connecting._connect_once = together
+    first = patch("lib.postgres.connecting.conninfo_attempts", together)
+    first.start()

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, Database
+from tests.kit import OURS, history
 from tests.platform import vercel
-from tests.platform.test_vercel import FUNCTIONS, OURS, STATUS
+from tests.platform.test_vercel import FUNCTIONS, STATUS
 from tests.platform.vercel import WAYS, Built, Tools
-from tests.running import history
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -117,7 +117,7 @@ def test_a_repository_of_this_shape_builds_migrates_and_answers(
         assert [one["version"] for one in reply.document["migrations"]] == OURS
 
 
-def test_a_function_that_needs_more_is_installed_for_by_what_the_page_appends(
+def test_what_the_page_appends_installs_for_a_function_that_needs_more(
     tools: Tools, tmp_path: Path, database: Database
 ) -> None:
     root = repository(ALONE, tmp_path)

@@ -1,4 +1,6 @@
-"""The zip for Lambda: what is in it, what must not be, and that the same files make the same bytes."""
+"""The zip for Lambda: what is in it, what must not be, and that the same files make the same
+bytes.
+"""
 
 import json
 import os
@@ -43,7 +45,8 @@ for source in pathlib.Path(sys.argv[1]).rglob("*.py"):
     assert bytecode[:4] == importlib.util.MAGIC_NUMBER, source
     assert bytecode[4:8] == b"\\1\\0\\0\\0", source
     assert bytecode[8:16] == importlib.util.source_hash(source.read_bytes()), source
-    assert marshal.loads(bytecode[16:]).co_filename == f"/var/task/{source.relative_to(sys.argv[1])}", source
+    there = f"/var/task/{source.relative_to(sys.argv[1])}"
+    assert marshal.loads(bytecode[16:]).co_filename == there, source
 """
 
 

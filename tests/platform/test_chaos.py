@@ -19,10 +19,10 @@ import pytest
 
 from scripts.dev.embedded import Embedded
 from tests.conftest import Database
+from tests.kit import history, tables, until
 from tests.platform.pooler import Pooler
 from tests.platform.runners import Runner
 from tests.proxy import Hold, Proxy, cut_after, cut_before
-from tests.running import history, tables, until
 
 SECONDS = float(os.environ.get("ONWARD_CHAOS_SECONDS", "60"))
 SEED = int(os.environ.get("ONWARD_CHAOS_SEED") or random.randrange(2**32))
@@ -30,7 +30,10 @@ SEED = int(os.environ.get("ONWARD_CHAOS_SEED") or random.randrange(2**32))
 # the server.
 SETTINGS = ("fsync=off", "full_page_writes=off", "max_connections=60")
 EFFECT = "UPDATE counter SET n = n + 1; INSERT INTO effects (file) VALUES ('{name}');"
-TABLES = "CREATE TABLE counter (n int); INSERT INTO counter VALUES (0); CREATE TABLE effects (id serial, file text);"
+TABLES = (
+    "CREATE TABLE counter (n int); INSERT INTO counter VALUES (0); "
+    "CREATE TABLE effects (id serial, file text);"
+)
 PAUSE = "SELECT pg_sleep(0.05);"
 KINDS = {
     "data": EFFECT,
@@ -47,12 +50,20 @@ KINDS = {
 # or a fault of ours.
 ENDS = {0, 1, 4, 5, 6, 7, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL}
 AT_MOST = 5
-INDEXES = "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indexrelid::regclass::text ~ '^t[0-9]+_i'"
-ELSE = "SELECT pid, application_name FROM pg_stat_activity WHERE datname = 'chaos' AND pid <> pg_backend_pid()"
+INDEXES = (
+    "SELECT indexrelid::regclass::text, indisvalid FROM pg_index"
+    " WHERE indexrelid::regclass::text ~ '^t[0-9]+_i'"
+)
+ELSE = (
+    "SELECT pid, application_name FROM pg_stat_activity WHERE datname = 'chaos'"
+    " AND pid <> pg_backend_pid()"
+)
 
 
 class World:
-    """A server, a pooler and proxies on the way to it, files that are added, runs that come and go."""
+    """A server, a pooler and proxies on the way to it, files that are added, runs that come and
+    go.
+    """
 
     def __init__(self, stack: ExitStack, kind: type[Pooler], place: Path, directory: Path) -> None:
         self.random = random.Random(SEED)
@@ -194,7 +205,7 @@ def world(kind: type[Pooler], tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.mark.timeout(SECONDS + 240)
-def test_after_chaos_and_one_clean_run_each_file_has_had_its_effect_exactly_once(
+def test_after_chaos_and_a_clean_run_each_file_has_had_one_effect(
     world: World, tmp_path: Path
 ) -> None:
     print(f"ONWARD_CHAOS_SEED={SEED} ONWARD_CHAOS_SECONDS={SECONDS:g}")  # noqa: T201 - to have it again

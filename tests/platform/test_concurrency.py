@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -17,21 +16,25 @@ import pytest
 from lib import VERSION
 from lib.errors import FilesError, MigrationFailed, OnwardError, PartlyApplied
 from tests.conftest import Database, Server
+from tests.kit import HEAD, Write, history, run, tables, until
 from tests.platform.pooler import POOLERS, PgBouncer, Pooler, in_turn
 from tests.platform.runners import Runner, barrier
-from tests.proxy import Hold, Message, Proxy
-from tests.running import history, run, tables, until
+from tests.proxy import Hold, Message, proxied
 
-Write = Callable[[Mapping[str, str | bytes]], Path]
 Through = Callable[[Database], Database]
 
 RUNNERS = 12
 ROUNDS = int(os.environ.get("ONWARD_ROUNDS", "20"))
-HEAD = "-- migrate: no-transaction\n"
 # Nothing here fails when it is done twice, but what it leaves shows it.
 EFFECT = "UPDATE counter SET n = n + 1; INSERT INTO effects (file) VALUES ('{}');"
-TABLES = "CREATE TABLE counter (n int); INSERT INTO counter VALUES (0); CREATE TABLE effects (id serial, file text);"
-OTHERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+TABLES = (
+    "CREATE TABLE counter (n int); INSERT INTO counter VALUES (0); "
+    "CREATE TABLE effects (id serial, file text);"
+)
+OTHERS = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    " AND pid <> pg_backend_pid()"
+)
 INDEX = "CREATE INDEX CONCURRENTLY IF NOT EXISTS effects_file ON effects (file);"
 
 
@@ -142,8 +145,7 @@ class Held:
     def __init__(
         self, server: Server, directory: Path, stop: float = math.inf, *, cut_client: bool = False
     ) -> None:
-        parts = urlsplit(server.url)
-        self.proxy = Proxy(parts.hostname or "", parts.port or 5432)
+        self.proxy = proxied(server.url)
         self.hold = Hold(cut_client=cut_client)
         self._directory, self._stop, self._cut_client = directory, stop, cut_client
         self._queries, self._tries = count(1), 0
@@ -203,7 +205,7 @@ BRANCHES = {
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("first", ["A", "B"])
 @pytest.mark.parametrize("branches", BRANCHES.values(), ids=BRANCHES)
-def test_of_two_builds_at_once_that_disagree_one_is_applied_and_one_refused(
+def test_of_two_builds_that_disagree_one_is_applied_and_one_refused(
     server: Server, tmp_path: Path, branches: Sequence[Sequence[str]], first: str
 ) -> None:
     """The first is held before each of its queries in turn."""
@@ -267,8 +269,10 @@ def test_what_a_run_that_was_cut_off_had_sent_may_arrive_late(
 
 STATE = """
 SELECT pg_backend_pid(), current_user, session_user,
-    -- PgBouncer leaves one client's application_name to the next that has none; plpgsql has settings once it is loaded.
-    (SELECT jsonb_object_agg(name, setting) FROM pg_settings WHERE name !~ '^(application_name$|plpgsql)'),
+    -- PgBouncer leaves one client's application_name to the next that has none; plpgsql has
+    -- settings once it is loaded.
+    (SELECT jsonb_object_agg(name, setting) FROM pg_settings
+        WHERE name !~ '^(application_name$|plpgsql)'),
     (SELECT array_agg(relname) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
     (SELECT array_agg(name) FROM pg_prepared_statements),
     (SELECT array_agg(channel) FROM pg_listening_channels() channel),
@@ -293,7 +297,10 @@ UNSEEN = {
         for name, statement in SEEN.items()
     },
 }
-DEFERRED = "CREATE TABLE twice (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO twice VALUES (1), (1);"
+DEFERRED = (
+    "CREATE TABLE twice (i int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO twice"
+    " VALUES (1), (1);"
+)
 
 
 def sessions(pooler: Pooler, database: Database, number: int) -> list[Any]:
@@ -365,7 +372,7 @@ def test_a_file_without_a_transaction_leaves_nothing_in_a_pools_sessions(
 
 @pytest.mark.parametrize("statement", SEEN.values(), ids=SEEN)
 @pytest.mark.parametrize("pool", [2], indirect=True)
-def test_a_file_without_a_transaction_that_would_leave_something_is_refused_through_a_pooler(
+def test_a_no_transaction_file_may_leave_nothing_behind_in_a_pooler(
     pool: Pooler, database: Database, migrations: Write, statement: str
 ) -> None:
     run(database, migrations({"001-one.sql": "SELECT 1"}))
@@ -379,11 +386,14 @@ def test_a_file_without_a_transaction_that_would_leave_something_is_refused_thro
 
 
 @pytest.mark.parametrize("pool", [2], indirect=True)
-def test_the_isolation_level_of_a_files_own_transaction_stays_with_it_through_a_pooler(
+def test_the_isolation_of_a_files_own_transaction_stays_in_it_when_pooled(
     pool: Pooler, database: Database, migrations: Write
 ) -> None:
     before = sessions(pool, database, 2)
-    block = "BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; CREATE TABLE seen AS SELECT {}; COMMIT;"
+    block = (
+        "BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; CREATE TABLE seen AS"
+        " SELECT {}; COMMIT;"
+    )
     level = "current_setting('transaction_isolation') level"
     assert (
         run_through(pool, database, migrations({"001-seen.sql": HEAD + block.format(level)}))
@@ -394,7 +404,7 @@ def test_the_isolation_level_of_a_files_own_transaction_stays_with_it_through_a_
     assert history(database) == ["001-seen"]
 
 
-def test_a_file_without_a_transaction_says_that_a_pool_of_one_is_too_small_for_it(
+def test_a_no_transaction_file_says_that_a_pool_of_one_is_too_small(
     kind: type[Pooler], server: Server, database: Database, migrations: Write
 ) -> None:
     directory = migrations({"001-one.sql": f"{HEAD}CREATE TABLE one ();"})
@@ -440,7 +450,7 @@ def test_what_a_pooler_itself_has_set_is_reset_by_a_run_that_applies(
 
 
 @pytest.mark.parametrize("pool", [2], indirect=True)
-def test_a_file_is_read_as_utf8_through_a_pooler_whatever_the_database_is_written_in(
+def test_a_pooled_file_is_read_as_utf8_whatever_the_databases_encoding(
     server: Server, pool: Pooler, migrations: Write
 ) -> None:
     database = server.database(f"{server.run}_{server.worker}_latin1")

@@ -18,9 +18,9 @@ import pytest
 
 from scripts.dev.embedded import server_user
 from tests.conftest import Cli, Database, Server
+from tests.kit import tables, until
 from tests.platform.pooler import PgBouncer, Pooler
 from tests.proxy import Proxy
-from tests.running import tables, until
 from tests.stage import (
     VERSIONS,
     WAIT,
@@ -45,7 +45,7 @@ ONE, TWO, THREE = VERSIONS
 
 @pytest.fixture
 def pooler(kind: type[Pooler], server: Server) -> Iterator[Pooler]:
-    """A pooler with one session for each database, so that its clients come after each other on it."""
+    """A pooler with one session for each database: its clients come after each other on it."""
     with kind(server.url, pool=1) as pooler:
         yield pooler
 
@@ -135,7 +135,7 @@ def test_a_clients_prepared_statements_are_neither_met_nor_lost(
 
 
 @pytest.mark.parametrize("options", ["-c lock_timeout=3s", "-csearch_path=tenant"])
-def test_parameters_that_a_pooler_does_not_keep_are_named_and_the_direct_url_advised(
+def test_parameters_that_a_pooler_drops_are_named_and_a_direct_url_advised(
     command: Stage, pooler: Pooler, options: str
 ) -> None:
     """It refuses them, drops them, or sets them when it likes: a run resets them, and its files

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,15 +23,10 @@ import pytest
 
 from scripts.bundle import MAGIC, BundleError, Target, find_python
 from tests.conftest import ROOT, Completed, Database, Server
+from tests.kit import BEARER, OURS, SECRET, Write, history, nothing_is_left_running, tables, until
 from tests.platform.lambda_runtime import NAME, SOURCES, Function, function_url, load_balancer
-from tests.running import history, nothing_is_left_running, tables, until
-
-Write = Callable[[Mapping[str, str | bytes]], Path]
 
 CLIENT = "awslambdaric|simplejson|snapshot-restore-py"  # the runtime client, and what it needs
-SECRET = "s3cret-of-this-test-" * 3
-BEARER = {"authorization": f"Bearer {SECRET}"}
-OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
 JUNK: list[Any] = [
     None,
     [],
@@ -185,11 +180,14 @@ def test_twenty_events_are_answered_by_one_warm_instance(
 
 
 def nothing_is_left_open(database: Database) -> None:
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid()"
+    )
     until(lambda: database.execute(query) == [(0,)])
 
 
-def test_an_instance_whose_database_is_silent_answers_and_shares_the_answer(
+def test_an_instance_with_a_silent_database_answers_and_shares_the_answer(
     runtime: Runtime,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -13,17 +13,14 @@ import pytest
 
 from scripts.bundle import pins
 from tests.conftest import ROOT, Database, Server
+from tests.kit import BEARER, OURS, SECRET, history, run, tables
 from tests.platform import vercel
 from tests.platform.vercel import WAYS, Built, Send, Tools
-from tests.running import history, run, tables
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs the CLI
 
 STATUS, MIGRATE = "/api/migration-status", "/api/migrate"
 FUNCTIONS = ["api/migrate", "api/migration-status"]
-OURS = ["000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields"]
-SECRET = "s3cret-of-this-test-" * 3
-BEARER = {"authorization": f"Bearer {SECRET}"}
 ORDERS = "CREATE TABLE orders (id int);\n"
 VERCELS = ("pip-", "setuptools-", "vercel_", "wheel-")  # what Vercel's builder adds of its own
 BROKEN = f"{ORDERS}SELECT no_such_function();\n"
@@ -210,7 +207,7 @@ def test_a_failing_migration_fails_the_build_and_its_log_shows_where(
     assert (history(database), "orders" in tables(database)) == (OURS, False)
 
 
-def test_a_function_that_cannot_be_imported_fails_the_build_before_it_migrates(
+def test_a_function_that_cannot_be_imported_fails_the_build_unmigrated(
     tools: Tools, checkout: Path, database: Database
 ) -> None:
     (checkout / "api" / "orders.py").write_text(
@@ -227,7 +224,7 @@ def test_a_function_that_cannot_be_imported_fails_the_build_before_it_migrates(
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
 
 
-def test_a_package_whose_hash_is_not_in_the_lock_fails_the_build_before_it_migrates(
+def test_a_package_with_an_unlocked_hash_fails_the_build_unmigrated(
     tools: Tools, checkout: Path, database: Database
 ) -> None:
     lock = checkout / "scripts" / "locks" / "runtime.txt"
@@ -265,7 +262,7 @@ def production(checkout: Path, database: Database) -> Database:
     return database
 
 
-def test_a_preview_that_was_handed_productions_url_fails_and_changes_nothing(
+def test_a_preview_with_productions_url_fails_and_changes_nothing(
     tools: Tools, checkout: Path, production: Database
 ) -> None:
     before = production.execute("SELECT xmin::text, * FROM schema_migrations ORDER BY id")
@@ -286,7 +283,10 @@ def test_a_preview_with_a_database_of_its_own_migrates_it(
         built = vercel.build(tools, checkout, branch.url, **PREVIEW)
         assert (built.code, built.functions) == (0, FUNCTIONS), built.log
         assert "✅ Applied: 003-add-orders" in built.log
-        newest = "SELECT version, environment, applied_by FROM schema_migrations ORDER BY id DESC LIMIT 1"
+        newest = (
+            "SELECT version, environment, applied_by FROM schema_migrations"
+            " ORDER BY id DESC LIMIT 1"
+        )
         assert branch.execute(newest) == [("003-add-orders", "preview", "build")]
         assert ("orders" in tables(branch), "orders" in tables(production)) == (True, False)
         assert history(production) == OURS

@@ -1,0 +1,503 @@
+"""The sandbox and its setup, run as a user runs them in a copy of the project."""
+
+import http.client
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+
+from scripts.dev.embedded import Embedded
+from tests.conftest import Completed, Database, Server
+from tests.kit import history, rows, until, wait_until_gone
+
+BROKEN = "CREATE TABLE half_done (id int);\nSELECT no_such_function();\n"
+
+
+class Sandbox:
+    """`scripts/sandbox.py` of a project's copy, with the environment of a shell in which nothing is
+    set.
+    """
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start it and leave it running."""
+        process = subprocess.Popen(
+            [sys.executable, str(self.project / "scripts" / "sandbox.py"), *arguments],
+            env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **(env or {})},
+            cwd=self.project,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Completed:
+        """Run it to its end; both streams are in `out`."""
+        process = self.start(*arguments, env=env)
+        printed, _ = process.communicate()
+        return Completed(process.returncode, printed, "")
+
+    def write(self, name: str, sql: str) -> None:
+        """Put a migration into the project."""
+        (self.project / "migrations" / name).write_text(sql)
+
+    @property
+    def data(self) -> Path:
+        """Where its Postgres lives, which is in /var/tmp for a root whose folders are closed."""
+        return (self.project / ".sandbox" / "postgres").resolve()
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """What a running sandbox prints, up to a line with these words."""
+    assert process.stdout
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if words in line:
+            return printed
+    raise AssertionError(f"the sandbox ended:\n{printed}")
+
+
+def url_in(printed: str) -> str:
+    found = re.search(r"^URL: (postgresql://\S+)$", printed, re.MULTILINE)
+    assert found, printed
+    return found[1]
+
+
+class Request(NamedTuple):
+    """What a printed curl line asks for."""
+
+    method: str
+    port: int
+    path: str
+    headers: dict[str, str]
+
+    def send(self) -> tuple[int, Any]:
+        """The status code and the JSON of the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        connection.request(self.method, self.path, headers=self.headers)
+        answer = connection.getresponse()
+        found = answer.status, json.loads(answer.read())
+        connection.close()
+        return found
+
+    def refused(self) -> bool:
+        """Whether nobody listens there."""
+        try:
+            self.send()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+def requests_in(printed: str) -> tuple[Request, Request]:
+    """The status request and the POST."""
+    status, migrate = (curl(line) for line in printed.splitlines() if line.startswith("  curl "))
+    return status, migrate
+
+
+def curl(line: str) -> Request:
+    words = shlex.split(line)[1:]
+    method, headers = "GET", {}
+    while words[0].startswith("-"):
+        option, value = words.pop(0), words.pop(0)
+        if option == "-X":
+            method = value
+        else:
+            assert option == "-H"
+            headers[value.partition(": ")[0]] = value.partition(": ")[2]
+    [url] = words
+    assert urlsplit(url).hostname == "127.0.0.1"
+    return Request(method, urlsplit(url).port or 0, urlsplit(url).path, headers)
+
+
+@pytest.fixture
+def sandbox(project: Path, tmp_path: Path) -> Iterator[Sandbox]:
+    """A sandbox of this test's own, without data."""
+    sandbox = Sandbox(Path(shutil.copytree(project, tmp_path / "project")))
+    yield sandbox
+    for process in sandbox.started:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+    wait_until_gone(sandbox.data)
+    Embedded(sandbox.data).drop()
+
+
+def test_once_prints_the_status_and_leaves_with_0_and_without_a_process(sandbox: Sandbox) -> None:
+    result = sandbox.run("--once")
+    assert result.code == 0, result.out
+    assert "📊 Migration Status" in result.out
+    assert "Database: onward" in result.out
+    assert "Environment: development" in result.out
+    for version in (
+        "000-create-migration-table",
+        "001-create-users-table",
+        "002-add-reset-token-fields",
+    ):
+        assert f"✅ {version}" in result.out
+    assert "postgresql://" not in result.out
+    assert "curl" not in result.out
+    wait_until_gone(sandbox.data)
+
+
+def test_the_requests_of_the_curl_lines_that_it_prints_work(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    printed = read_until(process, "Ctrl-C")
+    status, migrate = requests_in(printed)
+    code, document = status.send()
+    assert (code, document["state"], document["environment"]) == (200, "current", "development")
+    assert migrate._replace(headers={}).send()[0] == 401
+    sandbox.write("003-add-orders.sql", "CREATE TABLE orders ();\n")
+    code, document = migrate.send()
+    assert (code, [one["version"] for one in document["applied"]]) == (200, ["003-add-orders"])
+    assert rows(
+        url_in(printed), "SELECT applied_by FROM schema_migrations WHERE name = 'Add Orders'"
+    ) == [("api",)]
+
+
+def test_the_routes_end_with_the_sandbox_even_in_the_middle_of_a_migration(
+    sandbox: Sandbox,
+) -> None:
+    process = sandbox.start()
+    printed = read_until(process, "Ctrl-C")
+    status, migrate = requests_in(printed)
+    sandbox.write("003-slow.sql", "CREATE TABLE half_done ();\nSELECT pg_sleep(3600);\n")
+    connection = http.client.HTTPConnection("127.0.0.1", migrate.port)
+    connection.request("POST", migrate.path, headers=migrate.headers)
+    sleeping = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    until(lambda: rows(url_in(printed), sleeping))
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 0
+    assert status.refused()
+    connection.close()
+    (sandbox.project / "migrations" / "003-slow.sql").unlink()
+    again = read_until(sandbox.start(), "Ctrl-C")
+    assert rows(
+        url_in(again), "SELECT to_regclass('half_done')::text, count(*) FROM schema_migrations"
+    ) == [(None, 3)]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_it_stays_until_it_is_told_to_stop_and_leaves_no_process(
+    sandbox: Sandbox, stop: signal.Signals
+) -> None:
+    process = sandbox.start()
+    url = url_in(read_until(process, "Ctrl-C stops the sandbox."))
+    assert rows(url, "SELECT count(*) FROM schema_migrations") == [(3,)]
+    process.send_signal(stop)
+    printed, _ = process.communicate()
+    assert (process.returncode, "Traceback" in printed) == (0, False), printed
+    wait_until_gone(sandbox.data)
+    assert "database system is shut down" in (sandbox.data / "log").read_text()
+
+
+def test_killing_it_with_9_leaves_no_process_and_the_data_are_there_again(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    printed = read_until(process, "Ctrl-C")
+    url = url_in(printed)
+    rows(url, "CREATE TABLE kept AS SELECT 42 AS answer")
+    process.kill()
+    process.communicate()
+    wait_until_gone(sandbox.data)
+    until(requests_in(printed)[0].refused)
+    assert url_in(read_until(sandbox.start(), "Ctrl-C")) == url
+    assert rows(url, "TABLE kept") == [(42,)]
+
+
+def test_reset_drops_the_data(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    rows(url_in(read_until(process, "Ctrl-C")), "CREATE TABLE kept ()")
+    refused = sandbox.run("--reset", "--once")
+    assert refused.code == 5
+    assert "is in use" in refused.out
+    process.terminate()
+    process.communicate()
+    process = sandbox.start("--reset")
+    url = url_in(read_until(process, "Ctrl-C"))
+    assert rows(url, "SELECT to_regclass('kept')::text, count(*) FROM schema_migrations") == [
+        (None, 3)
+    ]
+
+
+def test_a_failing_migration_shows_its_error_and_once_exits_with_its_code(
+    sandbox: Sandbox,
+) -> None:
+    sandbox.write("003-broken.sql", BROKEN)
+    result = sandbox.run("--once")
+    assert result.code == 1
+    assert "003-broken.sql:2" in result.out
+    assert "no_such_function" in result.out
+    wait_until_gone(sandbox.data)
+
+
+def test_after_a_failure_the_printed_command_completes_the_mended_file(
+    sandbox: Sandbox,
+) -> None:
+    sandbox.write("003-broken.sql", BROKEN)
+    process = sandbox.start()
+    printed = read_until(process, "Ctrl-C")
+    assert "The migration failed (exit code 1)" in printed
+    command = next(line for line in printed.splitlines() if line.startswith("  POSTGRES_URL="))
+    sandbox.write("003-broken.sql", BROKEN.replace("no_such_function", "now"))
+    again = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=sandbox.project, capture_output=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    url = shlex.split(command)[0].removeprefix("POSTGRES_URL=")
+    assert rows(url, "SELECT to_regclass('half_done')::text, count(*) FROM schema_migrations") == [
+        ("half_done", 4)
+    ]
+
+
+def test_a_database_of_yours_is_used_and_its_password_is_not_shown(
+    sandbox: Sandbox, database: Database
+) -> None:
+    process = sandbox.start("--url", database.url)
+    printed = read_until(process, "Ctrl-C")
+    assert url_in(printed) == re.sub(r":[^:@]*@", ":***@", database.url)
+    sandbox.write("003-add-orders.sql", "CREATE TABLE orders ();\n")
+    assert [request.send()[0] for request in requests_in(printed)] == [200, 200]
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 0
+    assert history(database)[3:] == ["003-add-orders"]
+    assert not (sandbox.project / ".sandbox").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:canary-s3cret@{place}/none",
+        "postgresql://me:canary-s3cret-with-@-and-/-and-?@{place}/none",
+        "postgresql://me@{place}/none?password=canary-s3cret&sslpassword=canary-s3cret",
+        "host=127.0.0.1 port=1 password=canary-s3cret",
+    ],
+)
+def test_the_password_of_a_url_that_does_not_work_is_not_shown(
+    sandbox: Sandbox, server: Server, url: str
+) -> None:
+    process = sandbox.start(
+        "--url", url.format(place=urlsplit(server.url).netloc.rpartition("@")[2])
+    )
+    printed = read_until(process, "Ctrl-C")
+    assert "The migration failed (exit code" in printed
+    assert "canary" not in printed
+
+
+def test_reset_of_a_database_of_yours_is_refused(sandbox: Sandbox) -> None:
+    result = sandbox.run("--reset", "--url", "postgresql://127.0.0.1:1/none")
+    assert result.code == 2
+    assert "argument --url: not allowed with argument --reset" in result.out
+
+
+def test_what_shell_and_env_files_set_for_other_databases_is_left_alone(
+    sandbox: Sandbox,
+) -> None:
+    elsewhere = "postgresql://nobody:nothing@127.0.0.1:1/production"
+    names = (
+        "MIGRATION_DATABASE_URL",
+        "POSTGRES_URL_NON_POOLING",
+        "DATABASE_URL_UNPOOLED",
+        "POSTGRES_URL",
+        "DATABASE_URL",
+    )
+    (sandbox.project / ".env.local").write_text(
+        f'POSTGRES_URL="{elsewhere}"\nVERCEL="1"\nVERCEL_ENV="production"\n'
+    )
+    others = {
+        "VERCEL": "1",
+        "VERCEL_ENV": "production",
+        "MIGRATION_ENV": "production",
+        "CI": "1",
+        "PGSSLMODE": "require",
+    }
+    result = sandbox.run("--once", env=dict.fromkeys(names, elsewhere) | others)
+    assert result.code == 0, result.out
+    assert "Environment: development" in result.out
+
+
+def test_help_has_examples(sandbox: Sandbox) -> None:
+    result = sandbox.run("--help")
+    assert result.code == 0
+    assert "scripts/sandbox --reset" in result.out
+
+
+BASE_PYTHON = str(getattr(sys, "_base_executable", sys.executable))
+
+
+def setup(project: Path, tmp_path: Path, **environment: str) -> Completed:
+    """Run scripts/setup where PATH has a Python and no uv."""
+    tools = tmp_path / "tools"
+    if not tools.exists():
+        tools.mkdir()
+        for name in ("sh", "dirname", "cat", "cksum", "rm", "sed", "head"):
+            (tools / name).symlink_to(shutil.which(name) or name)
+        # Not a link: a Python that finds its libraries by its own path could not make an
+        # environment through one.
+        (tools / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(BASE_PYTHON)} "$@"\n')
+        (tools / "python3").chmod(0o755)
+    command = [str(project / "scripts" / "setup")]
+    result = subprocess.run(
+        command,
+        env={"PATH": str(tools), **environment},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    return Completed(result.returncode, result.stdout, result.stderr)
+
+
+def test_setup_says_what_to_install_where_python_makes_no_environment(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "ensurepip.py").write_text(
+        "raise ImportError('as on a Debian without python3-venv')"
+    )
+    result = setup(sandbox.project, tmp_path, PYTHONPATH=str(tmp_path))
+    assert result.code == 1
+    assert "apt install python3-venv" in result.err
+    assert not (sandbox.project / ".venv").exists()
+
+
+def test_setup_tells_that_the_python_it_was_given_does_not_run(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    result = setup(sandbox.project, tmp_path, PYTHON="/nowhere/python")
+    assert result.code == 1
+    assert (
+        "PYTHON is /nowhere/python, which is not Python 3.11 or newer, or does not run"
+        in result.err
+    )
+
+
+@dataclass(frozen=True)
+class Packages:
+    """A project whose lock names one package, which is made here; pip finds nothing else there."""
+
+    project: Path
+    tmp_path: Path
+
+    def wheel(self, version: str) -> Path:
+        """A wheel of it."""
+        path = self.tmp_path / f"onward_probe-{version}-py3-none-any.whl"
+        information = f"onward_probe-{version}.dist-info"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("onward_probe.py", f"version = {version!r}\n")
+            archive.writestr(f"{information}/METADATA", metadata(version))
+            archive.writestr(
+                f"{information}/WHEEL",
+                "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            )
+            archive.writestr(f"{information}/RECORD", "")
+        return path
+
+    def sources(self, version: str, program: str) -> Path:
+        """A source distribution of it, which runs a program when it is built."""
+        path = self.tmp_path / f"onward_probe-{version}.tar.gz"
+        files = {
+            "setup.py": f"{program}\nimport setuptools\nsetuptools.setup()\n",
+            "PKG-INFO": metadata(version),
+        }
+        with tarfile.open(path, "w:gz") as archive:
+            for name, text in files.items():
+                entry = tarfile.TarInfo(f"onward_probe-{version}/{name}")
+                entry.size = len(text)
+                archive.addfile(entry, BytesIO(text.encode()))
+        return path
+
+    def lock(self, version: str, *files: Path) -> None:
+        """Have the lock name these files."""
+        hashes = " ".join(
+            f"--hash=sha256:{sha256(file.read_bytes()).hexdigest()}" for file in files
+        )
+        (self.project / "scripts" / "locks" / "dev.txt").write_text(
+            f"onward-probe=={version} {hashes}\n"
+        )
+
+    def setup(self) -> Completed:
+        """Run scripts/setup."""
+        found = {
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.tmp_path),
+        }
+        return setup(self.project, self.tmp_path, **found)
+
+    @property
+    def installed(self) -> str:
+        """Which version of it is in .venv."""
+        command = [
+            str(self.project / ".venv" / "bin" / "python"),
+            "-c",
+            "import onward_probe as x; print(x.version)",
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def metadata(version: str) -> str:
+    return f"Metadata-Version: 2.1\nName: onward-probe\nVersion: {version}\n"
+
+
+@pytest.fixture
+def packages(sandbox: Sandbox, tmp_path: Path) -> Packages:
+    """A project without a .venv."""
+    return Packages(sandbox.project, tmp_path)
+
+
+def test_setup_installs_the_lock_once_and_again_when_the_lock_changes(
+    packages: Packages,
+) -> None:
+    for version in ("1.0", "2.0"):
+        packages.lock(version, packages.wheel(version))
+        first, second = packages.setup(), packages.setup()
+        assert (first.code, first.err) == (0, "setup: installing into .venv with pip\n")
+        assert (second.code, second.out, second.err) == (0, "", "")
+        assert packages.installed == version
+
+
+def test_setup_refuses_a_package_whose_hash_is_not_in_the_lock(packages: Packages) -> None:
+    packages.lock("1.0", packages.wheel("1.0"))
+    with packages.wheel("1.0").open("ab") as file:
+        file.write(b"changed")
+    result = packages.setup()
+    assert result.code == 1
+    assert "DO NOT MATCH THE HASHES" in result.err
+    assert (packages.installed, (packages.project / ".venv" / ".setup-done").exists()) == (
+        "",
+        False,
+    )
+
+
+def test_setup_runs_nothing_of_a_source_distribution_even_a_locked_one(
+    packages: Packages,
+) -> None:
+    canary = packages.tmp_path / "canary"
+    packages.lock("1.0", packages.sources("1.0", f"open({str(canary)!r}, 'w')"))
+    result = packages.setup()
+    assert result.code == 1
+    assert "No matching distribution found for onward-probe==1.0" in result.err
+    assert (packages.installed, canary.exists()) == ("", False)
