@@ -69,6 +69,7 @@ def place(project: Path, tmp_path: Path, server: Server, migrated: Database) -> 
         Embedded(data).drop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_does_what_it_says(section: str, place: Place) -> None:
     with SITUATIONS.get(section, ordinary)(place):
@@ -225,6 +226,7 @@ def test_vercels_cli_has_what_is_written(page: str, command: str) -> None:
     assert {word for word in words if word.startswith("--")} <= set(VERCEL.get(name or "", []))
 
 
+@pytest.mark.slow
 def test_vercels_cli_knows_what_we_know_of_it() -> None:
     cli = CACHE / f"vercel-{vercel.CLI}" / "node_modules" / "vercel" / "dist" / "index.js"
     if not (cli.exists() and shutil.which("node")):
@@ -392,6 +394,7 @@ def test_the_container_is_what_env_test_names() -> None:
     assert f"POSTGRES_URL={url}" in (ROOT / ".env.test").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_env_test_is_committed_and_read_only_by_those_who_ask_for_it(place: Place) -> None:
     place.environ = {}
     repository(place)

@@ -72,6 +72,7 @@ WAITS_FOR_A_LOCK = "wait_event_type = 'Lock'"
 # The process: it is killed, told to stop, or frozen.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_middle_of_a_statement_rolls_it_back(
     command: Stage, number: signal.Signals
@@ -88,6 +89,7 @@ def test_a_signal_in_the_middle_of_a_statement_rolls_it_back(
     command.completes()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_the_middle_of_a_statement_leaves_nothing(command: Stage) -> None:
     command.files(second=WAIT)
     running = command.start()
@@ -97,6 +99,7 @@ def test_a_run_that_is_killed_in_the_middle_of_a_statement_leaves_nothing(comman
     command.completes()
 
 
+@pytest.mark.slow
 def test_a_limit_that_a_server_refuses_costs_one_warning_and_not_the_run(
     command: Stage, proxy: Proxy
 ) -> None:
@@ -114,6 +117,7 @@ def test_a_limit_that_a_server_refuses_costs_one_warning_and_not_the_run(
     command.settled(*VERSIONS)
 
 
+@pytest.mark.slow
 def test_a_limit_that_a_server_has_fixed_is_not_set_and_costs_one_warning(
     command: Stage,
 ) -> None:
@@ -153,6 +157,7 @@ def limited(database: Database, limit: str) -> None:
         database.execute(f"ALTER DATABASE {name} SET {limit} = '100ms'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", LIMITS)
 def test_a_limit_that_a_database_has_for_its_application_ends_no_file(
     database: Database, migrations: Callable[..., Path], limit: str
@@ -209,6 +214,7 @@ def test_a_files_session_has_all_limits_and_no_others_than_these(
     assert history(database) == ["001-seen"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("directive", ["", "-- migrate: no-transaction\n"])
 def test_nor_does_it_while_a_run_waits_for_a_busy_table(
@@ -229,6 +235,7 @@ def test_nor_does_it_while_a_run_waits_for_a_busy_table(
     assert history(database) == ["001-waits"]
 
 
+@pytest.mark.slow
 def test_without_that_limit_a_killed_run_is_gone_when_its_statement_ends(command: Stage) -> None:
     command.files(second=f"SET LOCAL client_connection_check_interval = 0; {WAIT}")
     running = command.start()
@@ -239,6 +246,7 @@ def test_without_that_limit_a_killed_run_is_gone_when_its_statement_ends(command
     command.completes()
 
 
+@pytest.mark.slow
 def test_a_signal_between_two_files_keeps_the_first_and_begins_no_second(command: Stage) -> None:
     """Another session queues for the run's lock and gets it once the first file is committed."""
     command.files(first=WAIT)
@@ -261,6 +269,7 @@ def test_a_signal_between_two_files_keeps_the_first_and_begins_no_second(command
     command.completes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrives", [True, False])
 def test_a_signal_during_a_commit_is_obeyed_when_the_commit_is_known(
     command: Stage, proxy: Proxy, arrives: bool
@@ -283,6 +292,7 @@ def test_a_signal_during_a_commit_is_obeyed_when_the_commit_is_known(
     command.completes()
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_search_for_a_commit_leaves_it_known(
     command: Stage, proxy: Proxy
 ) -> None:
@@ -299,6 +309,7 @@ def test_a_signal_during_the_search_for_a_commit_leaves_it_known(
     command.completes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("arrives", [True, False])
@@ -323,6 +334,7 @@ def test_of_two_signals_during_a_commit_the_first_decides_and_all_is_told(
     command.completes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directive", ["", "-- migrate: no-transaction\n"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_obeyed_in_the_middle_of_a_flood_of_notices(
@@ -351,6 +363,7 @@ def test_a_signal_is_obeyed_in_the_middle_of_a_flood_of_notices(
     assert history(database) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "look"),
     [
@@ -375,6 +388,7 @@ def test_a_signal_is_obeyed_while_the_run_looks_who_is_in_its_way(
     command.completes()
 
 
+@pytest.mark.slow
 def test_a_frozen_run_loses_its_lock_and_says_so_when_it_wakes(command: Stage) -> None:
     """The server gives up on it after the limit that the first file saw; the second one shortens
     it.
@@ -401,6 +415,7 @@ def test_a_frozen_run_loses_its_lock_and_says_so_when_it_wakes(command: Stage) -
     command.completes()
 
 
+@pytest.mark.slow
 def test_a_frozen_run_takes_no_credit_for_what_another_did_meanwhile(
     command: Stage,
 ) -> None:
@@ -419,6 +434,7 @@ def test_a_frozen_run_takes_no_credit_for_what_another_did_meanwhile(
 # The connection: it is cut around a COMMIT.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", [cut_before, cut_after], ids=["before", "after"])
 def test_a_connection_that_is_cut_at_a_commit_is_no_reason_to_guess(
     stage: Stage, proxy: Proxy, action: Action
@@ -439,6 +455,7 @@ def test_a_connection_that_is_cut_at_a_commit_is_no_reason_to_guess(
         stage.completes()
 
 
+@pytest.mark.slow
 def test_what_was_confirmed_or_refuted_by_a_second_look_is_told(
     command: Stage, proxy: Proxy
 ) -> None:
@@ -474,6 +491,7 @@ def test_after_a_lost_commit_the_rest_of_a_run_has_the_time_it_had_before(
         assert 0.5 * before < after < before
 
 
+@pytest.mark.slow
 def test_a_file_behind_a_lost_commit_may_run_longer_than_the_look_for_it(
     proxy: Proxy,
     database: Database,
@@ -513,6 +531,7 @@ def test_a_session_that_the_server_ends_behind_a_commit_is_asked_for_it(
     stage.settled(*VERSIONS)
 
 
+@pytest.mark.slow
 def test_a_row_in_another_table_does_not_confirm_a_lost_commit(
     proxy: Proxy,
     database: Database,
@@ -562,6 +581,7 @@ def test_a_commit_that_is_late_is_waited_for(stage: Stage, proxy: Proxy) -> None
     stage.settled(*VERSIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "action"), [("route", cut_before), ("route", cut_after), ("command", cut_after)]
 )
@@ -611,6 +631,7 @@ def test_the_row_of_a_no_transaction_file_is_looked_for_too(
     assert history(stage.database) == list(VERSIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", [cut_before, cut_after])
 def test_a_cut_while_a_row_is_tried_leaves_the_file_untouched(
     stage: Stage, proxy: Proxy, action: Action
@@ -653,6 +674,7 @@ def test_a_commit_that_comes_back_as_a_rollback_is_not_called_applied(
 # Other sessions: a run that dies, a busy table, a deadlock.
 
 
+@pytest.mark.slow
 def test_the_next_run_goes_on_when_the_one_that_it_waits_for_is_killed(command: Stage) -> None:
     command.files(second=WAIT)
     first = command.start()
@@ -667,6 +689,7 @@ def test_the_next_run_goes_on_when_the_one_that_it_waits_for_is_killed(command: 
     command.settled(*VERSIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 def test_a_role_whose_snapshots_last_sees_what_another_run_has_done(
     command: Stage, level: str
@@ -686,6 +709,7 @@ def test_a_role_whose_snapshots_last_sees_what_another_run_has_done(
     command.settled(*VERSIONS)
 
 
+@pytest.mark.slow
 def test_a_busy_table_is_tried_again_and_readers_get_through_meanwhile(
     stage: Stage,
 ) -> None:
@@ -712,6 +736,7 @@ def test_a_busy_table_is_tried_again_and_readers_get_through_meanwhile(
     stage.settled(*VERSIONS)
 
 
+@pytest.mark.slow
 def test_a_table_that_stays_busy_ends_the_run_and_names_who_is_in_the_way(stage: Stage) -> None:
     stage.database.execute("CREATE TABLE busy (i int)")
     stage.files(second="ALTER TABLE busy ADD j int;")
@@ -730,6 +755,7 @@ def test_a_table_that_stays_busy_ends_the_run_and_names_who_is_in_the_way(stage:
     stage.completes()
 
 
+@pytest.mark.slow
 def test_no_second_try_is_made_where_none_is_wanted(command: Stage) -> None:
     command.database.execute("CREATE TABLE busy (i int)")
     command.files(second="ALTER TABLE busy ADD j int;")
@@ -741,6 +767,7 @@ def test_no_second_try_is_made_where_none_is_wanted(command: Stage) -> None:
     command.completes()
 
 
+@pytest.mark.slow
 def test_the_victim_of_a_deadlock_is_tried_again(stage: Stage) -> None:
     """The file's session looks for deadlocks at once, the other one never: so the file is the
     victim.
@@ -762,6 +789,7 @@ def test_the_victim_of_a_deadlock_is_tried_again(stage: Stage) -> None:
     stage.settled(*VERSIONS)
 
 
+@pytest.mark.slow
 def test_an_index_that_waits_for_a_writer_too_long_is_not_called_built(
     stage: Stage,
 ) -> None:
@@ -795,6 +823,7 @@ def test_an_object_that_is_there_already_is_told_and_nothing_is_kept(stage: Stag
     assert stage.database.execute("SELECT count(*) FROM effects") == [(3,)]
 
 
+@pytest.mark.slow
 def test_a_statement_that_is_too_slow_is_cancelled_and_the_limit_named(stage: Stage) -> None:
     stage.files(second=WAIT)
     outcome = stage.run(MIGRATION_STATEMENT_TIMEOUT="700ms")
@@ -808,6 +837,7 @@ def test_a_statement_that_is_too_slow_is_cancelled_and_the_limit_named(stage: St
     stage.completes()
 
 
+@pytest.mark.slow
 def test_a_statement_that_no_transaction_takes_is_told_of_the_directive(
     stage: Stage,
 ) -> None:
@@ -869,6 +899,7 @@ def standing(request: pytest.FixtureRequest, own: Embedded, stages: MakeStage) -
     return stages(request.param, server, server.create())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "sqlstate"), [(signal.SIGINT, "57P01"), (signal.SIGQUIT, None)])
 def test_a_restart_of_the_server_undoes_the_file_and_is_told(
     own: Embedded, standing: Stage, number: signal.Signals, sqlstate: str | None
@@ -890,6 +921,7 @@ def test_a_restart_of_the_server_undoes_the_file_and_is_told(
     standing.completes()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_at_the_commit_and_comes_back_is_asked(
     own: Embedded, standing: Stage
 ) -> None:
@@ -906,6 +938,7 @@ def test_a_server_that_is_gone_at_the_commit_and_comes_back_is_asked(
     standing.completes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sqlstate", "text"),
     [("57P03", "the database system is starting up"), ("53300", "sorry, too many clients already")],
@@ -921,6 +954,7 @@ def test_a_server_that_lets_nobody_in_yet_is_tried_again_and_told_of_once(
     stage.settled(*VERSIONS)
 
 
+@pytest.mark.slow
 def test_a_role_without_a_connection_to_spare_gets_one_when_there_is_one(command: Stage) -> None:
     database = command.server.create()
     with login(command.server, database, "CONNECTION LIMIT 0") as crowded:
@@ -938,6 +972,7 @@ def test_a_role_without_a_connection_to_spare_gets_one_when_there_is_one(command
         crowd.settled(*VERSIONS)
 
 
+@pytest.mark.slow
 def test_a_role_that_gets_no_connection_at_all_changes_nothing(stages: MakeStage) -> None:
     route = stages("route")
     database = route.server.create()
@@ -947,12 +982,14 @@ def test_a_role_that_gets_no_connection_at_all_changes_nothing(stages: MakeStage
         assert tables(database) == []
 
 
+@pytest.mark.slow
 def test_a_host_that_nobody_knows_is_told_at_once(command: Stage) -> None:
     outcome = command.run("postgresql://someone:canary-password@db.invalid/somewhere")
     assert outcome.code == "database_unavailable"
     assert "db.invalid" in outcome.said
 
 
+@pytest.mark.slow
 def test_a_server_that_accepts_and_says_nothing_ends_the_run(stages: MakeStage) -> None:
     route = stages("route")
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -960,6 +997,7 @@ def test_a_server_that_accepts_and_says_nothing_ends_the_run(stages: MakeStage) 
         assert route.run(url, MIGRATION_HTTP_BUDGET="6s").code == "database_unavailable"
 
 
+@pytest.mark.slow
 def test_a_database_that_takes_five_seconds_to_wake_is_waited_for(
     command: Stage, proxy: Proxy
 ) -> None:
@@ -993,6 +1031,7 @@ def standby(own: Embedded) -> Iterator[Server]:
         server.drop()
 
 
+@pytest.mark.slow
 def test_a_standby_can_be_looked_at_and_is_not_migrated(
     standing: Stage, standby: Server, cli: Cli
 ) -> None:
@@ -1012,6 +1051,7 @@ def test_a_standby_can_be_looked_at_and_is_not_migrated(
     assert standing.run().applied == ["004-four"]
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_while_it_is_asked_is_asked_again(
     own: Embedded, standing: Stage
 ) -> None:

@@ -290,6 +290,7 @@ def test_two_histories_in_one_database_have_each_an_environment_of_its_own(
     ]
 
 
+@pytest.mark.slow
 def test_of_two_environments_that_meet_on_a_new_database_one_gets_it(
     database: Database, cli: Cli, migrations: Write
 ) -> None:
@@ -468,6 +469,7 @@ def test_a_history_without_marks_is_nobodys_but_productions(
     assert marks(taken_over) == [("001-one", None), ("002-two", "production")]
 
 
+@pytest.mark.slow
 def test_a_laptop_does_not_touch_a_history_without_marks(taken_over: Database, cli: Cli) -> None:
     before = contents(taken_over)
     is_refused(cli(url=taken_over.url), "has a history that names no environment")
@@ -526,6 +528,7 @@ def test_a_baseline_marks_the_database_as_its_environments(
 # Copies, branches and other names
 
 
+@pytest.mark.slow
 def test_a_clone_by_another_name_is_free_and_the_original_is_not(
     server: Server, production: Database, deploy: Deploy, migrations: Write
 ) -> None:
@@ -846,6 +849,7 @@ def test_such_a_build_passes_without_a_database_and_says_so(
         assert "canary" not in result.out + result.err
 
 
+@pytest.mark.slow
 def test_such_a_build_does_not_wait_for_who_has_locked_the_history(
     server: Server, production: Database, deploy: Deploy
 ) -> None:

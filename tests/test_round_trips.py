@@ -63,6 +63,7 @@ def test_nothing_pending_costs_one_query(
     assert len(proxy.connections) == 1
 
 
+@pytest.mark.slow
 def test_status_costs_one_query(
     proxy: Proxy, database: Database, cli: Cli, migrations: Write
 ) -> None:

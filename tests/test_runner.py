@@ -145,6 +145,7 @@ def test_a_second_run_writes_nothing_and_takes_no_lock(migrated: Database) -> No
     assert migrated.execute("SELECT xmin::text, s.* FROM schema_migrations s ORDER BY id") == before
 
 
+@pytest.mark.slow
 def test_a_role_that_may_only_read_can_look_and_run_nothing(
     server: Server, migrated: Database, cli: Cli
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_role_that_may_only_read_can_look_and_run_nothing(
 # A file that fails.
 
 
+@pytest.mark.slow
 def test_a_file_that_fails_on_its_last_statement_leaves_nothing_behind(
     database: Database, cli: Cli, migrations: Write
 ) -> None:
@@ -650,6 +652,7 @@ def peak_of_run(database: Database, cli: Cli) -> tuple[int, str]:
     return peak(str(cli.script), POSTGRES_URL=database.url, MIGRATION_DIR=directory)
 
 
+@pytest.mark.slow
 def test_a_file_of_50_megabytes_needs_no_more_than_five_times_its_size(
     database: Database, cli: Cli, migrations: Write
 ) -> None:
@@ -665,6 +668,7 @@ def test_a_file_of_50_megabytes_needs_no_more_than_five_times_its_size(
     assert history(database) == ["001-large"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sql", "said"),
     [
@@ -853,6 +857,7 @@ def test_an_interrupted_run_rolls_back_and_says_what_is_applied(
     assert history(database) == ["001-done"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_no_transaction_file_says_which_statements_are_done(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
@@ -973,6 +978,7 @@ def test_a_busy_table_is_not_tried_again_beyond_the_time_that_is_left(
     assert (tables(database), history(database)) == (["busy"], [])
 
 
+@pytest.mark.slow
 def test_each_pause_is_three_lock_timeouts_at_least_and_they_grow(
     database: Database, migrations: Write
 ) -> None:
@@ -1065,6 +1071,7 @@ def test_what_a_try_has_left_in_its_session_does_not_reach_the_next_try(
     assert history(database) == ["001-busy", "002-again"]
 
 
+@pytest.mark.slow
 def test_all_pauses_together_are_no_longer_than_the_retry_and_are_told(
     database: Database, migrations: Write
 ) -> None:
@@ -1106,6 +1113,7 @@ def test_a_history_that_is_written_while_it_is_changed_is_waited_for(
     assert history(database)[-1] == "004-ours"
 
 
+@pytest.mark.slow
 def test_a_file_that_lifts_its_limit_is_cancelled_at_the_deadline(
     database: Database, migrations: Write
 ) -> None:

@@ -168,6 +168,7 @@ def attacker(server: Server, database: Database) -> Iterator[Database]:
         yield attacker
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "behind", [True, False], ids=["behind pg_catalog", "in front of pg_catalog"]

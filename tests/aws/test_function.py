@@ -349,6 +349,7 @@ def test_a_run_behind_a_gateway_ends_before_that_gives_up(
     assert history(database) == ["000-limits", *(f"{number:03}-limit" for number in range(1, 5))]
 
 
+@pytest.mark.slow
 def test_a_statement_that_outlasts_the_function_is_cancelled_before_that(
     server: Server, database: Database, migrations: Write
 ) -> None:

@@ -207,6 +207,7 @@ def test_a_deploy_changes_production(
     ]
 
 
+@pytest.mark.slow
 def test_variables_that_were_pulled_to_a_laptop_do_not_make_it_a_deploy(
     project: Path, tmp_path: Path, database: Database
 ) -> None:

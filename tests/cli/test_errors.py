@@ -151,6 +151,7 @@ def test_github_actions_gets_an_annotation_on_the_line(
     assert recorded(database) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stands", ["", "app", "app/scripts", "/"])
 def test_an_annotation_names_the_file_by_its_path_in_the_workspace(
     project: Path, tmp_path: Path, database: Database, stands: str
@@ -231,6 +232,7 @@ def test_what_a_file_has_in_it_steers_neither_terminal_nor_ci(
     assert recorded(database) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "status", "validate"])
 def test_what_a_history_has_in_it_steers_neither_terminal_nor_ci(
     cli: Cli, migrations: Write, database: Database, command: str
@@ -249,6 +251,7 @@ def test_what_a_history_has_in_it_steers_neither_terminal_nor_ci(
     assert recorded(database) == ["001-one", HOSTILE]
 
 
+@pytest.mark.slow
 def test_a_sessions_name_and_query_steer_neither_terminal_nor_ci(
     cli: Cli, migrations: Write, database: Database
 ) -> None:
@@ -291,6 +294,7 @@ def test_a_secret_that_is_in_no_url_is_shown_neither_in_words_nor_in_json(
     assert recorded(database) == []
 
 
+@pytest.mark.slow
 def test_a_notice_and_a_failure_show_no_secret_of_the_environment(
     cli: Cli, migrations: Write, database: Database, login: Callable[[str], str]
 ) -> None:

@@ -45,6 +45,7 @@ def team(project: Path, tmp_path: Path) -> Path:
     return bundle(project, tmp_path / "team", ONE)
 
 
+@pytest.mark.slow
 def test_env_local_comes_before_env_and_the_two_are_never_mixed(
     team: Path, database: Database, migrated: Database
 ) -> None:
@@ -66,6 +67,7 @@ def test_env_counts_where_env_local_names_no_database(team: Path, database: Data
     assert database.execute("SELECT environment FROM schema_migrations") == [("mine",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "MIGRATION_DATABASE_URL"])
 def test_a_database_in_the_environment_switches_the_files_urls_off(
     team: Path, database: Database, migrated: Database, variable: str
@@ -81,6 +83,7 @@ def test_a_database_in_the_environment_switches_the_files_urls_off(
     assert contents(migrated) == before
 
 
+@pytest.mark.slow
 def test_a_broken_env_file_is_named_and_its_content_is_not_shown(
     team: Path, database: Database
 ) -> None:
@@ -102,6 +105,7 @@ def test_a_broken_env_file_is_named_and_its_content_is_not_shown(
 # Where it is started
 
 
+@pytest.mark.slow
 def test_it_runs_from_another_directory_and_through_a_link(
     team: Path, tmp_path: Path, database: Database
 ) -> None:
@@ -144,6 +148,7 @@ def test_a_python_without_the_requirements_says_what_to_do(
     assert contents(database) == ([], [])
 
 
+@pytest.mark.slow
 def test_strict_warnings_of_python_find_nothing(
     cli: Cli, migrations: Write, database: Database
 ) -> None:
@@ -174,6 +179,7 @@ def test_strict_warnings_of_python_find_nothing(
 # Streams
 
 
+@pytest.mark.slow
 def test_colour_is_for_terminals_and_no_color_switches_it_off(
     cli: Cli, migrations: Write, database: Database
 ) -> None:
@@ -207,6 +213,7 @@ def test_colour_is_for_terminals_and_no_color_switches_it_off(
     assert recorded(database) == ["001-one"]
 
 
+@pytest.mark.slow
 def test_a_stdout_that_knows_no_emoji_gets_the_rest(
     cli: Cli, migrations: Write, database: Database
 ) -> None:
@@ -265,6 +272,7 @@ def test_a_reader_of_the_first_line_only_gets_it(
     assert len(recorded(database) or []) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "closed", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>/dev/full"]
 )
@@ -314,6 +322,7 @@ def test_a_build_that_applies_nothing_can_be_interrupted_too(cli: Cli, migration
     assert CANARY not in out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_what_is_kept_and_exits_by_its_signal(
     cli: Cli, migrations: Write, database: Database, number: signal.Signals, code: int
@@ -358,6 +367,7 @@ def starting(tmp_path: Path, module: str, line: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "first")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("module", ["datetime", "psycopg"])
 def test_a_signal_while_it_starts_is_one_line_and_its_code(
@@ -398,6 +408,7 @@ def test_ctrl_c_while_another_script_starts_shows_no_traceback(cli: Cli, script:
     assert (result.returncode, result.stderr) == (-signal.SIGINT, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "late", ["atexit.register(strike)", "late = type('Late', (), {'__del__': strike})()"]
@@ -501,6 +512,7 @@ def test_a_wrong_command_line_is_2_in_words_and_in_the_document(
     assert contents(database) == ([], [])
 
 
+@pytest.mark.slow
 def test_help_reads_like_a_manual_page(cli: Cli) -> None:
     for columns in ("40", "300"):
         result = cli("--help", url=NOWHERE, env={"COLUMNS": columns})

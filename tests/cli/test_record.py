@@ -21,6 +21,7 @@ from tests.kit import FIVE, ONE, TWO, Write, contents, environment, recorded, ta
 # Create
 
 
+@pytest.mark.slow
 def test_create_writes_a_draft_with_the_next_number_that_no_run_takes(
     cli: Cli, migrations: Write, database: Database
 ) -> None:
@@ -272,6 +273,7 @@ def test_repair_refuses_what_is_not_both_file_and_applied(
     assert contents(database) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("repair", "001-one"), ("baseline", "2")])
 def test_a_history_that_changes_while_they_wait_for_the_lock_is_read_again(
     cli: Cli, migrations: Write, database: Database, command: tuple[str, ...]

@@ -34,6 +34,7 @@ ELSEWHERE = "0x7f000001"
 # No session to be had.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "value", "says"),
     [
@@ -53,6 +54,7 @@ def test_a_wrong_password_or_user_ends_the_run_at_once(
     assert database.execute("SELECT to_regclass('one')") == [(None,)]
 
 
+@pytest.mark.slow
 def test_a_database_that_is_missing_ends_the_run_at_once(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
@@ -148,6 +150,7 @@ def test_an_answer_that_is_known_to_pass_is_waited_for(
     assert refusing.hits == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "says"),
     [
@@ -199,6 +202,7 @@ def test_status_and_validate_only_look(cli: Cli, migrations: Write, command: str
     assert "Connection refused" in result.err
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_a_server_on_this_machine_and_says_so(
     server: Server, database: Database
 ) -> None:
@@ -222,6 +226,7 @@ def test_a_run_waits_for_a_server_on_this_machine_and_says_so(
     assert re.search(r"Connection refused.*; retrying for up to \d+ s$", said[0])
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_told_of_while_it_is_waited_for(
     database: Database, proxy: Proxy
 ) -> None:
@@ -369,6 +374,7 @@ def test_a_refused_session_says_nothing_of_the_password(server: Server, database
 # TLS.
 
 
+@pytest.mark.slow
 def test_only_the_url_can_allow_a_remote_host_without_tls(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
@@ -425,6 +431,7 @@ def tls() -> Iterator[Database]:
             shutil.rmtree(parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [0, 2])
 def test_a_missing_root_certificate_is_a_fault_of_the_configuration(
     tls: Database, cli: Cli, migrations: Write, code: int
@@ -444,6 +451,7 @@ def test_a_missing_root_certificate_is_a_fault_of_the_configuration(
 LOOK = "INSERT INTO seen SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "encrypted"), [("", True), ("sslmode=disable", False), ("sslrootcert=system", None)]
 )

@@ -265,6 +265,7 @@ def test_of_a_long_error_the_beginning_is_kept(database: Database) -> None:
     assert error.constraint == "c"
 
 
+@pytest.mark.slow
 def test_long_notices_take_no_memory(database: Database) -> None:
     """A process of its own, since a peak is a process's."""
     script = (
@@ -440,6 +441,7 @@ def test_a_statement_is_cancelled_at_its_deadline_and_the_session_goes_on(
         assert session.query("SELECT to_regclass('one')") == [(None,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 50_000_000], ids=["answer", "read"])
 def test_a_server_that_does_not_answer_the_cancellation_is_left(
     database: Database, server: Server, size: int

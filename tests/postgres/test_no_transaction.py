@@ -72,6 +72,7 @@ def fails(
 # Two sessions.
 
 
+@pytest.mark.slow
 def test_a_role_with_one_connection_is_told_that_such_a_file_needs_two(
     server: Server, database: Database, migrations: Write
 ) -> None:
@@ -161,6 +162,7 @@ def test_an_index_is_built_concurrently_beside_other_statements(
     nothing_is_left_running(server, database)
 
 
+@pytest.mark.slow
 def test_a_failure_in_the_second_of_three_is_told_and_a_rerun_completes(
     server: Server, database: Database, cli: Cli, migrations: Write
 ) -> None:
@@ -354,6 +356,7 @@ def test_a_run_whose_lock_is_lost_stops_and_records_nothing(
     assert (tables(database), history(database)) == (left, [])
 
 
+@pytest.mark.slow
 def test_the_session_that_holds_the_lock_may_stand_idle_for_any_time(
     proxy: Proxy, database: Database, migrations: Write
 ) -> None:
@@ -692,6 +695,7 @@ def test_a_statement_of_which_nothing_stays_is_not_called_half_done(
     assert history(database) == []
 
 
+@pytest.mark.slow
 def test_a_detaching_that_was_broken_off_is_told_and_a_rerun_finishes_it(
     database: Database, migrations: Write
 ) -> None:
@@ -721,6 +725,7 @@ def test_a_detaching_that_was_broken_off_is_told_and_a_rerun_finishes_it(
     assert (tables(database), history(database)) == (["events", "events_1"], ["001-detach"])
 
 
+@pytest.mark.slow
 def test_the_command_that_finishes_a_detaching_does(database: Database, migrations: Write) -> None:
     database.execute(f'CREATE SCHEMA "o\'d d"; SET search_path = "o\'d d"; {EVENTS}')
     sql = f'{HEAD}SET search_path = "o\'d d"; {DETACH}'
@@ -755,6 +760,7 @@ def test_a_detaching_that_a_busy_table_breaks_off_is_finished_by_the_next(
     assert history(database) == ["001-detach"]
 
 
+@pytest.mark.slow
 def test_a_finish_of_a_detaching_that_meets_a_busy_table_is_tried_again(
     database: Database, migrations: Write
 ) -> None:
@@ -794,6 +800,7 @@ def test_what_is_refused_and_pending_nowhere_keeps_its_error(
     assert history(database) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "left", "command"),
     [
@@ -889,6 +896,7 @@ def test_a_block_that_may_have_committed_is_not_tried_again(
     assert history(database) == []
 
 
+@pytest.mark.slow
 def test_a_block_that_cannot_commit_is_tried_again(database: Database, migrations: Write) -> None:
     database.execute("CREATE TABLE items (i int); CREATE TABLE other ()")
     block = (

@@ -22,6 +22,8 @@ from scripts.dev.measure import database
 from tests.conftest import ROOT, Completed, Server
 from tests.kit import until
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--rounds", "1", "--files", "1", "--latency", "0", "--growth", "1,2", "--megabytes", "1")
 DBMATE = "node_modules/@dbmate/linux-x64/bin/dbmate"
 NODE_PG_MIGRATE = "node_modules/.bin/node-pg-migrate"

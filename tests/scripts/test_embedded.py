@@ -17,6 +17,8 @@ import pytest
 from scripts.dev.embedded import Embedded, EmbeddedError, find_programs, server_user
 from tests.kit import processes, rows, wait_until_gone
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("fsync=off",)
 START = "import sys; from pathlib import Path; from scripts.dev.embedded import Embedded\n"

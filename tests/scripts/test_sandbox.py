@@ -25,6 +25,8 @@ from scripts.dev.embedded import Embedded
 from tests.conftest import Completed, Database, Server
 from tests.kit import history, rows, until, wait_until_gone
 
+pytestmark = pytest.mark.slow
+
 BROKEN = "CREATE TABLE half_done (id int);\nSELECT no_such_function();\n"
 
 

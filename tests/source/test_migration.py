@@ -104,6 +104,7 @@ def test_a_sql_file_of_any_other_name_is_refused(tmp_path: Path, file: str) -> N
     ]
 
 
+@pytest.mark.slow
 @given(
     st.from_regex(r"[0-9]{0,4}-?[a-z0-9-]{0,6}\.sql", fullmatch=True)
     | st.text("019aZ-_. ä²٣", max_size=9).map(lambda stem: f"{stem}.sql")

@@ -75,6 +75,7 @@ def held(service: Held, count: int = 300) -> Iterator[tuple[int, Callable[..., F
             service.release.set()
 
 
+@pytest.mark.slow
 def test_two_hundred_who_wait_for_a_silent_database_hold_up_nobody(silent: Silent) -> None:
     service = Held(silent.database, Limits(status_seconds=60.0))
     with held(service) as (port, ask):
@@ -94,6 +95,7 @@ def test_two_hundred_who_wait_for_a_silent_database_hold_up_nobody(silent: Silen
     assert silent.connections() == 1
 
 
+@pytest.mark.slow
 def test_a_failed_read_is_shared_from_its_end_on(silent: Silent, start: Start) -> None:
     instance = start(silent.database)
     for _ in range(3):  # the first one waits for as long as an answer is shared
@@ -240,6 +242,7 @@ def small() -> Iterator[Database]:
         server.drop()
 
 
+@pytest.mark.slow
 def test_many_at_once_on_one_connection_starve_nobody_and_see_new_rows(
     small: Database, project: Path, capsys: Capture
 ) -> None:

@@ -192,6 +192,7 @@ def test_a_role_that_may_not_even_select_gets_a_fixed_answer(
         assert error_of(start(limited).status()) == (503, "database_unavailable")
 
 
+@pytest.mark.slow
 def test_a_table_that_is_locked_exclusively_makes_the_status_unavailable(
     server: Server, migrated: Database, start: Start
 ) -> None:
@@ -204,6 +205,7 @@ def test_a_table_that_is_locked_exclusively_makes_the_status_unavailable(
     assert instance.status().status_code == 200
 
 
+@pytest.mark.slow
 def test_a_long_lock_timeout_does_not_make_the_status_wait(
     migrated: Database, start: Start
 ) -> None:
@@ -212,6 +214,7 @@ def test_a_long_lock_timeout_does_not_make_the_status_wait(
         assert error_of(instance.status()) == (503, "database_unavailable")
 
 
+@pytest.mark.slow
 def test_the_status_statement_is_cancelled_after_a_second_and_a_half(
     server: Server, migrated: Database, start: Start
 ) -> None:
@@ -233,6 +236,7 @@ def test_the_status_statement_is_cancelled_after_a_second_and_a_half(
     assert history(migrated) == OURS
 
 
+@pytest.mark.slow
 def test_a_server_that_falls_silent_ends_the_status_and_does_not_occupy_it(
     migrated: Database, start: Start
 ) -> None:
@@ -559,6 +563,7 @@ def test_a_commit_that_was_not_answered_and_not_done_is_a_failure(
     assert tables(database) == []
 
 
+@pytest.mark.slow
 def test_when_the_budget_ends_between_two_files_the_next_call_goes_on(
     start: Start, server: Server, database: Database, migrations: Write
 ) -> None:
@@ -613,6 +618,7 @@ def test_a_budget_with_no_time_for_any_run_is_a_fault_of_the_configuration(
     assert untouched(database)
 
 
+@pytest.mark.slow
 def test_a_statement_longer_than_the_budget_is_cancelled_and_rolled_back(
     start: Start, server: Server, database: Database, migrations: Write
 ) -> None:
