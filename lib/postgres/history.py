@@ -90,7 +90,9 @@ BEGIN
                array_agg(a.attname ORDER BY a.attnum) AS columns,
                c.relkind IN ('r', 'p') AND count(*) FILTER (WHERE (a.attname, t.typcategory) IN (
                    ('id', 'N'), ('version', 'S'), ('name', 'S'),
-                   ('applied_at', 'D'), ('execution_time_ms', 'N'), ('checksum', 'S'))) = 6 AS ours,
+                   ('applied_at', 'D'), ('execution_time_ms', 'N'), ('checksum', 'S'))
+                   AND (a.attname <> 'id' OR coalesce(nullif(t.typbasetype, 0), t.oid)
+                       IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype))) = 6 AS ours,
                has_table_privilege(c.oid, 'SELECT') AS readable,
                has_table_privilege(c.oid, 'INSERT') AS insertable,
                NOT EXISTS (
@@ -230,10 +232,17 @@ def _literals(names: Iterable[str]) -> str:
 
 
 def _applied(row: dict[str, Any]) -> AppliedMigration:
-    epoch = row["onward_epoch"]
-    row["applied_at"] = None if epoch is None else datetime.fromtimestamp(epoch, UTC)
+    row["applied_at"] = _moment(row["onward_epoch"])
     values: Iterator[Any] = map(row.get, AppliedMigration._fields)
     return AppliedMigration(*values)
+
+
+def _moment(epoch: float | str | None) -> datetime | None:
+    """The time; None where it is not known, is infinite, or is not in the years 1 to 9999."""
+    try:
+        return None if epoch is None else datetime.fromtimestamp(float(epoch), UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _identity(facts: dict[str, Any], url: DatabaseURL) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from lib.errors import DatabaseUnsuitable, HistoryConflict
 from lib.postgres.executor import Executor
-from tests.conftest import Database, Server
+from tests.conftest import Database, Here, Server
 from tests.kit import (
     OLD_SHAPE,
     Write,
@@ -117,10 +117,19 @@ def test_of_several_histories_only_one_on_the_search_path_is_touched(
         "checksum text)",
         "CREATE TABLE schema_migrations (id text, version text, name text, applied_at timestamp,"
         " execution_time_ms int, checksum text)",
+        "CREATE TABLE schema_migrations (id numeric, version text, name text, applied_at timestamp,"
+        " execution_time_ms int, checksum text)",
         f"CREATE TABLE real {OLD_SHAPE}; CREATE VIEW schema_migrations AS TABLE real",
         f"CREATE TABLE real {OLD_SHAPE}; CREATE MATERIALIZED VIEW schema_migrations AS TABLE real",
     ],
-    ids=["other columns", "a column too few", "other types", "view", "materialized view"],
+    ids=[
+        "other columns",
+        "a column too few",
+        "other types",
+        "fractions",
+        "view",
+        "materialized view",
+    ],
 )
 def test_a_table_or_view_of_another_shape_is_refused_and_untouched(
     database: Database, migrations: Write, foreign: str
@@ -175,6 +184,28 @@ def test_columns_that_a_team_has_added_stay_as_they_are(
         ("001-one", "by hand", None),
         ("002-two", "-", "cli"),
     ]
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "0044-03-15 BC", "10000-01-01"])
+def test_a_time_that_is_no_date_of_ours_is_not_known_and_stays(
+    database: Database, migrations: Write, here: Here, moment: str
+) -> None:
+    database.execute(f"CREATE TABLE schema_migrations {OLD_SHAPE}")
+    database.execute(
+        "INSERT INTO schema_migrations (version, name, applied_at) VALUES ('001-one', 'One', %s)",
+        [moment],
+    )
+    migrations(TWO)
+    env = {"MIGRATION_ENV": "development"}
+    assert (
+        "001-one                             (time unknown)"
+        in here("status", url=database.url, env=env).out
+    )
+    assert here(url=database.url, env=env).code == 0
+    assert database.execute(
+        "SELECT version, applied_at = %s FROM schema_migrations WHERE id = 1", [moment]
+    ) == [("001-one", True)]
+    assert (tables(database), history(database)) == (["two"], ["001-one", "002-two"])
 
 
 def test_what_is_read_is_what_is_there(database: Database, migrations: Write) -> None:
