@@ -322,7 +322,7 @@ def run_through(pooler: Pooler, database: Database, directory: Path) -> type[Onw
     try:
         run(Database(database.name, pooler.url(database.url)), directory)
     except OnwardError as error:
-        return type(error)
+        return type(error.cause)
     return None
 
 
