@@ -37,6 +37,10 @@ try:
         raise ImportError("it is too old")
     from lib.cli.process import run_process
 except ImportError as missing:  # usually this is the system's Python, not the project's
+    venv = Path(__file__).resolve().parent.parent / ".venv"
+    python = venv / "bin" / "python"
+    if os.access(python, os.X_OK) and not venv.samefile(sys.prefix):
+        os.execv(python, [str(python), *sys.argv])  # noqa: S606
     reason = " ".join(str(missing).split())
     message = f"{reason} (Python {sys.version.split()[0]}, {sys.executable})"
     remedy = (

@@ -129,6 +129,43 @@ def test_it_runs_from_another_directory_and_through_a_link(
     assert recorded(database) == ["001-one"]
 
 
+def test_a_python_without_the_requirements_hands_over_to_the_venvs(
+    project: Path, tmp_path: Path, database: Database
+) -> None:
+    team = bundle(project, tmp_path / "team", ONE)
+    (team / ".venv").symlink_to(sys.prefix)
+    cli = Cli(team, team)
+    result = subprocess.run(
+        [sys.executable, "-S", str(cli.script)],
+        env=environment(cli, database.url),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert recorded(database) == ["001-one"]
+
+
+def test_a_venv_that_lacks_the_requirements_too_says_what_to_do(
+    project: Path, tmp_path: Path, database: Database
+) -> None:
+    team = bundle(project, tmp_path / "team", ONE)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", team / ".venv"], check=True)
+    cli = Cli(team, team)
+    for python in ([team / ".venv" / "bin" / "python"], [sys.executable, "-S"]):
+        result = subprocess.run(
+            [*python, cli.script],
+            env=environment(cli, database.url),
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert result.returncode == 2
+        assert "No module named 'psycopg'" in result.stderr
+        assert "scripts/setup" in result.stderr
+    assert contents(database) == ([], [])
+
+
 def test_a_python_without_the_requirements_says_what_to_do(
     cli: Cli, migrations: Write, database: Database
 ) -> None:
