@@ -43,7 +43,7 @@ ENTRY_DATE = (1980, 1, 1, 0, 0, 0)  # the same in every zip, so that its bytes a
 UNCHECKED_HASH = b"\x01\x00\x00\x00"  # the flag of bytecode that no source is compared with
 PROJECT_FOLDERS = ("api", "lib", "migrations", "public")
 NEEDED = (
-    # Without these two, a package of that name in a layer would take the place of ours.
+    # Without these two, a package of that name in a layer would take the place of the bundle's.
     "api/__init__.py",
     "lib/__init__.py",
     "lib/aws/function.py",

@@ -65,7 +65,7 @@ SELECT oid, relowner FROM pg_class WHERE oid = to_regclass({name});
 
 # Its name is resolved again in each transaction: before anything is read or written by it, it must
 # still be that of the table which the plan was made from. Its owner can hand it over only before a
-# transaction of ours has read it.
+# transaction of the run has read it.
 _SAME_TABLE = """
     IF to_regclass({name}) IS DISTINCT FROM {oid}::oid {or_owner} THEN
         RAISE EXCEPTION USING ERRCODE = '{code}',
