@@ -112,6 +112,8 @@ class Commit:
                 except Interrupted:
                     raise
                 except OnwardError as error:
+                    # Also a server that is unsuitable now: after a failover, the new primary may
+                    # be reached by the same name in a moment.
                     unavailable = isinstance(error, DatabaseUnavailable)
                     again = unavailable and self._session.seconds_left > 0
                     pause = backoff.next_pause() if again else None
