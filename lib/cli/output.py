@@ -79,7 +79,7 @@ class Terminal:
         Without a traceback, which could show what was never searched for secrets.
         """
         ignore_further_signals()
-        words = self.redactor.text(_one_line(error), shortest=1)
+        words = self.redactor.text(_one_line(error), thorough=True)
         shown = OnwardError(f"internal error{_raised_at(error)}: {words}", next_step=_AFTER_CRASH)
         self._print(f"{error_text(shown)}\n{exit_text(shown)}", sys.stderr)
         self.json(error_dict(shown))

@@ -8,7 +8,7 @@ from lib.settings.database_url import configured_urls, redact
 from lib.settings.placeholder import is_placeholder
 
 # A shorter password occurs in ordinary text by chance, and replacing it would garble messages.
-MIN_SECRET_LENGTH = 12
+_MIN_SECRET_LENGTH = 12
 _BEARER_VARIABLES = ("MIGRATION_SECRET", "MIGRATION_SECRET_PREVIOUS")
 # Also the password of a URL that Onward cannot parse, or does not use.
 _PASSWORD_IN_URL = re.compile(r"://[^:]*:(.*)@", re.DOTALL)
@@ -21,7 +21,7 @@ class Redactor:
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        urls = configured_urls(environ)
+        self._urls = urls = configured_urls(environ)
         # Hosts and database names are printed anyway: to replace them would give a secret away.
         printed = {name for url in urls for name in (url.host, url.database)}
         self._bearer = {environ.get(variable, "").strip() for variable in _BEARER_VARIABLES}
@@ -30,12 +30,17 @@ class Redactor:
         secrets = self._bearer | (found - printed)
         self._secrets = sorted(secrets - {""}, key=len, reverse=True)
 
-    def text(self, text: str, *, shortest: int = MIN_SECRET_LENGTH) -> str:
-        """The text without secrets of at least `shortest` characters, and without credentials."""
+    def text(self, text: str, *, thorough: bool = False) -> str:
+        """The text without secrets and without the credentials of any URL.
+
+        `thorough` is for words that nothing else redacts: it also finds secrets that are short, and
+        those of the URLs in other spellings. It takes longer.
+        """
         for secret in self._secrets:
-            if len(secret) >= shortest and secret in text and self._is_secret(secret):
+            long_enough = thorough or len(secret) >= _MIN_SECRET_LENGTH
+            if long_enough and secret in text and self._is_secret(secret):
                 text = text.replace(secret, "***")
-        return redact(text)
+        return redact(text, *(self._urls if thorough else ()))
 
     def document(self, value: Any) -> Any:
         """A JSON value with all strings in it redacted."""

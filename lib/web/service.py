@@ -135,10 +135,10 @@ class Service:
     def error_result(self, error: Exception, entry: LogEntry) -> ApiResult:
         """The public result of an error; its reason goes into the log, without secrets."""
         if isinstance(error, OnwardError):
-            entry.add_reason(self._redactor.text(error.message))
+            entry.add_reason(self._redactor.text(error.message, thorough=True))
         elif not isinstance(error, RequestRefused):
             words = f"{type(error).__name__}: {error}"
-            entry.add_reason(self._redactor.text(words, shortest=1))
+            entry.add_reason(self._redactor.text(words, thorough=True))
             entry.add_traceback(error)
         return error_result(error)
 
@@ -186,7 +186,10 @@ class Service:
             self.forget_status()  # whatever the run has done, the status shall show it
 
     def _with_config(self, applied_by: str, work: Callable[[Config], ApiResult]) -> ApiResult:
-        """Do the work with the configuration, and if the password is refused with the next one."""
+        """Do the work with the configuration, and if the password is refused with the next one.
+
+        Not once a run has begun: then its error is RunFailed.
+        """
         failure: OnwardError = ConfigError("no environment was resolved")
         for environ in self._environments(URL_VARIABLES):
             try:

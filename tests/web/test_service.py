@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from lib import runner
+from lib.errors import ConfigError
 from lib.web.service import Limits, Service
 from tests.conftest import Database, Server
 from tests.kit import (
@@ -792,6 +793,20 @@ def test_a_failed_status_shows_no_secret_in_the_log_of_a_fresh_instance(
     (entry,) = instance.log()
     assert "MIGRATION_LOCK_TIMEOUT is '***'" in entry["reason"]
     assert untouched(database)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ConfigError])
+@pytest.mark.parametrize("spelling", ['k"%y', 'k\\"%y', "k%22%25y", "%6b%22%25%79"])
+def test_a_short_password_in_any_spelling_is_not_logged(
+    capsys: Capture, kind: type[Exception], spelling: str
+) -> None:
+    environ = {"POSTGRES_URL": "postgresql://nobody:k%22%25y@127.0.0.1/nowhere"}
+
+    def store(_: Mapping[str, str], __: Sequence[str]) -> Iterator[Mapping[str, str]]:
+        raise kind(f"came {spelling} here")
+
+    Service(environ, store).call("status", applied_by="api")
+    assert "came *** here" in json.loads(capsys.readouterr().out)["reason"]
 
 
 def test_what_a_store_of_secrets_gave_is_redacted_too(migrated: Database, capsys: Capture) -> None:
