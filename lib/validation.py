@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from lib.errors import OnwardError, raised_by
 from lib.plan import Plan, State
-from lib.source.migration import Migration, require_runnable
+from lib.source.migration import Migration, require_no_refusal
 
 
 class Validation(NamedTuple):
@@ -24,12 +24,12 @@ def validate(plan: Plan) -> Validation:
     """Examine all files, applied or not."""
     entries = plan.in_state(State.PENDING, State.OUT_OF_ORDER)
     unapplied = [entry.migration for entry in entries if entry.migration]
-    return Validation(
-        plan,
-        refusals=tuple((one, refusal) for one in unapplied for refusal in one.refusals()),
-        warnings=tuple(_warnings(plan)),
-        errors=tuple(raised_by(plan.require_no_conflict, lambda: require_runnable(unapplied))),
+    refusals = tuple((one, refusal) for one in unapplied for refusal in one.refusals())
+    errors = raised_by(
+        plan.require_no_conflict,
+        lambda: require_no_refusal(refusal for _, refusal in refusals),
     )
+    return Validation(plan, refusals, warnings=tuple(_warnings(plan)), errors=tuple(errors))
 
 
 def _warnings(plan: Plan) -> Iterator[str]:

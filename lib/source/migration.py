@@ -129,8 +129,12 @@ def load(directory: Path) -> tuple[Migration, ...]:
 
 def require_runnable(migrations: Iterable[Migration]) -> None:
     """Raise FilesError, with every reason, if any of these (pending) files may not run."""
-    problems = [refusal for migration in migrations for refusal in migration.refusals()]
-    _require_none("pending migrations cannot run", problems)
+    require_no_refusal(refusal for migration in migrations for refusal in migration.refusals())
+
+
+def require_no_refusal(refusals: Iterable[str]) -> None:
+    """Raise FilesError that names these reasons why files may not run, if there are any."""
+    _require_none("pending migrations cannot run", list(refusals))
 
 
 def require_finished(migrations: Iterable[Migration]) -> None:
