@@ -26,6 +26,7 @@ if __name__ == "__main__":  # before the imports, which take a moment
 
 import gc
 import json
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -40,7 +41,8 @@ except ImportError as missing:  # usually this is the system's Python, not the p
     venv = Path(__file__).resolve().parent.parent / ".venv"
     python = venv / "bin" / "python"
     if os.access(python, os.X_OK) and not venv.samefile(sys.prefix):
-        os.execv(python, [str(python), *sys.argv])  # noqa: S606
+        with suppress(OSError):  # it is of another machine, mounted here for instance
+            os.execv(python, [str(python), *sys.argv])  # noqa: S606
     reason = " ".join(str(missing).split())
     message = f"{reason} (Python {sys.version.split()[0]}, {sys.executable})"
     remedy = (

@@ -146,6 +146,27 @@ def test_a_python_without_the_requirements_hands_over_to_the_venvs(
     assert recorded(database) == ["001-one"]
 
 
+def test_a_venv_that_cannot_run_here_says_what_to_do(
+    project: Path, tmp_path: Path, database: Database
+) -> None:
+    team = bundle(project, tmp_path / "team", ONE)
+    python = team / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_bytes(b"\x7fELF of another machine")
+    python.chmod(0o755)
+    cli = Cli(team, team)
+    result = subprocess.run(
+        [sys.executable, "-S", cli.script],
+        env=environment(cli, database.url),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False)
+    assert "scripts/setup" in result.stderr
+    assert contents(database) == ([], [])
+
+
 def test_a_venv_that_lacks_the_requirements_too_says_what_to_do(
     project: Path, tmp_path: Path, database: Database
 ) -> None:
