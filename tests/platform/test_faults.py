@@ -89,7 +89,7 @@ def test_a_limit_of_the_databases_that_nothing_can_be_done_about_is_told(
 
 LEFTOVERS = [
     "",
-    "SET search_path = pg_catalog; SET statement_timeout = 1; SET lock_timeout = 1; SET ROLE "
+    "SET search_path = pg_catalog; SET statement_timeout = 7777; SET lock_timeout = 7777; SET ROLE "
     "pg_monitor;",
     "SELECT set_config('search_path', '', false), pg_advisory_lock(7);",
     "CREATE TEMP TABLE effects_seen AS TABLE effects; PREPARE mine AS SELECT 1; LISTEN channel;",
