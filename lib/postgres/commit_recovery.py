@@ -130,8 +130,8 @@ class Commit:
 
     def _condition(self) -> str:
         history = self._session.history
-        check = f"DO $onward$ BEGIN {same_table(history, owner=True)} END $onward$;"
-        return f"{check} {stored_where(history, self._committed_when or '')}"
+        condition = self._committed_when or ""
+        return f"{same_table(history, owner=True)} {stored_where(history, condition)}"
 
     def _unknown(self, error: OnwardError) -> OutcomeUnknown:
         return OutcomeUnknown(

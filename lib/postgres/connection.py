@@ -27,6 +27,7 @@ from lib.errors import (
     ServerError,
     TableBusy,
 )
+from lib.postgres.check import own_error
 from lib.postgres.server_text import ServerText, codec
 from lib.settings.database_url import DatabaseURL, redact
 
@@ -135,8 +136,9 @@ class Connection:
     def send(self, sql: bytes | str, *, collect: bool = True, reply: Reply | None = None) -> Reply:
         """Send one message and read the whole reply. The server's error is in it, not raised.
 
-        Without `collect`, rows and tags are dropped as they arrive. An exception of a signal
-        handler cancels the statement and closes the connection; `reply` holds what had arrived.
+        Without `collect` it is a file's SQL: rows and tags are dropped as they arrive. An exception
+        of a signal handler cancels the statement and closes the connection; `reply` holds what had
+        arrived.
         """
         reply = Reply() if reply is None else reply
         message = self._encoded(sql) if isinstance(sql, str) else sql
@@ -263,7 +265,8 @@ class Connection:
                 if collect:
                     reply.tags.append((result.command_status or b"").decode())
             case pq.ExecStatus.FATAL_ERROR:
-                reply.error = self._server_error(result)
+                error = self._server_error(result)
+                reply.error = own_error(error) if collect else error
             case pq.ExecStatus.EMPTY_QUERY:
                 pass
             case _:

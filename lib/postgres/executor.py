@@ -26,14 +26,12 @@ from lib.errors import (
 )
 from lib.events import RunLog
 from lib.plan import AppliedMigration, History
+from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED
 from lib.postgres.commit_recovery import Commit, CommitResult, Outcome
 from lib.postgres.connecting import CONNECT_BUDGET, Budget
 from lib.postgres.connection import BUSY, Connection, Reply
 from lib.postgres.history_table import (
     INSPECT_TRIGGERS,
-    NOT_STORED,
-    OTHER_TABLE,
-    ROWS_CHANGED,
     addition,
     creation,
     update,

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lib.plan import TABLE, History
+from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED, check, failure
 from lib.postgres.connection import PIN_PATH, USUAL_PATH
 from lib.quoting import literal
 
-# SQLSTATEs of our own checks.
-OTHER_TABLE, ROWS_CHANGED, NOT_STORED, TRANSACTION_ENDED = "OW001", "OW002", "OW003", "OW004"
 INSPECT_TRIGGERS = """\
 A trigger or a rule on schema_migrations changes what is written to it. List them, drop that one,
 run again:
@@ -66,20 +65,14 @@ SELECT oid, relowner FROM pg_class WHERE oid = to_regclass({name});
 # Its name is resolved again in each transaction: before anything is read or written by it, it must
 # still be that of the table which the plan was made from. Its owner can hand it over only before a
 # transaction of the run has read it.
-_SAME_TABLE = """
-    IF to_regclass({name}) IS DISTINCT FROM {oid}::oid {or_owner} THEN
-        RAISE EXCEPTION USING ERRCODE = '{code}',
-            MESSAGE = '{table} is not the table that was planned with';
-    END IF;
-"""
-
+_OTHER_TABLE = "to_regclass({name}) IS DISTINCT FROM {oid}::oid {or_owner}"
 _OR_OWNER = "OR (SELECT relowner FROM pg_class WHERE oid = {oid}) IS DISTINCT FROM {owner}::oid"
 
 _DIGEST = "pg_catalog.hash_record_extended(ROW({columns}), 0)"
 
 # In a statement of its own, so that its snapshot is younger than the lock.
 _COMPARE = """
-DO $onward$ BEGIN {same_table} END $onward$;
+{same_table}
 SELECT count(*), coalesce(max(id), 0), coalesce(sum({digest}), 0) FROM {table};
 """
 
@@ -99,24 +92,12 @@ WHERE id OPERATOR(pg_catalog.=) {id};
 _VERIFY = """
 SET CONSTRAINTS ALL IMMEDIATE;
 {pin}
-DO $onward$
-DECLARE
-    stored bigint;
-    others bigint;
-    digest numeric;
-BEGIN
-    SELECT count(*) FILTER (WHERE (version, checksum) IN ({written})),
-        count(*) FILTER (WHERE NOT ({ours})), coalesce(sum({digest}) FILTER (WHERE NOT ({ours})), 0)
-        INTO stored, others, digest FROM {table};
-    IF stored <> {rows} THEN
-        RAISE EXCEPTION USING ERRCODE = '{not_stored}',
-            MESSAGE = 'the row in {name} is not stored as it was written';
-    END IF;
-    IF others <> {count} OR digest <> {expected} THEN
-        RAISE EXCEPTION USING ERRCODE = '{rows_changed}',
-            MESSAGE = 'other rows of {name} have been changed';
-    END IF;
-END $onward$;
+SELECT {failure} FROM (
+    SELECT count(*) FILTER (WHERE (version, checksum) IN ({written})) AS stored,
+        count(*) FILTER (WHERE NOT ({ours})) AS others,
+        coalesce(sum({digest}) FILTER (WHERE NOT ({ours})), 0) AS digest
+    FROM {table}
+) AS found WHERE stored <> {rows} OR others <> {count} OR digest <> {expected};
 """
 
 
@@ -168,14 +149,10 @@ def addition(history: History) -> str:
 
 
 def same_table(history: History, *, owner: bool = False) -> str:
-    """A check, for a block of PL/pgSQL, that the table's name, and its owner, is the same. Raises
-    OTHER_TABLE.
-    """
+    """A check that the table's name, and its owner, is the same. Raises OTHER_TABLE."""
     oid, its_owner = history.table_id or (0, 0)
     or_owner = _OR_OWNER.format(oid=oid, owner=its_owner) if owner else ""
-    return _SAME_TABLE.format(
-        name=_name(history), table=TABLE, oid=oid, or_owner=or_owner, code=OTHER_TABLE
-    )
+    return check(OTHER_TABLE, _OTHER_TABLE.format(name=_name(history), oid=oid, or_owner=or_owner))
 
 
 def comparison(history: History) -> str:
@@ -219,7 +196,6 @@ def verification(
     return _VERIFY.format(
         pin=PIN_PATH,
         table=history.table,
-        name=TABLE,
         written=", ".join(
             f"({literal(version)}, {literal(checksum)})" for version, checksum in written
         ),
@@ -228,8 +204,9 @@ def verification(
         count=before.rows - (replaced is not None),
         expected=before.digest or 0 if replaced is None else 0,
         rows=len(written),
-        rows_changed=ROWS_CHANGED,
-        not_stored=NOT_STORED,
+        failure=failure(
+            f"CASE WHEN stored <> {len(written)} THEN '{NOT_STORED}' ELSE '{ROWS_CHANGED}' END"
+        ),
     )
 
 

@@ -16,43 +16,37 @@ from lib.errors import (
 )
 from lib.events import RunLog
 from lib.plan import TABLE
-from lib.postgres.commit_recovery import Commit, Outcome
-from lib.postgres.connection import BUSY, PIN_PATH, Reply
-from lib.postgres.history_table import (
-    INSPECT_TRIGGERS,
+from lib.postgres.check import (
     NOT_STORED,
     OTHER_TABLE,
     ROWS_CHANGED,
     TRANSACTION_ENDED,
+    check,
+)
+from lib.postgres.commit_recovery import Commit, Outcome
+from lib.postgres.connection import BUSY, PIN_PATH, Reply
+from lib.postgres.history_table import (
+    INSPECT_TRIGGERS,
     Row,
     insertion,
     same_table,
     typed_insertion,
     verification,
 )
-from lib.postgres.session import DEALLOCATE_SQL_PREPARED, RESET_SESSION, RunSession
+from lib.postgres.session import DROP_LOCKS_AND_PREPARED, RESET_SESSION, RunSession
 from lib.postgres.transaction import Transaction
 from lib.quoting import literal
 from lib.source.migration import Migration
 
 # Deferred constraints are checked first, while the file's settings hold: their triggers were
 # written for these. And a temporary table with constraints outstanding cannot be dropped.
-_RESET_AND_VERIFY = f"""
+_RESET = f"""
 SET CONSTRAINTS ALL IMMEDIATE;
 {RESET_SESSION}
 {PIN_PATH}
-DO $onward$
-DECLARE
-    prepared text;
-BEGIN
-    {DEALLOCATE_SQL_PREPARED}
-    IF pg_current_xact_id_if_assigned()::text IS DISTINCT FROM {{transaction_id}} THEN
-        RAISE EXCEPTION USING ERRCODE = '{TRANSACTION_ENDED}',
-            MESSAGE = 'the file ended the transaction that it ran in';
-    END IF;
-    {{same_table}}
-END $onward$;
+{DROP_LOCKS_AND_PREPARED}
 """
+_OTHER_TRANSACTION = "pg_current_xact_id_if_assigned()::text IS DISTINCT FROM {id}"
 
 ROLLED_BACK = "rolled back: no change of this file was kept, and it is not recorded"
 ENDED_ITS_TRANSACTION = (
@@ -135,10 +129,12 @@ class Recorder:
         history = self._session.history
         # The transaction that stands idle during a no-transaction file keeps no lock on the
         # history, so its owner may have changed.
-        check = same_table(history, owner=not migration.transactional)
-        reset = _RESET_AND_VERIFY.format(transaction_id=literal(transaction_id), same_table=check)
+        table = same_table(history, owner=not migration.transactional)
+        other = _OTHER_TRANSACTION.format(id=literal(transaction_id))
+        checks = check(TRANSACTION_ENDED, other) + table
         limits = self._session.limits.as_sql(history)
-        return f"{reset}{limits}{self._insertion_sql([self._row(migration, milliseconds)])}"
+        insertion = self._insertion_sql([self._row(migration, milliseconds)])
+        return f"{_RESET}{checks}{limits}{insertion}"
 
     def _insertion_sql(self, rows: Sequence[Row]) -> str:
         history = self._session.history

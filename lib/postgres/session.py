@@ -31,16 +31,21 @@ RESET_SESSION = """
 RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL;
 CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
 """
-DEALLOCATE_SQL_PREPARED = """
-    PERFORM pg_advisory_unlock_all();
-    FOREACH prepared IN ARRAY ARRAY(SELECT name FROM pg_prepared_statements WHERE from_sql) LOOP
+DROP_LOCKS_AND_PREPARED = """
+SELECT WHERE pg_advisory_unlock_all() IS NULL;
+DO $onward$
+DECLARE
+    prepared text;
+BEGIN
+    FOR prepared IN SELECT name FROM pg_prepared_statements WHERE from_sql LOOP
         EXECUTE format('DEALLOCATE %I', prepared);
     END LOOP;
+END $onward$;
 """
 _CLEAN_UP = f"""
 BEGIN;
 {PIN_PATH}
-DO $onward$ DECLARE prepared text; BEGIN {DEALLOCATE_SQL_PREPARED} END $onward$;
+{DROP_LOCKS_AND_PREPARED}
 COMMIT"""
 _LIMITS_IN_FORCE = """
 SELECT name || ' = ' || current_setting(name) FROM pg_settings

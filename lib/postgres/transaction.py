@@ -9,8 +9,9 @@ import time
 from enum import Enum, auto
 
 from lib.plan import History
+from lib.postgres.check import OTHER_TABLE
 from lib.postgres.connection import PIN_PATH, USUAL_PATH, Reply
-from lib.postgres.history_table import OTHER_TABLE, Fingerprint, comparison
+from lib.postgres.history_table import Fingerprint, comparison
 from lib.postgres.lock import lock_busy, try_lock_sql, waiting_notice
 from lib.postgres.session import POLL_JITTER, POLL_SECONDS, RunSession
 from lib.quoting import literal
