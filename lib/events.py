@@ -22,6 +22,20 @@ class Notice(NamedTuple):
     text: str
 
 
+class Running(NamedTuple):
+    """A file is about to run."""
+
+    version: str
+
+
+class Progress(NamedTuple):
+    """A file still runs, after so many seconds; `details` say what it does or waits for."""
+
+    version: str
+    seconds: float
+    details: tuple[str, ...]
+
+
 class Retry(NamedTuple):
     """A table is busy. What was done is rolled back, and done again after a pause, in seconds."""
 
@@ -29,7 +43,7 @@ class Retry(NamedTuple):
     pause: float
 
 
-Event = Started | Notice | Retry | MigrationResult
+Event = Started | Notice | Running | Progress | Retry | MigrationResult
 Emit = Callable[[Event], None]
 
 
@@ -49,6 +63,7 @@ class RunLog:
     def __init__(self, emit: Emit = lambda _: None) -> None:
         self._emit = emit
         self._applied: dict[str, MigrationResult] = {}
+        self._running = ""
 
     @property
     def applied(self) -> tuple[MigrationResult, ...]:
@@ -66,6 +81,16 @@ class RunLog:
     def notice(self, migration: Migration, text: str) -> None:
         """Show what the server says about a file."""
         self._emit(Notice(migration, text))
+
+    def running(self, version: str) -> None:
+        """A file is about to run. Told once, however often it is tried."""
+        if version != self._running:
+            self._running = version
+            self._emit(Running(version))
+
+    def still_running(self, seconds: float, details: tuple[str, ...]) -> None:
+        """The file that runs has been running for so many seconds."""
+        self._emit(Progress(self._running, seconds, details))
 
     def retrying(self, error: TableBusy, pause: float) -> None:
         """A busy table is tried again after a pause, in seconds."""

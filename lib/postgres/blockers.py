@@ -1,4 +1,4 @@
-"""Which sessions block a run: the run lock's holder, and those that hold a lock it waits for."""
+"""What a run waits for: the run lock's holder, sessions that hold a lock it needs, a long build."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lib.errors import Interrupted, OnwardError
-from lib.postgres.connection import Connection
+from lib.postgres.connection import Connection, Rows
 
 MAX_QUERY_LENGTH = 80  # characters of a query that are shown
+REPORT_SECONDS = 10.0  # that a file still runs
+# Sampled more often than a wait can time out.
+BLOCKER_SAMPLE_FRACTION = 0.45  # of the lock timeout
 SAMPLE_SECONDS = 1.0  # the waiting connection cannot read its own reply during a sample
 # Only for a session that waits for a lock: pg_blocking_pids stops all others for a moment.
 _BLOCKERS = """
@@ -21,6 +24,11 @@ CROSS JOIN LATERAL unnest(pg_blocking_pids(waiting.pid)) blocking(pid)
 LEFT JOIN pg_stat_activity a ON a.pid = blocking.pid
 WHERE waiting.pid = {pid} AND waiting.wait_event_type = 'Lock'
 ORDER BY blocking.pid
+"""
+_INDEX_BUILD = """
+SELECT relid::regclass, phase, CASE WHEN blocks_total > 0 THEN 100 * blocks_done / blocks_total
+    WHEN tuples_total > 0 THEN 100 * tuples_done / tuples_total END
+FROM pg_stat_progress_create_index WHERE pid = {pid} AND datname = current_database()
 """
 _HOLDERS = """
 SELECT a.pid, a.application_name, round(extract(epoch FROM clock_timestamp() - a.xact_start))
@@ -44,33 +52,84 @@ class Session(NamedTuple):
         return f"pid {self.pid}, {self.application_name or 'without a name'}{age}"
 
 
-class BlockerMonitor:
-    """Samples, on a second connection, which sessions block the first one."""
+class SessionMonitor:
+    """Sees, on a second connection, what the first one waits for."""
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
         self._connection: Connection | None = None
-        self.last_seen: tuple[str, ...] = ()
-        """The blockers of the last sample that found any, each described."""
+        self.blockers: tuple[str, ...] = ()
+        """The sessions that block now, each described."""
+        self.last_blockers: tuple[str, ...] = ()
+        """Those of the last sample that found any."""
+
+    def forget(self) -> None:
+        """Forget the blockers: another file begins."""
+        self.blockers = self.last_blockers = ()
 
     def sample(self, pid: str) -> None:
-        """See which sessions block this one. Never raises for a connection that fails."""
-        try:
-            self._connection = self._connection or self._connect()
-            self._connection.deadline = time.monotonic() + SAMPLE_SECONDS
-            rows = self._connection.query(_BLOCKERS.format(pid=pid))
-        except Interrupted:
-            raise
-        except OnwardError:
-            self.close()
-        else:
-            self.last_seen = tuple(_described(*row) for row in rows) or self.last_seen
+        """See which sessions block this one."""
+        self.blockers = tuple(_described(*row) for row in self._rows(_BLOCKERS, pid))
+        self.last_blockers = self.blockers or self.last_blockers
+
+    def index_build(self, pid: str) -> tuple[str, ...]:
+        """How far the index build of this session is, if it builds one."""
+        return tuple(_build_described(*row) for row in self._rows(_INDEX_BUILD, pid))
 
     def close(self) -> None:
         """Close the second connection, if there is one."""
         if self._connection:
             self._connection.close()
         self._connection = None
+
+    def _rows(self, query: str, pid: str) -> Rows:
+        """The rows of a query about this session; none if the second connection fails."""
+        try:
+            self._connection = self._connection or self._connect()
+            self._connection.deadline = time.monotonic() + SAMPLE_SECONDS
+            return self._connection.query(query.format(pid=pid))
+        except Interrupted:
+            raise
+        except OnwardError:
+            self.close()
+            return []
+
+
+class Watch:
+    """Watches the session that a file runs in, and reports every ten seconds that it still runs."""
+
+    def __init__(
+        self,
+        monitor: SessionMonitor,
+        pid: str | None,
+        report: Callable[[float, tuple[str, ...]], None],
+    ) -> None:
+        """`pid` is the server's process; None if it is not known, behind a pooler."""
+        self._monitor = monitor
+        self._pid = pid
+        self._report = report
+        self._started = time.monotonic()
+        self._next_report = self._started + REPORT_SECONDS
+
+    def interval(self, lock_timeout: float) -> float:
+        """How often to look, in seconds."""
+        sample_seconds = lock_timeout * BLOCKER_SAMPLE_FRACTION or REPORT_SECONDS
+        return min(sample_seconds, REPORT_SECONDS)
+
+    def look(self) -> None:
+        """Sample what blocks the session; report when it is time to."""
+        if self._pid:
+            self._monitor.sample(self._pid)
+        now = time.monotonic()
+        if now >= self._next_report:
+            self._next_report = now + REPORT_SECONDS
+            self._report(now - self._started, self._details())
+
+    def _details(self) -> tuple[str, ...]:
+        if not self._pid:
+            return ()
+        blocked = tuple(f"Blocked by {session}" for session in self._monitor.blockers)
+        return blocked + self._monitor.index_build(self._pid)
 
 
 def lock_holders(connection: Connection, key: int) -> list[Session]:
@@ -87,3 +146,8 @@ def _described(pid: str | None, name: str | None, age: str | None, query: str | 
     if len(shown) > MAX_QUERY_LENGTH:
         shown = shown[:MAX_QUERY_LENGTH] + "…"
     return f"{Session(str(pid), name, age)}: {shown}"
+
+
+def _build_described(table: str | None, phase: str | None, percent: str | None) -> str:
+    done = f", {percent} %" if percent else ""
+    return f"Building an index on {table}: {phase}{done}"

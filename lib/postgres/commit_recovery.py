@@ -91,7 +91,7 @@ class Commit:
             raise HistoryChanged
         if not rows:
             return CommitResult(Outcome.ROLLED_BACK, reply, [])
-        self._session.tell(
+        self._session.log.tell(
             f"the reply to the COMMIT of {self._what} was lost; confirmed after reconnecting"
         )
         return CommitResult(Outcome.COMMITTED, reply, rows)

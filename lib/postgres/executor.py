@@ -77,7 +77,7 @@ class Executor:
         self._config = config
         self._log = log or RunLog()
         self._session = RunSession(
-            config, url or config.url, budget=budget, deadline=deadline, tell=self._log.tell
+            config, url or config.url, budget=budget, deadline=deadline, log=self._log
         )
         self._transaction = Transaction(self._session)
         self._recorder = Recorder(self._session, self._transaction, self._log)
@@ -161,6 +161,7 @@ class Executor:
         """The file is alone in its message, between one that begins its transaction and COMMIT."""
         transaction_id = self._transaction.begin()
         connection = self._session.connection
+        self._log.running(migration.version)
         started = time.perf_counter()
         reply = connection.send(migration.sql, collect=False)
         result = _result(migration, started)
@@ -177,6 +178,7 @@ class Executor:
         """A no-transaction file runs on a second connection, while this one holds the lock."""
         self._recorder.rehearse(migration)
         self._transaction.hold_lock()
+        self._log.running(migration.version)
         started = time.perf_counter()
         with _second_connection():
             work = self._session.connect()
@@ -202,10 +204,11 @@ class Executor:
             self._session.reset_for_pooler(work)
 
     def _set_limits(self, migration: Migration, work: Connection, runner: StatementRunner) -> None:
-        if self._session.history.direct:
+        direct = self._session.history.direct
+        work.idle_hook = self._session.watch(str(work.pid) if direct else None)
+        if direct:
             limits = self._session.limits.as_sql(self._session.history, scope="SESSION")
             work.query(limits)
-            work.idle_hook = self._session.blocker_hook(str(work.pid))
             runner.concurrent_lock_timeout = max(self._config.busy_retry, self._config.lock_timeout)
         elif limits_found := limits_in_force(work):
             self._log.notice(

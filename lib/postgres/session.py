@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
 from lib import VERSION
 from lib.errors import DatabaseUnavailable
+from lib.events import RunLog
 from lib.plan import History
-from lib.postgres.blockers import BlockerMonitor
+from lib.postgres.blockers import SessionMonitor, Watch
 from lib.postgres.connecting import Budget, connect
 from lib.postgres.connection import PIN_PATH, Connection, IdleHook
 from lib.postgres.history import read_history
@@ -22,8 +23,6 @@ from lib.settings.database_url import DatabaseURL
 
 # Several processes poll: at random, so that they do not come at once.
 POLL_SECONDS, POLL_JITTER = 0.05, 4.0
-# Sampled more often than a wait can time out.
-BLOCKER_SAMPLE_FRACTION = 0.45  # of the lock timeout
 
 # What a session keeps whether its transaction is committed or not. Only statements that were
 # prepared by SQL are deallocated: a pooler keeps those of its other clients on the same connection.
@@ -64,16 +63,16 @@ class RunSession:
         *,
         budget: Budget,
         deadline: float | None,
-        tell: Callable[[str], None],
+        log: RunLog,
     ) -> None:
         self.config = config
-        self.tell = tell
+        self.log = log
         self._url = url
         self._deadline = deadline
         self._budget = budget.within(self.seconds_left)
         self._history: History | None = None
-        self._monitor = BlockerMonitor(partial(self.connect, 0.0))
-        self.limits = SessionLimits(config, lambda: self.seconds_left, tell)
+        self._monitor = SessionMonitor(partial(self.connect, 0.0))
+        self.limits = SessionLimits(config, lambda: self.seconds_left, log.tell)
         self.connection = self.connect()
 
     def close(self) -> None:
@@ -103,7 +102,7 @@ class RunSession:
     @property
     def blockers(self) -> tuple[str, ...]:
         """The sessions that were last seen to block the run."""
-        return self._monitor.last_seen
+        return self._monitor.last_blockers
 
     def read_history(self) -> History:
         """Read the history, by one query. Reads only: creates nothing, locks nothing.
@@ -124,7 +123,7 @@ class RunSession:
                     raise
                 if backoff.attempts == 1:
                     budget = round(self._budget.seconds)
-                    self.tell(f"{error.message}; retrying for up to {budget} s")
+                    self.log.tell(f"{error.message}; retrying for up to {budget} s")
                 time.sleep(pause)
                 self.reconnect()
             else:
@@ -142,7 +141,7 @@ class RunSession:
             self.application_name,
             budget=budget,
             deadline=self._deadline,
-            tell=self.tell,
+            tell=self.log.tell,
         )
 
     def reconnect(self, longest: float = math.inf) -> None:
@@ -159,13 +158,14 @@ class RunSession:
         finally:
             self.connection.deadline = self._deadline = kept
 
-    def blocker_hook(self, pid: str) -> IdleHook | None:
-        """Samples what blocks the server's process `pid`, while a reply is waited for."""
-        self._monitor.last_seen = ()
-        timeout = self.config.lock_timeout
-        if not timeout:
-            return None
-        return IdleHook(timeout * BLOCKER_SAMPLE_FRACTION, partial(self._monitor.sample, pid))
+    def watch(self, pid: str | None) -> IdleHook:
+        """Sees what blocks the server's process `pid`, and reports, while a reply is waited for.
+
+        Without a pid, as behind a pooler, it reports only that the file still runs.
+        """
+        self._monitor.forget()
+        watch = Watch(self._monitor, pid, self.log.still_running)
+        return IdleHook(watch.interval(self.config.lock_timeout), watch.look)
 
     def rollback(self) -> None:
         """End an open transaction, and drop what a file left in the session."""

@@ -9,6 +9,7 @@ import time
 from enum import Enum, auto
 
 from lib.plan import History
+from lib.postgres.blockers import REPORT_SECONDS
 from lib.postgres.check import OTHER_TABLE
 from lib.postgres.connection import PIN_PATH, USUAL_PATH, Reply
 from lib.postgres.history_table import Fingerprint, comparison
@@ -102,7 +103,7 @@ class Transaction:
         if kind is not _Kind.UNPLANNED:
             self._require_expected_history(reply)
         transaction_id, pid = _lock_row(kind, reply)
-        session.connection.idle_hook = session.blocker_hook(str(pid))
+        session.connection.idle_hook = session.watch(str(pid))
         return str(transaction_id)
 
     def _locked(self, kind: _Kind, until: float | None) -> Reply:
@@ -111,13 +112,15 @@ class Transaction:
         wait = session.config.lock_wait if until is None else max(0.0, until - time.monotonic())
         backoff = Backoff(wait, first=POLL_SECONDS, jitter=POLL_JITTER)
         reply = self._first_opening(kind)
+        next_notice = time.monotonic()
         while _lock_row(kind, reply)[0] is None:
             pause = backoff.next_pause()
             if pause is None:
                 self.rollback()
                 raise lock_busy(session.connection)
-            if backoff.attempts == 1:
-                session.tell(waiting_notice(session.connection))
+            if time.monotonic() >= next_notice:
+                session.log.tell(waiting_notice(session.connection))
+                next_notice = time.monotonic() + REPORT_SECONDS
             # Through a pooler, the holder may need the server's connection that waits here.
             session.connection.send("ROLLBACK")
             time.sleep(pause)

@@ -27,7 +27,7 @@ from lib.errors import (
     UntrustedHistory,
     WrongEnvironment,
 )
-from lib.events import Event, Notice, Retry, RunResult, Started
+from lib.events import Event, Notice, Progress, Retry, Running, RunResult, Started
 from lib.plan import Finding, History, MigrationStatus, Plan, State
 from lib.printable import hanging
 from lib.settings.config import Config
@@ -149,6 +149,10 @@ def event_text(config: Config, event: Event) -> str:
             return _started_text(config, history, plan)
         case Notice(migration, text):
             return hanging(f"   {migration.version}: {text}" if migration else f"⚠️  {text}")
+        case Running(version):
+            return f"▶ {version}"
+        case Progress(version, seconds, details):
+            return _joined([f"⏳ {version}: running for {seconds:.0f} s", *map(_indented, details)])
         case Retry(error, pause):
             retrying = f"⏳ {error.message}; retrying in {pause:.1f} s"
             return _joined([retrying, *_blocked_by(error)])
@@ -228,8 +232,12 @@ def _joined(lines: Iterable[str]) -> str:
     return "\n".join(map(hanging, lines))
 
 
+def _indented(line: str) -> str:
+    return f"   {line}"
+
+
 def _blocked_by(error: OnwardError) -> list[str]:
-    return [f"   Blocked by {blocker}" for blocker in error.blockers]
+    return [_indented(f"Blocked by {blocker}") for blocker in error.blockers]
 
 
 def _failure_lines(error: MigrationFailed) -> list[str]:

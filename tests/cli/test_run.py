@@ -26,8 +26,11 @@ def test_a_run_applies_every_pending_file_and_says_where_and_what(
         f"Database: {database.name} on {host} (from POSTGRES_URL)\n"
         "Environment: development (from default)\n"
         "Pending: 3 of 3, PostgreSQL N\n"
+        "▶ 000-create-migration-table\n"
         "✅ Applied: 000-create-migration-table (Nms)\n"
+        "▶ 001-create-users-table\n"
         "✅ Applied: 001-create-users-table (Nms)\n"
+        "▶ 002-add-reset-token-fields\n"
         "✅ Applied: 002-add-reset-token-fields (Nms)\n"
         "✅ 3 migrations applied successfully\n"
     )

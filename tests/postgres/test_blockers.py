@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from lib.errors import DatabaseUnsuitable, LockBusy, PartlyApplied, TableBusy
-from lib.events import Retry, Started
+from lib.events import Progress, Retry, Running, Started
 from lib.postgres.executor import Executor
 from lib.retry import Backoff
 from lib.source.migration import load
@@ -63,6 +63,71 @@ def test_a_run_that_waits_for_another_one_stands_in_no_transaction(
         "another run holds the lock"
     ]
     assert history(database) == ["001-one"]
+
+
+def test_a_run_that_waits_for_another_one_repeats_whom_it_waits_for(
+    database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.postgres.transaction.REPORT_SECONDS", 0.2)
+    events = Events()
+    with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        running = pool.submit(run, database, migrations(ONE), events, MIGRATION_WAIT="20s")
+        until(lambda: running.done() or len(events.notices) >= 3)
+        other.rollback()
+        running.result()
+    assert {notice.partition(" (")[0] for notice in events.notices} == {
+        "another run holds the lock"
+    }
+    assert history(database) == ["001-one"]
+
+
+@pytest.mark.parametrize("head", ["", "-- migrate: no-transaction\n"])
+def test_a_file_is_named_before_it_runs_and_while_it_waits(
+    database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    monkeypatch.setattr("lib.postgres.blockers.REPORT_SECONDS", 0.1)
+    database.execute("CREATE TABLE busy (i int)")
+    directory = migrations({"001-alter.sql": f"{head}ALTER TABLE busy ADD IF NOT EXISTS j int"})
+    events = Events()
+    with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("LOCK TABLE busy IN ACCESS SHARE MODE")
+        running = pool.submit(run, database, directory, events, MIGRATION_LOCK_TIMEOUT="0")
+        until(lambda: running.done() or len(reports(events)) >= 2)
+        pid = other.info.backend_pid
+        other.rollback()
+        running.result()
+    seen = [event for event in events.all if isinstance(event, Running)]
+    assert seen == [Running("001-alter")]
+    first, second = reports(events)[:2]
+    assert (first.version, 0 < first.seconds < second.seconds) == ("001-alter", True)
+    assert second.details[0].startswith(f"Blocked by pid {pid}, ")
+    assert history(database) == ["001-alter"]
+
+
+def test_a_report_says_how_far_an_index_build_is(
+    database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.postgres.blockers.REPORT_SECONDS", 0.1)
+    database.execute("CREATE TABLE large (i int)")
+    index = "CREATE INDEX CONCURRENTLY IF NOT EXISTS large_i ON large (i)"
+    directory = migrations({"001-index.sql": f"-- migrate: no-transaction\n{index}"})
+    events = Events()
+    with psycopg.connect(database.url) as writer, ThreadPoolExecutor(1) as pool:
+        writer.execute("INSERT INTO large VALUES (1)")
+        running = pool.submit(run, database, directory, events)
+        until(lambda: running.done() or [one for one in reports(events) if one.details[1:]])
+        writer.rollback()
+        running.result()
+    build = "Building an index on public.large: waiting for writers before build"
+    assert build in {one.details[-1] for one in reports(events) if one.details}
+    assert database.execute("SELECT indexname FROM pg_indexes WHERE tablename = 'large'") == [
+        ("large_i",)
+    ]
+
+
+def reports(events: Events) -> list[Progress]:
+    return [event for event in events.all if isinstance(event, Progress)]
 
 
 def test_a_busy_table_stops_the_file_and_nothing_of_it_stays(

@@ -19,7 +19,7 @@ from lib.errors import (
     ServerError,
     TableBusy,
 )
-from lib.events import Notice, Retry, RunResult, Started
+from lib.events import Notice, Progress, Retry, Running, RunResult, Started
 from lib.plan import AppliedMigration, History, MigrationStatus, Plan, make_plan
 from lib.report import document, github
 from lib.report import text as report_text
@@ -305,6 +305,16 @@ def test_a_draft_is_not_said_to_be_recorded() -> None:
     found = make_plan([*map(file, VERSIONS), draft], ROWS)
     assert report_text.event_text(CONFIG, Started(history(), found)).endswith(
         "Pending: 1 of 4, PostgreSQL 16.4"
+    )
+
+
+def test_a_file_is_named_before_it_runs_and_while_it_still_runs() -> None:
+    assert report_text.event_text(CONFIG, Running("003-add-orders")) == "▶ 003-add-orders"
+    details = ("Blocked by pid 7, psql, for 34 s: BEGIN", "Building an index on a: 40 %")
+    assert report_text.event_text(CONFIG, Progress("003-add-orders", 20.04, details)) == (
+        "⏳ 003-add-orders: running for 20 s\n"
+        "   Blocked by pid 7, psql, for 34 s: BEGIN\n"
+        "   Building an index on a: 40 %"
     )
 
 
