@@ -16,6 +16,7 @@ errors printable quoting retry
 settings
 source
 plan
+activity
 diagnosis events guard validation
 postgres
 runner

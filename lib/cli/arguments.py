@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from lib import VERSION
 from lib.errors import OnwardError
+from lib.report.text import SHORT_STATUS_ROWS
 
 _PROGRAM = "scripts/migrate.py"
 _DESCRIPTION = """\
@@ -155,6 +156,14 @@ def _add_status(status: argparse.ArgumentParser) -> None:
     status.add_argument(
         "--check", action="store_true", help="exit 8 if migrations are pending, 3 on a conflict"
     )
+    status.add_argument("--pending", action="store_true", help="show pending migrations only")
+    status.add_argument(
+        "--last",
+        type=_positive,
+        metavar="N",
+        help=f"show the last N applied migrations (default: {SHORT_STATUS_ROWS})",
+    )
+    status.add_argument("--all", action="store_true", help="show all applied migrations")
     status.add_argument(
         "--upgrade-check",
         action="store_true",
@@ -165,6 +174,12 @@ def _add_status(status: argparse.ArgumentParser) -> None:
 def _formatter(prog: str) -> argparse.HelpFormatter:
     """The same width on every terminal."""
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=22, width=80)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
 
 
 def _number(text: str) -> int:

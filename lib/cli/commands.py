@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +11,7 @@ from lib.adopt import baseline, repair
 from lib.cli.output import Terminal
 from lib.cli.signals import ignore_further_signals
 from lib.errors import Interrupted, OnwardError, raised_by
+from lib.events import RunLog
 from lib.guard import reason_to_skip, require_confirmed_production
 from lib.plan import Plan, State
 from lib.postgres.connecting import READ_BUDGET
@@ -22,6 +23,8 @@ from lib.report.document import (
     validation_dict,
 )
 from lib.report.text import (
+    SHORT_STATUS_ROWS,
+    StatusView,
     check_text,
     event_text,
     run_text,
@@ -61,6 +64,9 @@ def _parse(arguments: Sequence[str]) -> SimpleNamespace:
         allow_nonempty=False,
         production=False,
         upgrade_check=False,
+        pending=False,
+        last=SHORT_STATUS_ROWS,
+        all=False,
     )
     if arguments:
         # A build passes no arguments, and should not wait for argparse.
@@ -118,12 +124,19 @@ def _status(options: SimpleNamespace, terminal: Terminal) -> int:
     if options.upgrade_check:
         return _upgrade_check(options, terminal)
     config = _config(options, terminal)
-    history, plan = runner.connect_and_read_plan(config, budget=READ_BUDGET)
-    terminal.info(status_text(config, history, plan))
+    migrations = load(config.directory)
+    log = RunLog(lambda event: terminal.info(event_text(config, event)))
+    with Executor(config, log, budget=READ_BUDGET) as executor:
+        history, plan = runner.read_plan(config, executor, migrations)
+        activity = executor.read_activity()
+    now = datetime.now(UTC) if terminal.is_live else None
+    last = None if options.all else options.last
+    view = StatusView(now, last=last, pending_only=options.pending)
+    terminal.info(status_text(config, history, plan, activity, view))
     exit_code = {State.CONFLICT: 3, State.PENDING: 8}.get(plan.state, 0) if options.check else 0
     if exit_code:
         terminal.explain_exit(check_text(exit_code))
-    terminal.json(status_dict(config, history, plan, full=True))
+    terminal.json(status_dict(config, history, plan, full=True, activity=activity))
     return exit_code
 
 

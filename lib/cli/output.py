@@ -41,9 +41,19 @@ class Terminal:
         self._environ = environ
         self.redactor = Redactor(environ)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether people read the text as it is printed, on a terminal."""
+        return self._text_stream.isatty()
+
+    @property
+    def _text_stream(self) -> IO[str]:
+        """Stdout; stderr with --json, when stdout is for the document."""
+        return sys.stderr if self.as_json else sys.stdout
+
     def info(self, text: str) -> None:
-        """Print text to stdout, or to stderr with --json, when stdout is for the document."""
-        self._print(text, sys.stderr if self.as_json else sys.stdout)
+        """Print text for people."""
+        self._print(text, self._text_stream)
 
     def error(self, error: OnwardError, *, ending: str = "") -> None:
         """Print an error to stderr, and on GitHub Actions annotate the line in the pull request."""

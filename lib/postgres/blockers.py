@@ -31,7 +31,8 @@ SELECT relid::regclass, phase, CASE WHEN blocks_total > 0 THEN 100 * blocks_done
 FROM pg_stat_progress_create_index WHERE pid = {pid} AND datname = current_database()
 """
 _HOLDERS = """
-SELECT a.pid, a.application_name, round(extract(epoch FROM clock_timestamp() - a.xact_start))
+SELECT a.pid, a.application_name, round(extract(epoch FROM clock_timestamp() - a.xact_start)),
+    extract(epoch FROM a.xact_start)
 FROM pg_locks l
 JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = a.datid
@@ -46,6 +47,8 @@ class Session(NamedTuple):
     pid: str
     application_name: str | None
     age_seconds: str | None
+    since: str | None = None
+    """The beginning of its transaction, in seconds since 1970."""
 
     def __str__(self) -> str:
         age = f", for {self.age_seconds} s" if self.age_seconds else ""
@@ -135,7 +138,7 @@ class Watch:
 def lock_holders(connection: Connection, key: int) -> list[Session]:
     """The sessions that hold an advisory lock; none if this role cannot see them."""
     rows = connection.read(_HOLDERS.format(key=key)).rows
-    return [Session(str(pid), name, age) for pid, name, age in rows]
+    return [Session(str(pid), name, age, since) for pid, name, age, since in rows]
 
 
 def _described(pid: str | None, name: str | None, age: str | None, query: str | None) -> str:

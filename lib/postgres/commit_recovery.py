@@ -59,16 +59,16 @@ class Commit:
         sql: str,
         *,
         on_commit: Callable[[], None] = lambda: None,
-        begin_next: bool = False,
+        next_version: str = "",
     ) -> CommitResult:
         """Send the last statements of the transaction and COMMIT. Raises OutcomeUnknown.
 
-        `on_commit` is called at once, since a signal may come before the next step. `begin_next`
-        begins the next transaction in the same message.
+        `on_commit` is called at once, since a signal may come before the next step. The
+        transaction for the file `next_version` begins in the same message.
         """
         reply = Reply()
         try:
-            self._transaction.send_commit(sql, reply, begin_next=begin_next)
+            self._transaction.send_commit(sql, reply, next_version=next_version)
             lock_seconds = self._session.config.lock_wait
             result = self._result(reply, CONNECT_BUDGET.seconds, lock_seconds)
             _report(result, on_commit)

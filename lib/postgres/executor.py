@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
+from lib.activity import Activity
 from lib.diagnosis import diagnose, remedy_for
 from lib.errors import (
     DatabaseUnavailable,
@@ -26,6 +27,7 @@ from lib.errors import (
 )
 from lib.events import RunLog
 from lib.plan import AppliedMigration, History
+from lib.postgres.activity import read_activity
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED
 from lib.postgres.commit_recovery import Commit, CommitResult, Outcome
 from lib.postgres.connecting import CONNECT_BUDGET, Budget
@@ -107,6 +109,10 @@ class Executor:
         self._transaction.expect(history)
         return history
 
+    def read_activity(self) -> Activity:
+        """Read whether a run is under way, and what interrupted statements left. Reads only."""
+        return read_activity(self._session.connection)
+
     def prepare(self) -> None:
         """Create the history's table, or its audit columns, where they are missing.
 
@@ -159,7 +165,7 @@ class Executor:
 
     def _apply_in_transaction(self, migration: Migration, following: Migration | None) -> None:
         """The file is alone in its message, between one that begins its transaction and COMMIT."""
-        transaction_id = self._transaction.begin()
+        transaction_id = self._transaction.begin(migration.version)
         connection = self._session.connection
         self._log.running(migration.version)
         started = time.perf_counter()
@@ -177,7 +183,7 @@ class Executor:
     ) -> None:
         """A no-transaction file runs on a second connection, while this one holds the lock."""
         self._recorder.rehearse(migration)
-        self._transaction.hold_lock()
+        self._transaction.hold_lock(migration.version)
         self._log.running(migration.version)
         started = time.perf_counter()
         with _second_connection():
@@ -224,8 +230,9 @@ class Executor:
         transaction_id: str | None,
         following: Migration | None,
     ) -> None:
-        begin_next = following is not None and following.transactional and self.has_time_for_a_file
-        self._recorder.record(result, migration, transaction_id, begin_next=begin_next)
+        begins = following and following.transactional and self.has_time_for_a_file
+        next_version = following.version if following and begins else ""
+        self._recorder.record(result, migration, transaction_id, next_version=next_version)
 
     def _commit(self, sql: str, *, committed_when: str | None) -> CommitResult:
         """Commit a transaction that has no file. Raises HistoryChanged, HistoryConflict, ..."""

@@ -86,7 +86,7 @@ class Recorder:
         migration: Migration,
         transaction_id: str | None,
         *,
-        begin_next: bool,
+        next_version: str,
     ) -> None:
         """Record a file that has run, and COMMIT. Raises what prevents it.
 
@@ -100,7 +100,7 @@ class Recorder:
             committed_when=_committed_when(migration, transaction_id),
         )
         committed = commit.send(
-            sql, on_commit=lambda: self._log.committed(result), begin_next=begin_next
+            sql, on_commit=lambda: self._log.committed(result), next_version=next_version
         )
         if committed.outcome is Outcome.ROLLED_BACK:
             raise self._failure(migration, committed.reply, result.milliseconds)
@@ -112,7 +112,7 @@ class Recorder:
 
         Raises what prevents the row from being written.
         """
-        transaction_id = self._transaction.begin()
+        transaction_id = self._transaction.begin(migration.version)
         sql = self._recording_sql(migration, 0, transaction_id)
         reply = self._session.connection.send(sql)
         self._transaction.rollback()

@@ -50,6 +50,8 @@ class Transaction:
         self._session = session
         self._expected = Fingerprint(0, 0)
         self._begun: Reply | None = None
+        self._version = ""
+        """The file that the transaction is for."""
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -64,19 +66,21 @@ class Transaction:
         """The next transactions must find this row, too."""
         self._expected = self._expected.plus(row_id, digest)
 
-    def begin(self) -> str:
-        """Begin a transaction for a file and return its id.
+    def begin(self, version: str = "") -> str:
+        """Begin a transaction for a file, whose version the session shows; return its id.
 
         Raises LockBusy, and HistoryChanged; then nothing is left open.
         """
+        self._version = version
         return self._begin(_Kind.FOR_A_FILE)
 
-    def hold_lock(self) -> None:
+    def hold_lock(self, version: str) -> None:
         """Begin a transaction that stands idle and holds the lock. Raises as `begin` does.
 
         It has no id, which would hold back vacuum, and no lock on the history, which would block
         files that work on the whole database: REINDEX, VACUUM FULL.
         """
+        self._version = version
         self._begin(_Kind.IDLE)
 
     def begin_unplanned(self, *, until: float | None = None) -> str:
@@ -86,9 +90,13 @@ class Transaction:
         """
         return self._begin(_Kind.UNPLANNED, until)
 
-    def send_commit(self, sql: str, reply: Reply, *, begin_next: bool = False) -> None:
-        """Send the last statements and COMMIT. Fills the reply, also if a signal interrupts it."""
-        opening = self._opening(_Kind.FOR_A_FILE) if begin_next else ""
+    def send_commit(self, sql: str, reply: Reply, *, next_version: str = "") -> None:
+        """Send the last statements and COMMIT. Fills the reply, also if a signal interrupts it.
+
+        The transaction for the file `next_version` begins in the same message.
+        """
+        self._version = next_version
+        opening = self._opening(_Kind.FOR_A_FILE) if next_version else ""
         self._session.connection.send(f"{sql}COMMIT;{opening}", reply=reply)
         self._begun = reply if reply.completed("BEGIN") else None
 
@@ -164,7 +172,7 @@ class Transaction:
         session = self._session
         idle = kind is _Kind.IDLE
         opening = _BEGIN.format(
-            name=literal(session.application_name),
+            name=literal(f"{session.application_name} {self._version}".rstrip()),
             limits=session.limits.as_sql(session.history, stays_idle=idle),
             pin=PIN_PATH,
             lock=try_lock_sql("'held'" if idle else "pg_current_xact_id()::text"),

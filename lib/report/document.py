@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from lib.activity import Activity
 from lib.errors import MigrationFailed, MigrationResult, OnwardError, RunFailed
 from lib.events import RunResult
 from lib.plan import AppliedMigration, History, MigrationStatus, Plan, State
@@ -23,9 +24,17 @@ _SUMMARY_KEYS = (
 
 
 def status_dict(
-    config: Config, history: History, plan: Plan, *, full: bool = False
+    config: Config,
+    history: History,
+    plan: Plan,
+    *,
+    full: bool = False,
+    activity: Activity | None = None,
 ) -> dict[str, Any]:
-    """The status. `full` adds checksums and audit columns, which are not public."""
+    """The status. `full` adds checksums and audit columns, which are not public.
+
+    So does what is going on in the database.
+    """
     rows = [entry.applied for entry in plan.entries if entry.applied]
     last = max(rows, key=lambda row: row.id, default=None)
     document: dict[str, Any] = {
@@ -41,7 +50,19 @@ def status_dict(
     }
     if full:
         document |= {"trusted": history.trusted, "owner": history.owner}
+    if activity:
+        document |= _activity_dict(activity, plan)
     return document
+
+
+def _activity_dict(activity: Activity, plan: Plan) -> dict[str, Any]:
+    running = activity.running
+    return {
+        "running": running
+        and {"version": running.file_of(plan), "since": iso(running.since), "pid": running.pid},
+        "invalidIndexes": list(activity.invalid_indexes),
+        "pendingDetaches": [one._asdict() for one in activity.pending_detaches],
+    }
 
 
 def summary_dict(config: Config, history: History, plan: Plan) -> dict[str, Any]:

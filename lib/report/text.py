@@ -4,7 +4,11 @@ Lines are short: what happened, where, what state the database is in, what to do
 """
 
 from collections.abc import Iterable
+from datetime import datetime
+from itertools import chain
+from typing import NamedTuple
 
+from lib.activity import Activity, RunningRun
 from lib.errors import (
     ConfigError,
     DatabaseUnavailable,
@@ -60,28 +64,66 @@ CHECK_PAGES = {3: PAGES[HistoryConflict], 8: _EXIT_CODES_PAGE}
 _MARKS = {State.APPLIED: "✅", State.PENDING: "⏳", State.AHEAD: "⏩"}
 _CONFLICT_MARK = "❌"
 _VERSION_COLUMNS = 35
-_TITLES = (
-    ("Applied Migrations", (State.APPLIED, State.MODIFIED, State.MISSING)),
-    ("Ahead of these files", (State.AHEAD,)),
-    ("Pending Migrations", (State.PENDING, State.OUT_OF_ORDER)),
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+SHORT_STATUS_ROWS = 20  # of applied migrations, unless more are asked for
+
+
+class _Section(NamedTuple):
+    """A part of the status: the entries in some states."""
+
+    title: str
+    word: str
+    states: tuple[State, ...]
+
+
+_APPLIED = _Section("Applied Migrations", "applied", (State.APPLIED, State.MODIFIED, State.MISSING))
+_SECTIONS = (
+    _APPLIED,
+    _Section("Ahead of these files", "ahead", (State.AHEAD,)),
+    _Section("Pending Migrations", "pending", (State.PENDING, State.OUT_OF_ORDER)),
 )
 
 
-def status_text(config: Config, history: History, plan: Plan) -> str:
+class StatusView(NamedTuple):
+    """What of a status is shown to people."""
+
+    now: datetime | None = None
+    """To say how long ago something was; None in a log, which is read later."""
+    last: int | None = None
+    """So many applied migrations, the newest; None means all of them."""
+    pending_only: bool = False
+
+    def is_short(self, plan: Plan) -> bool:
+        """Whether only a part of the applied migrations is shown; then pending ones come first."""
+        return self.last is not None and len(plan.in_state(*_APPLIED.states)) > self.last
+
+    def of(
+        self, part: _Section, entries: tuple[MigrationStatus, ...]
+    ) -> tuple[MigrationStatus, ...]:
+        """The entries of a section that are shown."""
+        return entries[-self.last :] if self.last and part is _APPLIED else entries
+
+
+def status_text(
+    config: Config, history: History, plan: Plan, activity: Activity, view: StatusView
+) -> str:
     """The status for people."""
     lines = [
         "📊 Migration Status",
         "",
         f"Database: {history.database}",
         f"Environment: {config.environment}",
+        *_running_text(activity.running, plan, view.now),
     ]
-    width = max([_VERSION_COLUMNS, *(len(entry.version) for entry in plan.entries)])
-    for title, states in _TITLES:
-        lines += _section(title, plan.in_state(*states), width, optional=State.AHEAD in states)
+    sections = [_section(part, plan, view) for part in _SECTIONS]
+    if view.is_short(plan):
+        lines += ["", _totals(plan)]
+        sections.reverse()
+    lines += chain.from_iterable(sections)
     findings = plan.findings()
     if findings.problems:
         lines += ["", "Conflicts:", *map(_problem_text, findings.problems)]
-    warnings = _summary(findings.warnings)
+    warnings = [*_summary(findings.warnings), *_leftovers(activity)]
     if not history.trusted:
         warnings.append(
             f"⚠️  {history.table} belongs to {history.owner}, whom {history.role} does not trust: "
@@ -92,22 +134,72 @@ def status_text(config: Config, history: History, plan: Plan) -> str:
     return _joined(lines)
 
 
-def _section(
-    title: str, entries: tuple[MigrationStatus, ...], width: int, *, optional: bool
-) -> list[str]:
-    if entries:
-        return ["", f"{title} ({len(entries)}):", *(_entry_text(one, width) for one in entries)]
-    return [] if optional else ["", f"{title}: None"]
+def _section(part: _Section, plan: Plan, view: StatusView) -> list[str]:
+    entries = plan.in_state(*part.states)
+    if view.pending_only and State.PENDING not in part.states:
+        return []
+    if not entries:
+        return [] if State.AHEAD in part.states else ["", f"{part.title}: None"]
+    width = max([_VERSION_COLUMNS, *(len(entry.version) for entry in plan.entries)])
+    shown = view.of(part, entries)
+    hidden = f", the last {len(shown)}" if len(shown) < len(entries) else ""
+    lines = [_entry_text(entry, width, view.now) for entry in shown]
+    return ["", f"{part.title} ({len(entries)}{hidden}):", *lines]
 
 
-def _entry_text(entry: MigrationStatus, width: int) -> str:
+def _totals(plan: Plan) -> str:
+    counts = (f"{len(plan.in_state(*part.states))} {part.word}" for part in _SECTIONS)
+    return f"Total: {', '.join(count for count in counts if not count.startswith('0 '))}"
+
+
+def _running_text(running: RunningRun | None, plan: Plan, now: datetime | None) -> list[str]:
+    if not running:
+        return []
+    since = f" since {_moment(running.since)}{_ago(running.since, now)}" if running.since else ""
+    return [f"Running now: {running.file_of(plan) or 'a run'}{since} (pid {running.pid})"]
+
+
+def _leftovers(activity: Activity) -> list[str]:
+    """What interrupted statements left, and the commands that remove it."""
+    indexes = [
+        f"⚠️  Invalid index, left by an interrupted or failed build: {name}\n"
+        "  A pending file that builds it does so again. To drop it:\n"
+        f"  DROP INDEX CONCURRENTLY {name};"
+        for name in activity.invalid_indexes
+    ]
+    detaches = [
+        f"⚠️  Partition whose detaching was interrupted: {one.partition}. To finish it:\n"
+        f"  ALTER TABLE {one.table} DETACH PARTITION {one.partition} FINALIZE;"
+        for one in activity.pending_detaches
+    ]
+    return indexes + detaches
+
+
+def _entry_text(entry: MigrationStatus, width: int, now: datetime | None) -> str:
     line = f"{_MARKS.get(entry.state, _CONFLICT_MARK)} {entry.version}"
     if row := entry.applied:
-        moment = f"{row.applied_at:%Y-%m-%d %H:%M:%S} UTC" if row.applied_at else "time unknown"
+        moment = _moment(row.applied_at) if row.applied_at else "time unknown"
         line += " " * (width - len(entry.version)) + f" ({moment})"
         if row.execution_time_ms is not None:
             line += f" - {row.execution_time_ms}ms"
+        if row.applied_at:
+            line += _ago(row.applied_at, now)
     return line if entry.state in (State.APPLIED, State.PENDING) else f"{line}  {entry.state}"
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ago(moment: datetime, now: datetime | None) -> str:
+    """How long ago, in the largest unit that has passed; empty in a log."""
+    if now is None:
+        return ""
+    seconds = (now - moment).total_seconds()
+    for size, unit in _UNITS:
+        if seconds >= size:
+            return f", {seconds // size:.0f} {unit} ago"
+    return ", just now"
 
 
 def _problem_text(problem: Finding) -> str:

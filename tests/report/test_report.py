@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lib.activity import Activity, PendingDetach, RunningRun
 from lib.errors import (
     ConfigError,
     Diagnostic,
@@ -23,6 +24,7 @@ from lib.events import Notice, Progress, Retry, Running, RunResult, Started
 from lib.plan import AppliedMigration, History, MigrationStatus, Plan, make_plan
 from lib.report import document, github
 from lib.report import text as report_text
+from lib.report.text import StatusView
 from lib.settings.config import Config, read_config
 from lib.source.migration import DRAFT
 from lib.validation import validate
@@ -81,8 +83,18 @@ def sentence(entry: MigrationStatus) -> str:
     return f"{entry.problem}; {'; or '.join(entry.remedies)}"
 
 
-def status(found: Plan, config: Config = CONFIG) -> str:
-    return report_text.status_text(config, history(), found)
+NOW = datetime(2025, 10, 25, 16, 30, tzinfo=UTC)
+VIEW = StatusView(NOW)
+NOTHING = Activity()
+
+
+def status(
+    found: Plan,
+    config: Config = CONFIG,
+    activity: Activity = NOTHING,
+    **view: Any,
+) -> str:
+    return report_text.status_text(config, history(), found, activity, StatusView(NOW, **view))
 
 
 # The status
@@ -96,9 +108,9 @@ def test_the_status_looks_like_the_contracts() -> None:
         "Environment: development\n"
         "\n"
         "Applied Migrations (3):\n"
-        "✅ 000-create-migration-table          (2025-10-25 14:00:17 UTC) - 25ms\n"
-        "✅ 001-create-users-table              (2025-10-25 14:01:28 UTC) - 46ms\n"
-        "✅ 002-add-reset-token-fields          (2025-10-25 14:01:28 UTC) - 27ms\n"
+        "✅ 000-create-migration-table          (2025-10-25 14:00:17 UTC) - 25ms, 2 h ago\n"
+        "✅ 001-create-users-table              (2025-10-25 14:01:28 UTC) - 46ms, 2 h ago\n"
+        "✅ 002-add-reset-token-fields          (2025-10-25 14:01:28 UTC) - 27ms, 2 h ago\n"
         "\n"
         "Pending Migrations: None"
     )
@@ -122,13 +134,13 @@ def test_the_status_shows_every_state_with_its_remedy() -> None:
     applied, ahead, pending, conflicts, warnings = status(found).split("\n\n")[2:]
     assert applied == (
         "Applied Migrations (3):\n"
-        "✅ 001-a                               (2025-10-25 14:00:17 UTC) - 1ms\n"
-        "❌ 002-b                               (2025-10-25 14:00:17 UTC)  missing\n"
+        "✅ 001-a                               (2025-10-25 14:00:17 UTC) - 1ms, 2 h ago\n"
+        "❌ 002-b                               (2025-10-25 14:00:17 UTC), 2 h ago  missing\n"
         "❌ 003-c                               (time unknown)  modified"
     )
     assert ahead == (
         "Ahead of these files (1):\n⏩ 005-e                               (2025-10-25 14:00:17 "
-        "UTC) - 0ms  ahead"
+        "UTC) - 0ms, 2 h ago  ahead"
     )
     assert pending == "Pending Migrations (1):\n❌ 004-d  out_of_order"
     assert conflicts.split("\n") == [
@@ -152,6 +164,72 @@ def test_long_versions_keep_the_columns() -> None:
     long = "003-" + "x" * 40
     lines = status(plan((*VERSIONS, long), (*ROWS, row(long, TIMES[0], 5)))).splitlines()[6:10]
     assert {line.index(" (") for line in lines} == {2 + len(long)}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "just now"),
+        (0, "just now"),
+        (59, "59 s ago"),
+        (60, "1 min ago"),
+        (3_599, "59 min ago"),
+        (7_200, "2 h ago"),
+        (86_400 * 400, "400 d ago"),
+    ],
+)
+def test_the_status_says_how_long_ago_a_file_was_applied(seconds: int, words: str) -> None:
+    found = plan(("001-a",), (row("001-a", (NOW - timedelta(seconds=seconds)).isoformat(), 1),))
+    assert status(found).splitlines()[6].endswith(f"UTC) - 1ms, {words}")
+
+
+MANY = tuple(f"{number:03}-step" for number in range(1, 26))
+MANY_APPLIED = tuple(row(version, TIMES[0], 1) for version in MANY[:22])
+
+
+def test_a_long_status_shows_what_is_pending_first_and_the_newest_rows() -> None:
+    totals, pending, applied = status(plan(MANY, MANY_APPLIED), last=20).split("\n\n")[2:]
+    assert totals == "Total: 22 applied, 3 pending"
+    assert pending == f"Pending Migrations (3):\n⏳ {MANY[22]}\n⏳ {MANY[23]}\n⏳ {MANY[24]}"
+    title, *lines = applied.splitlines()
+    assert title == "Applied Migrations (22, the last 20):"
+    assert [line.split()[1] for line in lines] == list(MANY[2:22])
+
+
+def test_a_status_of_all_rows_keeps_its_form() -> None:
+    applied, _pending = status(plan(MANY, MANY_APPLIED), last=None).split("\n\n")[2:]
+    assert len(applied.splitlines()) == 23
+    assert (
+        status(plan(MANY[:20], MANY_APPLIED[:20]), last=20)
+        .split("\n\n")[2]
+        .startswith("Applied Migrations (20):")
+    )
+
+
+def test_a_status_of_what_is_pending_leaves_the_rest_out() -> None:
+    found = status(plan(MANY, MANY_APPLIED), pending_only=True).split("\n\n")[2:]
+    assert found == [f"Pending Migrations (3):\n⏳ {MANY[22]}\n⏳ {MANY[23]}\n⏳ {MANY[24]}"]
+
+
+def test_the_status_names_the_file_that_is_running() -> None:
+    running = RunningRun(4711, "002-add-reset", NOW - timedelta(seconds=40))
+    lines = status(plan(), activity=Activity(running)).splitlines()
+    assert lines[4] == (
+        "Running now: 002-add-reset-token-fields since 2025-10-25 16:29:20 UTC, 40 s ago (pid 4711)"
+    )
+    lines = status(plan(), activity=Activity(RunningRun(4711, None, None))).splitlines()
+    assert lines[4] == "Running now: a run (pid 4711)"
+
+
+def test_the_status_names_what_interrupted_statements_left() -> None:
+    left = Activity(None, ("public.a_idx",), (PendingDetach("public.p", "public.p1"),))
+    assert status(plan(), activity=left).split("\n\n")[-1] == (
+        "⚠️  Invalid index, left by an interrupted or failed build: public.a_idx\n"
+        "  A pending file that builds it does so again. To drop it:\n"
+        "  DROP INDEX CONCURRENTLY public.a_idx;\n"
+        "⚠️  Partition whose detaching was interrupted: public.p1. To finish it:\n"
+        "  ALTER TABLE public.p DETACH PARTITION public.p1 FINALIZE;"
+    )
 
 
 def test_the_status_for_machines_is_the_public_document() -> None:
@@ -534,7 +612,9 @@ def test_no_words_of_others_pass_for_a_line_of_ours() -> None:
         report_text.event_text(CONFIG, Notice(None, forged)),
         report_text.event_text(CONFIG, Notice(file("001-a"), forged)),
         report_text.event_text(CONFIG, Retry(busy, 1.0)),
-        report_text.status_text(CONFIG, history()._replace(database=forged), plan(VERSIONS, rows)),
+        report_text.status_text(
+            CONFIG, history()._replace(database=forged), plan(VERSIONS, rows), NOTHING, VIEW
+        ),
     ]
     for text in said:
         lines = text.split("\n")

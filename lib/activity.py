@@ -1,0 +1,37 @@
+"""What is going on in a database beside its history. Pure."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from lib.plan import Plan
+
+
+class RunningRun(NamedTuple):
+    """The run that holds the run lock now. None is what this role may not see."""
+
+    pid: int
+    version: str | None
+    """The file that it runs, as far as its session's name has room for it."""
+    since: datetime | None
+
+    def file_of(self, plan: Plan) -> str | None:
+        """The version of the file that it runs, whole if the plan has it."""
+        versions = [entry.version for entry in plan.entries]
+        shown = self.version
+        return next((one for one in versions if shown and one.startswith(shown)), shown)
+
+
+class PendingDetach(NamedTuple):
+    """A partition that an interrupted DETACH PARTITION ... CONCURRENTLY has left. Quoted names."""
+
+    table: str
+    partition: str
+
+
+class Activity(NamedTuple):
+    """A run that is under way, and what interrupted statements have left."""
+
+    running: RunningRun | None = None
+    invalid_indexes: tuple[str, ...] = ()
+    """Their names, qualified and quoted."""
+    pending_detaches: tuple[PendingDetach, ...] = ()
