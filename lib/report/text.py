@@ -30,6 +30,7 @@ from lib.errors import (
 from lib.events import Event, Notice, Retry, RunResult, Started
 from lib.plan import Finding, History, MigrationStatus, Plan, State
 from lib.printable import hanging
+from lib.settings.assistant import Assistant
 from lib.settings.config import Config
 from lib.source.migration import DRAFT
 
@@ -140,6 +141,12 @@ def skipped_text(environment: str, reason: str, pending: str) -> str:
     """What a run prints that applies nothing because of MIGRATION_ENVIRONMENTS."""
     mark = "⚠️ " if environment == "production" else "⏩"
     return hanging(f"{mark} Skipped: {reason}. Pending: {pending}.")
+
+
+def consent_text(assistant: Assistant) -> str:
+    """Who makes a change in the place of a person, and the words that the person said."""
+    by = f"Run by a coding assistant: {assistant.name} ({assistant.variable})"
+    return hanging(f"{by}\nConsent: {assistant.consent or 'none, and none is needed here'}")
 
 
 def event_text(config: Config, event: Event) -> str:
