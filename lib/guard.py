@@ -46,7 +46,7 @@ class Change(NamedTuple):
     def repair(cls, version: str) -> Self:
         """What a repair of a version does."""
         return cls(
-            f"record the name and checksum that {version} has now in",
+            f"record the changed file of {version} as applied in",
             f"scripts/migrate.py repair {version}",
         )
 

@@ -102,7 +102,7 @@ def test_the_refusal_has_the_question_and_the_line_ready_to_use(
     ("command", "question"),
     [
         (("baseline", "2"), "May I record the migrations up to 002 as applied, without running"),
-        (("repair", "001-one"), "May I record the name and checksum that 001-one has now in "),
+        (("repair", "001-one"), "May I record the changed file of 001-one as applied in "),
         (("repair", "it's"), "scripts/migrate.py repair 'it'\"'\"'s'"),
     ],
 )
@@ -168,7 +168,7 @@ def test_with_a_persons_words_it_does_what_it_was_asked_to(
     result = here(*command, url=persistent.url, env=CONSENT)
     assert result.code == 0
     assert result.out.startswith(
-        f"Run by a coding assistant: Claude Code (CLAUDECODE)\n  Consent: {WORDS}\n"
+        f"Run by a coding assistant: Claude Code (CLAUDECODE)\nConsent: {WORDS}\n"
     )
     assert applied_by(persistent)[:1] == [("001-one", "cli")]
     if "repair" not in command:
@@ -221,7 +221,7 @@ def test_a_database_on_this_machine_is_free(
     migrations(ONE)
     result = here(url=database.url, env={**ASSISTANT, "MIGRATION_ENV": environment})
     assert result.code == 0
-    assert "Consent: none, and none is needed here\n" in result.out
+    assert result.out.startswith("Run by a coding assistant: Claude Code (CLAUDECODE)\nDatabase")
     assert applied_by(database) == [("001-one", "assistant")]
 
 

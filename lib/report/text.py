@@ -144,9 +144,11 @@ def skipped_text(environment: str, reason: str, pending: str) -> str:
 
 
 def consent_text(assistant: Assistant) -> str:
-    """Who makes a change in the place of a person, and the words that the person said."""
-    by = f"Run by a coding assistant: {assistant.name} ({assistant.variable})"
-    return hanging(f"{by}\nConsent: {assistant.consent or 'none, and none is needed here'}")
+    """Who makes a change in the place of a person, and the words that the person said, if any."""
+    lines = [f"Run by a coding assistant: {assistant.name} ({assistant.variable})"]
+    if assistant.consent:
+        lines.append(f"Consent: {assistant.consent}")
+    return _joined(lines)
 
 
 def event_text(config: Config, event: Event) -> str:

@@ -249,7 +249,7 @@ def test_reset_drops_the_data(sandbox: Sandbox) -> None:
 def test_a_coding_assistant_needs_no_consent_in_the_sandbox(sandbox: Sandbox) -> None:
     process = sandbox.start(env={"CLAUDECODE": "1", "CI": "1"})
     printed = read_until(process, "Ctrl-C")
-    assert "Consent: none, and none is needed here" in printed
+    assert "Run by a coding assistant: Claude Code (CLAUDECODE)" in printed
     sandbox.write("003-add-orders.sql", "CREATE TABLE orders ();\n")
     assert [request.send()[0] for request in requests_in(printed)] == [200, 200]
     assert rows(url_in(printed), "SELECT version, applied_by FROM schema_migrations")[2:] == [
