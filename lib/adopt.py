@@ -5,7 +5,7 @@ a file.
 from __future__ import annotations
 
 from lib.errors import FilesError, HistoryConflict
-from lib.guard import require_environment, require_trust
+from lib.guard import Change, require_consent, require_environment, require_trust
 from lib.plan import AppliedMigration, Plan
 from lib.postgres.executor import Executor
 from lib.postgres.transaction import HistoryChanged
@@ -38,6 +38,7 @@ def baseline(config: Config, number: int) -> tuple[Migration, ...]:
             if not recorded:
                 return ()
             require_environment(config, history)
+            require_consent(config, Change.baseline(number), history)
             try:
                 database.prepare()
                 database.baseline(recorded)
@@ -62,6 +63,7 @@ def repair(config: Config, version: str) -> tuple[Migration, bool]:
                 return file, False
             require_finished([file])
             require_environment(config, history)
+            require_consent(config, Change.repair(version), history)
             try:
                 database.prepare()
                 database.repair(row, file)

@@ -1,7 +1,7 @@
 """May this run change this database? The only module that answers it. Pure.
 
-Before connecting: `reason_to_skip` and `require_confirmed_production`. With the history read:
-`require_permission`, or of its three parts those that a command needs.
+Before connecting: `reason_to_skip`, `require_confirmed_production` and `require_consent`. With the
+history read: `require_permission`, or of its four parts those that a command needs.
 
 The history names the environment that migrated a database last, by the database's identity. A copy
 of the database has another identity, so the copied history shows that it is a copy, and any
@@ -9,13 +9,46 @@ environment may migrate it.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
 
 from lib.errors import NotEmpty, WrongEnvironment
 from lib.plan import History, untrusted
+from lib.settings.assistant import CONSENT_PLACEHOLDER, CONSENT_VARIABLE, Assistant
 from lib.settings.config import Config
+from lib.settings.reach import Reach
 from lib.source.other_tools import HISTORY_TABLES
 
 _OCCUPANTS_SHOWN = 5
+# Where a coding assistant may change a database on a private network.
+_ASSISTANTS_ENVIRONMENTS = frozenset(["development", "ci"])
+
+
+class Change(NamedTuple):
+    """What a command would do: in words before a database's name, and as a command line."""
+
+    words: str
+    command: str
+
+    @classmethod
+    def run(cls) -> Self:
+        """What a run does."""
+        return cls("apply the pending migrations to", "scripts/migrate.py")
+
+    @classmethod
+    def baseline(cls, number: int) -> Self:
+        """What a baseline of the files up to a number does."""
+        return cls(
+            f"record the migrations up to {number:03} as applied, without running them, in",
+            f"scripts/migrate.py baseline {number:03}",
+        )
+
+    @classmethod
+    def repair(cls, version: str) -> Self:
+        """What a repair of a version does."""
+        return cls(
+            f"record the changed file of {version} as applied in",
+            f"scripts/migrate.py repair {version}",
+        )
 
 
 def reason_to_skip(environment: str, allowed: Sequence[str]) -> str:
@@ -35,6 +68,43 @@ def require_confirmed_production(config: Config, *, confirmed: bool) -> None:
         )
 
 
+def require_consent(config: Config, change: Change, history: History | None = None) -> None:
+    """Raise WrongEnvironment if a coding assistant would make a change that nobody consented to.
+
+    Once before connecting; and again with the history, whose mark may say that a database on a
+    private network is not a developer's or CI's.
+    """
+    if config.assistant and not _is_an_assistants(config, history):
+        require_words(
+            config.assistant,
+            change,
+            f"{config.url.label} (environment {config.environment})",
+            place=_where(config),
+            look="scripts/migrate.py status",
+        )
+
+
+def require_words(
+    assistant: Assistant, change: Change, target: str, *, place: str, look: str
+) -> None:
+    """Raise WrongEnvironment unless the assistant has a person's words for the change.
+
+    The message has the question to ask about the target; `place` says where that is, and `look` is
+    the command that shows what the change would be.
+    """
+    if not assistant.missing_consent:
+        return
+    raise WrongEnvironment(
+        f"a coding assistant ({assistant.name}, known by {assistant.variable}) changes this "
+        f"database only with a person's consent: {assistant.missing_consent}{place}",
+        changed_nothing=True,
+        next_step=f"Ask the person this question, with what `{look}` shows:"
+        f"\n    May I {change.words} {target}?"
+        "\nIf the answer allows it, run this with the answer word for word:"
+        f'\n    {CONSENT_VARIABLE}="{CONSENT_PLACEHOLDER}" {change.command}',
+    )
+
+
 def require_permission(config: Config, history: History, *, pending: bool) -> str:
     """Return if a run may change this database, with a warning that is mostly empty.
 
@@ -43,6 +113,7 @@ def require_permission(config: Config, history: History, *, pending: bool) -> st
     """
     require_trust(history)
     warning = require_environment(config, history) if pending or config.production else ""
+    require_consent(config, Change.run(), history)
     if pending:
         require_empty(config, history)
     return warning
@@ -98,6 +169,15 @@ def last_migrated_as(history: History) -> str | None:
     """The environment that last migrated this very database; None if the history does not say."""
     marks = [row for row in history.rows if row.environment and row.identity == history.identity]
     return max(marks, key=lambda row: row.id).environment if marks else None
+
+
+def _is_an_assistants(config: Config, history: History | None) -> bool:
+    """Whether an assistant may change this database unasked: it is disposable, by all we know."""
+    reach = config.url.reach
+    environments = {config.environment, (history and last_migrated_as(history)) or "ci"}
+    return reach is Reach.THIS_MACHINE or (
+        reach is Reach.PRIVATE and environments <= _ASSISTANTS_ENVIRONMENTS
+    )
 
 
 def _is_free(config: Config, history: History) -> bool:

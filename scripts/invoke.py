@@ -14,15 +14,22 @@ if __name__ == "__main__":
 import argparse
 import base64
 import json
+import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lib.errors import OnwardError
+from lib.errors import OnwardError, WrongEnvironment
+from lib.guard import Change, require_words
 from lib.printable import hanging, printable, printable_json
+from lib.report.document import error_dict
+from lib.report.text import consent_text, error_text, exit_text
+from lib.settings.assistant import find_assistant
+from lib.settings.redactor import Redactor
 
 MAX_FUNCTION_SECONDS = 900  # Lambda's own limit
 NETWORK_SECONDS = 30
@@ -36,6 +43,7 @@ examples:
 exit codes: those of scripts/migrate.py, among them
   0   done
   2   no such function, no permission to call it, or its configuration is wrong
+  3   files and history disagree, or a coding assistant has no consent to migrate
   4   another run is active, or all instances are busy
   5   the function or its database cannot be reached
   6   no answer: --action status shows whether something was applied
@@ -56,13 +64,48 @@ def main(arguments: Sequence[str]) -> int:
     """Invoke the function once. The exit code is the one that scripts/migrate.py would have."""
     options = _parse(arguments)
     try:
+        if options.action == "migrate":
+            _require_consent(arguments, options)
         document, log = call(options.function, options.action, options.region)
     except CallError as error:
         return _report_call_error(error, as_json=options.json)
+    except WrongEnvironment as error:
+        return _report_refusal(error, as_json=options.json)
     except KeyboardInterrupt:
         print(f"❌ interrupted, but the function goes on; {CHECK_STATUS}", file=sys.stderr)
         return 130
     return _report(document, log, as_json=options.json)
+
+
+def _require_consent(arguments: Sequence[str], options: argparse.Namespace) -> None:
+    """Raise WrongEnvironment if a coding assistant would migrate without a person's consent.
+
+    Not even where the database is near: what the function migrates is known to the function alone.
+    """
+    assistant = find_assistant(os.environ)
+    if assistant:
+        require_words(
+            assistant,
+            Change(
+                "apply the pending migrations to the database of",
+                shlex.join(["scripts/invoke.py", *arguments]),
+            ),
+            f"the function {options.function}",
+            place=f"\n  Function: {options.function}",
+            look=f"scripts/invoke.py {shlex.quote(options.function)} --action status",
+        )
+        _print(consent_text(assistant), sys.stderr if options.json else sys.stdout)
+
+
+def _report_refusal(error: WrongEnvironment, *, as_json: bool) -> int:
+    _print(f"{error_text(error)}\n{exit_text(error)}", sys.stderr)
+    if as_json:
+        print(printable_json(Redactor(os.environ).document(error_dict(error))))
+    return error.exit_code
+
+
+def _print(text: str, stream: TextIO) -> None:
+    print(printable(Redactor(os.environ).text(text)), file=stream)
 
 
 def _report_call_error(error: CallError, *, as_json: bool) -> int:

@@ -24,6 +24,7 @@ import psycopg
 import pytest
 
 from lib.cli.commands import main
+from lib.settings.assistant import CONSENT_VARIABLE, MARKERS
 from scripts.dev.embedded import Embedded, EmbeddedError
 from tests.proxy import Proxy, proxied
 
@@ -39,6 +40,10 @@ SETTINGS = (
     "max_prepared_transactions=5",
     "max_wal_size=256MB",
 )
+# No test depends on who runs it: neither here nor in the processes that it starts is a coding
+# assistant known, unless the test says so.
+for name in (CONSENT_VARIABLE, *(marker.variable for marker in MARKERS)):
+    os.environ.pop(name, None)
 SHARED = pytest.StashKey[dict[str, str]]()
 
 

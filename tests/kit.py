@@ -4,6 +4,7 @@ like afterwards.
 
 import os
 import shutil
+import socket
 import tempfile
 import time
 import traceback
@@ -11,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -241,6 +242,20 @@ def changed(database: Database, *, query: str = "", **parts: str) -> Database:
     } | parts
     netloc = f"{found['user']}:{found['password']}@{found['host']}:{found['port']}"
     return Database(database.name, url._replace(netloc=netloc, query=query).geturl())
+
+
+def by_name(database: Database, host: str) -> Database:
+    """The same database by another name of its server; the name need not exist, for the address
+    goes with it.
+    """
+    parts = urlsplit(database.url)
+    netloc = f"{parts.netloc.rpartition('@')[0]}@{host}:{parts.port or 5432}"
+    query = f"hostaddr={_address(database)}&sslmode=prefer"
+    return replace(database, url=parts._replace(netloc=netloc, query=query).geturl())
+
+
+def _address(database: Database) -> str:
+    return socket.gethostbyname(urlsplit(database.url).hostname or "localhost")
 
 
 @contextmanager

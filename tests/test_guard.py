@@ -6,7 +6,6 @@ Each test ends by looking at the database. What a build is, its variables say: s
 
 import json
 import re
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,7 +23,16 @@ from lib.web.routes import create_app
 from lib.web.service import Service
 from tests.conftest import ROOT, Cli, Completed, Database, Server
 from tests.documents import blocks_of
-from tests.kit import Write, contents, login, nothing_is_left_running, role, tables, until
+from tests.kit import (
+    Write,
+    by_name,
+    contents,
+    login,
+    nothing_is_left_running,
+    role,
+    tables,
+    until,
+)
 
 ONE = {"001-one.sql": "CREATE TABLE one (i int);\n"}
 TWO = {"002-two.sql": "CREATE TABLE two (i int);\n"}
@@ -108,20 +116,6 @@ def printed_claim(refused: Completed) -> str:
 def is_refused(result: Completed, whose: str) -> None:
     assert (result.code, result.out.count("✅")) == (3, 0)
     assert f"❌ this database {whose}" in result.err
-
-
-def by_name(database: Database, host: str) -> Database:
-    """The same database by another name of its server; the name need not exist, for the address
-    goes with it.
-    """
-    parts = urlsplit(database.url)
-    netloc = f"{parts.netloc.rpartition('@')[0]}@{host}:{parts.port or 5432}"
-    query = f"hostaddr={_address(database)}&sslmode=prefer"
-    return replace(database, url=parts._replace(netloc=netloc, query=query).geturl())
-
-
-def _address(database: Database) -> str:
-    return socket.gethostbyname(urlsplit(database.url).hostname or "localhost")
 
 
 # A preview that was handed production's URL

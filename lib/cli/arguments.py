@@ -49,6 +49,8 @@ environment:
                       a run applies nothing and exits with 0
   MIGRATION_CLAIM     environment@identity, as printed by the refused run:
                       assigns that database to this environment
+  MIGRATION_CONSENT   a person's own words that allow a coding assistant this
+                      one change of a persistent database; not read from files
   MIGRATION_ALLOW_OUT_OF_ORDER
                       1 means --allow-out-of-order
   MIGRATION_ALLOW_NONEMPTY

@@ -12,7 +12,7 @@ from lib.cli.output import Terminal
 from lib.cli.signals import ignore_further_signals
 from lib.errors import Interrupted, OnwardError, raised_by
 from lib.events import RunLog
-from lib.guard import reason_to_skip, require_confirmed_production
+from lib.guard import Change, reason_to_skip, require_confirmed_production, require_consent
 from lib.plan import Plan, State
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
@@ -26,14 +26,16 @@ from lib.report.text import (
     SHORT_STATUS_ROWS,
     StatusView,
     check_text,
+    consent_text,
     event_text,
     run_text,
     skipped_text,
     status_text,
     warning_text,
 )
+from lib.settings.assistant import CONSENT_VARIABLE
 from lib.settings.config import Config, migrations_directory, read_config
-from lib.settings.environ import url_variables_set, with_env_files
+from lib.settings.environ import env_file_with, url_variables_set, with_env_files
 from lib.settings.environment import allowed_environments
 from lib.source.migration import Migration, create, load, require_runnable
 from lib.validation import validate
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def _parse(arguments: Sequence[str]) -> SimpleNamespace:
     # Not the parser's defaults: a subcommand's would overwrite options given before its name.
     options = SimpleNamespace(
+        arguments=arguments,
         command=None,
         json=False,
         allow_out_of_order=False,
@@ -80,7 +83,7 @@ def _run(options: SimpleNamespace, terminal: Terminal) -> int:
     environment, allowed = allowed_environments(terminal.environ)
     if reason := reason_to_skip(environment, allowed):
         return _skip(options, terminal, environment, reason)
-    config = _config_to_write(options, terminal)
+    config = _config_to_write(options, terminal, Change.run())
     result = runner.run(config, lambda event: terminal.info(event_text(config, event)))
     ignore_further_signals()
     terminal.info(run_text(result))
@@ -206,7 +209,8 @@ def _create(options: SimpleNamespace, terminal: Terminal) -> int:
 
 
 def _baseline(options: SimpleNamespace, terminal: Terminal) -> int:
-    recorded = baseline(_config_to_write(options, terminal), options.number)
+    config = _config_to_write(options, terminal, Change.baseline(options.number))
+    recorded = baseline(config, options.number)
     if recorded:
         text = "\n".join(f"✅ Recorded as applied: {one.version}" for one in recorded)
     else:
@@ -218,7 +222,8 @@ def _baseline(options: SimpleNamespace, terminal: Terminal) -> int:
 
 def _repair(options: SimpleNamespace, terminal: Terminal) -> int:
     version = Path(options.version).name.removesuffix(".sql")
-    file, changed = repair(_config_to_write(options, terminal), version)
+    config = _config_to_write(options, terminal, Change.repair(version))
+    file, changed = repair(config, version)
     if changed:
         text = f"✅ Repaired: recorded the name and checksum of {file.path}; its SQL was not run"
     else:
@@ -248,11 +253,25 @@ def _config(options: SimpleNamespace, terminal: Terminal) -> Config:
     )
 
 
-def _config_to_write(options: SimpleNamespace, terminal: Terminal) -> Config:
-    """The Config of a command that writes. Raises WrongEnvironment, before connecting."""
+def _config_to_write(options: SimpleNamespace, terminal: Terminal, change: Change) -> Config:
+    """The Config of a command that writes. Raises WrongEnvironment, before connecting.
+
+    The log of a change that a coding assistant makes begins with the words that it was given.
+    """
     config = _config(options, terminal)
     require_confirmed_production(config, confirmed=options.production)
+    if config.assistant:
+        if file := env_file_with(CONSENT_VARIABLE):
+            terminal.info(f"⚠️  {CONSENT_VARIABLE} in {file} is ignored: consent is for one command")
+        require_consent(config, change._replace(command=_command_line(options)))
+        terminal.info(consent_text(config.assistant))
     return config
+
+
+def _command_line(options: SimpleNamespace) -> str:
+    import shlex  # noqa: PLC0415 - a build does not need it
+
+    return shlex.join(["scripts/migrate.py", *options.arguments])
 
 
 def _files(migrations: Sequence[Migration]) -> str:

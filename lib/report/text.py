@@ -34,6 +34,7 @@ from lib.errors import (
 from lib.events import Event, Notice, Progress, Retry, Running, RunResult, Started
 from lib.plan import Finding, History, MigrationStatus, Plan, State
 from lib.printable import hanging
+from lib.settings.assistant import Assistant
 from lib.settings.config import Config
 from lib.source.migration import DRAFT
 
@@ -232,6 +233,14 @@ def skipped_text(environment: str, reason: str, pending: str) -> str:
     """What a run prints that applies nothing because of MIGRATION_ENVIRONMENTS."""
     mark = "⚠️ " if environment == "production" else "⏩"
     return hanging(f"{mark} Skipped: {reason}. Pending: {pending}.")
+
+
+def consent_text(assistant: Assistant) -> str:
+    """Who makes a change in the place of a person, and the words that the person said, if any."""
+    lines = [f"Run by a coding assistant: {assistant.name} ({assistant.variable})"]
+    if assistant.consent:
+        lines.append(f"Consent: {assistant.consent}")
+    return _joined(lines)
 
 
 def event_text(config: Config, event: Event) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lib import ROOT
 from lib.errors import ConfigError
+from lib.settings.assistant import Assistant, find_assistant
 from lib.settings.database_url import DatabaseURL, configured_urls, parse_url
 from lib.settings.environ import URL_VARIABLES, is_set, url_variables_set, value_of
 from lib.settings.environment import (
@@ -54,7 +55,9 @@ class Config(NamedTuple):
     git_commit: str | None
     applied_by: str
     deploying: bool
-    """Whether a platform or CI runs this, and not a person."""
+    """Whether a platform or CI runs this, and neither a person nor a coding assistant."""
+    assistant: Assistant | None
+    """The coding assistant that runs this."""
     environments: tuple[str, ...]
     """The only ones that may apply anything; empty means all."""
     claim: str
@@ -70,7 +73,8 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
     """Make a Config; connects to nothing. Raises ConfigError that names the variable at fault."""
     environment = read_environment(environ)
     url = choose_database(environ)
-    deploying = is_deploying(environ)
+    assistant = find_assistant(environ)
+    deploying = is_deploying(environ) and not assistant
     return Config(
         url=url,
         status_url=_status_url(environ, url),
@@ -85,8 +89,9 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         allow_out_of_order=is_set(environ, "MIGRATION_ALLOW_OUT_OF_ORDER"),
         allow_nonempty=is_set(environ, "MIGRATION_ALLOW_NONEMPTY"),
         git_commit=_git_commit(environ),
-        applied_by=applied_by or ("build" if deploying else "cli"),
+        applied_by="assistant" if assistant else applied_by or ("build" if deploying else "cli"),
         deploying=deploying,
+        assistant=assistant,
         environments=allowed_environments(environ)[1],
         claim=read_claim(environ),
     )

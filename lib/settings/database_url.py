@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from lib.errors import ConfigError
 from lib.settings.environ import url_variables_set
+from lib.settings.reach import Reach, reach_of
 from lib.settings.url_parameters import select_parameters
 
 # Like libpq's own, but with one @ at most. Otherwise a password with an unencoded @, / or ? would
@@ -82,6 +83,14 @@ class UrlServer(NamedTuple):
         port = "" if self.port in ("", "5432") else f":{self.port}"
         address = f" (address {self.address})" if self.host and self.address else ""
         return f"{name}{port}{address}"
+
+    @property
+    def reach(self) -> Reach:
+        """How far away it is. An address does not make its host's name any nearer: it may be where
+        a tunnel to that host begins.
+        """
+        named = [name for name in (self.host, self.address) if name]
+        return max(map(reach_of, named), default=Reach.THIS_MACHINE)
 
     @property
     def has_valid_port(self) -> bool:
@@ -162,6 +171,11 @@ class DatabaseURL:
     def local(self) -> bool:
         """Whether all its servers are on this machine."""
         return all(_LOCAL_HOST.fullmatch(server.address or server.host) for server in self.servers)
+
+    @property
+    def reach(self) -> Reach:
+        """How far away the farthest of its servers is."""
+        return max(server.reach for server in self.servers)
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ URL_VARIABLES = (
     "DATABASE_URL",
 )
 _ENV_FILES = (".env.local", ".env")
-# The other variables that are taken from a file.
-_SETTING = r"MIGRATION_(?!DATABASE_URL$)\w+|VERCEL|VERCEL_ENV|VERCEL_TARGET_ENV"
+# The other variables that are taken from a file. Consent is given to one command, not to all.
+_SETTING = r"MIGRATION_(?!(?:DATABASE_URL|CONSENT)$)\w+|VERCEL|VERCEL_ENV|VERCEL_TARGET_ENV"
 
 # The patterns are compiled at their first use: a deploy has no `.env` files.
 _ASSIGNMENT = r"""(?mx)
@@ -59,6 +59,12 @@ def with_env_files(environ: Mapping[str, str], folder: Path = ROOT) -> dict[str,
             if wanted and not value_of(merged, variable):
                 merged[variable] = _Expansion(file, values, environ).value(variable)
     return merged
+
+
+def env_file_with(variable: str, folder: Path = ROOT) -> str:
+    """The name of the first `.env` file that sets a variable; empty if none does."""
+    files = (file for file in _ENV_FILES if variable in _read_env_file(folder / file))
+    return next(files, "")
 
 
 def is_set(environ: Mapping[str, str], variable: str) -> bool:

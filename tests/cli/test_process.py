@@ -266,7 +266,9 @@ def test_colour_is_for_terminals_and_no_color_switches_it_off(
     assert "\033[32m✅ Applied: 001-one" in on_a_terminal()
     assert "\033[31m❌" in on_a_terminal("nonsense")
     assert "\033" not in on_a_terminal("status", NO_COLOR="1")
-    assert "\033" in on_a_terminal("status", NO_COLOR="")
+    shown = on_a_terminal("status", NO_COLOR="")
+    assert "\033" in shown
+    assert re.search(r"UTC\) - \d+ms, (just now|\d+ s ago)", shown)
     assert "\033" not in cli("status", url=database.url).out
     assert recorded(database) == ["001-one"]
 

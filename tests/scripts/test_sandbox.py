@@ -246,6 +246,18 @@ def test_reset_drops_the_data(sandbox: Sandbox) -> None:
     ]
 
 
+def test_a_coding_assistant_needs_no_consent_in_the_sandbox(sandbox: Sandbox) -> None:
+    process = sandbox.start(env={"CLAUDECODE": "1", "CI": "1"})
+    printed = read_until(process, "Ctrl-C")
+    assert "Run by a coding assistant: Claude Code (CLAUDECODE)" in printed
+    sandbox.write("003-add-orders.sql", "CREATE TABLE orders ();\n")
+    assert [request.send()[0] for request in requests_in(printed)] == [200, 200]
+    assert rows(url_in(printed), "SELECT version, applied_by FROM schema_migrations")[2:] == [
+        ("002-add-reset-token-fields", "assistant"),
+        ("003-add-orders", "assistant"),
+    ]
+
+
 def test_a_failing_migration_shows_its_error_and_once_exits_with_its_code(
     sandbox: Sandbox,
 ) -> None:

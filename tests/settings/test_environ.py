@@ -5,7 +5,7 @@ import pytest
 
 from lib.errors import ConfigError
 from lib.settings.config import read_config
-from lib.settings.environ import with_env_files
+from lib.settings.environ import env_file_with, with_env_files
 from tests.kit import KANARIE, everything
 
 
@@ -208,3 +208,15 @@ def test_an_env_file_that_is_not_text_is_refused_and_not_shown(tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"^\.env cannot be read as UTF-8 text$") as caught:
         env(tmp_path, "DATABASE_URL=kanarie7".encode("utf-16"))
     assert KANARIE not in str(caught.value.args)
+
+
+def test_consent_is_not_taken_from_a_file_but_the_file_is_named(tmp_path: Path) -> None:
+    assert env_file_with("MIGRATION_CONSENT", tmp_path) == ""
+    assert env(tmp_path, "MIGRATION_CONSENT=go ahead\nMIGRATION_CONSENTS=x\n") == {
+        "MIGRATION_CONSENTS": "x"
+    }
+    assert env_file_with("MIGRATION_CONSENT", tmp_path) == ".env"
+    (tmp_path / ".env.local").write_text("MIGRATION_CONSENT='go ahead'")
+    assert env_file_with("MIGRATION_CONSENT", tmp_path) == ".env.local"
+    process = {"MIGRATION_CONSENT": "apply 003"}
+    assert with_env_files(process, tmp_path)["MIGRATION_CONSENT"] == "apply 003"
