@@ -1,14 +1,16 @@
-"""The commands: each one reads its settings, calls, prints, and returns an exit code."""
+"""The commands that read or change a database; `offline` has the others.
+
+Each one reads its settings, calls, prints, and returns an exit code.
+"""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 from lib import runner
 from lib.adopt import baseline, repair
-from lib.cli.output import Terminal
+from lib.cli.output import Command, Terminal, files_are
 from lib.cli.signals import ignore_further_signals
 from lib.errors import Interrupted, OnwardError, raised_by
 from lib.guard import reason_to_skip, require_confirmed_production
@@ -30,44 +32,12 @@ from lib.report.text import (
     warning_text,
 )
 from lib.settings.config import Config, migrations_directory, read_config
-from lib.settings.environ import url_variables_set, with_env_files
 from lib.settings.environment import allowed_environments
-from lib.source.migration import Migration, create, load, require_runnable
+from lib.source.migration import Migration, load
 from lib.validation import validate
 
 # A skipped build shows how many files are pending, but does not wait long for that.
 SKIPPED_STATUS_SECONDS = 5.0
-
-
-def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run one command and return its exit code."""
-    terminal = Terminal(environ, as_json="--json" in arguments)
-    try:
-        options = _parse(arguments)
-        terminal.environ = with_env_files(environ)
-        return _COMMANDS[options.command](options, terminal)
-    except OnwardError as error:
-        return terminal.fail(error)
-    except Exception as error:
-        return terminal.crash(error)
-
-
-def _parse(arguments: Sequence[str]) -> SimpleNamespace:
-    # Not the parser's defaults: a subcommand's would overwrite options given before its name.
-    options = SimpleNamespace(
-        command=None,
-        json=False,
-        allow_out_of_order=False,
-        allow_nonempty=False,
-        production=False,
-        upgrade_check=False,
-    )
-    if arguments:
-        # A build passes no arguments, and should not wait for argparse.
-        from lib.cli.arguments import parser  # noqa: PLC0415
-
-        parser().parse_args(arguments, options)
-    return options
 
 
 def _run(options: SimpleNamespace, terminal: Terminal) -> int:
@@ -158,8 +128,6 @@ def _require_strong_secrets(environ: Mapping[str, str]) -> None:
 
 
 def _validate(options: SimpleNamespace, terminal: Terminal) -> int:
-    if not url_variables_set(terminal.environ):
-        return _validate_offline(terminal)
     config = _config(options, terminal)
     migrations = load(config.directory)
     with Executor(config, budget=READ_BUDGET) as database:
@@ -170,25 +138,8 @@ def _validate(options: SimpleNamespace, terminal: Terminal) -> int:
     document = validation_dict(found) | {"warnings": list(found.warnings)}
     if found.errors:
         return terminal.fail(*found.errors, document=document | error_dict(found.errors[0]))
-    terminal.info(f"✅ {_files(migrations)} valid, and those applied are unchanged")
+    terminal.info(f"✅ {files_are(migrations)} valid, and those applied are unchanged")
     terminal.json(document)
-    return 0
-
-
-def _validate_offline(terminal: Terminal) -> int:
-    migrations = load(migrations_directory(terminal.environ))
-    require_runnable(migrations)
-    unknown = "no database URL is set, so checksums were not compared"
-    terminal.info(f"✅ {_files(migrations)} valid ({unknown})")
-    terminal.json({"success": True, "state": None, "problems": [], "warnings": []})
-    return 0
-
-
-def _create(options: SimpleNamespace, terminal: Terminal) -> int:
-    directory = migrations_directory(terminal.environ)
-    path = create(directory, " ".join(options.description), date.today().isoformat())
-    terminal.info(f"✅ Created {path}: write its SQL, then remove the line `-- migrate: draft`")
-    terminal.json({"success": True, "version": path.stem, "file": str(path)})
     return 0
 
 
@@ -217,11 +168,10 @@ def _repair(options: SimpleNamespace, terminal: Terminal) -> int:
     return 0
 
 
-_COMMANDS: dict[str | None, Callable[[SimpleNamespace, Terminal], int]] = {
+COMMANDS: dict[str | None, Command] = {
     None: _run,
     "status": _status,
     "validate": _validate,
-    "create": _create,
     "baseline": _baseline,
     "repair": _repair,
 }
@@ -240,7 +190,3 @@ def _config_to_write(options: SimpleNamespace, terminal: Terminal) -> Config:
     config = _config(options, terminal)
     require_confirmed_production(config, confirmed=options.production)
     return config
-
-
-def _files(migrations: Sequence[Migration]) -> str:
-    return "1 file is" if len(migrations) == 1 else f"{len(migrations)} files are"

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from lib import VERSION
-from lib.cli.commands import main
-from tests.conftest import Cli, Database, Here
+from lib.cli.main import main
+from tests.conftest import Cli, Completed, Database, Here
 from tests.kit import (
     CANARY,
     FIVE,
@@ -185,6 +185,53 @@ def test_a_venv_that_lacks_the_requirements_too_says_what_to_do(
         assert "No module named 'psycopg'" in result.stderr
         assert "scripts/setup" in result.stderr
     assert contents(database) == ([], [])
+
+
+def without_packages(cli: Cli, *arguments: str, **environ: str) -> Completed:
+    """The command in a Python that has only its own library."""
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", str(cli.script), *arguments],
+        env={"MIGRATION_DIR": str(cli.directory / "migrations"), "PATH": os.environ["PATH"]}
+        | environ,
+        cwd=cli.directory,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    return Completed(result.returncode, result.stdout, result.stderr)
+
+
+def test_commands_on_files_alone_need_no_driver(cli: Cli, migrations: Write) -> None:
+    directory = migrations(ONE)
+    assert without_packages(cli, "--version").out == f"onward {VERSION}\n"
+    assert "\ncommands:\n" in without_packages(cli, "--help").out
+    for arguments in (("create", "two"), ("create", "three")):
+        result = without_packages(cli, *arguments)
+        assert (result.code, result.err) == (0, "")
+    for path in directory.iterdir():
+        path.write_text(path.read_text().replace("-- migrate: draft\n", ""))
+    result = without_packages(cli, "validate", "--json")
+    assert (result.code, json.loads(result.out)["success"]) == (0, True)
+    assert sorted(path.stem for path in directory.iterdir()) == [
+        "001-one",
+        "002-two",
+        "003-three",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("validate",), ()])
+def test_a_command_that_meets_a_database_hands_over_to_the_venv(
+    project: Path, tmp_path: Path, database: Database, arguments: tuple[str, ...]
+) -> None:
+    team = bundle(project, tmp_path / "team", {**TWO, "003-late.sql": "SELECT 3;"})
+    cli = Cli(team, team)
+    lacking = without_packages(cli, *arguments, POSTGRES_URL=database.url)
+    assert (lacking.code, "No module named 'psycopg'" in lacking.err) == (2, True)
+    assert "Traceback" not in lacking.err
+    (team / ".venv").symlink_to(sys.prefix)
+    result = without_packages(cli, *arguments, POSTGRES_URL=database.url)
+    assert (result.code, result.err) == (0, "")
+    assert recorded(database) == (None if arguments else ["001-one", "002-two", "003-late"])
 
 
 def test_a_python_without_the_requirements_says_what_to_do(
@@ -455,8 +502,9 @@ def test_a_signal_while_it_starts_is_one_line_and_its_code(
 
 @pytest.mark.parametrize("script", ["bundle.py", "check_functions.py", "invoke.py", "sandbox.py"])
 def test_ctrl_c_while_another_script_starts_shows_no_traceback(cli: Cli, script: str) -> None:
-    env = starting(cli.directory, "argparse", "os.kill(os.getpid(), signal.SIGINT)")
-    env |= starting(cli.directory, "psycopg", "os.kill(os.getpid(), signal.SIGINT)")
+    env: dict[str, str] = {}
+    for module in ("argparse", "ast", "psycopg"):
+        env |= starting(cli.directory, module, "os.kill(os.getpid(), signal.SIGINT)")
     result = subprocess.run(
         [sys.executable, str(cli.script.with_name(script)), "--help"],
         env=env,
