@@ -4,6 +4,7 @@ public words.
 OnwardError
 ├── ConfigError            2  an environment variable or the URL is wrong
 ├── FilesError             2  the migration files are wrong
+│   └── RepositoryError    2  Git cannot answer: no repository, no such branch, too short a history
 ├── HistoryConflict        3  files and history disagree, or the table is not ours
 │   ├── NotEmpty           3  the database has tables and no history
 │   └── UntrustedHistory   3  the history belongs to a role that must not decide what runs
@@ -103,6 +104,10 @@ class FilesError(OnwardError):
 
     exit_code, http_status, code = 2, 503, "invalid_files"
     public_message = "The migration files of this deployment are invalid. Its log names the files."
+
+
+class RepositoryError(FilesError):
+    """Git cannot say what was asked of it; nothing was written."""
 
 
 class HistoryConflict(OnwardError):

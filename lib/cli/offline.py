@@ -1,12 +1,18 @@
 """The commands on files alone: they need no database, and import no driver."""
 
 from datetime import date
+from pathlib import Path
 from types import SimpleNamespace
 
 from lib.cli.output import Command, Terminal, files_are
+from lib.errors import RepositoryError
+from lib.report.document import number_dict
+from lib.report.text import number_lines
 from lib.settings.config import migrations_directory
 from lib.source import migration
-from lib.source.migration import load, require_runnable
+from lib.source.git import find_repository
+from lib.source.migration import load, names_in, require_runnable
+from lib.source.numbering import BranchFile, NextNumber, next_number
 
 
 def _validate(_: SimpleNamespace, terminal: Terminal) -> int:
@@ -20,10 +26,28 @@ def _validate(_: SimpleNamespace, terminal: Terminal) -> int:
 
 def _create(options: SimpleNamespace, terminal: Terminal) -> int:
     directory = migrations_directory(terminal.environ)
-    path = migration.create(directory, " ".join(options.description), date.today().isoformat())
+    found = next_number(names_in(directory), _unmerged(directory, terminal))
+    today = date.today().isoformat()
+    path = migration.create(directory, " ".join(options.description), today, found.number)
     terminal.info(f"✅ Created {path}: write its SQL, then remove the line `-- migrate: draft`")
-    terminal.json({"success": True, "version": path.stem, "file": str(path)})
+    _tell(found, terminal)
+    terminal.json({"success": True, "version": path.stem, "file": str(path), **number_dict(found)})
     return 0
+
+
+def _tell(found: NextNumber, terminal: Terminal) -> None:
+    for line in number_lines(found):
+        terminal.info(line)
+
+
+def _unmerged(directory: Path, terminal: Terminal) -> list[BranchFile]:
+    """The files of other branches; without an answer of git, the files here must do."""
+    try:
+        repository = find_repository(directory)
+        return repository.unmerged() if repository else []
+    except RepositoryError as error:
+        terminal.info(f"⚠️  The number counts no other branch: {error.message}")
+        return []
 
 
 COMMANDS: dict[str, Command] = {

@@ -21,6 +21,7 @@ from lib.errors import (
     OutcomeUnknown,
     PartlyApplied,
     PasswordRefused,
+    RepositoryError,
     RunFailed,
     ServerError,
     TableBusy,
@@ -32,13 +33,16 @@ from lib.plan import Finding, History, MigrationStatus, Plan, State
 from lib.printable import hanging
 from lib.settings.config import Config
 from lib.source.migration import DRAFT
+from lib.source.numbering import MAX_LEAP, NextNumber
 
 _EXIT_CODES_PAGE = "docs/exit-codes.md#exit-codes"
+_NUMBERS_PAGE = "docs/writing-migrations.md#numbers-and-branches"
 # Where the documentation explains each error. A class that is not here has its base class's page.
 PAGES: dict[type[OnwardError], str] = {
     OnwardError: _EXIT_CODES_PAGE,
     ConfigError: "docs/on-call.md#exit-1-or-2",
     FilesError: "docs/on-call.md#exit-1-or-2",
+    RepositoryError: _NUMBERS_PAGE,
     HistoryConflict: "docs/on-call.md#exit-3-conflict",
     NotEmpty: "docs/production-vercel.md#4-a-database-with-tables-in-it",
     UntrustedHistory: "docs/security.md#other-roles-in-the-database",
@@ -134,6 +138,17 @@ def warning_text(warning: str) -> str:
 def check_text(exit_code: int) -> str:
     """The last line of a `status --check` that fails."""
     return _exit_line(exit_code, CHECK_PAGES[exit_code])
+
+
+def number_lines(found: NextNumber) -> list[str]:
+    """What other branches have to do with the number of a file."""
+    lines = []
+    if taken := found.taken:
+        lines.append(f"   The branch {taken.branch} has {taken.name}")
+    for ignored in found.ignored:
+        why = f"more than {MAX_LEAP} above the files here, so not followed"
+        lines.append(f"⚠️  The branch {ignored.branch} has {ignored.name}: {why}")
+    return lines
 
 
 def skipped_text(environment: str, reason: str, pending: str) -> str:

@@ -143,10 +143,27 @@ def require_finished(migrations: Iterable[Migration]) -> None:
     _require_none("migrations cannot be recorded", problems)
 
 
-def create(directory: Path, description: str, date: str) -> Path:
-    """Write a new draft with the next number; return its path. Raises FilesError, and never
-    overwrites a file.
+def names_in(directory: Path) -> list[str]:
+    """The names of the .sql files of a directory, whatever they are; empty if it does not exist.
+
+    Raises FilesError.
     """
+    try:
+        return sorted(path.name for path in directory.iterdir() if _is_sql(path.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise FilesError(f"{directory}: cannot be read: {_reason(error)}") from None
+
+
+def highest_number(names: Iterable[str]) -> int:
+    """The highest number that one of these files or versions begins with; -1 if none does."""
+    numbers = [number_of(name) for name in names]
+    return max((number for number in numbers if number is not None), default=-1)
+
+
+def create(directory: Path, description: str, date: str, number: int) -> Path:
+    """Write a new draft; return its path. Raises FilesError, and never overwrites a file."""
     description = " ".join(description.split())
     words = re.findall(r"[a-z0-9]+", description.lower())
     if not (words and description.isascii() and description.isprintable()):
@@ -156,12 +173,11 @@ def create(directory: Path, description: str, date: str) -> Path:
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        number = _next_number(path.name for path in directory.iterdir())
-        path = directory / f"{number}-{'-'.join(words)}.sql"
+        path = directory / f"{number:03}-{'-'.join(words)}.sql"
         with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(
                 f"-- migrate: {DRAFT}\n"
-                f"-- Version: {number}\n"
+                f"-- Version: {number:03}\n"
                 f"-- Date: {date}\n"
                 f"-- Description: {description}\n"
                 "\n"
@@ -169,11 +185,6 @@ def create(directory: Path, description: str, date: str) -> Path:
     except OSError as error:
         raise FilesError(f"{directory}: cannot create a migration: {_reason(error)}") from None
     return path
-
-
-def _next_number(names: Iterable[str]) -> str:
-    numbers = [number_of(name) for name in names if _is_sql(name)]
-    return f"{max((number for number in numbers if number is not None), default=-1) + 1:03d}"
 
 
 def _sql_files(directory: Path) -> list[os.DirEntry[str]]:
@@ -204,7 +215,7 @@ def _duplicate_numbers(directory: Path, names: Sequence[str]) -> Iterator[str]:
         if number is not None and holders.setdefault(number, name) != name:
             yield (
                 f"{directory / name}: number {number} is taken by {holders[number]}; "
-                f"rename one of them, the next free number is {_next_number(names)}"
+                f"rename one of them, the next free number is {highest_number(names) + 1:03}"
             )
 
 

@@ -13,7 +13,15 @@ from lib import ROOT
 from lib.errors import FilesError
 from lib.report.text import next_step_text
 from lib.source.latin1 import BOM
-from lib.source.migration import DRAFT, NO_TRANSACTION, create, load, number_of, require_runnable
+from lib.source.migration import (
+    DRAFT,
+    NO_TRANSACTION,
+    create,
+    load,
+    names_in,
+    number_of,
+    require_runnable,
+)
 from tests.kit import fill, read
 
 NAME = (
@@ -146,7 +154,7 @@ def test_hidden_files_are_ignored_whatever_is_in_them(tmp_path: Path) -> None:
     with pytest.raises(FilesError, match=r"contains no \.sql file"):
         load(tmp_path)
     assert [one.version for one in load(fill(tmp_path, {"001-x.sql": "SELECT 1;"}))] == ["001-x"]
-    assert create(tmp_path, "next", "2025-10-25").name == "002-next.sql"
+    assert names_in(tmp_path) == ["001-x.sql"]
 
 
 def test_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
@@ -577,26 +585,22 @@ def test_all_that_pending_files_may_not_contain_is_named_at_once(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("there", "description", "file"),
+    ("number", "description", "file"),
     [
-        ([], "Add orders", "000-add-orders.sql"),
-        (["000-x.sql", "README.md", "999-notes.txt"], "add  Orders!", "001-add-orders.sql"),
-        (["000-x.sql", "007_misnamed.SQL"], "x", "008-x.sql"),
-        (["999-x.sql"], "2FA: users' phones", "1000-2fa-users-phones.sql"),
+        (0, "Add orders", "000-add-orders.sql"),
+        (1, "add  Orders!", "001-add-orders.sql"),
+        (1000, "2FA: users' phones", "1000-2fa-users-phones.sql"),
     ],
 )
-def test_a_new_file_has_the_next_number(
-    tmp_path: Path, there: list[str], description: str, file: str
+def test_a_new_file_has_its_number_and_description_as_name(
+    tmp_path: Path, number: int, description: str, file: str
 ) -> None:
-    assert (
-        create(fill(tmp_path, dict.fromkeys(there, "")), description, "2025-10-25")
-        == tmp_path / file
-    )
+    assert create(tmp_path, description, "2025-10-25", number) == tmp_path / file
 
 
 def test_a_new_file_is_a_draft_that_can_be_loaded_and_not_run(tmp_path: Path) -> None:
     directory = tmp_path / "new" / "migrations"
-    path = create(directory, " Add\n orders ", "2025-10-25")
+    path = create(directory, " Add\n orders ", "2025-10-25", 0)
     assert path.read_bytes() == (
         b"-- migrate: draft\n-- Version: 000\n-- Date: 2025-10-25\n-- Description: Add orders\n\n"
     )
@@ -611,15 +615,15 @@ def test_a_description_that_cannot_be_a_file_name_is_refused(
     tmp_path: Path, description: str
 ) -> None:
     with pytest.raises(FilesError, match="a description consists of ASCII letters and digits"):
-        create(tmp_path, description, "2025-10-25")
+        create(tmp_path, description, "2025-10-25", 0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_cannot_be_created_is_an_error_for_the_user(tmp_path: Path) -> None:
     with pytest.raises(FilesError, match="cannot create a migration: file name too long"):
-        create(tmp_path, "x" * 300, "2025-10-25")
+        create(tmp_path, "x" * 300, "2025-10-25", 0)
     with pytest.raises(FilesError, match="cannot create a migration"):
-        create(fill(tmp_path, {"file": ""}) / "file", "x", "2025-10-25")
+        create(fill(tmp_path, {"file": ""}) / "file", "x", "2025-10-25", 0)
 
 
 def test_the_bytes_of_the_files_that_are_shipped_never_change() -> None:

@@ -1,0 +1,43 @@
+"""The number of a new file: above the files here, and those of branches not merged yet. Pure."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from lib.source.migration import highest_number, number_of
+
+# A number further above is a mistake, or a timestamp: nobody wants 20260101120001 after 007.
+MAX_LEAP = 50
+
+
+class BranchFile(NamedTuple):
+    """A migration file of a branch that is not merged here."""
+
+    branch: str
+    name: str
+
+
+class NextNumber(NamedTuple):
+    """The next free number, and the files of branches that it depends on."""
+
+    number: int
+    taken: BranchFile | None
+    """The file right below it, if only another branch has that."""
+    ignored: tuple[BranchFile, ...]
+    """The highest file of each branch that is too far above to be followed."""
+
+
+def next_number(here: Iterable[str], elsewhere: Iterable[BranchFile] = ()) -> NextNumber:
+    """The number above all files (or versions) here, and above those elsewhere within MAX_LEAP."""
+    highest = highest_number(here)
+    limit, taken, ignored = highest + MAX_LEAP, None, dict[str, BranchFile]()
+    for file in sorted(elsewhere, key=_number):
+        if _number(file) > limit:
+            ignored[file.branch] = file
+        elif _number(file) > highest:
+            highest, taken = _number(file), file
+    return NextNumber(highest + 1, taken, tuple(ignored.values()))
+
+
+def _number(file: BranchFile) -> int:
+    number = number_of(file.name)
+    return -1 if number is None else number
