@@ -6,6 +6,7 @@ OnwardError
 ├── FilesError             2  the migration files are wrong
 │   └── RepositoryError    2  Git cannot answer: no repository, no such branch, too short a history
 ├── HistoryConflict        3  files and history disagree, or the table is not ours
+│   ├── BaseConflict       3  a file does not fit the branch that it is to be merged into
 │   ├── NotEmpty           3  the database has tables and no history
 │   └── UntrustedHistory   3  the history belongs to a role that must not decide what runs
 ├── WrongEnvironment       3  this database is not this environment's to change
@@ -115,6 +116,10 @@ class HistoryConflict(OnwardError):
 
     exit_code, http_status, code = 3, 409, "history_conflict"
     public_message = "The migration files do not match the database's history. Nothing was run."
+
+
+class BaseConflict(HistoryConflict):
+    """A file does not fit the branch that it is to be merged into; nothing was written."""
 
 
 class NotEmpty(HistoryConflict):

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from lib.errors import HistoryConflict, UntrustedHistory
 from lib.quoting import identifier
-from lib.source.migration import Migration, description_of, number_of
+from lib.source.migration import Migration, number_of
+from lib.source.numbering import same_migration
 
 TABLE = "schema_migrations"
 AUDIT_COLUMNS = ("environment", "identity", "git_commit", "applied_by")
@@ -338,8 +339,8 @@ class _Comparison(NamedTuple):
 
 
 def _same_name(file: Migration, row: AppliedMigration) -> bool:
-    """Whether a row of the file's number also has its description. (0007 and 7 are one number.)"""
-    return description_of(row.version) == description_of(file.version)
+    """Whether a row of the file's number also has its description."""
+    return same_migration(file.version, row.version)
 
 
 def qualified(schema: str) -> str:

@@ -19,6 +19,7 @@ commands:
   validate            check the files, and their checksums if a database URL is
                       set; read-only
   create "words"      create a draft with the next number
+  renumber VERSION    give a file that is not applied the next free number
   baseline NNN        record the files up to NNN as applied, without running
                       them
   repair VERSION      accept a changed or renamed file: record its checksum and
@@ -119,6 +120,10 @@ def parser() -> argparse.ArgumentParser:
     )
     create = add("create", description="Create a draft with the next number.")
     create.add_argument("description", nargs="+", help='such as "add orders"')
+    renumber = add(
+        "renumber", description="Give a file that is not applied yet the next free number."
+    )
+    renumber.add_argument("version", metavar="VERSION", help="such as 004-add-orders, or its path")
     baseline = add("baseline", description="Record files as applied, without running them.")
     baseline.add_argument(
         "number", type=_number, metavar="NNN", help="the highest number to record as applied"

@@ -143,6 +143,14 @@ def _validate(options: SimpleNamespace, terminal: Terminal) -> int:
     return 0
 
 
+def _renumber(options: SimpleNamespace, terminal: Terminal) -> int:
+    from lib.cli.offline import renumber  # noqa: PLC0415 - a build does not need it
+
+    with Executor(_config(options, terminal), budget=READ_BUDGET) as database:
+        applied = [row.version for row in database.read().rows]
+    return renumber(options, terminal, applied)
+
+
 def _baseline(options: SimpleNamespace, terminal: Terminal) -> int:
     recorded = baseline(_config_to_write(options, terminal), options.number)
     if recorded:
@@ -172,6 +180,7 @@ COMMANDS: dict[str | None, Command] = {
     None: _run,
     "status": _status,
     "validate": _validate,
+    "renumber": _renumber,
     "baseline": _baseline,
     "repair": _repair,
 }

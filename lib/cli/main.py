@@ -9,8 +9,8 @@ from lib.errors import OnwardError
 from lib.settings.environ import url_variables_set, with_env_files
 
 # `offline` has these, and `commands` has those again that do more with a database.
-_OFFLINE = frozenset({"create", "validate"})
-_BOTH = frozenset({"validate"})
+_OFFLINE = frozenset({"create", "renumber", "validate"})
+_BOTH = frozenset({"renumber", "validate"})
 _ANSWERED_BY_THE_PARSER = frozenset({"-h", "--help", "--version"})
 
 

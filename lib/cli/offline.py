@@ -1,18 +1,30 @@
 """The commands on files alone: they need no database, and import no driver."""
 
+import shlex
+from collections.abc import Iterable, Sequence
 from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
 
 from lib.cli.output import Command, Terminal, files_are
-from lib.errors import RepositoryError
+from lib.errors import BaseConflict, FilesError, HistoryConflict, RepositoryError
 from lib.report.document import number_dict
 from lib.report.text import number_lines
 from lib.settings.config import migrations_directory
-from lib.source import migration
-from lib.source.git import find_repository
-from lib.source.migration import load, names_in, require_runnable
-from lib.source.numbering import BranchFile, NextNumber, next_number
+from lib.source import writing
+from lib.source.git import Repository, find_repository, short_name
+from lib.source.migration import load, names_in, number_of, require_runnable
+from lib.source.numbering import (
+    BranchFile,
+    NextNumber,
+    next_number,
+    renumbered,
+    same_migration,
+    shares_number,
+)
+
+_NOT_ASKED = "No database URL is set, so no database was asked whether the file is applied"
 
 
 def _validate(_: SimpleNamespace, terminal: Terminal) -> int:
@@ -28,11 +40,105 @@ def _create(options: SimpleNamespace, terminal: Terminal) -> int:
     directory = migrations_directory(terminal.environ)
     found = next_number(names_in(directory), _unmerged(directory, terminal))
     today = date.today().isoformat()
-    path = migration.create(directory, " ".join(options.description), today, found.number)
+    path = writing.create(directory, " ".join(options.description), today, found.number)
     terminal.info(f"✅ Created {path}: write its SQL, then remove the line `-- migrate: draft`")
     _tell(found, terminal)
     terminal.json({"success": True, "version": path.stem, "file": str(path), **number_dict(found)})
     return 0
+
+
+def renumber(
+    options: SimpleNamespace, terminal: Terminal, applied: Sequence[str] | None = None
+) -> int:
+    """Give a file the next free number. `applied` are the database's versions, if it was asked."""
+    directory = migrations_directory(terminal.environ)
+    path = directory / _existing(directory, options.version)
+    _require_not_applied(path, applied or ())
+    found = _number_without(path, applied or (), terminal)
+    repository = find_repository(directory)
+    if repository:
+        _require_not_on_base(path, found, repository, asked=applied is not None)
+    is_tracked = repository is not None and repository.tracks(path)
+    move = repository.move if repository and is_tracked else Path.rename
+    new = writing.renumber(path, found.number, move)
+    _tell_renumbered(path, new, found, terminal, asked=applied is not None)
+    return 0
+
+
+def _existing(directory: Path, version: str) -> str:
+    """The name of the file with this version or path. Raises FilesError."""
+    wanted, names = Path(version).name, names_in(directory)
+    for name in names:
+        if wanted in (name, Path(name).stem):
+            return name
+    alike = [name for name in names if number_of(name) == number_of(wanted)]
+    commands = [
+        f"\n  scripts/migrate.py renumber {Path(name).stem}"
+        for name in alike or get_close_matches(wanted, names)
+    ]
+    raise FilesError(
+        f"{directory / wanted}: there is no such file",
+        changed_nothing=True,
+        next_step=f"Did you mean:{''.join(commands)}" if commands else "",
+    )
+
+
+def _require_not_applied(path: Path, applied: Iterable[str]) -> None:
+    if any(same_migration(path.stem, version) for version in applied):
+        raise HistoryConflict(
+            f"{path} is applied in this database, so it keeps its number",
+            changed_nothing=True,
+            next_step="To see which files are not applied:\n  scripts/migrate.py status",
+        )
+
+
+def _number_without(path: Path, applied: Iterable[str], terminal: Terminal) -> NextNumber:
+    """The number for a file that gives up its own."""
+    here = [name for name in names_in(path.parent) if name != path.name]
+    elsewhere = [one for one in _unmerged(path.parent, terminal) if one.name != path.name]
+    return next_number([*here, *applied], elsewhere)
+
+
+def _require_not_on_base(
+    path: Path, found: NextNumber, repository: Repository, *, asked: bool
+) -> None:
+    base = repository.base_branch()
+    files = repository.files(base) if base else {}
+    if path.name not in files:
+        return
+    # No run begins while two files share a number: a database knows which of them it had before.
+    if asked and shares_number(path.name, files):
+        return
+    new = renumbered(path.name, found.number)
+    raise BaseConflict(
+        f"{path} is on {short_name(base or '')}, so databases may have applied it as it is named",
+        changed_nothing=True,
+        next_step="Keep its number. Only if no database has applied it:\n"
+        f"  {shlex.join(['git', 'mv', str(path), str(path.with_name(new))])}",
+    )
+
+
+def _tell_renumbered(
+    path: Path, new: Path, found: NextNumber, terminal: Terminal, *, asked: bool
+) -> None:
+    if path == new:
+        terminal.info(f"✅ Nothing to renumber: {path} has the next free number")
+    else:
+        terminal.info(f"✅ Renumbered: {path} is now {new}")
+    _tell(found, terminal)
+    if not asked:
+        terminal.info(f"   {_NOT_ASKED}")
+    terminal.json(
+        {
+            "success": True,
+            "previousVersion": path.stem,
+            "version": new.stem,
+            "file": str(new),
+            "changed": path != new,
+            "databaseAsked": asked,
+            **number_dict(found),
+        }
+    )
 
 
 def _tell(found: NextNumber, terminal: Terminal) -> None:
@@ -51,6 +157,7 @@ def _unmerged(directory: Path, terminal: Terminal) -> list[BranchFile]:
 
 
 COMMANDS: dict[str, Command] = {
+    "renumber": renumber,
     "validate": _validate,
     "create": _create,
 }

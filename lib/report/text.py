@@ -6,6 +6,7 @@ Lines are short: what happened, where, what state the database is in, what to do
 from collections.abc import Iterable
 
 from lib.errors import (
+    BaseConflict,
     ConfigError,
     DatabaseUnavailable,
     DatabaseUnsuitable,
@@ -44,6 +45,7 @@ PAGES: dict[type[OnwardError], str] = {
     FilesError: "docs/on-call.md#exit-1-or-2",
     RepositoryError: _NUMBERS_PAGE,
     HistoryConflict: "docs/on-call.md#exit-3-conflict",
+    BaseConflict: _NUMBERS_PAGE,
     NotEmpty: "docs/production-vercel.md#4-a-database-with-tables-in-it",
     UntrustedHistory: "docs/security.md#other-roles-in-the-database",
     WrongEnvironment: "docs/on-call.md#exit-3-wrong-environment",

@@ -1,6 +1,6 @@
-"""The Git repository of the migration files: its branches, their files.
+"""The Git repository of the migration files: its branches, their files, `git mv`.
 
-Reads only what is on this machine: never fetches, runs no hook, and waits a few seconds at most.
+Knows only what is on this machine: never fetches, runs no hook, and waits a few seconds at most.
 """
 
 import os
@@ -23,6 +23,14 @@ _ENVIRON = {
     "GIT_LITERAL_PATHSPECS": "1",
     "LC_ALL": "C",
 }
+# Where pull requests go: the first of these that there is.
+_BASE_BRANCHES = (
+    "refs/remotes/origin/HEAD",
+    "refs/remotes/origin/main",
+    "refs/remotes/origin/master",
+    "refs/heads/main",
+    "refs/heads/master",
+)
 _NO_REPOSITORY = ("not a git repository", "ambiguous argument 'HEAD'")
 
 
@@ -90,6 +98,40 @@ class Repository:
             if kind == "blob":
                 found[path.removeprefix(self._folder)] = content
         return found
+
+    def base_branch(self) -> str | None:
+        """The branch that HEAD is to be merged into; where HEAD is that branch, its upstream.
+
+        None if there is no such branch. Raises RepositoryError.
+        """
+        target = "%(if)%(symref)%(then)%(symref)%(else)%(refname)%(end)"
+        listed = self._git.lines("for-each-ref", f"--format=%(refname) {target}", *_BASE_BRANCHES)
+        targets = dict(line.split(" ") for line in listed)
+        base = next((targets[ref] for ref in _BASE_BRANCHES if ref in targets), None)
+        head = os.fsdecode(self._git.run("symbolic-ref", "--quiet", "HEAD").stdout).strip()
+        if base and short_name(base).removeprefix("origin/") == short_name(head):
+            return self._upstream(head) or base
+        return base
+
+    def commit_of(self, ref: str) -> str | None:
+        """The id of the commit that a ref names; None if it names none here."""
+        commit = f"{ref}^{{commit}}"
+        found = self._git.run("rev-parse", "--verify", "--quiet", "--end-of-options", commit)
+        return os.fsdecode(found.stdout).strip() or None
+
+    def tracks(self, path: Path) -> bool:
+        """Whether git knows a file of the directory."""
+        found = self._git.run("ls-files", "--error-unmatch", "--", path.name)
+        return found.returncode == 0
+
+    def move(self, path: Path, new: Path) -> None:
+        """`git mv` of a file of the directory. Raises RepositoryError."""
+        self._git.text("mv", "--", path.name, new.name)
+
+    def _upstream(self, head: str) -> str | None:
+        """The upstream of a branch, if it is here."""
+        (upstream,) = self._git.lines("for-each-ref", "--format=%(upstream)", head) or [""]
+        return upstream if self.commit_of(upstream) else None
 
 
 class _Git:

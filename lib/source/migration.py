@@ -1,6 +1,6 @@
-"""A migration file, the directory of all of them, and new ones.
+"""A migration file, and the directory of all of them.
 
-Pure but for reading and creating files. Whatever can be refused without a database is refused here,
+Pure but for reading files. Whatever can be refused without a database is refused here,
 all problems in one error.
 """
 
@@ -153,7 +153,7 @@ def names_in(directory: Path) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise FilesError(f"{directory}: cannot be read: {_reason(error)}") from None
+        raise FilesError(f"{directory}: cannot be read: {reason_of(error)}") from None
 
 
 def highest_number(names: Iterable[str]) -> int:
@@ -162,38 +162,13 @@ def highest_number(names: Iterable[str]) -> int:
     return max((number for number in numbers if number is not None), default=-1)
 
 
-def create(directory: Path, description: str, date: str, number: int) -> Path:
-    """Write a new draft; return its path. Raises FilesError, and never overwrites a file."""
-    description = " ".join(description.split())
-    words = re.findall(r"[a-z0-9]+", description.lower())
-    if not (words and description.isascii() and description.isprintable()):
-        raise FilesError(
-            'a description consists of ASCII letters and digits, such as "add orders"; '
-            f"not {description!r}"
-        )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{number:03}-{'-'.join(words)}.sql"
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(
-                f"-- migrate: {DRAFT}\n"
-                f"-- Version: {number:03}\n"
-                f"-- Date: {date}\n"
-                f"-- Description: {description}\n"
-                "\n"
-            )
-    except OSError as error:
-        raise FilesError(f"{directory}: cannot create a migration: {_reason(error)}") from None
-    return path
-
-
 def _sql_files(directory: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
             files = [entry for entry in entries if _is_sql(entry.name)]
         problem = "contains no .sql file"
     except OSError as error:
-        files, problem = [], f"cannot be read: {_reason(error)}"
+        files, problem = [], f"cannot be read: {reason_of(error)}"
     if not files:
         raise FilesError(
             f"{directory}: {problem}",
@@ -250,7 +225,7 @@ def _content(file: os.DirEntry[str], path: Path) -> bytes:
         with path.open("rb", buffering=0) as opened:  # one read call: a fifth faster
             return opened.read()
     except OSError as error:
-        raise ValueError(f"cannot be read: {_reason(error)}") from None
+        raise ValueError(f"cannot be read: {reason_of(error)}") from None
 
 
 def _require_text(content: bytes) -> None:
@@ -331,5 +306,6 @@ def _listed(what: str, problems: Sequence[str]) -> str:
     return f"{what}:{lines}"
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """Why the system refuses, in lower case."""
     return (error.strerror or str(error)).lower()

@@ -1,9 +1,10 @@
 """The number of a new file: above the files here, and those of branches not merged yet. Pure."""
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from lib.source.migration import highest_number, number_of
+from lib.source.migration import description_of, highest_number, number_of
 
 # A number further above is a mistake, or a timestamp: nobody wants 20260101120001 after 007.
 MAX_LEAP = 50
@@ -36,6 +37,24 @@ def next_number(here: Iterable[str], elsewhere: Iterable[BranchFile] = ()) -> Ne
         elif _number(file) > highest:
             highest, taken = _number(file), file
     return NextNumber(highest + 1, taken, tuple(ignored.values()))
+
+
+def same_migration(version: str, other: str) -> bool:
+    """Whether two versions have one number and one description. (0007 and 7 are one number.)"""
+    return (number_of(version), description_of(version)) == (
+        number_of(other),
+        description_of(other),
+    )
+
+
+def renumbered(name: str, number: int) -> str:
+    """The name with another number."""
+    return re.sub("^[0-9]+", f"{number:03}", name)
+
+
+def shares_number(name: str, others: Iterable[str]) -> bool:
+    """Whether another one of these files has the number of this one."""
+    return any(one != name and number_of(one) == number_of(name) for one in others)
 
 
 def _number(file: BranchFile) -> int:

@@ -205,7 +205,7 @@ def test_commands_on_files_alone_need_no_driver(cli: Cli, migrations: Write) -> 
     directory = migrations(ONE)
     assert without_packages(cli, "--version").out == f"onward {VERSION}\n"
     assert "\ncommands:\n" in without_packages(cli, "--help").out
-    for arguments in (("create", "two"), ("create", "three")):
+    for arguments in (("create", "two"), ("create", "three"), ("renumber", "001-one")):
         result = without_packages(cli, *arguments)
         assert (result.code, result.err) == (0, "")
     for path in directory.iterdir():
@@ -213,13 +213,13 @@ def test_commands_on_files_alone_need_no_driver(cli: Cli, migrations: Write) -> 
     result = without_packages(cli, "validate", "--json")
     assert (result.code, json.loads(result.out)["success"]) == (0, True)
     assert sorted(path.stem for path in directory.iterdir()) == [
-        "001-one",
         "002-two",
         "003-three",
+        "004-one",
     ]
 
 
-@pytest.mark.parametrize("arguments", [("status",), ("validate",), ()])
+@pytest.mark.parametrize("arguments", [("status",), ("validate",), ("renumber", "001-one"), ()])
 def test_a_command_that_meets_a_database_hands_over_to_the_venv(
     project: Path, tmp_path: Path, database: Database, arguments: tuple[str, ...]
 ) -> None:
@@ -585,6 +585,7 @@ def test_a_signal_while_the_end_is_told_does_not_cut_it_short(
 
 # The command line itself
 
+COMMANDS = ("status", "validate", "create", "renumber", "baseline", "repair")
 # With a connection to it, the exit code would be 5.
 NOWHERE = "postgresql://postgres@127.0.0.1:1/app"
 
@@ -636,11 +637,13 @@ def test_help_reads_like_a_manual_page(cli: Cli) -> None:
         assert variable in manual, "a variable that decides something is in the manual"
     for code in (1, 2, 3, 4, 5, 6, 7, 8, 70, 130, 143):
         assert re.search(rf"^  (\d+, )?{code}\b", manual, re.MULTILINE), code
-    for command in ("status", "validate", "create", "baseline", "repair"):
+    for command in COMMANDS:
         assert f"\n  {command} " in manual
 
 
-@pytest.mark.parametrize("command", ["status", "validate", "create", "baseline", "repair"])
+@pytest.mark.parametrize(
+    "command", ["status", "validate", "create", "renumber", "baseline", "repair"]
+)
 def test_each_command_has_a_help_of_its_own(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,6 +85,7 @@ def test_what_git_sets_for_a_hook_leads_to_no_other_repository(
     assert BranchFile("topic", "002-two.sql") in repository(clone).unmerged()
 
 
+@pytest.mark.slow
 def test_a_partial_clone_fetches_nothing(clone: Path) -> None:
     origin = clone.parent / "origin"
     commit(origin, "topic", TWO)
@@ -104,3 +105,49 @@ def test_a_git_that_does_not_answer_is_waited_for_only_so_long(
     monkeypatch.setattr(git_module, "SECONDS", 0.1)
     with pytest.raises(RepositoryError, match="git did not answer within"):
         find_repository(tmp_path)
+
+
+# The base branch
+
+
+@pytest.mark.parametrize(
+    ("refs", "base"),
+    [
+        ("", None),
+        ("heads/master", "heads/master"),
+        ("heads/main heads/master", "heads/main"),
+        ("heads/main remotes/origin/master", "remotes/origin/master"),
+        ("remotes/origin/master remotes/origin/main", "remotes/origin/main"),
+    ],
+)
+def test_the_base_branch_is_the_first_of_the_usual_ones(
+    tmp_path: Path, refs: str, base: str | None
+) -> None:
+    commit(tmp_path, "feature/main", ONE)
+    for ref in refs.split():
+        git(tmp_path, "update-ref", f"refs/{ref}", "HEAD")
+    assert repository(tmp_path).base_branch() == (base and f"refs/{base}")
+
+
+def test_the_base_branch_is_what_the_remote_says_it_is(clone: Path) -> None:
+    commit(clone, "topic", {})
+    git(clone, "update-ref", "refs/remotes/origin/trunk", "HEAD")
+    git(clone, "symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/trunk")
+    assert repository(clone).base_branch() == "refs/remotes/origin/trunk"
+    git(clone, "checkout", "-q", "--detach")
+    assert repository(clone).base_branch() == "refs/remotes/origin/trunk"
+
+
+def test_the_base_of_the_base_branch_is_its_upstream(clone: Path) -> None:
+    git(clone, "update-ref", "refs/remotes/origin/next", "HEAD")
+    assert repository(clone).base_branch() == "refs/remotes/origin/main"
+    git(clone, "branch", "-q", "--set-upstream-to=origin/next")
+    assert repository(clone).base_branch() == "refs/remotes/origin/next"
+    git(clone, "update-ref", "-d", "refs/remotes/origin/next")
+    assert repository(clone).base_branch() == "refs/remotes/origin/main"
+
+
+@pytest.mark.parametrize("ref", ["nowhere", "--all", "", "HEAD:migrations"])
+def test_what_is_no_commit_has_no_id(clone: Path, ref: str) -> None:
+    assert repository(clone).commit_of(ref) is None
+    assert repository(clone).commit_of("main") == git(clone, "rev-parse", "HEAD")

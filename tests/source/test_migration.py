@@ -16,7 +16,6 @@ from lib.source.latin1 import BOM
 from lib.source.migration import (
     DRAFT,
     NO_TRANSACTION,
-    create,
     load,
     names_in,
     number_of,
@@ -579,51 +578,6 @@ def test_all_that_pending_files_may_not_contain_is_named_at_once(tmp_path: Path)
     assert next_step_text(caught.value) == "Nothing was changed. Fix the files and run again."
     require_runnable(migrations[:1])
     require_runnable([])
-
-
-# New files
-
-
-@pytest.mark.parametrize(
-    ("number", "description", "file"),
-    [
-        (0, "Add orders", "000-add-orders.sql"),
-        (1, "add  Orders!", "001-add-orders.sql"),
-        (1000, "2FA: users' phones", "1000-2fa-users-phones.sql"),
-    ],
-)
-def test_a_new_file_has_its_number_and_description_as_name(
-    tmp_path: Path, number: int, description: str, file: str
-) -> None:
-    assert create(tmp_path, description, "2025-10-25", number) == tmp_path / file
-
-
-def test_a_new_file_is_a_draft_that_can_be_loaded_and_not_run(tmp_path: Path) -> None:
-    directory = tmp_path / "new" / "migrations"
-    path = create(directory, " Add\n orders ", "2025-10-25", 0)
-    assert path.read_bytes() == (
-        b"-- migrate: draft\n-- Version: 000\n-- Date: 2025-10-25\n-- Description: Add orders\n\n"
-    )
-    (migration,) = load(directory)
-    assert migration.directives == {DRAFT}
-    with pytest.raises(FilesError, match="still a draft"):
-        require_runnable([migration])
-
-
-@pytest.mark.parametrize("description", ["", " ", "---", "größe", "add \u212a", "a\0b", "a\x1b[1m"])
-def test_a_description_that_cannot_be_a_file_name_is_refused(
-    tmp_path: Path, description: str
-) -> None:
-    with pytest.raises(FilesError, match="a description consists of ASCII letters and digits"):
-        create(tmp_path, description, "2025-10-25", 0)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_cannot_be_created_is_an_error_for_the_user(tmp_path: Path) -> None:
-    with pytest.raises(FilesError, match="cannot create a migration: file name too long"):
-        create(tmp_path, "x" * 300, "2025-10-25", 0)
-    with pytest.raises(FilesError, match="cannot create a migration"):
-        create(fill(tmp_path, {"file": ""}) / "file", "x", "2025-10-25", 0)
 
 
 def test_the_bytes_of_the_files_that_are_shipped_never_change() -> None:
