@@ -4,6 +4,7 @@ public words.
 OnwardError
 ├── ConfigError            2  an environment variable or the URL is wrong
 ├── FilesError             2  the migration files are wrong
+│   ├── DuplicateNumbers   2  two files have one number
 │   └── RepositoryError    2  Git cannot answer: no repository, no such branch, too short a history
 ├── HistoryConflict        3  files and history disagree, or the table is not ours
 │   ├── BaseConflict       3  a file does not fit the branch that it is to be merged into
@@ -105,6 +106,17 @@ class FilesError(OnwardError):
 
     exit_code, http_status, code = 2, 503, "invalid_files"
     public_message = "The migration files of this deployment are invalid. Its log names the files."
+
+
+class DuplicateNumbers(FilesError):
+    """Files share a number, and are sound otherwise; nothing was written."""
+
+    def __init__(
+        self, message: str, *, next_step: str, duplicates: Sequence[Sequence[str]]
+    ) -> None:
+        super().__init__(message, next_step=next_step)
+        self.duplicates = duplicates
+        """The versions that share a number, for each such number."""
 
 
 class RepositoryError(FilesError):

@@ -12,9 +12,9 @@ from lib import runner
 from lib.adopt import baseline, repair
 from lib.cli.output import Command, Terminal, files_are
 from lib.cli.signals import ignore_further_signals
-from lib.errors import Interrupted, OnwardError, raised_by
+from lib.errors import DuplicateNumbers, Interrupted, OnwardError, raised_by
 from lib.guard import reason_to_skip, require_confirmed_production
-from lib.plan import Plan, State
+from lib.plan import Plan, State, with_applied
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
 from lib.report.document import (
@@ -33,7 +33,7 @@ from lib.report.text import (
 )
 from lib.settings.config import Config, migrations_directory, read_config
 from lib.settings.environment import allowed_environments
-from lib.source.migration import Migration, load
+from lib.source.migration import Migration, load, names_in
 from lib.validation import validate
 
 # A skipped build shows how many files are pending, but does not wait long for that.
@@ -88,13 +88,28 @@ def _status(options: SimpleNamespace, terminal: Terminal) -> int:
     if options.upgrade_check:
         return _upgrade_check(options, terminal)
     config = _config(options, terminal)
-    history, plan = runner.connect_and_read_plan(config, budget=READ_BUDGET)
+    try:
+        history, plan = runner.connect_and_read_plan(config, budget=READ_BUDGET)
+    except DuplicateNumbers as found:
+        raise _with_applied(config, found) from None
     terminal.info(status_text(config, history, plan))
     exit_code = {State.CONFLICT: 3, State.PENDING: 8}.get(plan.state, 0) if options.check else 0
     if exit_code:
         terminal.explain_exit(check_text(exit_code))
     terminal.json(status_dict(config, history, plan, full=True))
     return exit_code
+
+
+def _with_applied(config: Config, found: DuplicateNumbers) -> OnwardError:
+    """The error with what this database has applied; as it is, if that cannot be read."""
+    try:
+        with Executor(config, budget=READ_BUDGET) as database:
+            history = database.read()
+    except Interrupted:
+        raise
+    except OnwardError:
+        return found
+    return with_applied(found, names_in(config.directory), history.rows)
 
 
 def _upgrade_check(options: SimpleNamespace, terminal: Terminal) -> int:

@@ -7,12 +7,14 @@ all problems in one error.
 import os
 import re
 from codecs import getincrementaldecoder
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
-from lib.errors import FilesError
+from lib.errors import DuplicateNumbers, FilesError
 from lib.source import lexer, other_tools, rules
 from lib.source.latin1 import BOM, as_latin1, from_latin1
 from lib.source.rules import Refusal
@@ -28,6 +30,10 @@ _MEANT_AS_DIRECTIVE = r"(?i)[\s*/-]*migrate\s*:"
 
 
 _FIX_FILES = "Fix the files and run again."
+_RENUMBER_ONE = (
+    "Where files share a number, renumber those that no database has applied; with a database, "
+    "`scripts/migrate.py status` says which:"
+)
 _STILL_A_DRAFT = f"still a draft; remove the line `-- migrate: {DRAFT}` when the SQL is finished"
 
 
@@ -118,12 +124,9 @@ def load(directory: Path) -> tuple[Migration, ...]:
             migrations.append(_read(file, path))
         except ValueError as error:
             problems.append(f"{path}: {error}")
-    problems += _duplicate_numbers(directory, [file.name for file in files])
-    if problems:
-        raise FilesError(
-            _listed("the migration files are invalid", problems),
-            next_step=f"Nothing was sent to a database. {_FIX_FILES}",
-        )
+    duplicates = _duplicates([file.name for file in files])
+    if problems or duplicates:
+        raise _invalid(problems, duplicates, directory, highest_number(one.name for one in files))
     return tuple(sorted(migrations, key=lambda migration: migration.number))
 
 
@@ -183,15 +186,38 @@ def _is_sql(name: str) -> bool:
     return name.lower().endswith(".sql") and not name.startswith(".")
 
 
-def _duplicate_numbers(directory: Path, names: Sequence[str]) -> Iterator[str]:
-    holders: dict[int, str] = {}
+def _duplicates(names: Sequence[str]) -> list[list[str]]:
+    """The files that share a number, for each such number."""
+    holders = defaultdict[int | None, list[str]](list)
     for name in names:
-        number = number_of(name)
-        if number is not None and holders.setdefault(number, name) != name:
-            yield (
-                f"{directory / name}: number {number} is taken by {holders[number]}; "
-                f"rename one of them, the next free number is {highest_number(names) + 1:03}"
-            )
+        holders[number_of(name)].append(name)
+    return [sharing for number, sharing in holders.items() if number is not None and sharing[1:]]
+
+
+def _invalid(
+    problems: Sequence[str], duplicates: list[list[str]], directory: Path, highest: int
+) -> FilesError:
+    """The error of `load`; its kind says whether shared numbers are the only problem."""
+    shared = [
+        f"{directory / name}: number {number_of(name)} is taken by {sharing[0]}; "
+        f"rename one of them, the next free number is {highest + 1:03}"
+        for sharing in duplicates
+        for name in sharing[1:]
+    ]
+    message = _listed("the migration files are invalid", [*problems, *shared])
+    next_step = f"Nothing was sent to a database. {_FIX_FILES}"
+    if not duplicates:
+        return FilesError(message, next_step=next_step)
+    versions = [[name.removesuffix(".sql") for name in sharing] for sharing in duplicates]
+    next_step += f"\n{_RENUMBER_ONE}{renumber_commands(chain(*versions))}"
+    if problems:
+        return FilesError(message, next_step=next_step)
+    return DuplicateNumbers(message, next_step=next_step, duplicates=versions)
+
+
+def renumber_commands(versions: Iterable[str]) -> str:
+    """The commands that give these files the next free numbers, a line each."""
+    return "".join(f"\n  scripts/migrate.py renumber {version}" for version in versions)
 
 
 def _read(file: os.DirEntry[str], path: Path) -> Migration:

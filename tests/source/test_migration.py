@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lib import ROOT
-from lib.errors import FilesError
+from lib.errors import DuplicateNumbers, FilesError
 from lib.report.text import next_step_text
 from lib.source.latin1 import BOM
 from lib.source.migration import (
@@ -40,7 +40,11 @@ def problems(directory: Path) -> list[str]:
         load(directory)
     heading, *found = caught.value.message.split("\n  ")
     assert heading == "the migration files are invalid:"
-    assert caught.value.next_step == "Nothing was sent to a database. Fix the files and run again."
+    next_step, _, commands = caught.value.next_step.partition("\n")
+    assert next_step == "Nothing was sent to a database. Fix the files and run again."
+    assert ("scripts/migrate.py renumber " in commands) == (
+        "rename one of them" in str(caught.value)
+    )
     assert all(problem.startswith(f"{directory}/") for problem in found)
     return [problem.removeprefix(f"{directory}/") for problem in found]
 
@@ -182,6 +186,17 @@ def test_a_number_is_taken_once_however_it_is_written(tmp_path: Path) -> None:
             "rename one of them, the next free number is 009"
         ),
         "7-c.sql: number 7 is taken by 0007-a.sql; rename one of them, the next free number is 009",
+    ]
+
+
+def test_files_that_share_a_number_are_listed_with_their_commands(tmp_path: Path) -> None:
+    fill(tmp_path, dict.fromkeys(("007-b.sql", "0007-a.sql", "008-e.sql"), "SELECT 1;"))
+    with pytest.raises(DuplicateNumbers) as caught:
+        load(tmp_path)
+    assert caught.value.duplicates == [["0007-a", "007-b"]]
+    assert caught.value.next_step.splitlines()[-2:] == [
+        "  scripts/migrate.py renumber 0007-a",
+        "  scripts/migrate.py renumber 007-b",
     ]
 
 
