@@ -133,6 +133,10 @@ class HistoryConflict(OnwardError):
 class BaseConflict(HistoryConflict):
     """A file does not fit the branch that it is to be merged into; nothing was written."""
 
+    def __init__(self, path: str, problem: str, *, next_step: str) -> None:
+        super().__init__(f"{path}: {problem}", next_step=next_step)
+        self.path = path
+
 
 class NotEmpty(HistoryConflict):
     """The database has tables but no history, so which files its schema has already is unknown;

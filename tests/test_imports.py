@@ -30,8 +30,8 @@ PURE = (
     "diagnosis errors events guard plan printable quoting report.document report.github "
     "report.text "
     "settings.config settings.database_url settings.environment settings.redactor "
-    "source.git source.migration source.numbering source.other_tools source.rules "
-    "validation web.auth"
+    "source.git source.migration source.numbering source.other_tools "
+    "source.pull_request source.rules validation web.auth"
 ).split()
 MODULES = sorted((ROOT / "lib").rglob("*.py"))
 

@@ -20,6 +20,8 @@ commands:
                       set; read-only
   create "words"      create a draft with the next number
   renumber VERSION    give a file that is not applied the next free number
+  check [--base REF]  for a pull request: check that no file of the base branch
+                      was changed, and that the numbers are above its own
   baseline NNN        record the files up to NNN as applied, without running
                       them
   repair VERSION      accept a changed or renamed file: record its checksum and
@@ -124,6 +126,12 @@ def parser() -> argparse.ArgumentParser:
         "renumber", description="Give a file that is not applied yet the next free number."
     )
     renumber.add_argument("version", metavar="VERSION", help="such as 004-add-orders, or its path")
+    check = add("check", description="Check the files of a branch against its base. Read-only.")
+    check.add_argument(
+        "--base",
+        metavar="REF",
+        help="such as origin/main; by default the pull request's, or main",
+    )
     baseline = add("baseline", description="Record files as applied, without running them.")
     baseline.add_argument(
         "number", type=_number, metavar="NNN", help="the highest number to record as applied"

@@ -9,7 +9,7 @@ from lib.errors import OnwardError
 from lib.settings.environ import url_variables_set, with_env_files
 
 # `offline` has these, and `commands` has those again that do more with a database.
-_OFFLINE = frozenset({"create", "renumber", "validate"})
+_OFFLINE = frozenset({"create", "renumber", "check", "validate"})
 _BOTH = frozenset({"renumber", "validate"})
 _ANSWERED_BY_THE_PARSER = frozenset({"-h", "--help", "--version"})
 
@@ -51,6 +51,7 @@ def _parse(arguments: Sequence[str]) -> SimpleNamespace:
         allow_nonempty=False,
         production=False,
         upgrade_check=False,
+        base=None,
     )
     if arguments:
         # A build passes no arguments, and should not wait for argparse.

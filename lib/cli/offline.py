@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 from lib.cli.output import Command, Terminal, files_are
 from lib.errors import BaseConflict, FilesError, HistoryConflict, RepositoryError
-from lib.report.document import number_dict
-from lib.report.text import number_lines
+from lib.report.document import check_dict, error_dict, number_dict
+from lib.report.text import base_check_text, base_conflict, number_lines
 from lib.settings.config import migrations_directory
+from lib.settings.environ import value_of
 from lib.source import writing
 from lib.source.git import Repository, find_repository, short_name
-from lib.source.migration import load, names_in, number_of, require_runnable
+from lib.source.migration import contents_in, load, names_in, number_of, require_runnable
 from lib.source.numbering import (
     BranchFile,
     NextNumber,
@@ -23,6 +24,7 @@ from lib.source.numbering import (
     same_migration,
     shares_number,
 )
+from lib.source.pull_request import Base, new_files, problems
 
 _NOT_ASKED = "No database URL is set, so no database was asked whether the file is applied"
 
@@ -45,6 +47,49 @@ def _create(options: SimpleNamespace, terminal: Terminal) -> int:
     _tell(found, terminal)
     terminal.json({"success": True, "version": path.stem, "file": str(path), **number_dict(found)})
     return 0
+
+
+def _check(options: SimpleNamespace, terminal: Terminal) -> int:
+    directory = migrations_directory(terminal.environ)
+    base = _base(directory, options.base, terminal)
+    here = contents_in(directory)
+    found = problems(base, here, directory)
+    document = check_dict(base, new_files(base, here), found)
+    if found:
+        errors = [base_conflict(problem) for problem in found]
+        return terminal.fail(*errors, document=document | error_dict(errors[0]))
+    terminal.info(base_check_text(base, new_files(base, here)))
+    terminal.json(document)
+    return 0
+
+
+def _base(directory: Path, given: str | None, terminal: Terminal) -> Base:
+    """The branch to compare with. Raises RepositoryError that says how to get it."""
+    repository = find_repository(directory)
+    if not repository:
+        raise RepositoryError(f"{directory} is in no Git repository, or in one without a commit")
+    target = value_of(terminal.environ, "GITHUB_BASE_REF")  # of a pull request on GitHub
+    ref = given or (f"origin/{target}" if target else repository.base_branch())
+    if not ref:
+        raise RepositoryError(
+            "there is no branch to compare with: no origin/HEAD, main or master",
+            next_step="Name it:\n  scripts/migrate.py check --base REF",
+        )
+    tip = repository.commit_of(ref)
+    shared = tip and repository.merge_base(tip)
+    if not (tip and shared):
+        raise _not_here(repository, short_name(ref), is_known=bool(tip))
+    name, contents = short_name(ref), repository.contents(shared)
+    return Base(name, shared, contents, newest=repository.files(tip))
+
+
+def _not_here(repository: Repository, name: str, *, is_known: bool) -> RepositoryError:
+    problem = "shares no commit with HEAD here" if is_known else "is no branch or commit here"
+    fetch = repository.fetch_command(name)
+    return RepositoryError(
+        f"{name} {problem}",
+        next_step=f"Fetch it, with its history:\n  {fetch}" if fetch else "",
+    )
 
 
 def renumber(
@@ -111,9 +156,9 @@ def _require_not_on_base(
         return
     new = renumbered(path.name, found.number)
     raise BaseConflict(
-        f"{path} is on {short_name(base or '')}, so databases may have applied it as it is named",
-        changed_nothing=True,
-        next_step="Keep its number. Only if no database has applied it:\n"
+        str(path),
+        f"{short_name(base or '')} has it, so databases may have applied it under this number",
+        next_step="Nothing was changed. Keep the number; only if no database has applied it:\n"
         f"  {shlex.join(['git', 'mv', str(path), str(path.with_name(new))])}",
     )
 
@@ -157,6 +202,7 @@ def _unmerged(directory: Path, terminal: Terminal) -> list[BranchFile]:
 
 
 COMMANDS: dict[str, Command] = {
+    "check": _check,
     "renumber": renumber,
     "validate": _validate,
     "create": _create,

@@ -11,6 +11,7 @@ from lib.plan import AppliedMigration, History, MigrationStatus, Plan, State
 from lib.report.text import next_step_text
 from lib.settings.config import Config
 from lib.source.numbering import BranchFile, NextNumber
+from lib.source.pull_request import Base, Problem
 from lib.validation import Validation
 
 _SUMMARY_KEYS = (
@@ -133,6 +134,20 @@ def number_dict(found: NextNumber) -> dict[str, Any]:
 
 def _branch_file_dict(one: BranchFile) -> dict[str, str]:
     return {"branch": one.branch, "file": one.name}
+
+
+def check_dict(base: Base, new: Sequence[str], problems: Sequence[Problem]) -> dict[str, Any]:
+    """What `check` has found out about the files of a branch."""
+    return {
+        "success": not problems,
+        "base": base.name,
+        "mergeBase": base.commit,
+        "newFiles": list(new),
+        "problems": [
+            {"file": str(one.path), "message": one.what, "commands": list(one.commands)}
+            for one in problems
+        ],
+    }
 
 
 def error_dict(error: OnwardError) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Lines are short: what happened, where, what state the database is in, what to do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lib.errors import (
     BaseConflict,
@@ -36,6 +36,7 @@ from lib.printable import hanging
 from lib.settings.config import Config
 from lib.source.migration import DRAFT
 from lib.source.numbering import MAX_LEAP, NextNumber
+from lib.source.pull_request import Base, Problem
 
 _EXIT_CODES_PAGE = "docs/exit-codes.md#exit-codes"
 _NUMBERS_PAGE = "docs/writing-migrations.md#numbers-and-branches"
@@ -153,6 +154,18 @@ def number_lines(found: NextNumber) -> list[str]:
         why = f"more than {MAX_LEAP} above the files here, so not followed"
         lines.append(f"⚠️  The branch {ignored.branch} has {ignored.name}: {why}")
     return lines
+
+
+def base_check_text(base: Base, new: Sequence[str]) -> str:
+    """What `check` says of files that fit the base branch."""
+    files = "1 new file" if len(new) == 1 else f"{len(new) or 'no'} new files"
+    return f"✅ {files}, above all files of {base.name}; none of these was changed"
+
+
+def base_conflict(problem: Problem) -> BaseConflict:
+    """The error for one problem that `check` has found."""
+    commands = "".join(f"\n  {command}" for command in problem.commands)
+    return BaseConflict(str(problem.path), problem.what, next_step=f"To repair it:{commands}")
 
 
 def skipped_text(environment: str, reason: str, pending: str) -> str:

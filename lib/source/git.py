@@ -4,6 +4,7 @@ Knows only what is on this machine: never fetches, runs no hook, and waits a few
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -119,6 +120,35 @@ class Repository:
         found = self._git.run("rev-parse", "--verify", "--quiet", "--end-of-options", commit)
         return os.fsdecode(found.stdout).strip() or None
 
+    def merge_base(self, commit: str) -> str | None:
+        """The newest commit that HEAD shares with another; None if none is known here."""
+        return os.fsdecode(self._git.run("merge-base", commit, "HEAD").stdout).strip() or None
+
+    def contents(self, commit: str) -> dict[str, bytes]:
+        """The files of the directory in a commit, and what is in them. Raises RepositoryError."""
+        files = self.files(commit)
+        printed = self._git.run("cat-file", "--batch", given="\n".join(files.values())).stdout
+        found, start = dict[str, bytes](), 0
+        for name in files:
+            start, end = _body(printed, start)
+            found[name] = printed[start:end]
+            start = end + 1
+        return found
+
+    def fetch_command(self, ref: str) -> str:
+        """What brings a branch here, with all its commits; empty without a remote."""
+        remotes = self._git.lines("remote")
+        remote, _, branch = short_name(ref).partition("/")
+        if remote not in remotes:
+            remote, branch = "origin", short_name(ref)
+        if remote not in remotes:
+            return ""
+        is_shallow = self._git.text("rev-parse", "--is-shallow-repository").strip() == "true"
+        whole = ["--no-tags", "--unshallow"] if is_shallow else []
+        return shlex.join(
+            ["git", "fetch", *whole, remote, f"{branch}:refs/remotes/{remote}/{branch}"]
+        )
+
     def tracks(self, path: Path) -> bool:
         """Whether git knows a file of the directory."""
         found = self._git.run("ls-files", "--error-unmatch", "--", path.name)
@@ -141,13 +171,13 @@ class _Git:
         self._command = (program, "-C", str(place), *_SETTINGS)
         self._deadline = time.monotonic() + SECONDS
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[bytes]:
         """Call it, whatever it answers. Raises RepositoryError if it does not in time."""
         try:
             return subprocess.run(  # noqa: S603
                 [*self._command, *arguments],
                 env=_environ(),
-                stdin=subprocess.DEVNULL,
+                input=os.fsencode(given),
                 capture_output=True,
                 timeout=max(self._deadline - time.monotonic(), 0.0),
                 check=False,
@@ -165,6 +195,15 @@ class _Git:
     def lines(self, *arguments: str) -> list[str]:
         """The lines of `text`, without empty ones."""
         return list(filter(None, self.text(*arguments).split("\n")))
+
+
+def _body(printed: bytes, start: int) -> tuple[int, int]:
+    """Where the next object that `cat-file --batch` prints begins and ends."""
+    begins = printed.find(b"\n", start) + 1
+    size = printed[start:begins].split()[-1:]
+    if not (size and size[0].isdigit()):
+        raise RepositoryError("git: a file of that commit is not in this clone")
+    return begins, begins + int(size[0])
 
 
 def _environ() -> dict[str, str]:

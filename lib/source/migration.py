@@ -114,6 +114,17 @@ def description_of(version: str) -> str:
     return version.partition("-")[2]
 
 
+def checksum_of(content: bytes) -> str:
+    """The checksum that the history has of a file: byte order mark and line ends do not count."""
+    return _digest(_with_lf(content))
+
+
+def is_draft(content: bytes) -> bool:
+    """Whether no run may apply a file with this content yet."""
+    comments = map(from_latin1, lexer.opening_comment(as_latin1(content)))
+    return any(_DIRECTIVES.get(comment.rstrip()) == DRAFT for comment in comments)
+
+
 def load(directory: Path) -> tuple[Migration, ...]:
     """All migrations of a directory, by number. Raises FilesError that names every problem."""
     migrations, problems = [], []
@@ -152,11 +163,26 @@ def names_in(directory: Path) -> list[str]:
     Raises FilesError.
     """
     try:
-        return sorted(path.name for path in directory.iterdir() if _is_sql(path.name))
+        return sorted(path.name for path in directory.iterdir() if is_sql(path.name))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise FilesError(f"{directory}: cannot be read: {reason_of(error)}") from None
+
+
+def contents_in(directory: Path) -> dict[str, bytes]:
+    """The .sql files of a directory and their contents as Git has them: a link's is its target.
+
+    Raises FilesError.
+    """
+    try:
+        return {
+            name: os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
+            for name in names_in(directory)
+            if (path := directory / name).is_symlink() or path.is_file()
+        }
+    except OSError as error:
+        raise FilesError(f"{error.filename}: cannot be read: {reason_of(error)}") from None
 
 
 def highest_number(names: Iterable[str]) -> int:
@@ -168,7 +194,7 @@ def highest_number(names: Iterable[str]) -> int:
 def _sql_files(directory: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
-            files = [entry for entry in entries if _is_sql(entry.name)]
+            files = [entry for entry in entries if is_sql(entry.name)]
         problem = "contains no .sql file"
     except OSError as error:
         files, problem = [], f"cannot be read: {reason_of(error)}"
@@ -181,7 +207,8 @@ def _sql_files(directory: Path) -> list[os.DirEntry[str]]:
     return sorted(files, key=lambda file: file.name)
 
 
-def _is_sql(name: str) -> bool:
+def is_sql(name: str) -> bool:
+    """Whether a name means a migration file, well formed or not."""
     # Tools leave hidden files behind: a Mac's `._001-x.sql`, an editor's lock `.#001-x.sql`.
     return name.lower().endswith(".sql") and not name.startswith(".")
 
@@ -235,7 +262,7 @@ def _read(file: os.DirEntry[str], path: Path) -> Migration:
         version=version,
         path=path,
         content=content,
-        checksum=_digest(_with_lf(content)),
+        checksum=checksum_of(content),
         directives=frozenset(_directives(content)),
     )
 

@@ -1,12 +1,16 @@
 """Commands on files alone, in real repositories: numbers, branches, pull requests."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Database, Here
+from tests.conftest import Completed, Database, Here
 from tests.kit import ONE, TWO, Write, commit, contents, git
+
+Check = Callable[..., Completed]
 
 
 def names(directory: Path) -> list[str]:
@@ -122,7 +126,7 @@ def test_renumber_keeps_a_file_that_the_base_branch_has(here: Here, tmp_path: Pa
     commit(tmp_path, "topic", {})
     result = here("renumber", "002-b")
     assert result.code == 3
-    assert "❌ migrations/002-b.sql is on main, so databases may have applied it" in result.err
+    assert "❌ migrations/002-b.sql: main has it, so databases may have applied it" in result.err
     assert "  git mv migrations/002-b.sql migrations/003-b.sql\n(exit 3, " in result.err
     assert names(tmp_path) == ["001-one.sql", "002-b.sql", "002-two.sql"]
 
@@ -182,4 +186,150 @@ def test_renumber_changes_nothing_if_the_database_does_not_answer(
 ) -> None:
     migrations(TWO)
     assert here("renumber", "001-one", url="postgresql://me@127.0.0.1:1/x").code == 5
+    assert names(tmp_path) == ["001-one.sql", "002-two.sql"]
+
+
+# Check
+
+
+@pytest.fixture
+def branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone on the branch topic, which is where commands run; origin/main has two files."""
+    commit(tmp_path / "origin", "main", TWO)
+    git(tmp_path, "clone", "-q", "origin", "clone")
+    git(tmp_path / "clone", "switch", "-q", "-c", "topic")
+    monkeypatch.setenv("GIT_DIR", "as in a hook")
+    return tmp_path / "clone"
+
+
+@pytest.fixture
+def check(here: Here, branch: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
+    """`check` in that clone."""
+    monkeypatch.chdir(branch)
+
+    def run(*arguments: str, **environ: str) -> Completed:
+        directory = {"MIGRATION_DIR": str(branch / "migrations")}
+        return here("check", *arguments, env=directory | environ)
+
+    return run
+
+
+def repairs(result: Completed) -> list[str]:
+    """The commands that a check prints, ready to paste."""
+    return re.findall("(?m)^  ((?:git|rm|scripts/migrate.py) .*)$", result.err)
+
+
+def test_check_accepts_new_files_above_the_base(branch: Path, check: Check) -> None:
+    commit(branch, "topic", {"003-c.sql": "SELECT 3;"})
+    result = check()
+    assert (result.code, result.err) == (0, "")
+    words = "✅ 1 new file, above all files of origin/main; none of these was changed\n"
+    assert result.out == words
+    document = json.loads(check("--base", "main", "--json").out)
+    assert (document["success"], document["base"], document["newFiles"]) == (
+        True,
+        "main",
+        ["003-c.sql"],
+    )
+
+
+@pytest.mark.slow
+def test_check_names_all_problems_with_commands_that_repair_them(
+    branch: Path, check: Check, here: Here
+) -> None:
+    commit(branch.parent / "origin", "main", {"003-main.sql": "SELECT 3;"})
+    git(branch, "fetch", "-q")
+    git(branch, "mv", "migrations/002-two.sql", "migrations/005-two.sql")
+    commit(branch, "topic", {"001-one.sql": "changed", "003-b.sql": "SELECT 'b';"})
+    result = check()
+    assert result.code == 3
+    errors = [line for line in result.err.splitlines() if line.startswith("❌")]
+    has_it = "but origin/main has it, so databases may have applied it"
+    assert errors == [
+        f"❌ migrations/002-two.sql: renamed to 005-two.sql, {has_it}",
+        f"❌ migrations/001-one.sql: changed, {has_it}",
+        "❌ migrations/003-b.sql: number 3 is taken by 003-main.sql",
+    ]
+    assert result.err.endswith("(exit 3, docs/writing-migrations.md#numbers-and-branches)\n")
+    assert [one["file"] for one in json.loads(check("--json").out)["problems"]] == [
+        "migrations/002-two.sql",
+        "migrations/001-one.sql",
+        "migrations/003-b.sql",
+    ]
+    for command in repairs(result):
+        words = command.split()
+        if words[0] == "git":
+            git(branch, *words[1:])
+        elif words[0] == "rm":
+            Path(words[1]).unlink()
+        else:
+            assert here(*words[1:], env={"MIGRATION_DIR": str(branch / "migrations")}).code == 0
+    assert check().code == 0
+    assert names(branch) == ["001-one.sql", "002-two.sql", "004-b.sql"]
+
+
+def test_check_annotates_each_file_on_github(branch: Path, check: Check) -> None:
+    commit(branch, "topic", {"001-one.sql": "changed", "002-b.sql": "SELECT 2;"})
+    github = {"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": str(branch), "GITHUB_BASE_REF": "main"}
+    result = check(**github)
+    assert result.code == 3
+    annotations = [line for line in result.err.splitlines() if line.startswith("::error")]
+    assert [line.partition("::migrations/")[0] for line in annotations] == [
+        "::error file=migrations/001-one.sql",
+        "::error file=migrations/002-b.sql",
+    ]
+
+
+def test_check_of_a_branch_that_is_not_here_says_how_to_fetch_it(
+    branch: Path, check: Check
+) -> None:
+    commit(branch.parent / "origin", "next", {})
+    result = check(GITHUB_BASE_REF="next")
+    assert result.code == 2
+    assert result.err.startswith("❌ origin/next is no branch or commit here\n")
+    (command,) = repairs(result)
+    assert command == "git fetch origin next:refs/remotes/origin/next"
+    git(branch, *command.split()[1:])
+    assert check(GITHUB_BASE_REF="next").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ref", ["origin/main", "origin/topic"])
+def test_check_in_a_shallow_clone_says_how_to_complete_it(
+    branch: Path, check: Check, monkeypatch: pytest.MonkeyPatch, ref: str
+) -> None:
+    commit(branch, "topic", {"003-c.sql": "SELECT 3;"})
+    git(branch, "push", "-q", "origin", "topic")
+    commit(branch.parent / "origin", "main", {"README": ""})
+    origin = f"file://{branch.parent / 'origin'}"
+    git(branch.parent, "clone", "-q", "--depth=1", "--branch=topic", origin, "shallow")
+    shallow = branch.parent / "shallow"
+    monkeypatch.chdir(shallow)
+    where = {"MIGRATION_DIR": str(shallow / "migrations")}
+    if ref == "origin/main":
+        git(shallow, "fetch", "-q", "--depth=1", "origin", "main:refs/remotes/origin/main")
+    else:
+        git(shallow, "update-ref", "-d", "refs/remotes/origin/topic")
+    result = check("--base", ref, **where)
+    assert result.code == 2
+    (command,) = repairs(result)
+    name = ref.removeprefix("origin/")
+    assert command == f"git fetch --no-tags --unshallow origin {name}:refs/remotes/origin/{name}"
+    git(shallow, *command.split()[1:])
+    assert check("--base", ref, **where).code == 0
+
+
+def test_check_without_a_base_branch_or_a_repository_is_2(
+    here: Here, migrations: Write, tmp_path: Path
+) -> None:
+    migrations(TWO)
+    result = here("check")
+    assert (result.code, "migrations is in no Git repository" in result.err) == (2, True)
+    commit(tmp_path, "topic", TWO)
+    result = here("check")
+    assert (result.code, "check --base REF" in result.err) == (2, True)
+    assert here("check", "--base", "topic").code == 0
+    for ref in ("nowhere", "--all", ""):
+        result = here("check", f"--base={ref}")
+        assert (result.code, "Traceback" in result.err) == (2, False)
     assert names(tmp_path) == ["001-one.sql", "002-two.sql"]

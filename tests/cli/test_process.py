@@ -585,7 +585,7 @@ def test_a_signal_while_the_end_is_told_does_not_cut_it_short(
 
 # The command line itself
 
-COMMANDS = ("status", "validate", "create", "renumber", "baseline", "repair")
+COMMANDS = ("status", "validate", "create", "renumber", "check", "baseline", "repair")
 # With a connection to it, the exit code would be 5.
 NOWHERE = "postgresql://postgres@127.0.0.1:1/app"
 

@@ -147,6 +147,14 @@ def test_the_base_of_the_base_branch_is_its_upstream(clone: Path) -> None:
     assert repository(clone).base_branch() == "refs/remotes/origin/main"
 
 
+def test_contents_are_those_of_the_commit_byte_for_byte(clone: Path) -> None:
+    files = {"002-two.sql": b"\xef\xbb\xbf\r\n\0 blob 3\n", "003-empty.sql": b""}
+    commit(clone, "main", files)
+    head = git(clone, "rev-parse", "HEAD")
+    commit(clone, "main", {"002-two.sql": "another"})
+    assert repository(clone).contents(head) == {"001-one.sql": ONE["001-one.sql"].encode(), **files}
+
+
 @pytest.mark.parametrize("ref", ["nowhere", "--all", "", "HEAD:migrations"])
 def test_what_is_no_commit_has_no_id(clone: Path, ref: str) -> None:
     assert repository(clone).commit_of(ref) is None
