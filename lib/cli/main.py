@@ -11,7 +11,9 @@ from lib.settings.environ import url_variables_set, with_env_files
 # `offline` has these, and `commands` has those again that do more with a database.
 _OFFLINE = frozenset({"create", "renumber", "check", "validate"})
 _BOTH = frozenset({"renumber", "validate"})
-_ANSWERED_BY_THE_PARSER = frozenset({"-h", "--help", "--version"})
+_ANSWERED_BY_THE_PARSER = frozenset(
+    {"-h", "--help", "--version", "--dry-run", "help", "down", "rollback", "undo"}
+)
 
 
 class DriverMissing(ImportError):
@@ -23,7 +25,7 @@ def preload(arguments: Sequence[str]) -> None:
 
     For the time in which nothing has to be cleaned up after a signal; `main` imports what is left.
     """
-    if (_OFFLINE | _ANSWERED_BY_THE_PARSER).isdisjoint(arguments):
+    if (_OFFLINE | {"new"} | _ANSWERED_BY_THE_PARSER).isdisjoint(arguments):
         _commands_with_database()
 
 
@@ -55,9 +57,9 @@ def _parse(arguments: Sequence[str]) -> SimpleNamespace:
     )
     if arguments:
         # A build passes no arguments, and should not wait for argparse.
-        from lib.cli.arguments import parser  # noqa: PLC0415
+        from lib.cli.arguments import parse  # noqa: PLC0415
 
-        parser().parse_args(arguments, options)
+        parse(arguments, options)
     return options
 
 

@@ -205,7 +205,7 @@ def test_commands_on_files_alone_need_no_driver(cli: Cli, migrations: Write) -> 
     directory = migrations(ONE)
     assert without_packages(cli, "--version").out == f"onward {VERSION}\n"
     assert "\ncommands:\n" in without_packages(cli, "--help").out
-    for arguments in (("create", "two"), ("create", "three"), ("renumber", "001-one")):
+    for arguments in (("create", "two"), ("new", "three"), ("renumber", "001-one")):
         result = without_packages(cli, *arguments)
         assert (result.code, result.err) == (0, "")
     for path in directory.iterdir():
@@ -620,6 +620,62 @@ def test_a_wrong_command_line_is_2_in_words_and_in_the_document(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("word", ["apply", "up", "migrate"])
+def test_other_tools_words_for_a_run_are_a_run(
+    here: Here, migrations: Write, database: Database, word: str
+) -> None:
+    migrations(ONE)
+    assert here("--json", word, "status", url=database.url).code == 2
+    assert here(word, "--check", url=database.url).code == 2
+    assert contents(database) == ([], [])
+    document = json.loads(here("--json", word, url=database.url).out)
+    assert [one["version"] for one in document["applied"]] == ["001-one"]
+    assert recorded(database) == ["001-one"]
+
+
+def test_new_is_create_and_help_is_help(
+    here: Here, migrations: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = migrations(ONE)
+    assert here("new", "add orders").code == 0
+    assert sorted(path.stem for path in directory.iterdir()) == ["001-one", "002-add-orders"]
+    printed = []
+    for arguments in (["help"], ["--help"], ["help", "new"], ["create", "--help"]):
+        with pytest.raises(SystemExit):
+            main(arguments, {})
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2] == printed[3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("down",), "docs/rolling-back.md"),
+        (("rollback", "1"), "docs/rolling-back.md"),
+        (("--json", "undo"), "docs/rolling-back.md"),
+        (("--dry-run",), "scripts/migrate.py status shows what is pending"),
+        (("up", "--dry-run"), "scripts/migrate.py status shows what is pending"),
+        (("stauts",), "Did you mean `scripts/migrate.py status`?"),
+        (("migrat",), "Did you mean `scripts/migrate.py migrate`?"),
+        (("renumer", "x"), "Did you mean `scripts/migrate.py renumber`?"),
+        (("zzz",), "there is no command 'zzz'\nNext: Nothing was changed. To list"),
+        (("--production", "status"), "unrecognized arguments: --production"),
+        (("validate", "--allow-out-of-order"), "unrecognized arguments: --allow-out-of-order"),
+        (("create", "x", "--production"), "unrecognized arguments: --production"),
+        (("baseline", "1", "--allow-nonempty"), "unrecognized arguments: --allow-nonempty"),
+    ],
+)
+def test_a_word_that_means_nothing_here_is_answered_with_what_does(
+    here: Here, migrations: Write, database: Database, arguments: tuple[str, ...], said: str
+) -> None:
+    directory = migrations(ONE)
+    result = here(*arguments, url=database.url)
+    assert (result.code, said in result.err) == (2, True), result.err
+    assert contents(database) == ([], [])
+    assert [path.stem for path in directory.iterdir()] == ["001-one"]
+
+
+@pytest.mark.slow
 def test_help_reads_like_a_manual_page(cli: Cli) -> None:
     for columns in ("40", "300"):
         result = cli("--help", url=NOWHERE, env={"COLUMNS": columns})
@@ -651,7 +707,9 @@ def test_each_command_has_a_help_of_its_own(
         main([command, "--help"], {"POSTGRES_URL": NOWHERE})
     out = capsys.readouterr().out
     assert ended.value.code == 0
-    assert out.startswith(f"usage: scripts/migrate.py {command} [-h]")
+    assert out.startswith(f"usage: scripts/migrate.py {command} [-h] [--json]")
+    assert "--allow-" not in out
+    assert ("--production" in out) == (command in ("baseline", "repair"))
     assert max(map(len, out.splitlines())) <= 80
 
 
