@@ -4,7 +4,10 @@ public words.
 OnwardError
 ├── ConfigError            2  an environment variable or the URL is wrong
 ├── FilesError             2  the migration files are wrong
+│   ├── DuplicateNumbers   2  two files have one number
+│   └── RepositoryError    2  Git cannot answer: no repository, no such branch, too short a history
 ├── HistoryConflict        3  files and history disagree, or the table is not ours
+│   ├── BaseConflict       3  a file does not fit the branch that it is to be merged into
 │   ├── NotEmpty           3  the database has tables and no history
 │   └── UntrustedHistory   3  the history belongs to a role that must not decide what runs
 ├── WrongEnvironment       3  this database is not this environment's to change
@@ -105,11 +108,34 @@ class FilesError(OnwardError):
     public_message = "The migration files of this deployment are invalid. Its log names the files."
 
 
+class DuplicateNumbers(FilesError):
+    """Files share a number, and are sound otherwise; nothing was written."""
+
+    def __init__(
+        self, message: str, *, next_step: str, duplicates: Sequence[Sequence[str]]
+    ) -> None:
+        super().__init__(message, next_step=next_step)
+        self.duplicates = duplicates
+        """The versions that share a number, for each such number."""
+
+
+class RepositoryError(FilesError):
+    """Git cannot say what was asked of it; nothing was written."""
+
+
 class HistoryConflict(OnwardError):
     """Files and history disagree; nothing was written."""
 
     exit_code, http_status, code = 3, 409, "history_conflict"
     public_message = "The migration files do not match the database's history. Nothing was run."
+
+
+class BaseConflict(HistoryConflict):
+    """A file does not fit the branch that it is to be merged into; nothing was written."""
+
+    def __init__(self, path: str, problem: str, *, next_step: str) -> None:
+        super().__init__(f"{path}: {problem}", next_step=next_step)
+        self.path = path
 
 
 class NotEmpty(HistoryConflict):

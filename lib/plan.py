@@ -10,9 +10,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from lib.errors import HistoryConflict, UntrustedHistory
+from lib.errors import DuplicateNumbers, HistoryConflict, UntrustedHistory
 from lib.quoting import identifier
-from lib.source.migration import Migration, description_of, number_of
+from lib.source.migration import Migration, highest_number, number_of, renumber_commands
+from lib.source.numbering import same_migration
 
 TABLE = "schema_migrations"
 AUDIT_COLUMNS = ("environment", "identity", "git_commit", "applied_by")
@@ -270,7 +271,7 @@ class _Comparison(NamedTuple):
             file,
             None,
             f"{file.path}: not applied, but number {self.newest_row} already is",
-            self._renumber,
+            self._renumber(file),
             "apply it anyway: scripts/migrate.py --allow-out-of-order "
             "(or set MIGRATION_ALLOW_OUT_OF_ORDER=1)",
         )
@@ -301,7 +302,7 @@ class _Comparison(NamedTuple):
                 f"accept the new name: {_repair(file.version)}",
             ]
         else:
-            remedies = [f"{self._renumber}, and restore {row.version} from version control"]
+            remedies = [f"restore {row.version} from version control, and {self._renumber(file)}"]
         return self._conflict(State.MODIFIED, file, row, problem, *remedies)
 
     def _of_row(self, row: AppliedMigration, twin: Migration | None) -> MigrationStatus:
@@ -332,14 +333,48 @@ class _Comparison(NamedTuple):
     ) -> MigrationStatus:
         return MigrationStatus(state, file, row, problem, (*remedies, *self.last_resort))
 
-    @property
-    def _renumber(self) -> str:
-        return f"rename the file to a number above {max(self.newest_file, self.newest_row)}"
+    def _renumber(self, file: Migration) -> str:
+        newest = max(self.newest_file, self.newest_row)
+        return (
+            f"rename the file to a number above {newest}, such as {newest + 1:03}:"
+            f" scripts/migrate.py renumber {file.version}"
+        )
 
 
 def _same_name(file: Migration, row: AppliedMigration) -> bool:
-    """Whether a row of the file's number also has its description. (0007 and 7 are one number.)"""
-    return description_of(row.version) == description_of(file.version)
+    """Whether a row of the file's number also has its description."""
+    return same_migration(file.version, row.version)
+
+
+def with_applied(
+    found: DuplicateNumbers, names: Iterable[str], history: Iterable[AppliedMigration]
+) -> DuplicateNumbers:
+    """The same error, with which of the files that share a number a database has applied.
+
+    `names` are those of all files.
+    """
+    rows = [row.version for row in history]
+    sentences, commands = [], list[str]()
+    for sharing in found.duplicates:
+        applied = [one for one in sharing if any(same_migration(one, row) for row in rows)]
+        rest = [one for one in sharing if one not in applied]
+        sentences.append(f"\n  number {number_of(sharing[0])} is {_applied_as(applied, rest)}")
+        commands += rest if applied else rest[1:]
+    number = highest_number([*names, *rows]) + 1
+    free = f" The next free number is {number:03}:{renumber_commands(commands)}" if commands else ""
+    return DuplicateNumbers(
+        f"migration files share a number:{''.join(sentences)}",
+        next_step=f"Nothing was changed.{free}",
+        duplicates=found.duplicates,
+    )
+
+
+def _applied_as(applied: Sequence[str], rest: Sequence[str]) -> str:
+    if not applied:
+        return f"not applied, and {len(rest)} files have it: {', '.join(rest)}"
+    if rest:
+        return f"applied as {', '.join(applied)}, and not as {', '.join(rest)}"
+    return f"applied as {' and as '.join(applied)}; renumber both the file and the row of one"
 
 
 def qualified(schema: str) -> str:

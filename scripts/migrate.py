@@ -28,19 +28,20 @@ import gc
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # To search the imported modules for garbage takes a sixth of the start, and finds none.
 gc.disable()
 
-try:
-    if sys.version_info < (3, 11):  # noqa: UP036 - `python3` is older than that on many machines
-        raise ImportError("it is too old")
-    from lib.cli.process import run_process
-except ImportError as missing:  # usually this is the system's Python, not the project's
+
+def _hand_over(missing: ImportError) -> NoReturn:
+    """Run in the project's .venv: usually this is the system's Python. If not, say what to do."""
     venv = Path(__file__).resolve().parent.parent / ".venv"
     python = venv / "bin" / "python"
     if os.access(python, os.X_OK) and not venv.samefile(sys.prefix):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # an ignored signal would stay ignored there
         with suppress(OSError):  # it is of another machine, mounted here for instance
             os.execv(python, [str(python), *sys.argv])  # noqa: S606
     reason = " ".join(str(missing).split())
@@ -56,8 +57,23 @@ except ImportError as missing:  # usually this is the system's Python, not the p
         print(json.dumps({"success": False, "error": error}))
     sys.exit(2)
 
+
+try:
+    if sys.version_info < (3, 11):  # noqa: UP036 - `python3` is older than that on many machines
+        raise ImportError("it is too old")
+    from lib.cli.main import DriverMissing, preload
+    from lib.cli.process import run_process
+
+    preload(sys.argv[1:])
+except ImportError as missing:
+    _hand_over(missing)
+
 gc.freeze()
 gc.enable()
 
 if __name__ == "__main__":
-    sys.exit(run_process())
+    try:
+        exit_code = run_process()
+    except DriverMissing as missing:
+        _hand_over(missing)
+    sys.exit(exit_code)

@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 import pytest
 
-from lib.cli.commands import main
+from lib.cli.main import main
 from lib.settings.assistant import CONSENT_VARIABLE, MARKERS
 from scripts.dev.embedded import Embedded, EmbeddedError
 from tests.proxy import Proxy, proxied

@@ -5,6 +5,7 @@ like afterwards.
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
 import traceback
@@ -78,6 +79,36 @@ def read(content: str | bytes) -> Migration:
     """A file with this content, as it is loaded."""
     with tempfile.TemporaryDirectory() as directory:
         return load(fill(Path(directory), {"001-x.sql": content}))[0]
+
+
+def git(directory: Path, *arguments: str) -> str:
+    """Run git as a person of no special configuration; returns what it prints."""
+    person = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    for role_ in ("AUTHOR", "COMMITTER"):
+        person |= {f"GIT_{role_}_NAME": "Ada", f"GIT_{role_}_EMAIL": "ada@example.org"}
+    result = subprocess.run(
+        ["git", "-C", directory, *arguments],
+        env={"PATH": os.environ["PATH"], **person},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def commit(directory: Path, branch: str, files: Mapping[str, str | bytes]) -> None:
+    """Commit files to a branch of the directory's repository; makes either where it is missing."""
+    directory.mkdir(exist_ok=True)
+    if not (directory / ".git").exists():
+        git(directory, "init", "-q", "-b", branch)
+    elif git(directory, "branch", "--show-current") != branch:
+        there = git(directory, "branch", "--list", branch)
+        git(directory, "switch", "-q", *([] if there else ["-c"]), branch)
+    (directory / "migrations").mkdir(exist_ok=True)
+    fill(directory / "migrations", files)
+    git(directory, "add", "-A")
+    git(directory, "commit", "-q", "--allow-empty", "-m", f"On {branch}")
 
 
 # The columns of the history as the runner before this one made it.

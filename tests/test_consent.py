@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.cli.commands import main
+from lib.cli.main import main
 from lib.settings.assistant import MARKERS, Marker
 from lib.web.service import Service
 from tests.conftest import Cli, Completed, Database, Here

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from starlette.testclient import TestClient
 
-from lib.cli.commands import main
+from lib.cli.main import main
 from lib.web.routes import create_app
 from lib.web.service import Service
 from tests.conftest import ROOT, Cli, Completed, Database, Server

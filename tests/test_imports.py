@@ -25,12 +25,15 @@ report
 web
 aws cli vercel
 """.strip().splitlines()
+# What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
+    "cli.main cli.offline cli.process "
     "diagnosis errors events guard plan printable quoting report.document report.github "
     "report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "
-    "source.migration source.other_tools source.rules validation web.auth"
+    "source.git source.migration source.numbering source.other_tools "
+    "source.pull_request source.rules validation web.auth"
 ).split()
 MODULES = sorted((ROOT / "lib").rglob("*.py"))
 
@@ -85,6 +88,13 @@ def test_a_library_is_known_in_one_package(library: str, package_: str) -> None:
         if library in {name.split(".")[0] for name in imported(path)}
     }
     assert users == {package_}
+
+
+def test_of_the_command_line_one_module_knows_the_database() -> None:
+    below = tuple(f"lib.{part}" for part in ("postgres", "runner", "adopt"))
+    cli = [path for path in MODULES if package(path) == "cli"]
+    users = {path.stem for path in cli if any(name.startswith(below) for name in imported(path))}
+    assert users == {"commands"}
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from lib.cli.commands import main
+from lib.cli.main import main
 from tests.conftest import Database, Server
 from tests.kit import Write, history, login, role
 

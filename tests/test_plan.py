@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.errors import HistoryConflict
-from lib.plan import AppliedMigration, MigrationStatus, Plan, State, make_plan
+from lib.errors import DuplicateNumbers, HistoryConflict
+from lib.plan import AppliedMigration, MigrationStatus, Plan, State, make_plan, with_applied
 from lib.report.text import next_step_text
 from lib.source.migration import number_of
 from tests.kit import file
@@ -148,14 +148,16 @@ def test_an_entry_goes_by_its_row_and_without_one_by_its_file() -> None:
             make_plan([file("001-a", "SELECT 2;"), file("002-b")], [row("001-x")]),
             (
                 "migrations/001-a.sql: number 1 is applied as 001-x",
-                "rename the file to a number above 2, and restore 001-x from version control",
+                "restore 001-x from version control, and rename the file to a number above 2, such "
+                "as 003: scripts/migrate.py renumber 001-a",
             ),
         ),
         (  # without a checksum, nobody can say that it is the same SQL
             make_plan([file("001-a")], [row("001-x", None)]),
             (
                 "migrations/001-a.sql: number 1 is applied as 001-x",
-                "rename the file to a number above 1, and restore 001-x from version control",
+                "restore 001-x from version control, and rename the file to a number above 1, such "
+                "as 002: scripts/migrate.py renumber 001-a",
             ),
         ),
         (
@@ -170,7 +172,8 @@ def test_an_entry_goes_by_its_row_and_without_one_by_its_file() -> None:
             plan("001-a 002-b", "001-a 010-c"),
             (
                 "migrations/002-b.sql: not applied, but number 10 already is",
-                "rename the file to a number above 10",
+                "rename the file to a number above 10, such as 011: scripts/migrate.py renumber "
+                "002-b",
                 "apply it anyway: scripts/migrate.py --allow-out-of-order (or set "
                 "MIGRATION_ALLOW_OUT_OF_ORDER=1)",
             ),
@@ -229,7 +232,45 @@ def test_a_late_file_is_sent_above_all_files_and_all_rows(
     files: str, rows: str, number: int
 ) -> None:
     late = plan(files, rows).in_state(State.OUT_OF_ORDER)[0]
-    assert late.remedies[0] == f"rename the file to a number above {number}"
+    assert late.remedies[0] == (
+        f"rename the file to a number above {number}, such as {number + 1:03}: "
+        f"scripts/migrate.py renumber {late.version}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence", "next_step"),
+    [
+        (
+            "004-a",
+            "applied as 004-a, and not as 004-b",
+            " The next free number is 007:\n  scripts/migrate.py renumber 004-b",
+        ),
+        (
+            "4-b 010-x",
+            "applied as 004-b, and not as 004-a",
+            " The next free number is 011:\n  scripts/migrate.py renumber 004-a",
+        ),
+        (
+            "003-x",
+            "not applied, and 2 files have it: 004-a, 004-b",
+            " The next free number is 007:\n  scripts/migrate.py renumber 004-b",
+        ),
+        (
+            "004-a 004-b",
+            "applied as 004-a and as 004-b; renumber both the file and the row of one",
+            "",
+        ),
+    ],
+)
+def test_a_database_tells_which_of_two_files_has_the_number(
+    rows: str, sentence: str, next_step: str
+) -> None:
+    found = DuplicateNumbers("", next_step="", duplicates=[["004-a", "004-b"]])
+    names = ["004-a.sql", "004-b.sql", "006-c.sql"]
+    told = with_applied(found, names, [row(version) for version in rows.split()])
+    assert told.message == f"migration files share a number:\n  number 4 is {sentence}"
+    assert told.next_step == f"Nothing was changed.{next_step}"
 
 
 def test_all_conflicts_are_named_at_once() -> None:

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from lib import adopt, events, runner
-from lib.cli.commands import main
+from lib.cli.main import main
 from lib.errors import (
     FilesError,
     HistoryConflict,

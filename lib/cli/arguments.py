@@ -1,7 +1,10 @@
 """The arguments of scripts/migrate.py, and its help."""
 
 import argparse
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import partial
+from types import SimpleNamespace
 from typing import NoReturn
 
 from lib import VERSION
@@ -9,17 +12,27 @@ from lib.errors import OnwardError
 from lib.report.text import SHORT_STATUS_ROWS
 
 _PROGRAM = "scripts/migrate.py"
+# What people type by habit from other tools.
+_RUN, _HELP, _BACK = "apply", "help", ("down", "rollback", "undo")
+_OTHER_NAMES = {"apply": _RUN, "up": _RUN, "migrate": _RUN, "new": "create", "help": _HELP}
+_SEE_HELP = f"To list commands and options:\n  {_PROGRAM} --help"
+_NO_DRY_RUN = f"there is no --dry-run: {_PROGRAM} status shows what is pending"
+_NO_WAY_BACK = "there are no down migrations: Onward only goes forward"
+_ROLLING_BACK = "How to roll back the code, or correct a migration: docs/rolling-back.md"
 _DESCRIPTION = """\
 Apply the pending migrations of migrations/ to a Postgres database, or show its
 status. Each file runs once, in the order of the numbers, in its own
 transaction.
 
 commands:
-  (none)              apply all pending files
+  (none), or apply    apply all pending files
   status [--check]    show what is applied and what is pending; read-only
   validate            check the files, and their checksums if a database URL is
                       set; read-only
   create "words"      create a draft with the next number
+  renumber VERSION    give a file that is not applied the next free number
+  check [--base REF]  for a pull request: check that no file of the base branch
+                      was changed, and that the numbers are above its own
   baseline NNN        record the files up to NNN as applied, without running
                       them
   repair VERSION      accept a changed or renamed file: record its checksum and
@@ -90,20 +103,57 @@ class UsageError(OnwardError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        next_step = f"To list commands and options:\n  {self.prog} --help"
-        raise UsageError(message, changed_nothing=True, next_step=next_step)
+        raise UsageError(message, changed_nothing=True, next_step=_SEE_HELP)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser. It sets given options only; defaults are the caller's. Raises UsageError."""
-    common = _common_options()
+def parse(arguments: Sequence[str], options: SimpleNamespace) -> None:
+    """Set the options that are given; the defaults are the caller's. Raises UsageError."""
+    main, commands = _parsers()
+    if "--dry-run" in arguments:
+        raise _usage_error(_NO_DRY_RUN, f"To see it:\n  {_PROGRAM} status")
+    main.parse_args(_command_first(arguments, commands), options)
+
+
+def _command_first(arguments: Sequence[str], commands: Sequence[str]) -> list[str]:
+    """The arguments with the command in front, by its own name."""
+    # No option of a bare run takes a value, so the first word without a dash is the command.
+    words = [one for one in arguments if not one.startswith("-")]
+    if not words:
+        return list(arguments)
+    rest = list(arguments)
+    rest.remove(words[0])
+    command = _OTHER_NAMES.get(words[0], words[0])
+    if command == _HELP:
+        return _command_first([*rest, "--help"], commands)
+    if command == _RUN and not words[1:]:
+        return rest
+    if command not in commands:
+        raise _unknown(" ".join(words) if command == _RUN else command, commands)
+    return [command, *rest]
+
+
+def _unknown(command: str, commands: Sequence[str]) -> UsageError:
+    if command in _BACK:
+        return _usage_error(_NO_WAY_BACK, _ROLLING_BACK)
+    alike = get_close_matches(command, [*commands, *_OTHER_NAMES], 1)
+    suggestion = f"Did you mean `{_PROGRAM} {alike[0]}`? " if alike else ""
+    return _usage_error(f"there is no command {command!r}", suggestion + _SEE_HELP)
+
+
+def _usage_error(problem: str, next_step: str) -> UsageError:
+    return UsageError(problem, changed_nothing=True, next_step=next_step)
+
+
+def _parsers() -> tuple[_Parser, list[str]]:
+    """The parser, and the names of the commands."""
+    common, production = _common_options(), _production_option()
     main = _Parser(
         prog=_PROGRAM,
         usage=f"{_PROGRAM} [options] [command]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=_formatter,
-        parents=[common],
+        parents=[common, _run_options(), production],
         allow_abbrev=False,
     )
     main.add_argument(
@@ -112,46 +162,81 @@ def parser() -> argparse.ArgumentParser:
     commands = main.add_subparsers(
         dest="command", metavar="command", prog=_PROGRAM, help=argparse.SUPPRESS
     )
-    add = partial(
-        commands.add_parser, formatter_class=_formatter, parents=[common], allow_abbrev=False
+    add = partial(commands.add_parser, formatter_class=_formatter, allow_abbrev=False)
+    _add_status(
+        add(
+            "status",
+            description="Show what is applied and what is pending. Read-only.",
+            parents=[common],
+        )
     )
-    _add_status(add("status", description="Show what is applied and what is pending. Read-only."))
     add(
         "validate",
         description="Check the files, and their checksums if a database URL is set. Read-only.",
+        parents=[common],
     )
+    _add_commands_on_files(partial(add, parents=[common]))
+    _add_commands_that_record(partial(add, parents=[common, production]))
+    return main, [*(commands.choices or ())]
+
+
+def _add_commands_on_files(add: Callable[..., argparse.ArgumentParser]) -> None:
     create = add("create", description="Create a draft with the next number.")
     create.add_argument("description", nargs="+", help='such as "add orders"')
+    renumber = add(
+        "renumber", description="Give a file that is not applied yet the next free number."
+    )
+    renumber.add_argument("version", metavar="VERSION", help="such as 004-add-orders, or its path")
+    check = add("check", description="Check the files of a branch against its base. Read-only.")
+    check.add_argument(
+        "--base", metavar="REF", help="such as origin/main; by default the pull request's, or main"
+    )
+
+
+def _add_commands_that_record(add: Callable[..., argparse.ArgumentParser]) -> None:
     baseline = add("baseline", description="Record files as applied, without running them.")
     baseline.add_argument(
         "number", type=_number, metavar="NNN", help="the highest number to record as applied"
     )
     repair = add("repair", description="Record the checksum and name of a changed or renamed file.")
     repair.add_argument("version", metavar="VERSION", help="such as 001-create-users-table")
-    return main
+
+
+def _options() -> _Parser:
+    return _Parser(add_help=False, argument_default=argparse.SUPPRESS)
 
 
 def _common_options() -> _Parser:
-    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = _options()
     common.add_argument(
         "--json",
         action="store_true",
         help="print one JSON document to stdout, and text to stderr",
     )
-    common.add_argument(
+    return common
+
+
+def _run_options() -> _Parser:
+    run = _options()
+    run.add_argument(
         "--allow-out-of-order",
         action="store_true",
         help="also apply files below the highest applied number",
     )
-    common.add_argument(
+    run.add_argument(
         "--allow-nonempty",
         action="store_true",
         help="run all files on a database that has tables but no history",
     )
-    common.add_argument(
+    return run
+
+
+def _production_option() -> _Parser:
+    production = _options()
+    production.add_argument(
         "--production", action="store_true", help="change production from outside a deploy"
     )
-    return common
+    return production
 
 
 def _add_status(status: argparse.ArgumentParser) -> None:

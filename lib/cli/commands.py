@@ -1,19 +1,22 @@
-"""The commands: each one reads its settings, calls, prints, and returns an exit code."""
+"""The commands that read or change a database; `offline` has the others.
+
+Each one reads its settings, calls, prints, and returns an exit code.
+"""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 from lib import runner
 from lib.adopt import baseline, repair
-from lib.cli.output import Terminal
+from lib.cli.output import Command, Terminal, files_are
 from lib.cli.signals import ignore_further_signals
-from lib.errors import Interrupted, OnwardError, raised_by
+from lib.errors import DuplicateNumbers, Interrupted, OnwardError, raised_by
 from lib.events import RunLog
 from lib.guard import Change, reason_to_skip, require_confirmed_production, require_consent
-from lib.plan import Plan, State
+from lib.plan import Plan, State, with_applied
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
 from lib.report.document import (
@@ -23,7 +26,6 @@ from lib.report.document import (
     validation_dict,
 )
 from lib.report.text import (
-    SHORT_STATUS_ROWS,
     StatusView,
     check_text,
     consent_text,
@@ -35,48 +37,13 @@ from lib.report.text import (
 )
 from lib.settings.assistant import CONSENT_VARIABLE
 from lib.settings.config import Config, migrations_directory, read_config
-from lib.settings.environ import env_file_with, url_variables_set, with_env_files
+from lib.settings.environ import env_file_with
 from lib.settings.environment import allowed_environments
-from lib.source.migration import Migration, create, load, require_runnable
+from lib.source.migration import Migration, load, names_in
 from lib.validation import validate
 
 # A skipped build shows how many files are pending, but does not wait long for that.
 SKIPPED_STATUS_SECONDS = 5.0
-
-
-def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run one command and return its exit code."""
-    terminal = Terminal(environ, as_json="--json" in arguments)
-    try:
-        options = _parse(arguments)
-        terminal.environ = with_env_files(environ)
-        return _COMMANDS[options.command](options, terminal)
-    except OnwardError as error:
-        return terminal.fail(error)
-    except Exception as error:
-        return terminal.crash(error)
-
-
-def _parse(arguments: Sequence[str]) -> SimpleNamespace:
-    # Not the parser's defaults: a subcommand's would overwrite options given before its name.
-    options = SimpleNamespace(
-        arguments=arguments,
-        command=None,
-        json=False,
-        allow_out_of_order=False,
-        allow_nonempty=False,
-        production=False,
-        upgrade_check=False,
-        pending=False,
-        last=SHORT_STATUS_ROWS,
-        all=False,
-    )
-    if arguments:
-        # A build passes no arguments, and should not wait for argparse.
-        from lib.cli.arguments import parser  # noqa: PLC0415
-
-        parser().parse_args(arguments, options)
-    return options
 
 
 def _run(options: SimpleNamespace, terminal: Terminal) -> int:
@@ -127,7 +94,10 @@ def _status(options: SimpleNamespace, terminal: Terminal) -> int:
     if options.upgrade_check:
         return _upgrade_check(options, terminal)
     config = _config(options, terminal)
-    migrations = load(config.directory)
+    try:
+        migrations = load(config.directory)
+    except DuplicateNumbers as found:
+        raise _with_applied(config, found) from None
     log = RunLog(lambda event: terminal.info(event_text(config, event)))
     with Executor(config, log, budget=READ_BUDGET) as executor:
         history, plan = runner.read_plan(config, executor, migrations)
@@ -141,6 +111,18 @@ def _status(options: SimpleNamespace, terminal: Terminal) -> int:
         terminal.explain_exit(check_text(exit_code))
     terminal.json(status_dict(config, history, plan, full=True, activity=activity))
     return exit_code
+
+
+def _with_applied(config: Config, found: DuplicateNumbers) -> OnwardError:
+    """The error with what this database has applied; as it is, if that cannot be read."""
+    try:
+        with Executor(config, budget=READ_BUDGET) as database:
+            history = database.read()
+    except Interrupted:
+        raise
+    except OnwardError:
+        return found
+    return with_applied(found, names_in(config.directory), history.rows)
 
 
 def _upgrade_check(options: SimpleNamespace, terminal: Terminal) -> int:
@@ -174,8 +156,6 @@ def _require_strong_secrets(environ: Mapping[str, str]) -> None:
 
 
 def _validate(options: SimpleNamespace, terminal: Terminal) -> int:
-    if not url_variables_set(terminal.environ):
-        return _validate_offline(terminal)
     config = _config(options, terminal)
     migrations = load(config.directory)
     with Executor(config, budget=READ_BUDGET) as database:
@@ -186,26 +166,17 @@ def _validate(options: SimpleNamespace, terminal: Terminal) -> int:
     document = validation_dict(found) | {"warnings": list(found.warnings)}
     if found.errors:
         return terminal.fail(*found.errors, document=document | error_dict(found.errors[0]))
-    terminal.info(f"✅ {_files(migrations)} valid, and those applied are unchanged")
+    terminal.info(f"✅ {files_are(migrations)} valid, and those applied are unchanged")
     terminal.json(document)
     return 0
 
 
-def _validate_offline(terminal: Terminal) -> int:
-    migrations = load(migrations_directory(terminal.environ))
-    require_runnable(migrations)
-    unknown = "no database URL is set, so checksums were not compared"
-    terminal.info(f"✅ {_files(migrations)} valid ({unknown})")
-    terminal.json({"success": True, "state": None, "problems": [], "warnings": []})
-    return 0
+def _renumber(options: SimpleNamespace, terminal: Terminal) -> int:
+    from lib.cli.offline import renumber  # noqa: PLC0415 - a build does not need it
 
-
-def _create(options: SimpleNamespace, terminal: Terminal) -> int:
-    directory = migrations_directory(terminal.environ)
-    path = create(directory, " ".join(options.description), date.today().isoformat())
-    terminal.info(f"✅ Created {path}: write its SQL, then remove the line `-- migrate: draft`")
-    terminal.json({"success": True, "version": path.stem, "file": str(path)})
-    return 0
+    with Executor(_config(options, terminal), budget=READ_BUDGET) as database:
+        applied = [row.version for row in database.read().rows]
+    return renumber(options, terminal, applied)
 
 
 def _baseline(options: SimpleNamespace, terminal: Terminal) -> int:
@@ -235,11 +206,11 @@ def _repair(options: SimpleNamespace, terminal: Terminal) -> int:
     return 0
 
 
-_COMMANDS: dict[str | None, Callable[[SimpleNamespace, Terminal], int]] = {
+COMMANDS: dict[str | None, Command] = {
     None: _run,
     "status": _status,
     "validate": _validate,
-    "create": _create,
+    "renumber": _renumber,
     "baseline": _baseline,
     "repair": _repair,
 }
@@ -272,7 +243,3 @@ def _command_line(options: SimpleNamespace) -> str:
     import shlex  # noqa: PLC0415 - a build does not need it
 
     return shlex.join(["scripts/migrate.py", *options.arguments])
-
-
-def _files(migrations: Sequence[Migration]) -> str:
-    return "1 file is" if len(migrations) == 1 else f"{len(migrations)} files are"

@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 from lib.cli.signals import ignore_further_signals
@@ -112,6 +113,15 @@ class Terminal:
             return path
         file, root = Path(path).resolve(), Path(workspace).resolve()
         return str(file.relative_to(root) if file.is_relative_to(root) else file)
+
+
+Command = Callable[[SimpleNamespace, Terminal], int]
+"""A command: takes its options and where it prints, and returns an exit code."""
+
+
+def files_are(files: Sized) -> str:
+    """Such as `1 file is` or `12 files are`."""
+    return "1 file is" if len(files) == 1 else f"{len(files)} files are"
 
 
 def write(stream: IO[str], text: str) -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from lib.cli.commands import main
+from lib.cli.main import main
 from lib.cli.output import write
 from lib.cli.signals import SIGNALS, ignore_further_signals, interrupt
 from lib.errors import Interrupted
@@ -13,7 +13,10 @@ _STREAM_MODES = {"stdin": "r", "stdout": "w", "stderr": "w"}
 
 
 def run_process() -> int:
-    """Run `main` with this process's arguments, environment and streams; return the exit code."""
+    """Run `main` with this process's arguments, environment and streams; return the exit code.
+
+    Raises DriverMissing.
+    """
     _repair_streams()
     for number in SIGNALS:
         signal.signal(number, interrupt)

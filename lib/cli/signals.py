@@ -1,10 +1,12 @@
 """SIGINT and SIGTERM end a command; the first one decides the exit code."""
 
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from lib.errors import Interrupted
-from lib.postgres.connection import postpone
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -17,8 +19,26 @@ def interrupt(number: int, frame: FrameType | None) -> None:
         exit_code=128 + number,
         next_step="It is safe to run again.",
     )
-    if not postpone(frame, error):
+    if not _postponed(frame, error):
         raise error
+
+
+def _postponed(frame: FrameType | None, error: Interrupted) -> bool:
+    """Whether a connection raises it later. Not imported here: most signals meet no connection, and
+    some commands have no driver.
+    """
+    connection = sys.modules.get("lib.postgres.connection")
+    return connection is not None and connection.postpone(frame, error)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let signals wait until the end of the block: an import may drop what a handler raises."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_further_signals() -> None:

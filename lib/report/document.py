@@ -11,6 +11,8 @@ from lib.events import RunResult
 from lib.plan import AppliedMigration, History, MigrationStatus, Plan, State
 from lib.report.text import next_step_text
 from lib.settings.config import Config
+from lib.source.numbering import BranchFile, NextNumber
+from lib.source.pull_request import Base, Problem
 from lib.validation import Validation
 
 _SUMMARY_KEYS = (
@@ -141,6 +143,32 @@ def progress_dict(run: RunResult | RunFailed) -> dict[str, Any]:
 def done_dict(done: MigrationResult) -> dict[str, Any]:
     """One applied migration."""
     return {"version": done.version, "name": done.name, "executionTimeMs": done.milliseconds}
+
+
+def number_dict(found: NextNumber) -> dict[str, Any]:
+    """The files of other branches that have to do with the number of a file."""
+    return {
+        "takenBy": found.taken and _branch_file_dict(found.taken),
+        "notFollowed": [_branch_file_dict(one) for one in found.ignored],
+    }
+
+
+def _branch_file_dict(one: BranchFile) -> dict[str, str]:
+    return {"branch": one.branch, "file": one.name}
+
+
+def check_dict(base: Base, new: Sequence[str], problems: Sequence[Problem]) -> dict[str, Any]:
+    """What `check` has found out about the files of a branch."""
+    return {
+        "success": not problems,
+        "base": base.name,
+        "mergeBase": base.commit,
+        "newFiles": list(new),
+        "problems": [
+            {"file": str(one.path), "message": one.what, "commands": list(one.commands)}
+            for one in problems
+        ],
+    }
 
 
 def error_dict(error: OnwardError) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from lib.errors import MigrationFailed, OnwardError
+from lib.errors import BaseConflict, MigrationFailed, OnwardError
 from lib.printable import printable
 from lib.report.text import server_message
 
@@ -13,6 +13,9 @@ def annotation(error: OnwardError, path_in_workspace: Callable[[str], str] = str
     `path_in_workspace` turns a path into the one that GitHub knows.
     """
     cause = error.cause
+    if isinstance(cause, BaseConflict):
+        file = _escaped_property(path_in_workspace(cause.path))
+        return f"::error file={file}::{_escaped(cause.message)}"
     if not isinstance(cause, MigrationFailed):
         return f"::error::{_escaped(cause.message)}"
     failure = cause.failure

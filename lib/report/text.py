@@ -3,16 +3,18 @@
 Lines are short: what happened, where, what state the database is in, what to do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import NamedTuple
 
 from lib.activity import Activity, RunningRun
 from lib.errors import (
+    BaseConflict,
     ConfigError,
     DatabaseUnavailable,
     DatabaseUnsuitable,
+    DuplicateNumbers,
     FilesError,
     HistoryConflict,
     HistoryHidden,
@@ -25,6 +27,7 @@ from lib.errors import (
     OutcomeUnknown,
     PartlyApplied,
     PasswordRefused,
+    RepositoryError,
     RunFailed,
     ServerError,
     TableBusy,
@@ -37,14 +40,20 @@ from lib.printable import hanging
 from lib.settings.assistant import Assistant
 from lib.settings.config import Config
 from lib.source.migration import DRAFT
+from lib.source.numbering import MAX_LEAP, NextNumber
+from lib.source.pull_request import Base, Problem
 
 _EXIT_CODES_PAGE = "docs/exit-codes.md#exit-codes"
+_NUMBERS_PAGE = "docs/writing-migrations.md#numbers-and-branches"
 # Where the documentation explains each error. A class that is not here has its base class's page.
 PAGES: dict[type[OnwardError], str] = {
     OnwardError: _EXIT_CODES_PAGE,
     ConfigError: "docs/on-call.md#exit-1-or-2",
     FilesError: "docs/on-call.md#exit-1-or-2",
+    DuplicateNumbers: _NUMBERS_PAGE,
+    RepositoryError: _NUMBERS_PAGE,
     HistoryConflict: "docs/on-call.md#exit-3-conflict",
+    BaseConflict: _NUMBERS_PAGE,
     NotEmpty: "docs/production-vercel.md#4-a-database-with-tables-in-it",
     UntrustedHistory: "docs/security.md#other-roles-in-the-database",
     WrongEnvironment: "docs/on-call.md#exit-3-wrong-environment",
@@ -227,6 +236,29 @@ def warning_text(warning: str) -> str:
 def check_text(exit_code: int) -> str:
     """The last line of a `status --check` that fails."""
     return _exit_line(exit_code, CHECK_PAGES[exit_code])
+
+
+def number_lines(found: NextNumber) -> list[str]:
+    """What other branches have to do with the number of a file."""
+    lines = []
+    if taken := found.taken:
+        lines.append(f"   The branch {taken.branch} has {taken.name}")
+    for ignored in found.ignored:
+        why = f"more than {MAX_LEAP} above the files here, so not followed"
+        lines.append(f"⚠️  The branch {ignored.branch} has {ignored.name}: {why}")
+    return lines
+
+
+def base_check_text(base: Base, new: Sequence[str]) -> str:
+    """What `check` says of files that fit the base branch."""
+    files = "1 new file" if len(new) == 1 else f"{len(new) or 'no'} new files"
+    return f"✅ {files}, above all files of {base.name}; none of these was changed"
+
+
+def base_conflict(problem: Problem) -> BaseConflict:
+    """The error for one problem that `check` has found."""
+    commands = "".join(f"\n  {command}" for command in problem.commands)
+    return BaseConflict(str(problem.path), problem.what, next_step=f"To repair it:{commands}")
 
 
 def skipped_text(environment: str, reason: str, pending: str) -> str:

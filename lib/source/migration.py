@@ -1,18 +1,20 @@
-"""A migration file, the directory of all of them, and new ones.
+"""A migration file, and the directory of all of them.
 
-Pure but for reading and creating files. Whatever can be refused without a database is refused here,
+Pure but for reading files. Whatever can be refused without a database is refused here,
 all problems in one error.
 """
 
 import os
 import re
 from codecs import getincrementaldecoder
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
-from lib.errors import FilesError
+from lib.errors import DuplicateNumbers, FilesError
 from lib.source import lexer, other_tools, rules
 from lib.source.latin1 import BOM, as_latin1, from_latin1
 from lib.source.rules import Refusal
@@ -28,6 +30,10 @@ _MEANT_AS_DIRECTIVE = r"(?i)[\s*/-]*migrate\s*:"
 
 
 _FIX_FILES = "Fix the files and run again."
+_RENUMBER_ONE = (
+    "Where files share a number, renumber those that no database has applied; with a database, "
+    "`scripts/migrate.py status` says which:"
+)
 _STILL_A_DRAFT = f"still a draft; remove the line `-- migrate: {DRAFT}` when the SQL is finished"
 
 
@@ -108,6 +114,17 @@ def description_of(version: str) -> str:
     return version.partition("-")[2]
 
 
+def checksum_of(content: bytes) -> str:
+    """The checksum that the history has of a file: byte order mark and line ends do not count."""
+    return _digest(_with_lf(content))
+
+
+def is_draft(content: bytes) -> bool:
+    """Whether no run may apply a file with this content yet."""
+    comments = map(from_latin1, lexer.opening_comment(as_latin1(content)))
+    return any(_DIRECTIVES.get(comment.rstrip()) == DRAFT for comment in comments)
+
+
 def load(directory: Path) -> tuple[Migration, ...]:
     """All migrations of a directory, by number. Raises FilesError that names every problem."""
     migrations, problems = [], []
@@ -118,12 +135,9 @@ def load(directory: Path) -> tuple[Migration, ...]:
             migrations.append(_read(file, path))
         except ValueError as error:
             problems.append(f"{path}: {error}")
-    problems += _duplicate_numbers(directory, [file.name for file in files])
-    if problems:
-        raise FilesError(
-            _listed("the migration files are invalid", problems),
-            next_step=f"Nothing was sent to a database. {_FIX_FILES}",
-        )
+    duplicates = _duplicates([file.name for file in files])
+    if problems or duplicates:
+        raise _invalid(problems, duplicates, directory, highest_number(one.name for one in files))
     return tuple(sorted(migrations, key=lambda migration: migration.number))
 
 
@@ -143,46 +157,47 @@ def require_finished(migrations: Iterable[Migration]) -> None:
     _require_none("migrations cannot be recorded", problems)
 
 
-def create(directory: Path, description: str, date: str) -> Path:
-    """Write a new draft with the next number; return its path. Raises FilesError, and never
-    overwrites a file.
+def names_in(directory: Path) -> list[str]:
+    """The names of the .sql files of a directory, whatever they are; empty if it does not exist.
+
+    Raises FilesError.
     """
-    description = " ".join(description.split())
-    words = re.findall(r"[a-z0-9]+", description.lower())
-    if not (words and description.isascii() and description.isprintable()):
-        raise FilesError(
-            'a description consists of ASCII letters and digits, such as "add orders"; '
-            f"not {description!r}"
-        )
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        number = _next_number(path.name for path in directory.iterdir())
-        path = directory / f"{number}-{'-'.join(words)}.sql"
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(
-                f"-- migrate: {DRAFT}\n"
-                f"-- Version: {number}\n"
-                f"-- Date: {date}\n"
-                f"-- Description: {description}\n"
-                "\n"
-            )
+        return sorted(path.name for path in directory.iterdir() if is_sql(path.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     except OSError as error:
-        raise FilesError(f"{directory}: cannot create a migration: {_reason(error)}") from None
-    return path
+        raise FilesError(f"{directory}: cannot be read: {reason_of(error)}") from None
 
 
-def _next_number(names: Iterable[str]) -> str:
-    numbers = [number_of(name) for name in names if _is_sql(name)]
-    return f"{max((number for number in numbers if number is not None), default=-1) + 1:03d}"
+def contents_in(directory: Path) -> dict[str, bytes]:
+    """The .sql files of a directory and their contents as Git has them: a link's is its target.
+
+    Raises FilesError.
+    """
+    try:
+        return {
+            name: os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
+            for name in names_in(directory)
+            if (path := directory / name).is_symlink() or path.is_file()
+        }
+    except OSError as error:
+        raise FilesError(f"{error.filename}: cannot be read: {reason_of(error)}") from None
+
+
+def highest_number(names: Iterable[str]) -> int:
+    """The highest number that one of these files or versions begins with; -1 if none does."""
+    numbers = [number_of(name) for name in names]
+    return max((number for number in numbers if number is not None), default=-1)
 
 
 def _sql_files(directory: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
-            files = [entry for entry in entries if _is_sql(entry.name)]
+            files = [entry for entry in entries if is_sql(entry.name)]
         problem = "contains no .sql file"
     except OSError as error:
-        files, problem = [], f"cannot be read: {_reason(error)}"
+        files, problem = [], f"cannot be read: {reason_of(error)}"
     if not files:
         raise FilesError(
             f"{directory}: {problem}",
@@ -192,20 +207,44 @@ def _sql_files(directory: Path) -> list[os.DirEntry[str]]:
     return sorted(files, key=lambda file: file.name)
 
 
-def _is_sql(name: str) -> bool:
+def is_sql(name: str) -> bool:
+    """Whether a name means a migration file, well formed or not."""
     # Tools leave hidden files behind: a Mac's `._001-x.sql`, an editor's lock `.#001-x.sql`.
     return name.lower().endswith(".sql") and not name.startswith(".")
 
 
-def _duplicate_numbers(directory: Path, names: Sequence[str]) -> Iterator[str]:
-    holders: dict[int, str] = {}
+def _duplicates(names: Sequence[str]) -> list[list[str]]:
+    """The files that share a number, for each such number."""
+    holders = defaultdict[int | None, list[str]](list)
     for name in names:
-        number = number_of(name)
-        if number is not None and holders.setdefault(number, name) != name:
-            yield (
-                f"{directory / name}: number {number} is taken by {holders[number]}; "
-                f"rename one of them, the next free number is {_next_number(names)}"
-            )
+        holders[number_of(name)].append(name)
+    return [sharing for number, sharing in holders.items() if number is not None and sharing[1:]]
+
+
+def _invalid(
+    problems: Sequence[str], duplicates: list[list[str]], directory: Path, highest: int
+) -> FilesError:
+    """The error of `load`; its kind says whether shared numbers are the only problem."""
+    shared = [
+        f"{directory / name}: number {number_of(name)} is taken by {sharing[0]}; "
+        f"rename one of them, the next free number is {highest + 1:03}"
+        for sharing in duplicates
+        for name in sharing[1:]
+    ]
+    message = _listed("the migration files are invalid", [*problems, *shared])
+    next_step = f"Nothing was sent to a database. {_FIX_FILES}"
+    if not duplicates:
+        return FilesError(message, next_step=next_step)
+    versions = [[name.removesuffix(".sql") for name in sharing] for sharing in duplicates]
+    next_step += f"\n{_RENUMBER_ONE}{renumber_commands(chain(*versions))}"
+    if problems:
+        return FilesError(message, next_step=next_step)
+    return DuplicateNumbers(message, next_step=next_step, duplicates=versions)
+
+
+def renumber_commands(versions: Iterable[str]) -> str:
+    """The commands that give these files the next free numbers, a line each."""
+    return "".join(f"\n  scripts/migrate.py renumber {version}" for version in versions)
 
 
 def _read(file: os.DirEntry[str], path: Path) -> Migration:
@@ -223,7 +262,7 @@ def _read(file: os.DirEntry[str], path: Path) -> Migration:
         version=version,
         path=path,
         content=content,
-        checksum=_digest(_with_lf(content)),
+        checksum=checksum_of(content),
         directives=frozenset(_directives(content)),
     )
 
@@ -239,7 +278,7 @@ def _content(file: os.DirEntry[str], path: Path) -> bytes:
         with path.open("rb", buffering=0) as opened:  # one read call: a fifth faster
             return opened.read()
     except OSError as error:
-        raise ValueError(f"cannot be read: {_reason(error)}") from None
+        raise ValueError(f"cannot be read: {reason_of(error)}") from None
 
 
 def _require_text(content: bytes) -> None:
@@ -320,5 +359,6 @@ def _listed(what: str, problems: Sequence[str]) -> str:
     return f"{what}:{lines}"
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """Why the system refuses, in lower case."""
     return (error.strerror or str(error)).lower()

@@ -68,6 +68,31 @@ def test_a_missing_file_stops_the_run(here: Here, migrations: Write, database: D
     assert contents(database) == before
 
 
+def test_status_says_which_of_two_files_with_one_number_is_applied(
+    here: Here, migrations: Write, database: Database
+) -> None:
+    migrations(TWO)
+    assert here(url=database.url).code == 0
+    before = contents(database)
+    migrations({"002-b.sql": "SELECT 2;"})
+    result = here("status", url=database.url)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(
+        "❌ migration files share a number:\n"
+        "  number 2 is applied as 002-two, and not as 002-b\n"
+        "Next: Nothing was changed. The next free number is 003:\n"
+        "  scripts/migrate.py renumber 002-b\n"
+    )
+    for command in ((), ("validate",), ("status",)):
+        offline = here(*command, url="postgresql://me@127.0.0.1:1/x")
+        assert offline.code == 2
+        assert "migrations/002-two.sql: number 2 is taken by 002-b.sql; rename one" in offline.err
+        assert "  scripts/migrate.py renumber 002-b\n" in offline.err
+    assert here("renumber", "002-b", url=database.url).code == 0
+    assert here("status", "--check", url=database.url).code == 8
+    assert contents(database) == before
+
+
 def test_a_file_that_was_merged_late_stops_the_run_until_it_is_allowed(
     here: Here, migrations: Write, database: Database
 ) -> None:
@@ -81,7 +106,8 @@ def test_a_file_that_was_merged_late_stops_the_run_until_it_is_allowed(
     assert "rename the file to a number above 2" in result.err
     assert "--allow-out-of-order" in result.err
     assert here("status", "--check", url=database.url).code == 3
-    assert here("status", "--check", "--allow-out-of-order", url=database.url).code == 8
+    allowed = {"MIGRATION_ALLOW_OUT_OF_ORDER": "1"}
+    assert here("status", "--check", url=database.url, env=allowed).code == 8
     for off in ("0", "", "false"):
         assert here(url=database.url, env={"MIGRATION_ALLOW_OUT_OF_ORDER": off}).code == 3
     assert contents(database) == before

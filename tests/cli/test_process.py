@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from lib import VERSION
-from lib.cli.commands import main
-from tests.conftest import Cli, Database, Here
+from lib.cli.main import main
+from tests.conftest import Cli, Completed, Database, Here
 from tests.kit import (
     CANARY,
     FIVE,
@@ -185,6 +185,53 @@ def test_a_venv_that_lacks_the_requirements_too_says_what_to_do(
         assert "No module named 'psycopg'" in result.stderr
         assert "scripts/setup" in result.stderr
     assert contents(database) == ([], [])
+
+
+def without_packages(cli: Cli, *arguments: str, **environ: str) -> Completed:
+    """The command in a Python that has only its own library."""
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", str(cli.script), *arguments],
+        env={"MIGRATION_DIR": str(cli.directory / "migrations"), "PATH": os.environ["PATH"]}
+        | environ,
+        cwd=cli.directory,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    return Completed(result.returncode, result.stdout, result.stderr)
+
+
+def test_commands_on_files_alone_need_no_driver(cli: Cli, migrations: Write) -> None:
+    directory = migrations(ONE)
+    assert without_packages(cli, "--version").out == f"onward {VERSION}\n"
+    assert "\ncommands:\n" in without_packages(cli, "--help").out
+    for arguments in (("create", "two"), ("new", "three"), ("renumber", "001-one")):
+        result = without_packages(cli, *arguments)
+        assert (result.code, result.err) == (0, "")
+    for path in directory.iterdir():
+        path.write_text(path.read_text().replace("-- migrate: draft\n", ""))
+    result = without_packages(cli, "validate", "--json")
+    assert (result.code, json.loads(result.out)["success"]) == (0, True)
+    assert sorted(path.stem for path in directory.iterdir()) == [
+        "002-two",
+        "003-three",
+        "004-one",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("validate",), ("renumber", "001-one"), ()])
+def test_a_command_that_meets_a_database_hands_over_to_the_venv(
+    project: Path, tmp_path: Path, database: Database, arguments: tuple[str, ...]
+) -> None:
+    team = bundle(project, tmp_path / "team", {**TWO, "003-late.sql": "SELECT 3;"})
+    cli = Cli(team, team)
+    lacking = without_packages(cli, *arguments, POSTGRES_URL=database.url)
+    assert (lacking.code, "No module named 'psycopg'" in lacking.err) == (2, True)
+    assert "Traceback" not in lacking.err
+    (team / ".venv").symlink_to(sys.prefix)
+    result = without_packages(cli, *arguments, POSTGRES_URL=database.url)
+    assert (result.code, result.err) == (0, "")
+    assert recorded(database) == (None if arguments else ["001-one", "002-two", "003-late"])
 
 
 def test_a_python_without_the_requirements_says_what_to_do(
@@ -457,8 +504,9 @@ def test_a_signal_while_it_starts_is_one_line_and_its_code(
 
 @pytest.mark.parametrize("script", ["bundle.py", "check_functions.py", "invoke.py", "sandbox.py"])
 def test_ctrl_c_while_another_script_starts_shows_no_traceback(cli: Cli, script: str) -> None:
-    env = starting(cli.directory, "argparse", "os.kill(os.getpid(), signal.SIGINT)")
-    env |= starting(cli.directory, "psycopg", "os.kill(os.getpid(), signal.SIGINT)")
+    env: dict[str, str] = {}
+    for module in ("argparse", "ast", "psycopg"):
+        env |= starting(cli.directory, module, "os.kill(os.getpid(), signal.SIGINT)")
     result = subprocess.run(
         [sys.executable, str(cli.script.with_name(script)), "--help"],
         env=env,
@@ -539,6 +587,7 @@ def test_a_signal_while_the_end_is_told_does_not_cut_it_short(
 
 # The command line itself
 
+COMMANDS = ("status", "validate", "create", "renumber", "check", "baseline", "repair")
 # With a connection to it, the exit code would be 5.
 NOWHERE = "postgresql://postgres@127.0.0.1:1/app"
 
@@ -573,6 +622,62 @@ def test_a_wrong_command_line_is_2_in_words_and_in_the_document(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("word", ["apply", "up", "migrate"])
+def test_other_tools_words_for_a_run_are_a_run(
+    here: Here, migrations: Write, database: Database, word: str
+) -> None:
+    migrations(ONE)
+    assert here("--json", word, "status", url=database.url).code == 2
+    assert here(word, "--check", url=database.url).code == 2
+    assert contents(database) == ([], [])
+    document = json.loads(here("--json", word, url=database.url).out)
+    assert [one["version"] for one in document["applied"]] == ["001-one"]
+    assert recorded(database) == ["001-one"]
+
+
+def test_new_is_create_and_help_is_help(
+    here: Here, migrations: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = migrations(ONE)
+    assert here("new", "add orders").code == 0
+    assert sorted(path.stem for path in directory.iterdir()) == ["001-one", "002-add-orders"]
+    printed = []
+    for arguments in (["help"], ["--help"], ["help", "new"], ["create", "--help"]):
+        with pytest.raises(SystemExit):
+            main(arguments, {})
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2] == printed[3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("down",), "docs/rolling-back.md"),
+        (("rollback", "1"), "docs/rolling-back.md"),
+        (("--json", "undo"), "docs/rolling-back.md"),
+        (("--dry-run",), "scripts/migrate.py status shows what is pending"),
+        (("up", "--dry-run"), "scripts/migrate.py status shows what is pending"),
+        (("stauts",), "Did you mean `scripts/migrate.py status`?"),
+        (("migrat",), "Did you mean `scripts/migrate.py migrate`?"),
+        (("renumer", "x"), "Did you mean `scripts/migrate.py renumber`?"),
+        (("zzz",), "there is no command 'zzz'\nNext: Nothing was changed. To list"),
+        (("--production", "status"), "unrecognized arguments: --production"),
+        (("validate", "--allow-out-of-order"), "unrecognized arguments: --allow-out-of-order"),
+        (("create", "x", "--production"), "unrecognized arguments: --production"),
+        (("baseline", "1", "--allow-nonempty"), "unrecognized arguments: --allow-nonempty"),
+    ],
+)
+def test_a_word_that_means_nothing_here_is_answered_with_what_does(
+    here: Here, migrations: Write, database: Database, arguments: tuple[str, ...], said: str
+) -> None:
+    directory = migrations(ONE)
+    result = here(*arguments, url=database.url)
+    assert (result.code, said in result.err) == (2, True), result.err
+    assert contents(database) == ([], [])
+    assert [path.stem for path in directory.iterdir()] == ["001-one"]
+
+
+@pytest.mark.slow
 def test_help_reads_like_a_manual_page(cli: Cli) -> None:
     for columns in ("40", "300"):
         result = cli("--help", url=NOWHERE, env={"COLUMNS": columns})
@@ -590,11 +695,13 @@ def test_help_reads_like_a_manual_page(cli: Cli) -> None:
         assert variable in manual, "a variable that decides something is in the manual"
     for code in (1, 2, 3, 4, 5, 6, 7, 8, 70, 130, 143):
         assert re.search(rf"^  (\d+, )?{code}\b", manual, re.MULTILINE), code
-    for command in ("status", "validate", "create", "baseline", "repair"):
+    for command in COMMANDS:
         assert f"\n  {command} " in manual
 
 
-@pytest.mark.parametrize("command", ["status", "validate", "create", "baseline", "repair"])
+@pytest.mark.parametrize(
+    "command", ["status", "validate", "create", "renumber", "baseline", "repair"]
+)
 def test_each_command_has_a_help_of_its_own(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -602,7 +709,9 @@ def test_each_command_has_a_help_of_its_own(
         main([command, "--help"], {"POSTGRES_URL": NOWHERE})
     out = capsys.readouterr().out
     assert ended.value.code == 0
-    assert out.startswith(f"usage: scripts/migrate.py {command} [-h]")
+    assert out.startswith(f"usage: scripts/migrate.py {command} [-h] [--json]")
+    assert "--allow-" not in out
+    assert ("--production" in out) == (command in ("baseline", "repair"))
     assert max(map(len, out.splitlines())) <= 80
 
 

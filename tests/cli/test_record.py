@@ -113,6 +113,8 @@ def test_create_overwrites_nothing_and_makes_the_directory(here: Here, tmp_path:
         "success": True,
         "version": "001-first",
         "file": "migrations/001-first.sql",
+        "takenBy": None,
+        "notFollowed": [],
     }
     assert (tmp_path / "migrations" / "000-first.sql").read_text() == "mine"
     shutil.rmtree(tmp_path / "migrations")

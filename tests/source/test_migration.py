@@ -10,10 +10,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lib import ROOT
-from lib.errors import FilesError
+from lib.errors import DuplicateNumbers, FilesError
 from lib.report.text import next_step_text
 from lib.source.latin1 import BOM
-from lib.source.migration import DRAFT, NO_TRANSACTION, create, load, number_of, require_runnable
+from lib.source.migration import (
+    DRAFT,
+    NO_TRANSACTION,
+    load,
+    names_in,
+    number_of,
+    require_runnable,
+)
 from tests.kit import fill, read
 
 NAME = (
@@ -33,7 +40,11 @@ def problems(directory: Path) -> list[str]:
         load(directory)
     heading, *found = caught.value.message.split("\n  ")
     assert heading == "the migration files are invalid:"
-    assert caught.value.next_step == "Nothing was sent to a database. Fix the files and run again."
+    next_step, _, commands = caught.value.next_step.partition("\n")
+    assert next_step == "Nothing was sent to a database. Fix the files and run again."
+    assert ("scripts/migrate.py renumber " in commands) == (
+        "rename one of them" in str(caught.value)
+    )
     assert all(problem.startswith(f"{directory}/") for problem in found)
     return [problem.removeprefix(f"{directory}/") for problem in found]
 
@@ -146,7 +157,7 @@ def test_hidden_files_are_ignored_whatever_is_in_them(tmp_path: Path) -> None:
     with pytest.raises(FilesError, match=r"contains no \.sql file"):
         load(tmp_path)
     assert [one.version for one in load(fill(tmp_path, {"001-x.sql": "SELECT 1;"}))] == ["001-x"]
-    assert create(tmp_path, "next", "2025-10-25").name == "002-next.sql"
+    assert names_in(tmp_path) == ["001-x.sql"]
 
 
 def test_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
@@ -175,6 +186,17 @@ def test_a_number_is_taken_once_however_it_is_written(tmp_path: Path) -> None:
             "rename one of them, the next free number is 009"
         ),
         "7-c.sql: number 7 is taken by 0007-a.sql; rename one of them, the next free number is 009",
+    ]
+
+
+def test_files_that_share_a_number_are_listed_with_their_commands(tmp_path: Path) -> None:
+    fill(tmp_path, dict.fromkeys(("007-b.sql", "0007-a.sql", "008-e.sql"), "SELECT 1;"))
+    with pytest.raises(DuplicateNumbers) as caught:
+        load(tmp_path)
+    assert caught.value.duplicates == [["0007-a", "007-b"]]
+    assert caught.value.next_step.splitlines()[-2:] == [
+        "  scripts/migrate.py renumber 0007-a",
+        "  scripts/migrate.py renumber 007-b",
     ]
 
 
@@ -571,55 +593,6 @@ def test_all_that_pending_files_may_not_contain_is_named_at_once(tmp_path: Path)
     assert next_step_text(caught.value) == "Nothing was changed. Fix the files and run again."
     require_runnable(migrations[:1])
     require_runnable([])
-
-
-# New files
-
-
-@pytest.mark.parametrize(
-    ("there", "description", "file"),
-    [
-        ([], "Add orders", "000-add-orders.sql"),
-        (["000-x.sql", "README.md", "999-notes.txt"], "add  Orders!", "001-add-orders.sql"),
-        (["000-x.sql", "007_misnamed.SQL"], "x", "008-x.sql"),
-        (["999-x.sql"], "2FA: users' phones", "1000-2fa-users-phones.sql"),
-    ],
-)
-def test_a_new_file_has_the_next_number(
-    tmp_path: Path, there: list[str], description: str, file: str
-) -> None:
-    assert (
-        create(fill(tmp_path, dict.fromkeys(there, "")), description, "2025-10-25")
-        == tmp_path / file
-    )
-
-
-def test_a_new_file_is_a_draft_that_can_be_loaded_and_not_run(tmp_path: Path) -> None:
-    directory = tmp_path / "new" / "migrations"
-    path = create(directory, " Add\n orders ", "2025-10-25")
-    assert path.read_bytes() == (
-        b"-- migrate: draft\n-- Version: 000\n-- Date: 2025-10-25\n-- Description: Add orders\n\n"
-    )
-    (migration,) = load(directory)
-    assert migration.directives == {DRAFT}
-    with pytest.raises(FilesError, match="still a draft"):
-        require_runnable([migration])
-
-
-@pytest.mark.parametrize("description", ["", " ", "---", "größe", "add \u212a", "a\0b", "a\x1b[1m"])
-def test_a_description_that_cannot_be_a_file_name_is_refused(
-    tmp_path: Path, description: str
-) -> None:
-    with pytest.raises(FilesError, match="a description consists of ASCII letters and digits"):
-        create(tmp_path, description, "2025-10-25")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_cannot_be_created_is_an_error_for_the_user(tmp_path: Path) -> None:
-    with pytest.raises(FilesError, match="cannot create a migration: file name too long"):
-        create(tmp_path, "x" * 300, "2025-10-25")
-    with pytest.raises(FilesError, match="cannot create a migration"):
-        create(fill(tmp_path, {"file": ""}) / "file", "x", "2025-10-25")
 
 
 def test_the_bytes_of_the_files_that_are_shipped_never_change() -> None:
