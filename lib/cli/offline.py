@@ -88,7 +88,9 @@ def _not_here(repository: Repository, name: str, *, is_known: bool) -> Repositor
     fetch = repository.fetch_command(name)
     return RepositoryError(
         f"{name} {problem}",
-        next_step=f"Fetch it, with its history:\n  {fetch}" if fetch else "",
+        next_step=f"Fetch it, with its history:\n  {fetch}"
+        if fetch
+        else "To list the branches that are here:\n  git branch --all",
     )
 
 

@@ -150,7 +150,7 @@ def test_renumber_asks_a_database_in_reach_first(
 
 
 @pytest.mark.slow
-def test_of_two_files_with_one_number_on_the_base_the_one_not_applied_moves(
+def test_of_two_files_of_one_number_on_the_base_the_unapplied_one_moves(
     here: Here, migrations: Write, database: Database, tmp_path: Path
 ) -> None:
     migrations(TWO)
@@ -332,4 +332,5 @@ def test_check_without_a_base_branch_or_a_repository_is_2(
     for ref in ("nowhere", "--all", ""):
         result = here("check", f"--base={ref}")
         assert (result.code, "Traceback" in result.err) == (2, False)
+    assert repairs(here("check", "--base=nowhere")) == ["git branch --all"]
     assert names(tmp_path) == ["001-one.sql", "002-two.sql"]
