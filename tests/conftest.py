@@ -24,7 +24,7 @@ import psycopg
 import pytest
 
 from lib.cli.commands import main
-from scripts.dev.embedded import Embedded, EmbeddedError
+from scripts.embedded import Embedded, EmbeddedError
 from tests.proxy import Proxy, proxied
 
 ROOT = Path(__file__).resolve().parent.parent

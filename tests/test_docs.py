@@ -24,7 +24,7 @@ import yaml  # type: ignore[import-untyped]
 from botocore import xform_name
 from botocore.session import Session
 
-from scripts.dev.embedded import Embedded
+from scripts.embedded import Embedded
 from tests.conftest import ROOT, Database, Server
 from tests.documents import (
     BLOCKS,
