@@ -14,6 +14,9 @@ SHAPES = (*ON_VERCEL, "sam")
 PAGES = "docs/onward"
 """Where a team has the documentation: its own `docs/` may be published."""
 
+PAGE = "public/index.html"
+"""Vercel publishes a directory, which must not be empty; a team that has one needs no page."""
+
 
 class Part(NamedTuple):
     """Files that a team gets: the shapes of repository, and whether Vercel's build needs them."""
@@ -36,7 +39,7 @@ TEAMS = (
     Part("api/*.py", ON_VERCEL, deployed=True),
     Part("lib/**/*.py", deployed=True),
     Part("migrations/000-create-migration-table.sql", deployed=True),
-    Part("public/index.html", ("alone",), deployed=True),
+    Part(PAGE, ("alone", "python"), deployed=True),
     Part("scripts/check_functions.py", deployed=True),
     Part("scripts/migrate.py", deployed=True),
     Part("scripts/in_venv.py", deployed=True),

@@ -9,7 +9,7 @@ from lib import VERSION
 from scripts.adopting import AdoptError, requirements
 from scripts.adopting.blocks import block_in, with_block, without_block
 from scripts.adopting.lock import NAME, Lock, digest, read_lock
-from scripts.adopting.owners import ON_VERCEL, Shipped, adapted, not_deployed, shipped
+from scripts.adopting.owners import ON_VERCEL, PAGE, Shipped, adapted, not_deployed, shipped
 from scripts.adopting.repository import Repository, read_vercel_json
 from scripts.adopting.vercel_json import BUILD_FIRST, Order, merge
 from scripts.adopting.writing import Change
@@ -47,7 +47,8 @@ class Planner:
         known = self.before
         self.shape = options.shape or (known.shape if known else self.repository.shape)
         self.order = options.order or (known.order if known else BUILD_FIRST)
-        self.files = shipped(checkout, self.shape)
+        page = PAGE if self.repository.publishes and not (known and PAGE in known.files) else None
+        self.files = [file for file in shipped(checkout, self.shape) if file.path != page]
         self.problems: list[str] = []
 
     def plan(self) -> Plan:

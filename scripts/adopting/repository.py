@@ -129,12 +129,16 @@ class Repository:
                 yield f"{name}: settings in a program cannot be merged; write them as vercel.json"
         for route in self._taken_routes():
             yield f"{route}: Onward's function has this route"
-        document = parsed(self.text("vercel.json") or "{}")
-        public = {"index.html", "public/index.html"} & {
-            name for name in ("index.html",) if (self.root / name).exists()
-        }
-        if shape in ("alone", "python") and public and "outputDirectory" not in document:
+        at_root = (self.root / "index.html").exists()
+        if shape in ("alone", "python") and at_root and not self.publishes:
             yield "index.html: Vercel will publish public/ only; move the site's files there"
+
+    @property
+    def publishes(self) -> bool:
+        """Whether it has files of its own for Vercel to publish."""
+        public = self.root / "public"
+        settings = parsed(self.text("vercel.json") or "{}")
+        return "outputDirectory" in settings or (public.is_dir() and any(public.iterdir()))
 
     def _taken_routes(self) -> Iterator[str]:
         for folder in _ROUTES:

@@ -2,11 +2,12 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from scripts.adopt import main
 from scripts.adopting import AdoptError
 from scripts.adopting.owners import SHAPES
 from scripts.adopting.writing import Change, write
+from scripts.embedded import Embedded
 from tests.conftest import ROOT, Completed
+from tests.kit import wait_until_gone
 
 BUILD = '{"scripts": {"build": "vite build"}}'
 TEAMS: dict[str, dict[str, str]] = {
@@ -135,7 +138,7 @@ def test_each_shape_is_found_and_what_the_team_had_is_kept(make: Make, shape: st
         shape != "sam",
         shape == "sam",
     )
-    assert ("public/index.html" in after) == (shape == "alone")
+    assert ("public/index.html" in after) == (shape in ("alone", "python"))
     assert [name for name in after if name.startswith("migrations/")] == [MIGRATION]
     assert check(root).code == 0
 
@@ -159,6 +162,13 @@ def test_alone_has_our_vercel_json_byte_for_byte(make: Make) -> None:
     assert (root / "vercel.json").read_text() == (ROOT / "vercel.json").read_text()
 
 
+def test_a_team_that_publishes_a_directory_gets_no_page_of_ours(make: Make) -> None:
+    root = make({"public/index.html": "<h1>Theirs</h1>"})
+    adopted(root)
+    assert (root / "public/index.html").read_text() == "<h1>Theirs</h1>"
+    assert "public/index.html" not in (root / "onward.lock").read_text()
+
+
 def test_the_builds_of_a_team_are_kept_in_front_of_ours(make: Make) -> None:
     root = make(TEAMS["client"])
     adopted(root)
@@ -180,6 +190,7 @@ def test_the_packages_of_own_functions_are_installed_for_the_build_step(make: Ma
     assert not [line for line in lines if line.startswith("starlette==")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_second_run_changes_nothing(make: Make, shape: str) -> None:
     root = make(TEAMS[shape])
@@ -416,6 +427,7 @@ def test_another_order_is_a_second_run_with_that_order(make: Make) -> None:
     assert "✅ Nothing to do" in adopted(root).out
 
 
+@pytest.mark.slow
 def test_a_check_tells_what_was_changed_and_what_is_missing(make: Make) -> None:
     root = make(TEAMS["client"])
     adopted(root)
@@ -453,3 +465,41 @@ def test_an_adopted_repository_creates_and_validates_migrations(make: Make) -> N
             (root / "migrations" / "001-add-orders.sql").write_text("SELECT 1;\n")
         assert result.returncode == 0, result.stderr
     assert "2 files are valid" in result.stdout
+
+
+@pytest.mark.slow
+def test_an_adopted_repository_has_a_sandbox(make: Make) -> None:
+    root = make(TEAMS["client"])
+    adopted(root)
+    commit(root)
+    command = [sys.executable, str(root / "scripts" / "sandbox.py"), "--once"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    data = (root / ".sandbox" / "postgres").resolve()
+    wait_until_gone(data)
+    Embedded(data).drop()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "✅ Applied: 000-create-migration-table" in result.stdout
+    assert "Pending Migrations: None" in result.stdout
+    assert git(root, "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("typed", "order"), [("2\n", "migrate-first"), ("\n", "build-first"), ("\x04", None)]
+)
+def test_on_a_terminal_the_order_is_asked_for(make: Make, typed: str, order: str | None) -> None:
+    root = make(TEAMS["client"])
+    terminal, side = pty.openpty()
+    command = [sys.executable, str(ROOT / "scripts" / "adopt.py"), str(root)]
+    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side)
+    os.close(side)
+    os.write(terminal, typed.encode())
+    printed = b""
+    with suppress(OSError):  # the other side is closed
+        while chunk := os.read(terminal, 65536):
+            printed += chunk
+    os.close(terminal)
+    assert process.wait() == (0 if order else 130)
+    assert b"a failed build leaves the database migrated" in printed
+    lock = root / "onward.lock"
+    assert (json.loads(lock.read_text())["order"] if lock.exists() else None) == order
