@@ -4,11 +4,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from scripts.adopting import AdoptError
 from scripts.adopting.blocks import MARKS, block_in
+from scripts.adopting.repository import Repository
 from scripts.adopting.vercel_json import changed_by_hand
 
 NAME = "onward.lock"
@@ -46,6 +47,8 @@ def read_lock(root: Path) -> Lock | None:
     try:
         lock = Lock(**json.loads((root / NAME).read_text()))
         _numbers(lock.version)
+        if any(PurePosixPath(name).is_absolute() or ".." in name for name in lock.files):
+            raise ValueError("it names a file outside the repository")
     except (OSError, ValueError, TypeError) as error:
         raise AdoptError(
             f"{NAME} cannot be read: {error}",
@@ -62,17 +65,16 @@ def differences(root: Path, lock: Lock) -> Iterator[str]:
             yield f"missing  {name}"
         elif digest(path.read_bytes()) != shipped:
             yield f"changed  {name}"
+    repository = Repository(root)
     for name in sorted(lock.blocks):
-        yield from _block_differences(root, lock, name)
+        yield from _block_differences(repository, lock, name)
     if lock.vercel is not None:
-        path = root / "vercel.json"
-        keys = changed_by_hand(path.read_text(), lock.vercel) if path.is_file() else ["all of it"]
+        keys = changed_by_hand(repository.text("vercel.json") or "{}", lock.vercel)
         yield from (f"changed  vercel.json: {key}" for key in keys)
 
 
-def _block_differences(root: Path, lock: Lock, name: str) -> Iterator[str]:
-    path = root / name
-    block = block_in(name, path.read_text()) if path.is_file() and name in MARKS else None
+def _block_differences(repository: Repository, lock: Lock, name: str) -> Iterator[str]:
+    block = block_in(name, repository.text(name)) if name in MARKS else None
     if block is None:
         yield f"missing  {name}: Onward's lines"
     elif digest(block.encode()) != lock.blocks[name]:

@@ -9,7 +9,7 @@ from lib import VERSION
 from scripts.adopting import AdoptError, requirements
 from scripts.adopting.blocks import block_in, with_block, without_block
 from scripts.adopting.lock import NAME, Lock, digest, read_lock
-from scripts.adopting.owners import ON_VERCEL, PAGE, Shipped, adapted, not_deployed, shipped
+from scripts.adopting.owners import ON_VERCEL, PAGE, PAGES, Shipped, adapted, not_deployed, shipped
 from scripts.adopting.repository import Repository, read_vercel_json
 from scripts.adopting.vercel_json import BUILD_FIRST, Order, merge
 from scripts.adopting.writing import Change
@@ -47,8 +47,7 @@ class Planner:
         known = self.before
         self.shape = options.shape or (known.shape if known else self.repository.shape)
         self.order = options.order or (known.order if known else BUILD_FIRST)
-        page = PAGE if self.repository.publishes and not (known and PAGE in known.files) else None
-        self.files = [file for file in shipped(checkout, self.shape) if file.path != page]
+        self.files = [file for file in shipped(checkout, self.shape) if self._is_wanted(file.path)]
         self.problems: list[str] = []
 
     def plan(self) -> Plan:
@@ -59,12 +58,22 @@ class Planner:
         whole = [change for file in self.files for change in self._whole(file)]
         gone = list(self._gone())
         merged, lock = self._merged()
-        self._check_places([*whole, *merged])
+        self._check_places([*whole, *gone, *merged])
         self._refuse_problems()
         changes = sorted([*whole, *gone, *merged], key=lambda change: change.path)
         changes.append(self._lock_change(lock))
         notes = list(self.repository.notes()) if self.shape in ON_VERCEL else []
         return Plan(self.shape, self.order, self.before, changes, notes)
+
+    def _is_wanted(self, path: str) -> bool:
+        """Whether a file has a use here: a page if nothing else is published, and a workflow where
+        GitHub looks for it.
+        """
+        if self.before and path in self.before.files:
+            return True
+        if path == PAGE:
+            return not self.repository.publishes
+        return not (path.startswith(".github/") and self.repository.is_subdirectory)
 
     def _refuse_older_checkout(self) -> None:
         if self.before and self.before.is_newer_than(VERSION):
@@ -144,12 +153,11 @@ class Planner:
         lines = ["/.venv/", "/.sandbox/", "__pycache__/"]
         lines += ["/dist/onward-*.zip"] if self.shape == "sam" else ["/.vercel/"]
         present = block_in(".gitignore", self.repository.text(".gitignore")) or ""
-        lines += [line for line in present.splitlines() if line.startswith("!")]
-        ignored = self.repository.ignored([*(file.path for file in self.files), NAME])
-        folders = {
-            f"!/{path.partition('/')[0]}/" if "/" in path else f"!/{path}": 0 for path in ignored
-        }
-        return "".join(f"{line}\n" for line in dict.fromkeys([*lines, *folders]))
+        _, mark, kept = present.partition("!")
+        lines += f"{mark}{kept}".splitlines()
+        for path in self.repository.ignored([*(file.path for file in self.files), NAME]):
+            lines += _not_ignored(path)
+        return "".join(f"{line}\n" for line in dict.fromkeys(lines))
 
     def _requirements(self) -> str:
         name = "requirements.txt"
@@ -206,6 +214,14 @@ class Planner:
         if self.repository.bytes(NAME) == content:
             return Change(NAME, "same")
         return Change(NAME, "replaced" if self.before else "new", content)
+
+
+def _not_ignored(path: str) -> list[str]:
+    """Lines that take a path from what .gitignore ignores. Of `docs/`, only our part."""
+    if path.startswith(f"{PAGES}/"):
+        return ["!/docs/", "/docs/*", f"!/{PAGES}/"]
+    folder, slash, _ = path.partition("/")
+    return [f"!/{folder}{slash}"]
 
 
 def _kind(parent: Path | None) -> str:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,6 @@ class Repository:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        package = self.text("package.json")
-        self.package = parsed(package, "package.json") if package else {}
 
     def bytes(self, name: str) -> bytes | None:
         """A file's content; None if it is not there."""
@@ -60,6 +59,11 @@ class Repository:
             return (self.bytes(name) or b"").decode()
         except UnicodeDecodeError as error:
             raise AdoptError(f"{name} is not UTF-8: byte {error.start}") from None
+
+    @cached_property
+    def package(self) -> dict[str, Any]:
+        """Its package.json; empty without one. Raises AdoptError if it is no JSON object."""
+        return parsed(self.text("package.json") or "{}", "package.json")
 
     @property
     def shape(self) -> str:
@@ -99,7 +103,7 @@ class Repository:
         if not (self.root / "vercel.json").exists():
             settings = {"$schema": ours["$schema"]} | settings
         return Defaults(
-            f"{manager} install" if self.package else "",
+            f"{manager} install" if (self.root / "package.json").exists() else "",
             self._build_of(shape, manager),
             tuple(settings.items()),
         )
@@ -194,6 +198,11 @@ class Repository:
     def is_dirty(self) -> bool:
         """Whether git knows of changes that are not committed."""
         return bool(self._git("status", "--porcelain"))
+
+    @property
+    def is_subdirectory(self) -> bool:
+        """Whether it is a project in a larger repository of git's."""
+        return bool((self._git("rev-parse", "--show-prefix") or "").strip())
 
     def _git(self, *words: str, given: str = "") -> str | None:
         """What git says; None without git, or if this is no repository of git's."""

@@ -32,6 +32,7 @@ TEAMS: dict[str, dict[str, str]] = {
     "python": {"api/orders.py": "app = None\n", "requirements.txt": "flask\nstarlette>=1\n"},
     "sam": {"template.yaml": "Transform: AWS::Serverless-2016-10-31\n"},
 }
+OUTSIDE = '{"version": "0.1.0", "shape": "alone", "order": "", "files": {"../x": ""}}'
 MIGRATION = "migrations/000-create-migration-table.sql"
 Make = Callable[[Mapping[str, str]], Path]
 
@@ -227,6 +228,8 @@ def test_collisions_are_all_named_and_nothing_is_written(make: Make) -> None:
         ({"lib": "a file"}, "lib is not a directory"),
         ({"scripts/setup/x": ""}, "setup is not a file"),
         ({"onward.lock": "{}"}, "onward.lock cannot be read"),
+        ({"onward.lock": OUTSIDE}, "it names a file outside the repository"),
+        ({"AGENTS.md": "# Onward ends here\n", ".gitignore": "# Onward ends here\n"}, "only one"),
         ({"vercel.json": '{"buildCommand": "python scripts/migrate.py"}'}, "another version"),
     ],
 )
@@ -313,6 +316,17 @@ def test_lib_is_not_ignored_even_where_a_stock_gitignore_does(make: Make) -> Non
     git(root, "add", "--all")
     tracked = git(root, "ls-files").splitlines()
     assert {"lib/settings/config.py", "onward.lock"} <= set(tracked)
+    commit(root)
+    assert "✅ Nothing to do" in adopted(root).out
+
+
+def test_of_docs_that_git_ignores_only_our_pages_are_taken_back(make: Make) -> None:
+    root = make({".gitignore": "docs\n", "docs/built.html": ""})
+    adopted(root)
+    git(root, "add", "--all")
+    tracked = [name for name in git(root, "ls-files").splitlines() if name.startswith("docs/")]
+    assert "docs/onward/on-call.md" in tracked
+    assert "docs/built.html" not in tracked
     commit(root)
     assert "✅ Nothing to do" in adopted(root).out
 
