@@ -262,6 +262,14 @@ def test_a_place_that_is_no_repository_of_the_teams_is_refused(tmp_path: Path) -
     assert not (ROOT / "onward.lock").exists()
 
 
+def test_no_package_is_needed(make: Make) -> None:
+    root = make(TEAMS["alone"])
+    command = [sys.executable, "-S", "-E", str(ROOT / "scripts" / "adopt.py"), str(root)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (root / "onward.lock").exists()
+
+
 @pytest.mark.slow
 def test_an_adopted_repository_is_no_checkout(make: Make, tmp_path: Path) -> None:
     root = make(TEAMS["alone"])
