@@ -47,7 +47,6 @@ NEEDED = (
     "api/__init__.py",
     "lib/__init__.py",
     "lib/aws/function.py",
-    "public/index.html",
     "anyio/__init__.py",
     "idna/__init__.py",
     "mangum/__init__.py",
@@ -274,11 +273,12 @@ def _installer(python: str, target: Target) -> list[str]:
 def _copy_project(directory: Path) -> None:
     files = [path for folder in ("api", "lib") for path in (ROOT / folder).rglob("*.py")]
     files += [ROOT / "migrations" / migration.path.name for migration in load(ROOT / "migrations")]
-    for path in [*files, ROOT / "public" / "index.html"]:
+    for path in [*files, *(ROOT / "public").glob("index.html")]:
         copy = directory / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     # Not in the repository, because Vercel would make a function of it.
+    (directory / "api").mkdir(exist_ok=True)
     (directory / "api" / "__init__.py").touch()
 
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lib.settings.environ import URL_VARIABLES
-from scripts.dev.embedded import Embedded, EmbeddedError, reachable
+from scripts.embedded import Embedded, EmbeddedError, reachable
 
 DATABASE = "onward"
 DESCRIPTION = """\

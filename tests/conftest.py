@@ -25,7 +25,7 @@ import pytest
 
 from lib.cli.main import main
 from lib.settings.assistant import CONSENT_VARIABLE, MARKERS
-from scripts.dev.embedded import Embedded, EmbeddedError
+from scripts.embedded import Embedded, EmbeddedError
 from tests.proxy import Proxy, proxied
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -68,13 +68,21 @@ def empty_database(place: Place) -> Iterator[None]:
 
 @contextmanager
 def team(place: Place) -> Iterator[None]:
-    """A repository without us, and this one beside it."""
-    place.root.rename(place.root.parent / "onward")
-    place.root.mkdir()
+    """A client's repository beside this one."""
+    app = place.root.parent / "app"
+    app.mkdir()
+    (app / "package.json").write_text('{"scripts": {"build": "vite build"}}')
     yield
-    result = place.run(["scripts/check_functions.py"], {})
+    result = place.run([str(app / "scripts" / "adopt.py"), "--check"], {})
     assert result.returncode == 0, result.stdout
-    place.migrate()
+
+
+@contextmanager
+def adopted(place: Place) -> Iterator[None]:
+    with team(place):
+        result = place.run(["scripts/adopt.py", "../app"], {})
+        assert result.returncode == 0, result.stdout
+        yield
 
 
 @contextmanager
@@ -326,9 +334,8 @@ def repository(place: Place) -> None:
 
 SITUATIONS: dict[str, Situation] = {
     "README.md#status-and-emergency-routes": orders_pending,
-    "docs/adopting.md#alone": team,
-    "docs/adopting.md#beside-a-client-with-its-own-build": team,
-    "docs/adopting.md#beside-a-nextjs-application": team,
+    "README.md#adopt-it": team,
+    "docs/adopting.md#the-command": team,
     "docs/environments.md#from-a-file-to-production": orders_pending,
     "docs/environments.md#the-sandbox-with-docker": docker,
     "docs/no-transaction.md#data-in-batches": many_users,
@@ -348,6 +355,7 @@ SITUATIONS: dict[str, Situation] = {
     "docs/production-vercel.md#5-deploy": empty_database,
     "docs/rolling-back.md#restoring-a-database": restored,
     "docs/rolling-back.md#rolling-back-the-code": older_code,
+    "docs/upgrading.md#the-files-in-your-repository": adopted,
     "docs/routes.md#the-emergency-route": orders_pending,
     "docs/routes.md#the-status": orders_pending,
     "docs/routes.md#the-status-of-a-protected-preview": protected_preview,

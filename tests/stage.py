@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 
 from lib.web.routes import create_app
 from lib.web.service import Service
-from scripts.dev.embedded import Embedded
+from scripts.embedded import Embedded
 from tests.conftest import SETTINGS, Cli, Database, Server
 from tests.kit import (
     SETTLED,

@@ -30,7 +30,7 @@ from lib.errors import OutcomeUnknown
 from lib.events import Retry
 from lib.postgres.connecting import Budget
 from lib.source.migration import load
-from scripts.dev.embedded import Embedded, find_programs, server_user
+from scripts.embedded import Embedded, find_programs, server_user
 from tests.conftest import SETTINGS, Cli, Database, Server
 from tests.kit import (
     LOCK,

@@ -27,7 +27,6 @@ import psycopg
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.dev.embedded import EmbeddedError  # noqa: E402
 from scripts.dev.measure import (  # noqa: E402
     MADE,
     Failed,
@@ -53,6 +52,7 @@ from scripts.dev.peers import (  # noqa: E402
     install,
     installed,
 )
+from scripts.embedded import EmbeddedError  # noqa: E402
 
 DESCRIPTION = """\
 Time Onward beside psql, other runners and bare scripts: medians, and ratios to

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import psycopg
 
-from scripts.dev.embedded import Embedded
+from scripts.embedded import Embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = Path("/dev/shm")  # noqa: S108

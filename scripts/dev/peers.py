@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from scripts.dev.embedded import EmbeddedError, find_programs
+from scripts.embedded import EmbeddedError, find_programs
 
 ROOT = Path(__file__).resolve().parents[2]
 NPM = ("dbmate@2.36.0", "node-pg-migrate@9.0.0", "pg@8.23.1", "postgres-migrations@5.3.0")

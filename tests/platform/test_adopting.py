@@ -1,31 +1,39 @@
-"""The repositories of docs/adopting.md: each made as the page says, built by `vercel build`, and
-its functions run.
+"""Repositories of each shape: adopted by `scripts/adopt.py`, built by the platform's own program,
+their functions run; then changed by hand, upgraded, and built again.
 
-The one with Next.js installs that by npm and takes minutes: it is built where ONWARD_TEST_NEXT is
-set.
+One shape takes its turn where ONWARD_TURN is set. The one with Next.js installs that by npm.
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts.adopting.owners import SHAPES
+from scripts.bundle import BundleError, Target, find_python
 from tests.conftest import ROOT, Database
-from tests.kit import OURS, history
+from tests.kit import history
 from tests.platform import vercel
+from tests.platform.pooler import in_turn
 from tests.platform.test_vercel import FUNCTIONS, STATUS
 from tests.platform.vercel import WAYS, Built, Tools
 
 pytestmark = pytest.mark.timeout(900)
 
-ALONE, CLIENT, NEXT = "Alone", "Beside a client with its own build", "Beside a Next.js application"
+TABLE = "000-create-migration-table"
+ORDERS = "001-add-orders"
 LAYOUT = "export default ({ children }) => <html><body>{children}</body></html>;\n"
-PAGE = "export default () => <h1>Orders</h1>;\n"
+# What only the build's own `prebuild` writes.
+PAGE = 'import made from "../made.json";\nexport default () => <h1>{made.title}</h1>;\n'
+PREBUILD = (
+    """node -e 'require("fs").writeFileSync("made.json", JSON.stringify({title: "Orders"}))'"""
+)
 ROUTE = "export const GET = () => Response.json([]);\n"
 WRITE = """
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -33,20 +41,28 @@ mkdirSync("dist/assets", { recursive: true });
 writeFileSync("dist/index.html", "<h1>Orders</h1>");
 writeFileSync("dist/assets/app.js", "");
 """
-# What a team has before it adopts the bundle. No function of ours may take it along.
-BESIDE = {".github/workflows/ci.yml": "", "src/orders.js": "", "lib/orders.js": ""}
+# What a team has before it adopts Onward. No function of ours may take it along. Git's stock list
+# for Python ignores `lib/`.
+BESIDE = {
+    ".github/workflows/ci.yml": "",
+    ".gitignore": "dist/\nlib/\nnode_modules/\n.next/\n",
+    "src/orders.js": "",
+    "docs/index.md": "",
+    "tests/orders.py": "",
+}
 TEAMS: dict[str, dict[str, Any]] = {
-    ALONE: {**BESIDE, ".env": "", "README.md": ""},
-    CLIENT: {
+    "alone": {**BESIDE, "README.md": ""},
+    "client": {
         **BESIDE,
         "package.json": {"name": "client", "private": True, "scripts": {"build": "node build.mjs"}},
         "build.mjs": WRITE,
     },
-    NEXT: {
+    "next": {
         **BESIDE,
         "package.json": {
             "name": "next-application",
             "private": True,
+            "scripts": {"prebuild": PREBUILD, "build": "next build"},
             "dependencies": {"next": "16.4.6", "react": "19.3.1", "react-dom": "19.3.1"},
         },
         "app/layout.jsx": LAYOUT,
@@ -54,91 +70,110 @@ TEAMS: dict[str, dict[str, Any]] = {
         "app/api/orders/route.js": ROUTE,
         "public/robots.txt": "",
     },
+    "python": {
+        **BESIDE,
+        "api/orders.py": "import xmltodict\nfrom lib.vercel import app\n",
+        "requirements.txt": "xmltodict==1.0.4\n",
+    },
+    "sam": {**BESIDE, "template.yaml": "Transform: AWS::Serverless-2016-10-31\nResources: {}\n"},
 }
-BUILT = [ALONE, CLIENT, *([NEXT] if os.environ.get("ONWARD_TEST_NEXT") else [])]
-
-
-def block(shape: str, language: str) -> str:
-    """What the page has for a shape of repository."""
-    page = (ROOT / "docs" / "adopting.md").read_text()
-    (section,) = re.findall(
-        rf"^## {re.escape(shape)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL
-    )
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    return str(found)
+PUBLISHED = {
+    "alone": {"index.html"},
+    "client": {"index.html", "assets/app.js"},
+    "next": {"robots.txt"},
+    "python": {"index.html"},
+}
+CALL = """
+import json, sys
+from types import SimpleNamespace
+from lib.aws import handler
+context = SimpleNamespace(get_remaining_time_in_millis=lambda: 60_000, aws_request_id="1")
+print(json.dumps(handler({"action": "migrate"}, context)))
+"""
 
 
 def repository(shape: str, place: Path) -> Path:
-    """A team's repository that has adopted the bundle as the page says."""
-    onward, root = vercel.checkout(place / "onward"), place / "repository"
+    """A team's repository before, which git knows."""
     for name, content in TEAMS[shape].items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(content if isinstance(content, str) else json.dumps(content))
-    subprocess.run(["sh", "-ec", block(shape, "sh")], cwd=root, check=True)
-    (root / "vercel.json").write_text(block(shape, "json"))
-    shutil.copytree(onward / ".vercel", root / ".vercel")
-    return root
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    git(place, "init", "-q")
+    git(place, "add", "--all")
+    return place
 
 
-def test_the_project_alone_is_the_one_that_is_here() -> None:
-    assert block(ALONE, "json") == (ROOT / "vercel.json").read_text()
+def git(root: Path, *words: str) -> None:
+    command = ["git", "-C", str(root), "-c", "safe.directory=*", "-c", "core.excludesFile="]
+    subprocess.run([*command, *words], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("shape", BUILT)
-def test_a_repository_of_this_shape_builds_migrates_and_answers(
+def adopt(root: Path, checkout: Path = ROOT) -> str:
+    """Run the one command of docs/adopting.md; returns what it prints."""
+    command = [sys.executable, str(checkout / "scripts" / "adopt.py"), str(root)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    git(root, "add", "--all")
+    return result.stdout
+
+
+def later(place: Path) -> Path:
+    """A checkout of a made-up later version."""
+    shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".*", "tests", "__pycache__"))
+    init = place / "lib" / "__init__.py"
+    init.write_text(re.sub(r'VERSION = "[^"]*"', 'VERSION = "99.0.0"', init.read_text()))
+    (place / "lib" / "later.py").write_text("")
+    return place
+
+
+def change_by_hand(root: Path) -> None:
+    """Add a migration, and edit a file of ours."""
+    (root / "migrations" / f"{ORDERS}.sql").write_text("CREATE TABLE orders (id int);\n")
+    with (root / "lib" / "printable.py").open("a") as file:
+        file.write("# ours\n")
+
+
+@pytest.mark.parametrize("shape", in_turn(SHAPES))
+def test_it_is_adopted_built_run_changed_upgraded_and_built_again(
     tools: Tools, tmp_path: Path, database: Database, shape: str
 ) -> None:
-    built = vercel.build(tools, repository(shape, tmp_path), database.url)
+    def assert_works(place: Path, versions: list[str]) -> None:
+        if shape == "sam":
+            assert_bundles(root, place, database, versions)
+        else:
+            assert_deploys(tools, root, place, database, shape, versions)
+
+    root = repository(shape, tmp_path / "team")
+    adopt(root)
+    assert_works(tmp_path / "first", [TABLE])
+    change_by_hand(root)
+    said = adopt(root, later(tmp_path / "later"))
+    assert "left      lib/printable.py" in said
+    assert (root / "lib" / "printable.py").read_text().endswith("# ours\n")
+    assert (root / "lib" / "later.py").exists()
+    assert_works(tmp_path / "second", [TABLE, ORDERS])
+
+
+def assert_deploys(
+    tools: Tools, root: Path, place: Path, database: Database, shape: str, versions: list[str]
+) -> None:
+    """A build of what git has migrates, publishes the team's files, and its functions answer."""
+    built = vercel.build(tools, vercel.checkout(place / "checkout", root), database.url)
     assert built.code == 0, built.log
-    assert history(database) == OURS
-    assert (
-        published(built)
-        == {ALONE: {"index.html"}, CLIENT: {"index.html", "assets/app.js"}, NEXT: {"robots.txt"}}[
-            shape
-        ]
-    )
-    assert set(FUNCTIONS) | ({"api/orders", "index"} if shape == NEXT else set()) <= set(
-        built.functions
-    )
+    assert history(database) == versions
+    assert published(built) == PUBLISHED[shape]
+    own = {"next": {"api/orders", "index"}, "python": {"api/orders"}}.get(shape, set())
+    assert set(FUNCTIONS) | own <= set(built.functions)
     for function in FUNCTIONS:
-        assert taken_along(built, function) == {
-            "api",
-            "lib",
-            "migrations",
-            "vc__handler__python.py",
-        }
+        expected = {"api", "lib", "migrations", "vc__handler__python.py"}
+        assert taken_along(built, function) == expected
     for way in WAYS:
-        task = tmp_path / way / "task"
+        task = place / way / "task"
         with vercel.running(
             tools.python, built, FUNCTIONS[1], task, way, POSTGRES_URL=database.url
         ) as send:
             reply = send("GET", STATUS)
         assert (reply.status, reply.document["state"]) == (200, "current")
-        assert [one["version"] for one in reply.document["migrations"]] == OURS
-
-
-def test_what_the_page_appends_installs_for_a_function_that_needs_more(
-    tools: Tools, tmp_path: Path, database: Database
-) -> None:
-    root = repository(ALONE, tmp_path)
-    (root / "api" / "orders.py").write_text("import xmltodict\nfrom lib.vercel import app\n")
-    with (root / "requirements.txt").open("a") as file:
-        file.write("xmltodict==1.0.4\n")
-    built = vercel.build(tools, root, database.url)
-    assert (built.code != 0, "No module named 'xmltodict'" in built.log) == (True, True), built.log
-    assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
-
-    (more,) = re.findall(
-        r"append `(&& [^`]*)` to `installCommand`", (ROOT / "docs" / "adopting.md").read_text()
-    )
-    settings = json.loads((root / "vercel.json").read_text())
-    settings["installCommand"] += f" {more}"
-    (root / "vercel.json").write_text(json.dumps(settings))
-    shutil.rmtree(root / ".vercel" / "output", ignore_errors=True)
-    built = vercel.build(tools, root, database.url)
-    assert built.code == 0, built.log
-    assert "api/orders" in built.functions
-    assert history(database) == OURS
+        assert [one["version"] for one in reply.document["migrations"]] == versions
 
 
 def published(built: Built) -> set[str]:
@@ -151,42 +186,34 @@ def taken_along(built: Built, function: str) -> set[str]:
     return {name.partition("/")[0] for name in built.bundle(function)} - {"_vendor"}
 
 
+def assert_bundles(root: Path, place: Path, database: Database, versions: list[str]) -> None:
+    """The zip that our template names is built, checked, and migrates when it is invoked."""
+    lint = [str(Path(sys.executable).with_name("cfn-lint")), str(root / "template.onward.yaml")]
+    subprocess.run(lint, check=True)
+    try:
+        python = find_python(Target("3.13", "x86_64"))
+    except BundleError as error:
+        pytest.skip(str(error))
+    subprocess.run([sys.executable, str(root / "scripts" / "bundle.py")], check=True)
+    zipped = root / "dist" / "onward-python3.13-x86_64.zip"
+    assert f"CodeUri: dist/{zipped.name}" in (root / "template.onward.yaml").read_text()
+    with zipfile.ZipFile(zipped) as archive:
+        archive.extractall(place)
+    environ = {"MIGRATION_ENV": "test", "DATABASE_URL": database.url}
+    result = subprocess.run(
+        [python, "-c", CALL], cwd=place, env=environ, capture_output=True, text=True, check=False
+    )
+    assert json.loads(result.stdout.splitlines()[-1])["success"], result.stderr
+    assert history(database) == versions
+    assert (root / "template.yaml").read_text() == TEAMS["sam"]["template.yaml"]
+
+
 def test_a_client_that_does_not_build_has_migrated_nothing(
     tools: Tools, tmp_path: Path, database: Database
 ) -> None:
-    root = repository(CLIENT, tmp_path)
+    root = repository("client", tmp_path / "team")
     (root / "build.mjs").write_text("throw new Error('no client today');\n")
-    built = vercel.build(tools, root, database.url)
+    adopt(root)
+    built = vercel.build(tools, vercel.checkout(tmp_path / "checkout", root), database.url)
     assert (built.code != 0, "no client today" in built.log, built.functions) == (True, True, [])
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
-
-
-def test_with_a_stock_gitignore_the_build_fails_and_one_line_mends_it(
-    tools: Tools, tmp_path: Path, database: Database
-) -> None:
-    root, clone = repository(CLIENT, tmp_path), tmp_path / "clone"
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(root), "-c", "core.excludesFile=/dev/null", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-
-    git("init")
-    (root / ".gitignore").write_text("build/\ndist/\nlib/\nlib64/\n")
-    assert (
-        git("check-ignore", "-v", "lib/settings/config.py")
-        == ".gitignore:3:lib/\tlib/settings/config.py\n"
-    )
-    git("add", "--all")
-    git("checkout-index", "--all", f"--prefix={clone}/")
-    built = vercel.build(tools, clone, database.url)
-    assert (built.code != 0, "No module named 'lib'" in built.log, built.functions) == (
-        True,
-        True,
-        [],
-    )
-    assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
-
-    (root / ".gitignore").write_text("build/\ndist/\nlib/\nlib64/\n!/lib/\n")
-    assert git("check-ignore", "-v", "lib/settings/config.py") == ""
-    git("add", "--all")
-    assert "lib/settings/config.py" in git("ls-files", "lib").splitlines()

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from scripts.dev.embedded import Embedded
+from scripts.embedded import Embedded
 from tests.conftest import Database
 from tests.kit import history, tables, until
 from tests.platform.pooler import Pooler

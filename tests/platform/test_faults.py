@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import psycopg
 import pytest
 
-from scripts.dev.embedded import server_user
+from scripts.embedded import server_user
 from tests.conftest import Cli, Database, Server
 from tests.kit import tables, until
 from tests.platform.pooler import PgBouncer, Pooler

@@ -79,7 +79,7 @@ def _link(python: str, place: Path) -> None:
         (place / name).symlink_to(python)
 
 
-def checkout(place: Path) -> Path:
+def checkout(place: Path, root: Path = ROOT) -> Path:
     """What Vercel would build: a copy of git's files, those not added yet too, without those of
     .vercelignore.
     """
@@ -88,7 +88,7 @@ def checkout(place: Path) -> Path:
         "-c",
         "safe.directory=*",
         "-C",
-        str(ROOT),
+        str(root),
         "ls-files",
         "-z",
         "--cached",
@@ -100,9 +100,9 @@ def checkout(place: Path) -> Path:
         *said(*git, "--ignored", "--exclude-from=.vercelignore").split("\0"),
     }
     for name in said(*git, "--exclude-standard").split("\0"):
-        if name and name not in ignored and (ROOT / name).is_file():
+        if name and name not in ignored and (root / name).is_file():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place / name)
+            shutil.copy(root / name, place / name)
     (place / ".vercel").mkdir()
     (place / ".vercel" / "project.json").write_text(json.dumps(SETTINGS))
     return place

@@ -22,7 +22,7 @@ from lib.errors import DatabaseUnavailable, PasswordRefused
 from lib.postgres.connecting import READ_BUDGET, Budget, connect
 from lib.postgres.executor import Executor
 from lib.settings.database_url import parse_url
-from scripts.dev.embedded import Embedded, server_user
+from scripts.embedded import Embedded, server_user
 from tests.conftest import Cli, Database, Server
 from tests.kit import SETTLED, Write, changed, history, login, role, run, session_of, target_of
 from tests.proxy import Hold, Proxy, fail, proxied

@@ -14,14 +14,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from scripts.dev.embedded import Embedded, EmbeddedError, find_programs, server_user
+from scripts.embedded import Embedded, EmbeddedError, find_programs, server_user
 from tests.kit import processes, rows, wait_until_gone
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("fsync=off",)
-START = "import sys; from pathlib import Path; from scripts.dev.embedded import Embedded\n"
+START = "import sys; from pathlib import Path; from scripts.embedded import Embedded\n"
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_setting_that_does_not_exist_is_told_in_the_servers_words(directory: P
 
 def test_a_disk_that_is_full_is_told_and_the_next_attempt_starts_afresh(directory: Path) -> None:
     code = (
-        "import resource; from scripts.dev.embedded import EmbeddedError\n"
+        "import resource; from scripts.embedded import EmbeddedError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
         "try: Embedded(Path(sys.argv[1])).start()\n"
         "except EmbeddedError as error: print(error)"

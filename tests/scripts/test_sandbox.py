@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from scripts.dev.embedded import Embedded
+from scripts.embedded import Embedded
 from tests.conftest import Completed, Database, Server
 from tests.kit import history, rows, until, wait_until_gone
 

@@ -19,7 +19,7 @@ import pytest
 from lib.source.migration import Migration, load
 from lib.web.result import ApiResult
 from lib.web.service import DEFAULT_LIMITS, Limits, Service
-from scripts.dev.embedded import Embedded
+from scripts.embedded import Embedded
 from tests.conftest import SETTINGS, Database
 from tests.kit import OURS, Capture, Write, history, run, until
 from tests.proxy import Proxy, proxied
