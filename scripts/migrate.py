@@ -25,8 +25,6 @@ if __name__ == "__main__":  # before the imports, which take a moment
         signal.signal(_number, _exit_on_signal)
 
 import gc
-import json
-from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -38,23 +36,9 @@ try:
         raise ImportError("it is too old")
     from lib.cli.process import run_process
 except ImportError as missing:  # usually this is the system's Python, not the project's
-    venv = Path(__file__).resolve().parent.parent / ".venv"
-    python = venv / "bin" / "python"
-    if os.access(python, os.X_OK) and not venv.samefile(sys.prefix):
-        with suppress(OSError):  # it is of another machine, mounted here for instance
-            os.execv(python, [str(python), *sys.argv])  # noqa: S606
-    reason = " ".join(str(missing).split())
-    message = f"{reason} (Python {sys.version.split()[0]}, {sys.executable})"
-    remedy = (
-        "Use Python 3.11 or newer with the packages of requirements.txt. To create it in .venv:\n"
-        "  scripts/setup"
-    )
-    print(f"❌ this Python cannot run Onward: {message}", file=sys.stderr)
-    print(f"Next: {remedy}\n(exit 2, {_EXPLAINED_AT})", file=sys.stderr)
-    if "--json" in sys.argv:
-        error = {"code": "internal", "message": message, "nextStep": remedy}
-        print(json.dumps({"success": False, "error": error}))
-    sys.exit(2)
+    from scripts.in_venv import hand_over
+
+    hand_over(missing)
 
 gc.freeze()
 gc.enable()
