@@ -117,7 +117,7 @@ def test_a_repository_of_this_shape_builds_migrates_and_answers(
         assert [one["version"] for one in reply.document["migrations"]] == OURS
 
 
-def test_what_the_page_appends_installs_for_a_function_that_needs_more(
+def test_the_file_that_the_page_appends_is_installed_for_a_function(
     tools: Tools, tmp_path: Path, database: Database
 ) -> None:
     root = repository(ALONE, tmp_path)
@@ -129,10 +129,10 @@ def test_what_the_page_appends_installs_for_a_function_that_needs_more(
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
 
     (more,) = re.findall(
-        r"append `(&& [^`]*)` to `installCommand`", (ROOT / "docs" / "adopting.md").read_text()
+        r"write `sh scripts/setup runtime( [^`]*)`", (ROOT / "docs" / "adopting.md").read_text()
     )
     settings = json.loads((root / "vercel.json").read_text())
-    settings["installCommand"] += f" {more}"
+    settings["installCommand"] += more
     (root / "vercel.json").write_text(json.dumps(settings))
     shutil.rmtree(root / ".vercel" / "output", ignore_errors=True)
     built = vercel.build(tools, root, database.url)
