@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -229,9 +230,6 @@ def test_killing_it_with_9_leaves_no_process_and_the_data_are_there_again(sandbo
 def test_reset_drops_the_data(sandbox: Sandbox) -> None:
     process = sandbox.start()
     rows(url_in(read_until(process, "Ctrl-C")), "CREATE TABLE kept ()")
-    refused = sandbox.run("--reset", "--once")
-    assert refused.code == 5
-    assert "is in use" in refused.out
     process.terminate()
     process.communicate()
     process = sandbox.start("--reset")
@@ -239,6 +237,95 @@ def test_reset_drops_the_data(sandbox: Sandbox) -> None:
     assert rows(url, "SELECT to_regclass('kept')::text, count(*) FROM schema_migrations") == [
         (None, 3)
     ]
+
+
+@pytest.mark.parametrize("options", [("--reset",), ("--reset", "--once")])
+def test_reset_beside_a_running_sandbox_is_refused_and_deletes_nothing(
+    sandbox: Sandbox, options: tuple[str, ...]
+) -> None:
+    process = sandbox.start()
+    url = url_in(read_until(process, "Ctrl-C"))
+    refused = sandbox.run(*options)
+    assert refused.code == 5
+    assert f"process {process.pid} runs this sandbox already\nNo data was deleted" in refused.out
+    assert f"  kill {process.pid}\n" in refused.out
+    assert rows(url, "SELECT count(*) FROM schema_migrations") == [(3,)]
+
+
+def test_once_beside_a_running_sandbox_applies_to_it_and_leaves_it_running(
+    sandbox: Sandbox,
+) -> None:
+    process = sandbox.start()
+    printed = read_until(process, "Ctrl-C")
+    sandbox.write("003-add-orders.sql", "CREATE TABLE orders ();\n")
+    once = sandbox.run("--once")
+    assert once.code == 0, once.out
+    assert f"process {process.pid} runs this sandbox already" in once.out
+    assert "✅ Applied: 003-add-orders" in once.out
+    status, _ = requests_in(printed)
+    assert status.send()[1]["appliedMigrations"] == 4
+    assert rows(url_in(printed), "SELECT to_regclass('orders')::text") == [("orders",)]
+
+
+def test_a_second_sandbox_says_where_the_first_one_is(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    printed = read_until(process, "Ctrl-C")
+    refused = sandbox.run()
+    assert refused.code == 5
+    assert (url_in(refused.out), "--reset" in refused.out) == (url_in(printed), False)
+    (status,) = (curl(line) for line in refused.out.splitlines() if line.startswith("  curl "))
+    assert (status, status.send()[0]) == (requests_in(printed)[0], 200)
+
+
+def test_once_beside_one_that_is_ending_or_was_killed_starts_its_own(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    read_until(process, "Ctrl-C")
+    process.kill()
+    process.communicate()
+    once = sandbox.run("--once")
+    assert (once.code, "already" in once.out) == (0, False), once.out
+    wait_until_gone(sandbox.data)
+
+
+def test_the_routes_keep_their_port_unless_it_is_taken(sandbox: Sandbox) -> None:
+    ports = []
+    for _ in range(2):
+        process = sandbox.start()
+        ports.append(requests_in(read_until(process, "Ctrl-C"))[0].port)
+        process.terminate()
+        process.communicate()
+    assert ports[0] == ports[1]
+    with socket.create_server(("127.0.0.1", ports[0])):
+        status, _ = requests_in(read_until(sandbox.start(), "Ctrl-C"))
+        assert status.port != ports[0]
+        assert status.send()[1]["appliedMigrations"] == 3
+
+
+def test_a_reader_that_leaves_does_not_change_how_it_ends(sandbox: Sandbox) -> None:
+    command = f"{shlex.quote(sys.executable)} scripts/sandbox.py --once; echo $? >&2"
+    result = subprocess.run(
+        ["sh", "-c", f"({command}) | head -n 1"],
+        cwd=sandbox.project,
+        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.stdout.count("\n"), result.stderr) == (1, "0\n")
+    with Embedded(sandbox.data) as server:
+        assert rows(server.url("onward"), "SELECT count(*) FROM schema_migrations") == [(3,)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_another_users_sandbox_is_refused_with_what_to_do(sandbox: Sandbox) -> None:
+    place = sandbox.project / ".sandbox"
+    place.mkdir()
+    os.chown(place, 65534, -1)
+    result = sandbox.run("--once")
+    assert result.code == 5
+    assert f"{place} belongs to nobody, and you are root" in result.out
+    assert f"  rm -r {place}\n" in result.out
+    assert ("--reset" in result.out, list(place.iterdir())) == (False, [])
 
 
 def test_a_failing_migration_shows_its_error_and_once_exits_with_its_code(
