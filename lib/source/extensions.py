@@ -10,16 +10,16 @@ from lib.source.migration import Migration
 
 # With pg_tle, or on PostgreSQL 18 with this setting, a file can provide an extension itself.
 _PROVIDES = rb"(?i)pg_?tle|extension_control_path"
-_WITHOUT_EXTENSION = {
-    "pgcrypto": "gen_random_uuid() and sha256() need no extension: remove the statement if these "
-    "are all that is used.",
-    "uuid-ossp": "gen_random_uuid() needs no extension: use it, and remove the statement.",
+_UNNEEDED = {
+    "pgcrypto": "gen_random_uuid() and sha256() need no extension",
+    "uuid-ossp": "gen_random_uuid() needs no extension",
 }
-_ANOTHER_SERVER = """\
-Use a server that has it. For the sandbox, another Postgres of this machine (--reset deletes the
-sandbox's data, which the other Postgres may not be able to read), or one that runs already:
-  POSTGRES_BIN=/usr/lib/postgresql/17/bin scripts/sandbox --reset
-  scripts/sandbox --url "$URL\""""
+_ANOTHER_SERVER = (
+    "use a server that has it",
+    "in the sandbox, use another Postgres of this machine (--reset deletes the sandbox's data)\n"
+    "    POSTGRES_BIN=/usr/lib/postgresql/17/bin scripts/sandbox --reset",
+    'or a database of your own\n    scripts/sandbox --url "$URL"',
+)
 
 
 class Extension(NamedTuple):
@@ -64,5 +64,6 @@ def _name(tokens: tuple[str, ...]) -> str | None:
 
 def remedy(names: Iterable[str]) -> str:
     """What to do about extensions that the server lacks."""
-    unneeded = [_WITHOUT_EXTENSION[name] for name in names if name in _WITHOUT_EXTENSION]
-    return "\n".join([*unneeded, _ANOTHER_SERVER])
+    known = [f"{_UNNEEDED[name]}: if that is all, remove it" for name in names if name in _UNNEEDED]
+    options = "".join(f"\n  - {option}" for option in (*known, *_ANOTHER_SERVER))
+    return f"Options:{options}"

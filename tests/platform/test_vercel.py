@@ -256,7 +256,7 @@ def test_the_install_step_takes_its_own_python_whatever_the_image_prefers(
         command, cwd=checkout, env=environ, capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stdout) == (0, "")
-    assert result.stderr == "setup: 7 packages into .vercel/migrate-venv with uv (6 MB)\n"
+    assert result.stderr == "setup: 7 packages into .vercel/migrate-venv with uv (5 MB)\n"
     python = checkout / ".vercel" / "migrate-venv" / "bin" / "python"
     code = "import psycopg, sys; print(psycopg.pq.__impl__, sys.version)"
     version = said(tools.python, "-c", "import sys; print(sys.version)")
