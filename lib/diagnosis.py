@@ -6,6 +6,7 @@ import unicodedata
 from lib.errors import Diagnostic, ServerError
 from lib.plan import TABLE
 from lib.printable import visible
+from lib.source import extensions
 from lib.source.lexer import split
 from lib.source.migration import Migration
 
@@ -45,6 +46,8 @@ _REMEDIES = {
     "57P02": _SAFE_TO_RUN,
     "57P03": _SAFE_TO_RUN,
 }
+# In 14 the server names the file that describes the extension, since 15 the extension.
+_LACKS_EXTENSION = r'([^"/]+)(?:" is not available|\.control")'
 _NAMES_OWN_TABLE = re.compile(rf"\b{TABLE}(?:_id_seq|_pkey|_version_key)?\b")
 
 
@@ -125,4 +128,7 @@ def remedy_for(error: ServerError) -> str:
         return _SAFE_TO_RUN
     if error.sqlstate == "42P07" and _NAMES_OWN_TABLE.search(error.message):
         return _OWN_TABLE
+    if error.sqlstate in ("0A000", "58P01"):
+        lacks = re.search(_LACKS_EXTENSION, error.message)
+        return extensions.remedy([lacks[1]]) if lacks else _FIX
     return _REMEDIES.get(error.sqlstate, _FIX)

@@ -15,7 +15,7 @@ OnwardError
 │   └── TableBusy          4  a table is locked, or there was a deadlock: worth another try
 ├── DatabaseUnavailable    5  unreachable
 │   ├── PasswordRefused    5  the server does not accept the password
-│   └── DatabaseUnsuitable 5  reachable, but read-only, without privilege, without a schema
+│   └── DatabaseUnsuitable 5  reachable, but read-only, without privilege, schema or extension
 │       └── HistoryHidden  5  row security hides rows of the history
 ├── MigrationFailed        1  a migration failed and was rolled back
 │   └── PartlyApplied      7  a no-transaction migration failed midway
@@ -195,7 +195,7 @@ class PasswordRefused(DatabaseUnavailable):
 
 
 class DatabaseUnsuitable(DatabaseUnavailable):
-    """The database answers but this role cannot migrate it."""
+    """The database answers, but this role cannot migrate it, or its server lacks an extension."""
 
 
 class HistoryHidden(DatabaseUnsuitable):

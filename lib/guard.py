@@ -1,21 +1,23 @@
 """May this run change this database? The only module that answers it. Pure.
 
 Before connecting: `reason_to_skip`, `require_confirmed_production` and `require_consent`. With the
-history read: `require_permission`, or of its four parts those that a command needs.
+history read: `require_permission`, or of its four parts those that a command needs. Before the
+first file: `require_extensions`.
 
 The history names the environment that migrated a database last, by the database's identity. A copy
 of the database has another identity, so the copied history shows that it is a copy, and any
 environment may migrate it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple, Self
 
-from lib.errors import NotEmpty, WrongEnvironment
+from lib.errors import DatabaseUnsuitable, NotEmpty, WrongEnvironment
 from lib.plan import History, untrusted
 from lib.settings.assistant import CONSENT_PLACEHOLDER, CONSENT_VARIABLE, Assistant
 from lib.settings.config import Config
 from lib.settings.reach import Reach
+from lib.source.extensions import Extension, remedy
 from lib.source.other_tools import HISTORY_TABLES
 
 _OCCUPANTS_SHOWN = 5
@@ -163,6 +165,18 @@ def require_empty(config: Config, history: History) -> None:
         changed_nothing=True,
         next_step=f"Options:{_listed(_ways_to_adopt(history))}",
     )
+
+
+def require_extensions(wanted: Sequence[Extension], unavailable: Collection[str]) -> None:
+    """Raise DatabaseUnsuitable if pending files create extensions that the server lacks."""
+    lacking = [one for one in wanted if one.name in unavailable]
+    if lacking:
+        lines = "".join(f"\n  {one.place}: {one.name}" for one in lacking)
+        raise DatabaseUnsuitable(
+            f"the server lacks extensions that pending migrations create:{lines}",
+            changed_nothing=True,
+            next_step=remedy(dict.fromkeys(one.name for one in lacking)),
+        )
 
 
 def last_migrated_as(history: History) -> str | None:

@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 
 from lib.errors import HistoryConflict, OnwardError, RunFailed, TableBusy
 from lib.events import Emit, RunLog, RunResult
-from lib.guard import last_migrated_as, require_permission
+from lib.guard import last_migrated_as, require_extensions, require_permission
 from lib.plan import History, Plan, make_plan
 from lib.postgres.executor import MIN_FILE_SECONDS, Executor
 from lib.postgres.no_transaction import require_no_session_state
 from lib.postgres.transaction import HistoryChanged
 from lib.retry import Backoff
 from lib.settings.config import Config
+from lib.source import extensions
 from lib.source.migration import Migration, load, require_runnable
 
 T = TypeVar("T")
@@ -129,6 +130,9 @@ class _Run:
         warning = require_run_allowed(self._config, history, plan)
         if warning:
             self._log.tell(warning)
+        if wanted := extensions.created(plan.pending):
+            names = [extension.name for extension in wanted]
+            require_extensions(wanted, self._executor.unavailable_extensions(names))
         if plan.pending and self._executor.has_time_for_a_file:
             self._retry_while_busy(self._executor.prepare, self._backoff())
 

@@ -31,6 +31,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts.in_venv import require
+
+require()
+
 from lib.errors import OnwardError
 from lib.source.migration import load
 
@@ -84,7 +88,7 @@ examples:
 
 An interpreter of the same version makes the bytecode: PYTHON312, PYTHON313 or PYTHON314 if set,
 else python3.12, python3.13 or python3.14, else one of uv's or pyenv's. Its pip installs the
-packages, or uv if it has no pip.
+packages, or the pip of its ensurepip, or uv if it has neither.
 """
 
 
@@ -257,8 +261,9 @@ def _install(python: str, target: Target, requirements: Path, directory: Path) -
 
 def _installer(python: str, target: Target) -> list[str]:
     """pip or uv, told the target's version and platform: some packages need others only there."""
-    if _output_of([python, "-m", "pip", "--version"]):
-        command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
+    run_pip = str(ROOT / "scripts" / "run_pip.py")
+    if subprocess.run([python, run_pip], check=False, capture_output=True).returncode == 0:
+        command = [python, run_pip, "install", "--disable-pip-version-check", "--no-compile"]
         # Some wheels have the tag 2.28 only and some 2.17 only, and pip takes just what it is told.
         for tag in ("manylinux_2_28", "manylinux2014"):
             command.append(f"--platform={tag}_{target.architecture}")
@@ -267,7 +272,10 @@ def _installer(python: str, target: Target) -> list[str]:
         command = ["uv", "pip", "install", f"--python={python}"]
         platform = f"--python-platform={target.architecture}-manylinux_2_28"
         return [*command, f"--python-version={target.minor}", platform]
-    raise BundleError(f"{python} has no pip, and uv is not installed")
+    raise BundleError(
+        f"{python} has neither pip nor ensurepip, and uv is not installed: install one of them "
+        f"(on Debian and Ubuntu: apt install python{target.minor}-venv)"
+    )
 
 
 def _copy_project(directory: Path) -> None:

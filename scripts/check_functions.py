@@ -23,6 +23,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts.in_venv import require
+
+require("psycopg", "starlette")  # without these, no function of Onward's can be imported
+
 from lib.cli.output import Terminal
 from lib.errors import FilesError, Interrupted
 

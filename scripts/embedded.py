@@ -51,6 +51,14 @@ class EmbeddedError(Exception):
     """The embedded Postgres cannot run; the message tells the user why."""
 
 
+class DirectoryInUse(EmbeddedError):
+    """Another process runs a Postgres in the directory."""
+
+
+class DataUnusable(EmbeddedError):
+    """The directory has data that no server can be started on."""
+
+
 def find_programs() -> Path:
     """The directory of `initdb` and `postgres`.
 
@@ -167,7 +175,7 @@ class Embedded:
                 if not connection.execute(query, [name]).rowcount:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         except psycopg.Error as error:
-            raise EmbeddedError(f"cannot create the database {name}: {error}") from error
+            raise DataUnusable(f"cannot create the database {name}: {error}") from error
 
     def wait(self) -> None:
         """Return when the server has exited, for example because it was stopped from outside."""
@@ -210,6 +218,17 @@ class Embedded:
             reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
             raise EmbeddedError(f"{what} {self.directory}: {reason}") from error
 
+    def holder(self) -> int | None:
+        """The process that runs a Postgres in the directory now; None if none does. Reads only."""
+        try:
+            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        try:
+            return None if _locked(lock) else int(os.pread(lock, 20, 0) or 0)
+        finally:
+            os.close(lock)
+
     def _own_directory(self) -> None:
         """Create the directory. Refuse one that another user can write to: it may be in /tmp."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -232,7 +251,7 @@ class Embedded:
             if time.monotonic() >= deadline:
                 holder = os.pread(lock, 20, 0).decode()
                 os.close(lock)
-                raise EmbeddedError(
+                raise DirectoryInUse(
                     f"{self.directory} is in use: process {holder} runs a Postgres in it"
                 )
             time.sleep(0.05)
@@ -312,7 +331,7 @@ class Embedded:
         made_by = (self._data / "PG_VERSION").read_text().strip()
         version = self._run(programs / "postgres", "-V").stdout.strip()
         if not re.search(rf"\) {made_by}\b", version):
-            raise EmbeddedError(
+            raise DataUnusable(
                 f"{self._data} was made by Postgres {made_by}, and {version} cannot read it"
             )
 
@@ -361,7 +380,7 @@ class Embedded:
                 exited = self._process and self._process.poll() is not None
                 if exited or time.monotonic() > deadline:
                     log = (self.directory / "log").read_text(errors="replace")
-                    raise EmbeddedError(
+                    raise DataUnusable(
                         f"Postgres does not start in {self.directory}:\n{_last_lines(log)}"
                     ) from error
                 time.sleep(0.01)

@@ -23,6 +23,10 @@ from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.in_venv import require, run_in_venv
+
+require()
+
 from lib.errors import OnwardError, WrongEnvironment
 from lib.guard import Change, require_words
 from lib.printable import hanging, printable, printable_json
@@ -34,6 +38,11 @@ from lib.settings.redactor import Redactor
 MAX_FUNCTION_SECONDS = 900  # Lambda's own limit
 NETWORK_SECONDS = 30
 CHECK_STATUS = "run it with --action status to see what is applied"
+NO_BOTO3 = """\
+boto3 is not installed. To install it:
+  python3 -m pip install --require-hashes --only-binary=:all: -r scripts/locks/aws.txt
+in .venv, together with all that the tests need:
+  scripts/setup dev"""
 EXAMPLES = """\
 examples:
   scripts/invoke.py onward-Function-1ABC                     apply what is pending
@@ -151,7 +160,8 @@ def call(function: str, action: str, region: str | None) -> tuple[dict[str, Any]
     try:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - boto3 is not in requirements.txt
     except ImportError:
-        raise CallError("boto3 is not installed: pip install boto3", 2) from None
+        run_in_venv()
+        raise CallError(NO_BOTO3, 2) from None
     try:
         response = _invoke(function, action, region)
     except ClientError as error:

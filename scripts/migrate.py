@@ -25,37 +25,20 @@ if __name__ == "__main__":  # before the imports, which take a moment
         signal.signal(_number, _exit_on_signal)
 
 import gc
-import json
-from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # To search the imported modules for garbage takes a sixth of the start, and finds none.
 gc.disable()
 
 
-def _hand_over(missing: ImportError) -> NoReturn:
+def _hand_over(missing: ImportError) -> None:
     """Run in the project's .venv: usually this is the system's Python. If not, say what to do."""
-    venv = Path(__file__).resolve().parent.parent / ".venv"
-    python = venv / "bin" / "python"
-    if os.access(python, os.X_OK) and not venv.samefile(sys.prefix):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)  # an ignored signal would stay ignored there
-        with suppress(OSError):  # it is of another machine, mounted here for instance
-            os.execv(python, [str(python), *sys.argv])  # noqa: S606
-    reason = " ".join(str(missing).split())
-    message = f"{reason} (Python {sys.version.split()[0]}, {sys.executable})"
-    remedy = (
-        "Use Python 3.11 or newer with the packages of requirements.txt. To create it in .venv:\n"
-        "  scripts/setup"
-    )
-    print(f"❌ this Python cannot run Onward: {message}", file=sys.stderr)
-    print(f"Next: {remedy}\n(exit 2, {_EXPLAINED_AT})", file=sys.stderr)
-    if "--json" in sys.argv:
-        error = {"code": "internal", "message": message, "nextStep": remedy}
-        print(json.dumps({"success": False, "error": error}))
-    sys.exit(2)
+    from scripts.in_venv import hand_over  # noqa: PLC0415 - a deploy does not need it
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # an ignored signal would stay ignored there
+    hand_over(missing)
 
 
 try:
@@ -73,7 +56,6 @@ gc.enable()
 
 if __name__ == "__main__":
     try:
-        exit_code = run_process()
+        sys.exit(run_process())
     except DriverMissing as missing:
         _hand_over(missing)
-    sys.exit(exit_code)

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import argparse
 import os
+import pwd
 import re
 import secrets
 import shlex
@@ -21,17 +22,26 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from lib.cli.output import write
 from lib.settings.environ import URL_VARIABLES
-from scripts.embedded import Embedded, EmbeddedError, reachable
+from scripts.embedded import (
+    DataUnusable,
+    DirectoryInUse,
+    Embedded,
+    EmbeddedError,
+    reachable,
+)
 
 DATABASE = "onward"
+STATUS = "/api/migration-status"
 DESCRIPTION = """\
 Start a Postgres on this machine, apply migrations/ to it, print the status,
 serve both routes, and run until Ctrl-C.
@@ -41,12 +51,16 @@ examples:
   scripts/sandbox                 keep the data of the last run, apply new migrations
   scripts/sandbox --reset         start from an empty database
   scripts/sandbox --once          exit after printing the status, with the exit
-                                  code of scripts/migrate.py
+                                  code of scripts/migrate.py; beside a sandbox
+                                  that runs already, apply to that one
   scripts/sandbox --url "$MINE"   use your own Postgres (environment: development)
 
 To run another Postgres than the one in .venv:
   POSTGRES_BIN=/usr/lib/postgresql/16/bin scripts/sandbox
 """
+RESET = """\
+To reset the sandbox (this deletes its data):
+  scripts/sandbox --reset"""
 EXIT_UNAVAILABLE = 5
 EXIT_INTERRUPTED = 130
 
@@ -57,7 +71,13 @@ class Target:
 
     url: str = field(repr=False)
     label: str
-    embedded: bool
+    routes: Path | None = None
+    """Where a sandbox writes down its process and the routes' address; None for `--url`."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is the sandbox's own."""
+        return self.routes is not None
 
     def environment(self) -> dict[str, str]:
         """The environment of scripts/migrate.py: this database, and none that this shell names."""
@@ -88,13 +108,11 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if options.url:
-            target = Target(options.url, _without_password(options.url), embedded=False)
+            target = Target(options.url, _without_password(options.url))
             return _use(target, options.once, signal.pause)
         return _run_embedded(reset=options.reset, once=options.once)
     except (EmbeddedError, OSError) as error:
-        print(f"sandbox: {error}", file=sys.stderr)
-        print("To reset the sandbox (this deletes its data):", file=sys.stderr)
-        print("  scripts/sandbox --reset", file=sys.stderr)
+        print("\n".join([f"sandbox: {error}", *_advice(error)]), file=sys.stderr)
         return EXIT_UNAVAILABLE
     except KeyboardInterrupt:
         print("sandbox: interrupted", file=sys.stderr)
@@ -113,24 +131,85 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _advice(error: Exception) -> Iterator[str]:
+    if isinstance(error, DataUnusable):
+        yield RESET
+    elif isinstance(error, DirectoryInUse):
+        yield "Nothing was changed. Try again when it has ended, or has printed its URL."
+
+
 def _run_embedded(*, reset: bool, once: bool) -> int:
+    server = Embedded(_data_directory())
+    if running := _running(server):
+        return _beside(server, running, reset=reset, once=once)
     if reset:
-        Embedded(_data_directory()).drop()
-    with Embedded(_data_directory()) as server:
+        server.drop()
+        server = Embedded(_data_directory())
+    with server:
         server.create_database(DATABASE)
-        url = server.url(DATABASE)
-        return _use(Target(url, url, embedded=True), once, server.wait)
+        return _use(_target(server), once, server.wait)
+
+
+def _target(server: Embedded) -> Target:
+    url = server.url(DATABASE)
+    return Target(url, url, server.directory / "routes")
+
+
+class Running(NamedTuple):
+    """A sandbox that serves the routes until it is stopped."""
+
+    process: int
+    address: str
+
+
+def _running(server: Embedded) -> Running | None:
+    """The sandbox that runs on the server's directory. One with --once is none: it ends by itself.
+
+    What a sandbox has left behind when it was killed names another process than holds the lock.
+    """
+    holder, routes = server.holder(), server.directory / "routes"
+    written = routes.read_text().split() if holder and routes.exists() else []
+    if len(written) == 2 and written[0] == str(holder) and _is_alive(int(written[0])):
+        return Running(int(written[0]), written[1])
+    return None
+
+
+def _is_alive(process: int) -> bool:
+    # While its server stops, the lock still names a sandbox that was killed.
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _beside(server: Embedded, running: Running, *, reset: bool, once: bool) -> int:
+    """What this call can do while another sandbox runs: with --once, use its database."""
+    known = f"process {running.process} runs this sandbox already"
+    stop = f"To stop it: Ctrl-C in its terminal, or\n  kill {running.process}"
+    if once and not reset:
+        show(f"sandbox: {known}; this one uses its database, and leaves it running\n")
+        return _use(_target(server), once, server.wait)
+    lines = [f"sandbox: {known}"]
+    if reset:
+        lines += ["No data was deleted: stop it first, then reset.", stop]
+    else:
+        lines += [f"URL: {server.url(DATABASE)}", f"\n  curl {running.address}{STATUS}\n"]
+        lines += ["To apply new migrations to it:\n  scripts/sandbox --once", stop]
+    print("\n".join(lines), file=sys.stderr)
+    return EXIT_UNAVAILABLE
 
 
 def _data_directory() -> Path:
-    """`.sandbox/postgres`, or where that links to.
+    """`.sandbox/postgres`, or where that links to. Raises EmbeddedError if it is another user's.
 
     It is a link to /var/tmp if the server's user cannot access the project, as in root's home.
     """
     place = ROOT / ".sandbox" / "postgres"
+    place.parent.mkdir(exist_ok=True)
+    _require_own(place.parent)
     if place.exists():
         return place.resolve()
-    place.parent.mkdir(exist_ok=True)
     (place.parent / ".gitignore").write_text("*\n")
     if reachable(place.parent):
         return place
@@ -140,22 +219,39 @@ def _data_directory() -> Path:
     return target
 
 
+def _require_own(directory: Path) -> None:
+    owner = directory.stat().st_uid
+    if owner != os.geteuid():
+        raise EmbeddedError(
+            f"{directory} belongs to {_name_of(owner)}, and you are {_name_of(os.geteuid())}\n"
+            f"Use a checkout of your own, or let {_name_of(owner)} delete the sandbox:\n"
+            f"  rm -r {shlex.quote(str(directory))}"
+        )
+
+
+def _name_of(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"the user {user}"
+
+
 def _use(target: Target, once: bool, wait: Callable[[], object]) -> int:
     """Migrate and print the status. Unless `once`, serve until `wait` returns or Ctrl-C."""
     exit_code = target.migrate()
     if exit_code == 0:
-        print(flush=True)
+        show()
         exit_code = target.migrate("status")
     if once:
         return exit_code
-    print(f"\nURL: {target.label}")
+    show(f"\nURL: {target.label}")
     if exit_code:
-        print(f"The migration failed (exit code {exit_code}).")
-        print(f"Fix the file and run in another terminal:\n  {_migrate_command(target)}")
+        show(f"The migration failed (exit code {exit_code}).")
+        show(f"Fix the file and run in another terminal:\n  {_migrate_command(target)}")
     try:
         _serve(target, wait)
     except KeyboardInterrupt:
-        print("\nStopped; the data is kept." if target.embedded else "")
+        show("\nStopped; the data is kept." if target.embedded else "")
         return 0
     print("sandbox: Postgres exited", file=sys.stderr)
     return EXIT_UNAVAILABLE
@@ -170,9 +266,13 @@ def _migrate_command(target: Target) -> str:
 def _serve(target: Target, wait: Callable[[], object]) -> None:
     secret = secrets.token_urlsafe(32)
     with _serving(target, secret) as address:
-        print(f"\n  curl {address}/api/migration-status")
-        print(f"  curl -X POST -H 'Authorization: Bearer {secret}' {address}/api/migrate\n")
-        print("Ctrl-C stops the sandbox.", flush=True)
+        if target.routes:
+            target.routes.write_text(f"{os.getpid()} {address}\n")
+        show(f"\n  curl {address}{STATUS}")
+        show(f"  curl -X POST -H 'Authorization: Bearer {secret}' {address}/api/migrate\n")
+        also = "; so does `scripts/sandbox --once` in another terminal" if target.embedded else ""
+        show(f"The second line applies new migrations{also}.")
+        show("Ctrl-C stops the sandbox.")
         wait()
 
 
@@ -182,7 +282,7 @@ def _serving(target: Target, secret: str) -> Iterator[str]:
 
     The server is a process that ends with this one, even after `kill -9`.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with _listening(target.routes) as listening:
         descriptor, port = listening.fileno(), listening.getsockname()[1]
         server = subprocess.Popen(
             [sys.executable, "-c", f"from scripts.sandbox import serve; serve({descriptor})"],
@@ -196,6 +296,15 @@ def _serving(target: Target, secret: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         _stop(server)
+
+
+def _listening(routes: Path | None) -> socket.socket:
+    """A socket on the last port if it is free, so that an address in a .env.local stays valid."""
+    written = routes.read_text() if routes and routes.exists() else ""
+    if last := re.search(r":(\d+)$", written.strip()):
+        with suppress(OSError):  # another program uses it
+            return socket.create_server(("127.0.0.1", int(last[1])))
+    return socket.create_server(("127.0.0.1", 0))
 
 
 def serve(descriptor: int) -> None:
@@ -217,6 +326,11 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
+
+
+def show(text: str = "") -> None:
+    """Print to stdout; a reader that has left does not end the sandbox."""
+    write(sys.stdout, f"{text}\n")
 
 
 def _without_password(url: str) -> str:

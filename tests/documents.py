@@ -44,7 +44,7 @@ NOT_RUN = {
     "sam": "needs an account",
     "vercel": "needs an account",
     ".ci/run": "it is what runs this",
-    "scripts/setup": "installs a second .venv; tests/scripts/test_sandbox.py runs it",
+    "scripts/setup": "installs a second .venv; tests/scripts/test_setup.py runs it",
     "scripts/test": "it is what runs this",
     "scripts/bundle.py": "needs Lambda's Python; tests/platform/test_bundle.py runs it",
     "scripts/invoke.py": "needs an account; tests/platform/test_lambda.py runs it on the real "

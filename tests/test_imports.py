@@ -32,7 +32,7 @@ PURE = (
     "report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "
-    "source.git source.migration source.numbering source.other_tools "
+    "source.extensions source.git source.migration source.numbering source.other_tools "
     "source.pull_request source.rules validation web.auth"
 ).split()
 MODULES = sorted((ROOT / "lib").rglob("*.py"))

@@ -63,6 +63,17 @@ def test_nothing_pending_costs_one_query(
     assert len(proxy.connections) == 1
 
 
+def test_only_a_file_that_creates_an_extension_costs_one_more(
+    proxy: Proxy, database: Database, migrations: Write
+) -> None:
+    run(database, migrations(files(1)))
+    sql = "CREATE EXTENSION IF NOT EXISTS plpgsql;"
+    directory = migrations({**files(1), "001-extension.sql": sql})
+    assert cost(proxy, database, directory) == 2 + 2 + 1
+    assert cost(proxy, database, directory) == 1
+    assert history(database) == ["000-t0", "001-extension"]
+
+
 @pytest.mark.slow
 def test_status_costs_one_query(
     proxy: Proxy, database: Database, cli: Cli, migrations: Write

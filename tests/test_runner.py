@@ -1128,3 +1128,50 @@ def test_a_file_that_lifts_its_limit_is_cancelled_at_the_deadline(
     assert caught.value.failure.server.message == "canceling statement due to user request"
     assert caught.remaining == ["001-long", "002-next"]
     assert (tables(database), history(database)) == ([], [])
+
+
+# Extensions that the server lacks
+
+
+LACKING = {
+    "001-one.sql": "CREATE TABLE one ();\n",
+    "002-two.sql": "CREATE TABLE two ();\nCREATE EXTENSION no_such_one;\n",
+    "003-three.sql": 'CREATE EXTENSION IF NOT EXISTS plpgsql;\n\nCREATE EXTENSION "no-such-two";\n',
+}
+
+
+def test_extensions_that_the_server_lacks_are_named_before_anything_runs(
+    cli: Cli, database: Database, migrations: Write
+) -> None:
+    migrations(LACKING)
+    result = cli(url=database.url)
+    assert (result.code, tables(database)) == (5, [])
+    assert (
+        "❌ the server lacks extensions that pending migrations create:\n"
+        "  migrations/002-two.sql:2: no_such_one\n"
+        "  migrations/003-three.sql:3: no-such-two\n"
+    ) in result.err
+    assert "Nothing was changed." in result.err
+    assert '  scripts/sandbox --url "$URL"' in result.err
+    assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+
+
+def test_a_role_that_may_not_list_extensions_runs_files_that_create_them(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-one.sql": "CREATE EXTENSION IF NOT EXISTS plpgsql;\n"})
+    database.execute("REVOKE EXECUTE ON FUNCTION pg_available_extensions() FROM PUBLIC")
+    with login(server, database) as theirs:
+        database.execute(f"GRANT CREATE ON SCHEMA public TO {role(theirs)}")
+        assert run(theirs, directory).applied == ["001-one"]
+        assert history(database) == ["001-one"]
+
+
+def test_a_missing_extension_in_a_block_is_answered_with_the_same_advice(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-one.sql": "DO $$ BEGIN CREATE EXTENSION pgcrypt; END $$;\n"})
+    with run_fails(MigrationFailed) as caught:
+        run(database, directory)
+    assert "POSTGRES_BIN=" in caught.value.next_step
+    assert (tables(database), history(database)) == ([], [])

@@ -8,7 +8,7 @@ syntax error in one part would undo the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -57,6 +57,12 @@ from lib.source.migration import Migration
 
 MIN_FILE_SECONDS = 1.0  # no file begins when the deadline is nearer than this
 _ALREADY_EXISTS = "42P07"
+# pg_tle keeps extensions in tables, where CREATE EXTENSION finds them and this view does not.
+_UNAVAILABLE_EXTENSIONS = """
+SELECT wanted FROM unnest(ARRAY[{names}]) AS wanted
+WHERE NOT EXISTS (SELECT FROM pg_available_extensions WHERE name = wanted)
+    AND NOT EXISTS (SELECT FROM pg_extension WHERE extname IN (wanted, 'pg_tle'))
+"""
 _NO_LIMITS_THROUGH_A_POOLER = (
     "this file runs without a transaction and through a pooler, where Onward cannot set limits. "
     "To have its limits, set MIGRATION_DATABASE_URL to the direct URL"
@@ -112,6 +118,19 @@ class Executor:
     def read_activity(self) -> Activity:
         """Read whether a run is under way, and what interrupted statements left. Reads only."""
         return read_activity(self._session.connection)
+
+    def unavailable_extensions(self, names: Iterable[str]) -> set[str]:
+        """Those of the extensions that the server cannot create. Reads only.
+
+        Empty if this role may not know.
+        """
+        connection = self._session.connection
+        reply = connection.read(
+            _UNAVAILABLE_EXTENSIONS.format(names=", ".join(map(literal, names)))
+        )
+        if reply.lost:
+            raise connection.error_for(reply)
+        return set() if reply.error else {str(name) for (name,) in reply.rows}
 
     def prepare(self) -> None:
         """Create the history's table, or its audit columns, where they are missing.

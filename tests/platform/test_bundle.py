@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -111,7 +112,11 @@ def without_pip(made_once: Callable[[str, Callable[[Path], object]], Path]) -> d
             "-r",
             str(ROOT / "scripts" / "locks" / "uv.txt"),
         )
-        subprocess.run([python, "-m", "venv", "--without-pip", str(place / "python")], check=True)
+        # Without site-packages, and with an ensurepip that has no pip before the real one.
+        (place / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(python)} -S "$@"\n')
+        (place / "python").chmod(0o755)
+        (place / "none").mkdir()
+        (place / "none" / "ensurepip.py").touch()
         subprocess.run(
             [python, "-m", "pip", "install", "--target", str(place / "uv"), *options], check=True
         )
@@ -119,7 +124,8 @@ def without_pip(made_once: Callable[[str, Callable[[Path], object]], Path]) -> d
     place = made_once("without-pip", make)
     uv = f"{place / 'uv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     return {
-        "PYTHON312": str(place / "python" / "bin" / "python"),
+        "PYTHON312": str(place / "python"),
+        "PYTHONPATH": str(place / "none"),
         "PATH": uv,
         "UV_NATIVE_TLS": "true",
     }

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.timeout(600)
 
-LOCKS = ("runtime", "dev", "aws", "uv")
+LOCKS = ("runtime", "sandbox", "dev", "aws", "uv")
 
 
 @pytest.fixture

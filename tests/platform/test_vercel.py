@@ -3,7 +3,9 @@ runtime.
 """
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from scripts.bundle import pins
 from tests.conftest import ROOT, Database, Server
 from tests.kit import BEARER, OURS, SECRET, history, run, tables
 from tests.platform import vercel
+from tests.platform.cache import said
 from tests.platform.vercel import WAYS, Built, Send, Tools
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs the CLI
@@ -231,9 +234,33 @@ def test_a_package_with_an_unlocked_hash_fails_the_build_unmigrated(
     lock.write_text(re.sub(r"(?<=--hash=sha256:)[0-9a-f]{64}", "0" * 64, lock.read_text()))
     built = vercel.build(tools, checkout, database.url)
     assert built.code != 0
-    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in built.log
+    assert "Hash mismatch" in built.log
     assert built.functions == []
     assert database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+
+
+def test_the_install_step_takes_its_own_python_whatever_the_image_prefers(
+    tools: Tools, checkout: Path
+) -> None:
+    preferred = {
+        "UV_PYTHON": "3.13",
+        "UV_PYTHON_PREFERENCE": "only-managed",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_SYSTEM_PYTHON": "1",
+    }
+    environ = {"PATH": tools.path, "HOME": str(checkout), "UV_NATIVE_TLS": "true", **preferred}
+    # A proxy's certificates, where there is one.
+    environ |= {name: value for name, value in os.environ.items() if name.startswith("SSL_")}
+    command = ["sh", "scripts/setup", "runtime"]
+    result = subprocess.run(
+        command, cwd=checkout, env=environ, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr == "setup: 7 packages into .vercel/migrate-venv with uv (5 MB)\n"
+    python = checkout / ".vercel" / "migrate-venv" / "bin" / "python"
+    code = "import psycopg, sys; print(psycopg.pq.__impl__, sys.version)"
+    version = said(tools.python, "-c", "import sys; print(sys.version)")
+    assert said(str(python), "-c", code) == f"binary {version}"
 
 
 def test_the_functions_have_the_versions_of_the_lock_and_no_others(deployed: Deployed) -> None:

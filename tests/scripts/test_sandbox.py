@@ -1,4 +1,4 @@
-"""The sandbox and its setup, run as a user runs them in a copy of the project."""
+"""The sandbox, run as a user runs it in a copy of the project."""
 
 import http.client
 import json
@@ -7,14 +7,10 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tarfile
-import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -234,9 +230,6 @@ def test_killing_it_with_9_leaves_no_process_and_the_data_are_there_again(sandbo
 def test_reset_drops_the_data(sandbox: Sandbox) -> None:
     process = sandbox.start()
     rows(url_in(read_until(process, "Ctrl-C")), "CREATE TABLE kept ()")
-    refused = sandbox.run("--reset", "--once")
-    assert refused.code == 5
-    assert "is in use" in refused.out
     process.terminate()
     process.communicate()
     process = sandbox.start("--reset")
@@ -256,6 +249,95 @@ def test_a_coding_assistant_needs_no_consent_in_the_sandbox(sandbox: Sandbox) ->
         ("002-add-reset-token-fields", "assistant"),
         ("003-add-orders", "assistant"),
     ]
+
+
+@pytest.mark.parametrize("options", [("--reset",), ("--reset", "--once")])
+def test_reset_beside_a_running_sandbox_is_refused_and_deletes_nothing(
+    sandbox: Sandbox, options: tuple[str, ...]
+) -> None:
+    process = sandbox.start()
+    url = url_in(read_until(process, "Ctrl-C"))
+    refused = sandbox.run(*options)
+    assert refused.code == 5
+    assert f"process {process.pid} runs this sandbox already\nNo data was deleted" in refused.out
+    assert f"  kill {process.pid}\n" in refused.out
+    assert rows(url, "SELECT count(*) FROM schema_migrations") == [(3,)]
+
+
+def test_once_beside_a_running_sandbox_applies_to_it_and_leaves_it_running(
+    sandbox: Sandbox,
+) -> None:
+    process = sandbox.start()
+    printed = read_until(process, "Ctrl-C")
+    sandbox.write("003-add-orders.sql", "CREATE TABLE orders ();\n")
+    once = sandbox.run("--once")
+    assert once.code == 0, once.out
+    assert f"process {process.pid} runs this sandbox already" in once.out
+    assert "✅ Applied: 003-add-orders" in once.out
+    status, _ = requests_in(printed)
+    assert status.send()[1]["appliedMigrations"] == 4
+    assert rows(url_in(printed), "SELECT to_regclass('orders')::text") == [("orders",)]
+
+
+def test_a_second_sandbox_says_where_the_first_one_is(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    printed = read_until(process, "Ctrl-C")
+    refused = sandbox.run()
+    assert refused.code == 5
+    assert (url_in(refused.out), "--reset" in refused.out) == (url_in(printed), False)
+    (status,) = (curl(line) for line in refused.out.splitlines() if line.startswith("  curl "))
+    assert (status, status.send()[0]) == (requests_in(printed)[0], 200)
+
+
+def test_once_beside_one_that_is_ending_or_was_killed_starts_its_own(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    read_until(process, "Ctrl-C")
+    process.kill()
+    process.communicate()
+    once = sandbox.run("--once")
+    assert (once.code, "already" in once.out) == (0, False), once.out
+    wait_until_gone(sandbox.data)
+
+
+def test_the_routes_keep_their_port_unless_it_is_taken(sandbox: Sandbox) -> None:
+    ports = []
+    for _ in range(2):
+        process = sandbox.start()
+        ports.append(requests_in(read_until(process, "Ctrl-C"))[0].port)
+        process.terminate()
+        process.communicate()
+    assert ports[0] == ports[1]
+    with socket.create_server(("127.0.0.1", ports[0])):
+        status, _ = requests_in(read_until(sandbox.start(), "Ctrl-C"))
+        assert status.port != ports[0]
+        assert status.send()[1]["appliedMigrations"] == 3
+
+
+def test_a_reader_that_leaves_does_not_change_how_it_ends(sandbox: Sandbox) -> None:
+    command = f"{shlex.quote(sys.executable)} scripts/sandbox.py --once; echo $? >&2"
+    result = subprocess.run(
+        ["sh", "-c", f"({command}) | head -n 1"],
+        cwd=sandbox.project,
+        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.stdout.count("\n"), result.stderr) == (1, "0\n")
+    with Embedded(sandbox.data) as server:
+        assert rows(server.url("onward"), "SELECT count(*) FROM schema_migrations") == [(3,)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_another_users_sandbox_is_refused_with_what_to_do(sandbox: Sandbox) -> None:
+    place = sandbox.project / ".sandbox"
+    place.mkdir()
+    os.chown(place, 65534, -1)
+    result = sandbox.run("--once")
+    assert result.code == 5
+    assert f"{place} belongs to nobody, and you are root" in result.out
+    assert f"  rm -r {place}\n" in result.out
+    assert ("--reset" in result.out, list(place.iterdir())) == (False, [])
 
 
 def test_a_failing_migration_shows_its_error_and_once_exits_with_its_code(
@@ -358,160 +440,3 @@ def test_help_has_examples(sandbox: Sandbox) -> None:
     result = sandbox.run("--help")
     assert result.code == 0
     assert "scripts/sandbox --reset" in result.out
-
-
-BASE_PYTHON = str(getattr(sys, "_base_executable", sys.executable))
-
-
-def setup(project: Path, tmp_path: Path, **environment: str) -> Completed:
-    """Run scripts/setup where PATH has a Python and no uv."""
-    tools = tmp_path / "tools"
-    if not tools.exists():
-        tools.mkdir()
-        for name in ("sh", "dirname", "cat", "cksum", "rm", "sed", "head"):
-            (tools / name).symlink_to(shutil.which(name) or name)
-        # Not a link: a Python that finds its libraries by its own path could not make an
-        # environment through one.
-        (tools / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(BASE_PYTHON)} "$@"\n')
-        (tools / "python3").chmod(0o755)
-    command = [str(project / "scripts" / "setup")]
-    result = subprocess.run(
-        command,
-        env={"PATH": str(tools), **environment},
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    return Completed(result.returncode, result.stdout, result.stderr)
-
-
-def test_setup_says_what_to_install_where_python_makes_no_environment(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    (tmp_path / "ensurepip.py").write_text(
-        "raise ImportError('as on a Debian without python3-venv')"
-    )
-    result = setup(sandbox.project, tmp_path, PYTHONPATH=str(tmp_path))
-    assert result.code == 1
-    assert "apt install python3-venv" in result.err
-    assert not (sandbox.project / ".venv").exists()
-
-
-def test_setup_tells_that_the_python_it_was_given_does_not_run(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    result = setup(sandbox.project, tmp_path, PYTHON="/nowhere/python")
-    assert result.code == 1
-    assert (
-        "PYTHON is /nowhere/python, which is not Python 3.11 or newer, or does not run"
-        in result.err
-    )
-
-
-@dataclass(frozen=True)
-class Packages:
-    """A project whose lock names one package, which is made here; pip finds nothing else there."""
-
-    project: Path
-    tmp_path: Path
-
-    def wheel(self, version: str) -> Path:
-        """A wheel of it."""
-        path = self.tmp_path / f"onward_probe-{version}-py3-none-any.whl"
-        information = f"onward_probe-{version}.dist-info"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("onward_probe.py", f"version = {version!r}\n")
-            archive.writestr(f"{information}/METADATA", metadata(version))
-            archive.writestr(
-                f"{information}/WHEEL",
-                "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            )
-            archive.writestr(f"{information}/RECORD", "")
-        return path
-
-    def sources(self, version: str, program: str) -> Path:
-        """A source distribution of it, which runs a program when it is built."""
-        path = self.tmp_path / f"onward_probe-{version}.tar.gz"
-        files = {
-            "setup.py": f"{program}\nimport setuptools\nsetuptools.setup()\n",
-            "PKG-INFO": metadata(version),
-        }
-        with tarfile.open(path, "w:gz") as archive:
-            for name, text in files.items():
-                entry = tarfile.TarInfo(f"onward_probe-{version}/{name}")
-                entry.size = len(text)
-                archive.addfile(entry, BytesIO(text.encode()))
-        return path
-
-    def lock(self, version: str, *files: Path) -> None:
-        """Have the lock name these files."""
-        hashes = " ".join(
-            f"--hash=sha256:{sha256(file.read_bytes()).hexdigest()}" for file in files
-        )
-        (self.project / "scripts" / "locks" / "dev.txt").write_text(
-            f"onward-probe=={version} {hashes}\n"
-        )
-
-    def setup(self) -> Completed:
-        """Run scripts/setup."""
-        found = {
-            "PIP_CONFIG_FILE": os.devnull,
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": str(self.tmp_path),
-        }
-        return setup(self.project, self.tmp_path, **found)
-
-    @property
-    def installed(self) -> str:
-        """Which version of it is in .venv."""
-        command = [
-            str(self.project / ".venv" / "bin" / "python"),
-            "-c",
-            "import onward_probe as x; print(x.version)",
-        ]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def metadata(version: str) -> str:
-    return f"Metadata-Version: 2.1\nName: onward-probe\nVersion: {version}\n"
-
-
-@pytest.fixture
-def packages(sandbox: Sandbox, tmp_path: Path) -> Packages:
-    """A project without a .venv."""
-    return Packages(sandbox.project, tmp_path)
-
-
-def test_setup_installs_the_lock_once_and_again_when_the_lock_changes(
-    packages: Packages,
-) -> None:
-    for version in ("1.0", "2.0"):
-        packages.lock(version, packages.wheel(version))
-        first, second = packages.setup(), packages.setup()
-        assert (first.code, first.err) == (0, "setup: installing into .venv with pip\n")
-        assert (second.code, second.out, second.err) == (0, "", "")
-        assert packages.installed == version
-
-
-def test_setup_refuses_a_package_whose_hash_is_not_in_the_lock(packages: Packages) -> None:
-    packages.lock("1.0", packages.wheel("1.0"))
-    with packages.wheel("1.0").open("ab") as file:
-        file.write(b"changed")
-    result = packages.setup()
-    assert result.code == 1
-    assert "DO NOT MATCH THE HASHES" in result.err
-    assert (packages.installed, (packages.project / ".venv" / ".setup-done").exists()) == (
-        "",
-        False,
-    )
-
-
-def test_setup_runs_nothing_of_a_source_distribution_even_a_locked_one(
-    packages: Packages,
-) -> None:
-    canary = packages.tmp_path / "canary"
-    packages.lock("1.0", packages.sources("1.0", f"open({str(canary)!r}, 'w')"))
-    result = packages.setup()
-    assert result.code == 1
-    assert "No matching distribution found for onward-probe==1.0" in result.err
-    assert (packages.installed, canary.exists()) == ("", False)
