@@ -388,7 +388,8 @@ LOOK = """
 INSERT INTO public.seen SELECT jsonb_build_object(
     'current_user', current_user, 'session_user', session_user,
     'path', current_setting('search_path'),
-    'settings', (SELECT jsonb_object_agg(name, setting) FROM pg_settings WHERE source = 'session'),
+    'settings', (SELECT jsonb_object_agg(name, setting) FROM pg_settings
+        WHERE source = 'session' AND name <> 'application_name'),
     'isolation', current_setting('transaction_isolation'),
     'own', nullif(current_setting('my.own', true), ''),
     'temporary', (SELECT jsonb_agg(relname) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
