@@ -138,6 +138,8 @@ class History(NamedTuple):
     """Whether the connection is to the server itself, and not to a pooler."""
     limits: frozenset[str]
     """The optional settings that this server lets a session change."""
+    creates_schema: bool = False
+    """Whether the schema is to be created with the table: MIGRATION_SCHEMA names it."""
 
     @property
     def fingerprint(self) -> tuple[int, int]:

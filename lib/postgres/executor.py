@@ -56,7 +56,7 @@ from lib.settings.database_url import DatabaseURL
 from lib.source.migration import Migration
 
 MIN_FILE_SECONDS = 1.0  # no file begins when the deadline is nearer than this
-_ALREADY_EXISTS = "42P07"
+_ALREADY_EXISTS = ("42P07", "42P06")  # a table, a schema
 # pg_tle keeps extensions in tables, where CREATE EXTENSION finds them and this view does not.
 _UNAVAILABLE_EXTENSIONS = """
 SELECT wanted FROM unnest(ARRAY[{names}]) AS wanted
@@ -133,7 +133,7 @@ class Executor:
         return set() if reply.error else {str(name) for (name,) in reply.rows}
 
     def prepare(self) -> None:
-        """Create the history's table, or its audit columns, where they are missing.
+        """Create the history's table, its schema, or its audit columns, where they are missing.
 
         Raises DatabaseUnsuitable if this role cannot.
         """
@@ -144,7 +144,9 @@ class Executor:
             self._transaction.begin_unplanned()
             created = self._commit(creation(history), committed_when=None)
             oid, owner = (int(value or 0) for value in created.rows[-1])
-            self._session.history = history._replace(table_id=(oid, owner))
+            self._session.history = history._replace(table_id=(oid, owner), creates_schema=False)
+            if history.creates_schema:
+                self._log.tell(f"created the schema {history.schema} for the history")
         elif history.missing_columns:
             self._transaction.begin()
             self._commit(addition(history), committed_when=None)
@@ -265,7 +267,7 @@ class Executor:
 
     def _change_failed(self, reply: Reply) -> Exception:
         failure = reply.failure
-        if failure.sqlstate in (_ALREADY_EXISTS, OTHER_TABLE):
+        if failure.sqlstate in (*_ALREADY_EXISTS, OTHER_TABLE):
             return HistoryChanged()
         if failure.sqlstate in (NOT_STORED, ROWS_CHANGED):
             message = f"{failure.message}; rolled back"

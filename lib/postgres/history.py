@@ -57,6 +57,7 @@ DECLARE
     settings CONSTANT jsonb := current_setting('onward.settings');
     of_connection CONSTANT boolean := settings ->> 'search_path' = 'client';
     home CONSTANT text := coalesce(wanted, path[1]::text);
+    home_exists CONSTANT boolean := to_regnamespace(quote_ident(home)) IS NOT NULL;
     database record;
     trusted_roles oid[];
     tables jsonb;
@@ -113,7 +114,7 @@ BEGIN
         JOIN pg_type t ON t.oid = a.atttypid
         WHERE c.relname = '{table}' AND n.nspname !~ '^pg_'
         GROUP BY n.nspname, c.oid, c.relkind, c.relowner, c.relforcerowsecurity, c.relhassubclass
-    ) candidate WHERE wanted IS NULL OR candidate.schema = wanted;
+    ) candidate WHERE wanted IS NULL OR NOT home_exists OR candidate.schema = wanted;
 
     -- The history: one on the path before others, and one off the path only if it is the only one,
     -- for a path that was changed must not make a migrated database look new. Another role's is
@@ -121,7 +122,7 @@ BEGIN
     WITH eligible AS (
         SELECT one, (one ->> 'trusted')::boolean AS trusted, (one ->> 'place')::int AS place
         FROM jsonb_array_elements(tables) one
-        WHERE (one ->> 'ours')::boolean
+        WHERE (one ->> 'ours')::boolean AND (wanted IS NULL OR home_exists)
             AND (wanted IS NOT NULL OR NOT of_connection OR one ->> 'place' IS NOT NULL)
             AND ((one ->> 'trusted')::boolean OR (
                 (one ->> 'readable')::boolean AND NOT (one ->> 'insertable')::boolean
@@ -165,7 +166,8 @@ BEGIN
         'pid', pg_backend_pid(), 'system', system, 'standby', pg_is_in_recovery(),
         'read_only', current_setting('default_transaction_read_only')::boolean,
         'settings', settings, 'home', home,
-        'home_exists', to_regnamespace(quote_ident(home)) IS NOT NULL,
+        'home_exists', home_exists,
+        'may_create_schema', has_database_privilege(database.oid, 'CREATE'),
         'may_create',
             coalesce(has_schema_privilege(to_regnamespace(quote_ident(home)), 'CREATE'), false),
         'tables', coalesce(tables, '[]'), 'chosen', chosen, 'history', coalesce(history, '[]'),
@@ -204,7 +206,10 @@ def read_history(session: Connection, *, schema: str | None, limits: str) -> His
             next_step="Take options out of the URL, or use the direct URL.",
         )
     chosen: dict[str, Any] | None = facts["chosen"]
-    if chosen is None:
+    creates_schema = schema is not None and not facts["home_exists"]
+    if creates_schema:
+        _require_only_history(facts)
+    elif chosen is None:
         _require_free_place(facts)
     elif chosen["hidden"]:
         raise _hidden(chosen, facts["role"])
@@ -221,9 +226,10 @@ def read_history(session: Connection, *, schema: str | None, limits: str) -> His
         version=facts["version"],
         identity=_identity(facts, session.url),
         role=facts["role"],
-        obstacle=_obstacle(facts, chosen),
+        obstacle=_obstacle(facts, chosen, creates_schema=creates_schema),
         direct=direct,
         limits=frozenset(facts["settings"]) & OPTIONAL_LIMITS,
+        creates_schema=creates_schema,
     )
 
 
@@ -286,6 +292,21 @@ def _require_free_place(facts: dict[str, Any]) -> None:
     )
 
 
+def _require_only_history(facts: dict[str, Any]) -> None:
+    """Raise unless a schema may be made for the history: with a name that is mistyped, everything
+    would run again.
+    """
+    found = sorted(one["schema"] for one in facts["tables"] if one["ours"] and one["trusted"])
+    if found:
+        raise HistoryConflict(
+            f"MIGRATION_SCHEMA is {facts['home']}, but there is no such schema in this database; "
+            f"its history is in {', '.join(found)}",
+            changed_nothing=True,
+            next_step=f"Set MIGRATION_SCHEMA to {found[0]}. For a second history, first create its "
+            f"schema:\n  CREATE SCHEMA {identifier(facts['home'])};",
+        )
+
+
 def _is_only_read(table: dict[str, Any]) -> bool:
     """Whether another role's table may be read: by who could not add to it, and without calling
     anything of its.
@@ -306,13 +327,15 @@ def _hidden(chosen: dict[str, Any], role: str) -> HistoryHidden:
     )
 
 
-def _obstacle(facts: dict[str, Any], chosen: dict[str, Any] | None) -> str:
+def _obstacle(facts: dict[str, Any], chosen: dict[str, Any] | None, *, creates_schema: bool) -> str:
     """Why this role cannot migrate this database; empty if it can."""
     if facts["standby"]:
         return "this server is a standby: it can only be read"
     if facts["read_only"]:
         return "sessions of this role are read-only (default_transaction_read_only is on)"
-    return _obstacle_to_writing(chosen, facts) if chosen else _obstacle_to_creating(facts)
+    if chosen:
+        return _obstacle_to_writing(chosen, facts)
+    return _obstacle_to_creating(facts, creates_schema=creates_schema)
 
 
 def _obstacle_to_writing(chosen: dict[str, Any], facts: dict[str, Any]) -> str:
@@ -327,15 +350,14 @@ def _obstacle_to_writing(chosen: dict[str, Any], facts: dict[str, Any]) -> str:
     )
 
 
-def _obstacle_to_creating(facts: dict[str, Any]) -> str:
+def _obstacle_to_creating(facts: dict[str, Any], *, creates_schema: bool) -> str:
     role, schema = facts["role"], facts["home"]
+    if creates_schema:
+        return "" if facts["may_create_schema"] else _may_not_create_schema(facts)
     if not facts["home_exists"]:
-        missing = (
-            f"there is no schema {schema}" if schema else "no schema of the search path exists"
-        )
         return (
-            f"{missing}, so {TABLE} cannot be created. Create the schema, or set MIGRATION_SCHEMA "
-            "to one that exists"
+            f"no schema of the search path exists, so {TABLE} cannot be created. Create one, or "
+            "set MIGRATION_SCHEMA"
         )
     if not facts["may_create"]:
         grant = f"GRANT USAGE, CREATE ON SCHEMA {identifier(schema)} TO {identifier(role)};"
@@ -344,3 +366,13 @@ def _obstacle_to_creating(facts: dict[str, Any]) -> str:
             f"  {grant}"
         )
     return ""
+
+
+def _may_not_create_schema(facts: dict[str, Any]) -> str:
+    role, schema, database = facts["role"], facts["home"], facts["database"]
+    return (
+        f"there is no schema {schema} for {TABLE}, and the role {role} may not create one; the "
+        "owner of the database can run one of these:\n"
+        f"  CREATE SCHEMA {identifier(schema)} AUTHORIZATION {identifier(role)};\n"
+        f"  GRANT CREATE ON DATABASE {identifier(database)} TO {identifier(role)};"
+    )

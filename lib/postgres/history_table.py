@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lib.plan import TABLE, History
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED, check, failure
 from lib.postgres.connection import PIN_PATH, USUAL_PATH
-from lib.quoting import literal
+from lib.quoting import identifier, literal
 
 INSPECT_TRIGGERS = """\
 A trigger or a rule on schema_migrations changes what is written to it. List them, drop that one,
@@ -133,11 +133,16 @@ class Row(NamedTuple):
 
 
 def creation(history: History) -> str:
-    """Make the table, for its owner alone; the last row that comes back is its oid and its owner's.
+    """Make the table, and its schema if that is missing, for its owner alone.
+
+    The last row that comes back is the table's oid and its owner's.
 
     Not IF NOT EXISTS: a table that another role has made meanwhile must not be taken for this one.
     """
-    return _CREATE.format(table=history.table, columns=_COLUMNS, name=_name(history), pin=PIN_PATH)
+    schema = f"CREATE SCHEMA {identifier(history.schema or '')};" if history.creates_schema else ""
+    return schema + _CREATE.format(
+        table=history.table, columns=_COLUMNS, name=_name(history), pin=PIN_PATH
+    )
 
 
 def addition(history: History) -> str:

@@ -2,13 +2,16 @@
 by whom.
 """
 
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import psycopg
 import pytest
 
+from lib import runner
 from lib.errors import DatabaseUnsuitable, HistoryConflict
 from lib.postgres.executor import Executor
 from tests.conftest import Database, Here, Server
@@ -345,18 +348,80 @@ def test_a_session_that_is_read_only_is_refused_before_it_writes(
     assert (tables(database), places(database)) == ([], [])
 
 
-@pytest.mark.parametrize(
-    ("path", "environ", "says"),
-    [
-        ("public", {"MIGRATION_SCHEMA": "audit"}, "there is no schema audit"),
-        ("nowhere", {}, "no schema of the search path exists"),
-    ],
-)
-def test_a_schema_that_is_missing_is_named(
-    database: Database, migrations: Write, path: str, environ: dict[str, str], says: str
-) -> None:
-    database.execute(f'ALTER DATABASE "{database.name}" SET search_path = {path}')
-    with run_fails(DatabaseUnsuitable, match=says) as caught:
-        run(database, migrations(ONE), None, **environ)
+def test_a_search_path_without_a_schema_is_named(database: Database, migrations: Write) -> None:
+    database.execute(f'ALTER DATABASE "{database.name}" SET search_path = nowhere')
+    with run_fails(DatabaseUnsuitable, match="no schema of the search path exists") as caught:
+        run(database, migrations(ONE))
     assert caught.value.exit_code == 5
     assert (tables(database), places(database)) == ([], [])
+
+
+SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema)' ORDER BY 1"
+
+
+def test_migration_schema_is_created_with_the_history_and_said(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations(ONE)
+    events = run(database, directory, MIGRATION_SCHEMA='on "ward')
+    assert events.notices == ['created the schema on "ward for the history']
+    assert run(database, directory, MIGRATION_SCHEMA='on "ward').applied == []
+    assert history(database, '"on ""ward".schema_migrations') == ["001-one"]
+    assert database.execute(SCHEMAS) == [('on "ward',), ("public",)]
+
+
+def test_many_first_runs_create_the_schema_once(database: Database, migrations: Write) -> None:
+    directory = migrations(ONE)
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(run, database, directory, MIGRATION_SCHEMA="onward") for _ in range(4)]
+        applied = [one.result().applied for one in runs]
+    assert sorted(applied) == [[], [], [], ["001-one"]]
+    assert history(database, "onward.schema_migrations") == ["001-one"]
+
+
+def test_reading_creates_no_schema(database: Database, migrations: Write) -> None:
+    config = config_of(database, migrations(ONE), MIGRATION_SCHEMA="onward")
+    found, plan = runner.connect_and_read_plan(config)
+    assert (found.schema, found.table_id, len(plan.pending)) == ("onward", None, 1)
+    assert database.execute(SCHEMAS) == [("public",)]
+
+
+def test_another_tools_table_does_not_hinder_a_schema_of_our_own(
+    database: Database, migrations: Write
+) -> None:
+    database.execute("CREATE TABLE schema_migrations (version text)")
+    directory = migrations(ONE)
+    run(database, directory, MIGRATION_SCHEMA="onward", MIGRATION_ALLOW_NONEMPTY="1")
+    assert history(database, "onward.schema_migrations") == ["001-one"]
+    assert database.execute("SELECT * FROM schema_migrations") == []
+
+
+def test_a_mistyped_schema_is_refused_where_there_is_a_history(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations(ONE)
+    run(database, directory)
+    migrations(TWO)
+    config = config_of(database, directory, MIGRATION_SCHEMA="pubic")
+    for attempt in (runner.connect_and_read_plan, lambda config: runner.run(config, print)):
+        with pytest.raises(HistoryConflict, match=r"pubic.*; its history is in public") as caught:
+            attempt(config)
+        assert caught.value.exit_code == 3
+        assert "Set MIGRATION_SCHEMA to public" in caught.value.next_step
+    assert database.execute(SCHEMAS) == [("public",)]
+    assert history(database) == ["001-one"]
+
+
+def test_a_role_that_may_create_no_schema_is_told_what_its_owner_can_run(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-one.sql": "SELECT 1"})
+    with login(server, database) as plain:
+        with run_fails(DatabaseUnsuitable, match="there is no schema onward") as caught:
+            run(plain, directory, MIGRATION_SCHEMA="onward")
+        commands = re.findall(r"^  (.*;)$", str(caught.value), re.MULTILINE)
+        assert [command.split()[0] for command in commands] == ["CREATE", "GRANT"]
+        assert database.execute(SCHEMAS) == [("public",)]
+        database.execute(commands[1])
+        assert run(plain, directory, MIGRATION_SCHEMA="onward").applied == ["001-one"]
+        assert history(database, "onward.schema_migrations") == ["001-one"]
