@@ -1,9 +1,8 @@
 """What is going on in a database beside its history. Pure."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
-
-from lib.plan import Plan
 
 
 class RunningRun(NamedTuple):
@@ -14,9 +13,8 @@ class RunningRun(NamedTuple):
     """The file that it runs, as far as its session's name has room for it."""
     since: datetime | None
 
-    def file_of(self, plan: Plan) -> str | None:
-        """The version of the file that it runs, whole if the plan has it."""
-        versions = [entry.version for entry in plan.entries]
+    def file_among(self, versions: Iterable[str]) -> str | None:
+        """The version of the file that it runs, whole if it is among these."""
         shown = self.version
         return next((one for one in versions if shown and one.startswith(shown)), shown)
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from lib.activity import Activity
 from lib.errors import DuplicateNumbers, HistoryConflict, UntrustedHistory
 from lib.quoting import identifier
 from lib.source.migration import Migration, highest_number, number_of, renumber_commands
@@ -140,6 +141,8 @@ class History(NamedTuple):
     """The optional settings that this server lets a session change."""
     creates_schema: bool = False
     """Whether the schema is to be created with the table: MIGRATION_SCHEMA names it."""
+    activity: Activity | None = None
+    """What is going on in the database; None if that was not asked for."""
 
     @property
     def fingerprint(self) -> tuple[int, int]:

@@ -28,10 +28,17 @@ PAUSE_GROWTH = 1.5
 
 
 def read_plan(
-    config: Config, executor: Executor, migrations: tuple[Migration, ...]
+    config: Config,
+    executor: Executor,
+    migrations: tuple[Migration, ...],
+    *,
+    activity: bool = False,
 ) -> tuple[History, Plan]:
-    """Read the history and compare the files with it. Reads only."""
-    history = executor.read()
+    """Read the history and compare the files with it. Reads only.
+
+    With `activity`, the history also says what is going on in the database.
+    """
+    history = executor.read(activity=activity)
     production = config.production or last_migrated_as(history) == "production"
     plan = make_plan(
         migrations,

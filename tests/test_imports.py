@@ -15,8 +15,8 @@ FLOORS = """
 errors printable quoting retry
 settings
 source
-plan
 activity
+plan
 diagnosis events guard validation
 postgres
 runner

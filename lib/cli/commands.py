@@ -100,16 +100,15 @@ def _status(options: SimpleNamespace, terminal: Terminal) -> int:
         raise _with_applied(config, found) from None
     log = RunLog(lambda event: terminal.info(event_text(config, event)))
     with Executor(config, log, budget=READ_BUDGET) as executor:
-        history, plan = runner.read_plan(config, executor, migrations)
-        activity = executor.read_activity()
+        history, plan = runner.read_plan(config, executor, migrations, activity=True)
     now = datetime.now(UTC) if terminal.is_live else None
     last = None if options.all else options.last
     view = StatusView(now, last=last, pending_only=options.pending)
-    terminal.info(status_text(config, history, plan, activity, view))
+    terminal.info(status_text(config, history, plan, view))
     exit_code = {State.CONFLICT: 3, State.PENDING: 8}.get(plan.state, 0) if options.check else 0
     if exit_code:
         terminal.explain_exit(check_text(exit_code))
-    terminal.json(status_dict(config, history, plan, full=True, activity=activity))
+    terminal.json(status_dict(config, history, plan, full=True))
     return exit_code
 
 

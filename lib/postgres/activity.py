@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from lib.activity import Activity, PendingDetach, RunningRun
-from lib.postgres.blockers import Session, lock_holders
-from lib.postgres.connection import Connection
-from lib.postgres.leftovers import find_leftovers
+from lib.postgres.blockers import HOLDERS
+from lib.postgres.leftovers import LEFTOVERS
 from lib.postgres.lock import RUN_LOCK_KEY
 
+# An expression of type json, for the query that reads the history: it costs no round trip.
+ACTIVITY = f"""json_build_object(
+    'holders', (SELECT json_agg(one)
+        FROM ({HOLDERS.format(key=RUN_LOCK_KEY)}) AS one (pid, name, age, since)),
+    'left', (SELECT json_agg(one) FROM ({LEFTOVERS}) AS one (kind, oid, name, parent)))
+"""  # noqa: S608
 
-def read_activity(connection: Connection) -> Activity:
-    """Read it, in two round trips. Reads only; what cannot be read is left out."""
-    holders = lock_holders(connection, RUN_LOCK_KEY)
-    left = sorted(find_leftovers(connection) or (), key=str)
+
+def activity_of(facts: dict[str, Any]) -> Activity:
+    """What `ACTIVITY` has yielded."""
+    holders, left = facts["holders"] or [], facts["left"] or []
     return Activity(
-        running=_running(holders[0]) if holders else None,
-        invalid_indexes=tuple(name for _, _, name, parent in left if name and not parent),
+        running=_running(**holders[0]) if holders else None,
+        invalid_indexes=tuple(one["name"] for one in left if not one["parent"]),
         pending_detaches=tuple(
-            PendingDetach(parent, name) for _, _, name, parent in left if name and parent
+            PendingDetach(one["parent"], one["name"]) for one in left if one["parent"]
         ),
     )
 
 
-def _running(session: Session) -> RunningRun:
-    since = None if session.since is None else datetime.fromtimestamp(float(session.since), UTC)
-    return RunningRun(int(session.pid), _version(session.application_name or ""), since)
+def _running(pid: int, name: str | None, since: float | None, **_: object) -> RunningRun:
+    begun = None if since is None else datetime.fromtimestamp(since, UTC)
+    return RunningRun(pid, _version(name or ""), begun)
 
 
 def _version(application_name: str) -> str | None:

@@ -30,7 +30,7 @@ SELECT relid::regclass, phase, CASE WHEN blocks_total > 0 THEN 100 * blocks_done
     WHEN tuples_total > 0 THEN 100 * tuples_done / tuples_total END
 FROM pg_stat_progress_create_index WHERE pid = {pid} AND datname = current_database()
 """
-_HOLDERS = """
+HOLDERS = """
 SELECT a.pid, a.application_name, round(extract(epoch FROM clock_timestamp() - a.xact_start)),
     extract(epoch FROM a.xact_start)
 FROM pg_locks l
@@ -47,8 +47,6 @@ class Session(NamedTuple):
     pid: str
     application_name: str | None
     age_seconds: str | None
-    since: str | None = None
-    """The beginning of its transaction, in seconds since 1970."""
 
     def __str__(self) -> str:
         age = f", for {self.age_seconds} s" if self.age_seconds else ""
@@ -137,8 +135,8 @@ class Watch:
 
 def lock_holders(connection: Connection, key: int) -> list[Session]:
     """The sessions that hold an advisory lock; none if this role cannot see them."""
-    rows = connection.read(_HOLDERS.format(key=key)).rows
-    return [Session(str(pid), name, age, since) for pid, name, age, since in rows]
+    rows = connection.read(HOLDERS.format(key=key)).rows
+    return [Session(str(pid), name, age) for pid, name, age, _ in rows]
 
 
 def _described(pid: str | None, name: str | None, age: str | None, query: str | None) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
-from lib.activity import Activity
 from lib.diagnosis import diagnose, remedy_for
 from lib.errors import (
     DatabaseUnavailable,
@@ -27,7 +26,6 @@ from lib.errors import (
 )
 from lib.events import RunLog
 from lib.plan import AppliedMigration, History
-from lib.postgres.activity import read_activity
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED
 from lib.postgres.commit_recovery import Commit, CommitResult, Outcome
 from lib.postgres.connecting import CONNECT_BUDGET, Budget
@@ -106,18 +104,15 @@ class Executor:
         """Whether the deadline is far enough to begin a file."""
         return self.seconds_left > MIN_FILE_SECONDS
 
-    def read(self) -> History:
+    def read(self, *, activity: bool = False) -> History:
         """Read the history, by one query. Reads only: creates nothing, locks nothing.
 
+        With `activity`, it also says what is going on in the database.
         Raises HistoryConflict for a table that is not Onward's, or for several.
         """
-        history = self._session.read_history()
+        history = self._session.read_history(activity=activity)
         self._transaction.expect(history)
         return history
-
-    def read_activity(self) -> Activity:
-        """Read whether a run is under way, and what interrupted statements left. Reads only."""
-        return read_activity(self._session.connection)
 
     def unavailable_extensions(self, names: Iterable[str]) -> set[str]:
         """Those of the extensions that the server cannot create. Reads only.

@@ -12,6 +12,7 @@ from typing import Any
 
 from lib.errors import DatabaseUnsuitable, HistoryConflict, HistoryHidden
 from lib.plan import AUDIT_COLUMNS, TABLE, AppliedMigration, History, qualified, untrusted
+from lib.postgres.activity import ACTIVITY, activity_of
 from lib.postgres.connection import Connection
 from lib.quoting import identifier, literal
 from lib.settings.database_url import DatabaseURL, unpooled
@@ -171,13 +172,15 @@ BEGIN
         'may_create',
             coalesce(has_schema_privilege(to_regnamespace(quote_ident(home)), 'CREATE'), false),
         'tables', coalesce(tables, '[]'), 'chosen', chosen, 'history', coalesce(history, '[]'),
-        'occupants', coalesce(occupants, '[]'));
+        'occupants', coalesce(occupants, '[]'), 'activity', {activity});
 END $onward$;
 FETCH ALL FROM onward_document
 """
 
 
-def read_history(session: Connection, *, schema: str | None, limits: str) -> History:
+def read_history(
+    session: Connection, *, schema: str | None, limits: str, activity: bool = False
+) -> History:
     """Read it by one query under these `SET LOCAL` limits. Reads only: creates nothing, locks
     nothing, needs SELECT.
 
@@ -190,6 +193,7 @@ def read_history(session: Connection, *, schema: str | None, limits: str) -> His
         columns=_literals(name for name in AppliedMigration._fields if name != "applied_at"),
         platform=_literals(_PLATFORM_SCHEMAS),
         tools=_literals(HISTORY_TABLES),
+        activity=ACTIVITY if activity else "NULL",
     )
     rows = session.query(
         query, usual=_USUAL.format(limits=limits, optional=_literals(OPTIONAL_LIMITS))
@@ -230,6 +234,7 @@ def read_history(session: Connection, *, schema: str | None, limits: str) -> His
         direct=direct,
         limits=frozenset(facts["settings"]) & OPTIONAL_LIMITS,
         creates_schema=creates_schema,
+        activity=activity_of(facts["activity"]) if activity else None,
     )
 
 

@@ -8,7 +8,7 @@ from lib.postgres.connection import Connection
 from lib.source.lexer import Statement
 
 # Invalid indexes that are not being built, and partitions whose detaching has begun.
-_LEFTOVERS = """
+LEFTOVERS = """
 SELECT c.relkind::text, c.oid::text, format('%I.%I', n.nspname, c.relname), (
     SELECT format('%I.%I', pn.nspname, p.relname)
     FROM pg_class p JOIN pg_namespace pn ON pn.oid = p.relnamespace
@@ -54,7 +54,7 @@ def finishing_statement(statement: Statement) -> str | None:
 
 def find_leftovers(connection: Connection) -> Leftovers | None:
     """What interrupted statements have left in the database; None if that cannot be read."""
-    reply = connection.read(_LEFTOVERS)
+    reply = connection.read(LEFTOVERS)
     return None if reply.failed else frozenset(reply.rows)
 
 

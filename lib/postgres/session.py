@@ -104,7 +104,7 @@ class RunSession:
         """The sessions that were last seen to block the run."""
         return self._monitor.last_blockers
 
-    def read_history(self) -> History:
+    def read_history(self, *, activity: bool = False) -> History:
         """Read the history, by one query. Reads only: creates nothing, locks nothing.
 
         Only now does a pooler report that its server is gone: then it reconnects, within the
@@ -114,7 +114,7 @@ class RunSession:
         backoff.start()
         while True:
             try:
-                self._history = self._read_once()
+                self._history = self._read_once(activity=activity)
             except DatabaseUnavailable as error:
                 # Its subclasses are final: a wrong password, an unsuitable role.
                 is_final = type(error) is not DatabaseUnavailable
@@ -129,9 +129,13 @@ class RunSession:
             else:
                 return self._history
 
-    def _read_once(self) -> History:
-        limits = self.limits.as_sql(None)
-        return read_history(self.connection, schema=self.config.schema, limits=limits)
+    def _read_once(self, *, activity: bool) -> History:
+        return read_history(
+            self.connection,
+            schema=self.config.schema,
+            limits=self.limits.as_sql(None),
+            activity=activity,
+        )
 
     def connect(self, longest: float = math.inf) -> Connection:
         """Open another connection; `longest` is how many seconds to try at most."""

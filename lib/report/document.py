@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from lib.activity import Activity
+from lib.activity import Activity, RunningRun
 from lib.errors import MigrationFailed, MigrationResult, OnwardError, RunFailed
 from lib.events import RunResult
 from lib.plan import AppliedMigration, History, MigrationStatus, Plan, State
@@ -31,12 +31,8 @@ def status_dict(
     plan: Plan,
     *,
     full: bool = False,
-    activity: Activity | None = None,
 ) -> dict[str, Any]:
-    """The status. `full` adds checksums and audit columns, which are not public.
-
-    So does what is going on in the database.
-    """
+    """The status. `full` adds what is not public: checksums, audit columns, what is going on."""
     rows = [entry.applied for entry in plan.entries if entry.applied]
     last = max(rows, key=lambda row: row.id, default=None)
     document: dict[str, Any] = {
@@ -52,19 +48,22 @@ def status_dict(
     }
     if full:
         document |= {"trusted": history.trusted, "owner": history.owner}
-    if activity:
-        document |= _activity_dict(activity, plan)
+        if history.activity:
+            document |= _activity_dict(history.activity, plan)
     return document
 
 
 def _activity_dict(activity: Activity, plan: Plan) -> dict[str, Any]:
-    running = activity.running
     return {
-        "running": running
-        and {"version": running.file_of(plan), "since": iso(running.since), "pid": running.pid},
+        "running": activity.running and _running_dict(activity.running, plan),
         "invalidIndexes": list(activity.invalid_indexes),
         "pendingDetaches": [one._asdict() for one in activity.pending_detaches],
     }
+
+
+def _running_dict(running: RunningRun, plan: Plan) -> dict[str, Any]:
+    version = running.file_among(entry.version for entry in plan.entries)
+    return {"version": version, "since": iso(running.since), "pid": running.pid}
 
 
 def summary_dict(config: Config, history: History, plan: Plan) -> dict[str, Any]:

@@ -114,10 +114,9 @@ class StatusView(NamedTuple):
         return entries[-self.last :] if self.last and part is _APPLIED else entries
 
 
-def status_text(
-    config: Config, history: History, plan: Plan, activity: Activity, view: StatusView
-) -> str:
+def status_text(config: Config, history: History, plan: Plan, view: StatusView) -> str:
     """The status for people."""
+    activity = history.activity or Activity()
     lines = [
         "📊 Migration Status",
         "",
@@ -166,7 +165,8 @@ def _running_text(running: RunningRun | None, plan: Plan, now: datetime | None) 
     if not running:
         return []
     since = f" since {_moment(running.since)}{_ago(running.since, now)}" if running.since else ""
-    return [f"Running now: {running.file_of(plan) or 'a run'}{since} (pid {running.pid})"]
+    file = running.file_among(entry.version for entry in plan.entries)
+    return [f"Running now: {file or 'a run'}{since} (pid {running.pid})"]
 
 
 def _leftovers(activity: Activity) -> list[str]:

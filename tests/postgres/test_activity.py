@@ -15,7 +15,9 @@ from tests.kit import Write, config_of, holding, run, until
 
 def activity(database: Database, directory: Path) -> Activity:
     with Executor(config_of(database, directory)) as executor:
-        return executor.read_activity()
+        found = executor.read(activity=True).activity
+    assert found
+    return found
 
 
 def test_an_idle_database_has_nothing_to_show(database: Database, migrations: Write) -> None:

@@ -94,7 +94,8 @@ def status(
     activity: Activity = NOTHING,
     **view: Any,
 ) -> str:
-    return report_text.status_text(config, history(), found, activity, StatusView(NOW, **view))
+    seen = history()._replace(activity=activity)
+    return report_text.status_text(config, seen, found, StatusView(NOW, **view))
 
 
 # The status
@@ -613,7 +614,7 @@ def test_no_words_of_others_pass_for_a_line_of_ours() -> None:
         report_text.event_text(CONFIG, Notice(file("001-a"), forged)),
         report_text.event_text(CONFIG, Retry(busy, 1.0)),
         report_text.status_text(
-            CONFIG, history()._replace(database=forged), plan(VERSIONS, rows), NOTHING, VIEW
+            CONFIG, history()._replace(database=forged), plan(VERSIONS, rows), VIEW
         ),
     ]
     for text in said:
