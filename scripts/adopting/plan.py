@@ -230,8 +230,4 @@ def _kind(parent: Path | None) -> str:
 
 def _with_their_packages(ours: dict[str, str]) -> str:
     """The install command, for the build step, which imports the team's own functions too."""
-    command, python = ours["installCommand"], ours["buildCommand"].partition(" ")[0]
-    if command.endswith("scripts/setup runtime"):
-        return f"{command} requirements.txt"
-    pip = f"{python} -m pip install -q --disable-pip-version-check"
-    return f"{command} && {pip} -r requirements.txt"
+    return f"{ours['installCommand']} requirements.txt"
