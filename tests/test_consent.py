@@ -118,7 +118,7 @@ def test_the_question_is_about_the_command(
     assert contents(persistent) == before
 
 
-@pytest.mark.parametrize("words", ["1", "true", "yes", "OK", "<the person's words>", "", "  "])
+@pytest.mark.parametrize("words", ["1", "true", "no", "<the person's words>", "", "  "])
 def test_a_switch_is_no_consent(here: Here, persistent: Database, words: str) -> None:
     before = contents(persistent)
     result = here(url=persistent.url, env=ASSISTANT | {"MIGRATION_CONSENT": words})

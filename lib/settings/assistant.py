@@ -7,11 +7,12 @@ from lib.settings.environ import is_set, value_of
 
 CONSENT_VARIABLE = "MIGRATION_CONSENT"
 CONSENT_PLACEHOLDER = "<the person's words>"
-# Answers to any question, so no words about this change; and the placeholder, pasted as it is.
+# A refusal, a switch that a program set, and the placeholder, pasted as it is. A person may well
+# answer the question by "yes".
 _NO_WORDS = frozenset(
     [
         "",
-        *"0 1 t f y n true false yes no on off ok okay yep sure".split(),
+        *"0 1 t f n true false no on off".split(),
         CONSENT_PLACEHOLDER.strip("<>"),
     ]
 )
@@ -116,7 +117,7 @@ class Assistant(NamedTuple):
         if self.consent.strip(_AROUND_WORDS).lower() in _NO_WORDS:
             return (
                 f"{CONSENT_VARIABLE} is {self.consent!r}, but it must be the person's own "
-                "sentence about this change"
+                "answer"
             )
         return ""
 

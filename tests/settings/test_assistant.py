@@ -63,6 +63,8 @@ def test_an_assistants_variable_wins_over_ci_and_half_a_platform(environ: dict[s
     "words",
     [
         "Yes, apply 003 to the development database.",
+        "yes",
+        "OK.",
         "yes please",
         "  go ahead with neondb  ",
         "ja, 003 auf die Entwicklungsdatenbank",
@@ -79,8 +81,8 @@ def test_a_persons_sentence_may_be_consent(words: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        *"1 0 true True FALSE yes no y N ok on Yes. ...".split(),
-        *('"yes"', " ok! ", "' '"),
+        *"1 0 true True FALSE no N on No. ...".split(),
+        *('"no"', " no! ", "' '"),
         *(CONSENT_PLACEHOLDER, CONSENT_PLACEHOLDER.strip("<>")),
     ],
 )
