@@ -258,8 +258,9 @@ def _use(target: Target, once: bool, wait: Callable[[], object]) -> int:
 
 
 def _migrate_command(target: Target) -> str:
+    python = os.path.relpath(sys.executable)
     script = os.path.relpath(ROOT / "scripts" / "migrate.py")
-    return f"POSTGRES_URL={shlex.quote(target.label)} {script}"
+    return f"POSTGRES_URL={shlex.quote(target.label)} {python} {script}"
 
 
 def _serve(target: Target, wait: Callable[[], object]) -> None:

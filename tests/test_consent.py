@@ -124,8 +124,7 @@ def test_a_switch_is_no_consent(here: Here, persistent: Database, words: str) ->
     result = here(url=persistent.url, env=ASSISTANT | {"MIGRATION_CONSENT": words})
     is_refused(
         result,
-        f"MIGRATION_CONSENT is {words!r}, but it must be the person's own sentence about this "
-        "change"
+        f"MIGRATION_CONSENT is {words!r}, but it must be the person's own answer"
         if words.strip()
         else "MIGRATION_CONSENT is not set",
     )

@@ -115,10 +115,7 @@ class Assistant(NamedTuple):
         if not self.consent:
             return f"{CONSENT_VARIABLE} is not set"
         if self.consent.strip(_AROUND_WORDS).lower() in _NO_WORDS:
-            return (
-                f"{CONSENT_VARIABLE} is {self.consent!r}, but it must be the person's own "
-                "answer"
-            )
+            return f"{CONSENT_VARIABLE} is {self.consent!r}, but it must be the person's own answer"
         return ""
 
 

@@ -89,7 +89,7 @@ def test_a_persons_sentence_may_be_consent(words: str) -> None:
 def test_a_switch_or_the_placeholder_is_no_consent(words: str) -> None:
     found = find_assistant({"CLAUDECODE": "1", "MIGRATION_CONSENT": words})
     assert found
-    assert "must be the person's own sentence about this change" in found.missing_consent
+    assert "must be the person's own answer" in found.missing_consent
 
 
 @pytest.mark.parametrize("words", ["", " ", "\t\n"])
