@@ -326,6 +326,18 @@ def work(database: Database) -> None:
             assert database.execute(query) == [(True,)], f"after {newest}: {query}"
 
 
+@contextmanager
+def pull_request(place: Place) -> Iterator[None]:
+    """A branch of main's newest commit, and a shell without a URL."""
+    place.environ = {}
+    repository(place)
+    author = "-c user.name=Ada -c user.email=ada@example.org"
+    base = f"git {author} commit --quiet -m Base && git update-ref refs/remotes/origin/main HEAD"
+    result = place.run(["bash", "-c", base], {})
+    assert result.returncode == 0, result.stdout
+    yield
+
+
 def repository(place: Place) -> None:
     """Make the copy a git repository."""
     result = place.run(["bash", "-c", "git init --quiet && git add ."], {})
@@ -353,6 +365,8 @@ SITUATIONS: dict[str, Situation] = {
     "docs/production-vercel.md#1-the-files": before_there_is_a_database,
     "docs/production-vercel.md#4-a-database-with-tables-in-it": empty_database,
     "docs/production-vercel.md#5-deploy": empty_database,
+    "docs/pull-requests.md#by-hand-and-in-another-ci": pull_request,
+    "docs/pull-requests.md#what-a-failure-looks-like": pull_request,
     "docs/rolling-back.md#restoring-a-database": restored,
     "docs/rolling-back.md#rolling-back-the-code": older_code,
     "docs/upgrading.md#the-files-in-your-repository": adopted,

@@ -118,7 +118,9 @@ def adopt(root: Path, checkout: Path = ROOT) -> str:
 
 def later(place: Path) -> Path:
     """A checkout of a made-up later version."""
-    shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".*", "tests", "__pycache__"))
+    # Of what is hidden, `.github` is a team's.
+    ignored = shutil.ignore_patterns(".[!g]*", ".git", "tests", "__pycache__")
+    shutil.copytree(ROOT, place, ignore=ignored)
     init = place / "lib" / "__init__.py"
     init.write_text(re.sub(r'VERSION = "[^"]*"', 'VERSION = "99.0.0"', init.read_text()))
     (place / "lib" / "later.py").write_text("")

@@ -57,7 +57,8 @@ def make(tmp_path: Path) -> Make:
 def newer(tmp_path: Path) -> Path:
     """A checkout of a made-up later version: a file changed, one gone, one new."""
     checkout = tmp_path / "newer"
-    ignored = shutil.ignore_patterns(".*", "tests", "__pycache__")
+    # Of what is hidden, `.github` is a team's.
+    ignored = shutil.ignore_patterns(".[!g]*", ".git", "tests", "__pycache__")
     shutil.copytree(ROOT, checkout, ignore=ignored)
     init = checkout / "lib" / "__init__.py"
     init.write_text(init.read_text().replace('VERSION = "0.1.0"', 'VERSION = "99.0.0"'))
@@ -161,6 +162,15 @@ def test_alone_has_our_vercel_json_byte_for_byte(make: Make) -> None:
     root = make(TEAMS["alone"])
     adopted(root)
     assert (root / "vercel.json").read_text() == (ROOT / "vercel.json").read_text()
+
+
+def test_a_project_in_a_larger_repository_gets_no_workflow(make: Make) -> None:
+    root = make({f"app/{name}": text for name, text in TEAMS["client"].items()})
+    adopted(root / "app")
+    adopted(root)
+    workflow = Path(".github", "workflows", "migrations.yml")
+    assert (root / workflow).read_text().count("docs/onward/pull-requests.md") == 1
+    assert not (root / "app" / workflow).exists()
 
 
 def test_a_team_that_publishes_a_directory_gets_no_page_of_ours(make: Make) -> None:
