@@ -29,9 +29,9 @@ CREATE TABLE orders (
 """
 TWO_INDEXES = """\
 -- migrate: no-transaction
-CREATE INDEX CONCURRENTLY IF NOT EXISTS users_created_at_idx ON users (created_at);
+CREATE INDEX CONCURRENTLY IF NOT EXISTS sessions_created_at_idx ON sessions (created_at);
 
-CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS users_password_hash_key ON users (password_hash);
+CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS sessions_user_id_key ON sessions (user_id);
 """
 SLEEP_AT_THE_ROW = """
 CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS
@@ -41,6 +41,10 @@ CREATE TRIGGER sleep AFTER INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNC
 USERS = (
     "INSERT INTO users (email, password_hash) SELECT n || '@example.org', 'the same'"
     " FROM generate_series(1, {}) n"
+)
+TWO_SESSIONS_EACH = (
+    "INSERT INTO sessions (user_id, token_hash, expires_at)"
+    " SELECT id, id || '-' || n, now() FROM users, generate_series(1, 2) n"
 )
 
 
@@ -157,6 +161,8 @@ def merged_late(place: Place) -> Iterator[None]:
     place.write("004-add-carts.sql", "CREATE TABLE carts (id int)")
     place.migrate()
     place.write("003-add-orders.sql", ORDERS)
+    edited = place.root / "migrations" / "001-create-users-table.sql"
+    edited.write_text(f"{edited.read_text()}-- Later: a comment.\n")
     repository(place)
     yield
     place.migrate()
@@ -172,6 +178,22 @@ def preview_with_productions_url(place: Place) -> Iterator[None]:
     place.build |= {"VERCEL_ENV": "preview", "VERCEL_TARGET_ENV": "preview"}
     yield
     assert "orders" not in tables(place.database)
+
+
+@contextmanager
+def a_file_that_takes_long(place: Place) -> Iterator[None]:
+    """A build that runs while the section is read, and is cancelled then."""
+    place.be_on_call()
+    place.write("003-fill-notes.sql", "CREATE TABLE notes (); SELECT pg_sleep(1000);")
+    build = place.start(["scripts/migrate.py"], place.build)
+    asleep = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = %s"
+    [(pid,)] = until(lambda: place.database.execute(asleep, [place.database.name]))
+    place.names["4711"] = str(pid)
+    yield
+    build.terminate()
+    assert build.wait() == 143
+    until(lambda: not place.database.execute(asleep, [place.database.name]))
+    assert "notes" not in tables(place.database)
 
 
 @contextmanager
@@ -241,13 +263,13 @@ def lost_commit(place: Place) -> Iterator[None]:
 @contextmanager
 def doubles_under_a_unique_index(place: Place) -> Iterator[None]:
     place.database.execute(USERS.format(2))
-    place.write("003-index-users.sql", TWO_INDEXES)
+    place.database.execute(TWO_SESSIONS_EACH)
+    place.write("003-index-sessions.sql", TWO_INDEXES)
     yield
-    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_password_hash_key'::regclass"
-    assert (history(place.database)[-1], place.database.execute(valid)) == (
-        "003-index-users",
-        [(True,)],
-    )
+    index = "FROM pg_index WHERE indexrelid = 'sessions_user_id_key'::regclass"
+    [state] = place.database.execute(f"SELECT indisunique, indisvalid {index}")
+    assert (history(place.database)[-1], state) == ("003-index-sessions", (True, True))
+    assert place.database.execute("SELECT token_hash FROM sessions") == [("1-2",), ("2-2",)]
 
 
 @contextmanager
@@ -340,6 +362,7 @@ SITUATIONS: dict[str, Situation] = {
     "docs/environments.md#the-sandbox-with-docker": docker,
     "docs/no-transaction.md#data-in-batches": many_users,
     "docs/on-call.md#first": orders_pending_on_call,
+    "docs/on-call.md#it-hangs": a_file_that_takes_long,
     "docs/on-call.md#exit-1-or-2": syntax_error,
     "docs/on-call.md#exit-3-conflict": merged_late,
     "docs/on-call.md#exit-3-wrong-environment": preview_with_productions_url,
