@@ -4,6 +4,7 @@ somebody reads it.
 A situation is made for a Place; when the section has been followed, it looks at what came of it.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from threading import Thread
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+from scripts.embedded import find_programs
 from tests.conftest import Database
 from tests.documents import Place
 from tests.kit import LOCK, history, tables, until
@@ -26,6 +28,29 @@ CREATE TABLE orders (
     id      BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     user_id BIGNT NOT NULL REFERENCES users (id)
 );
+"""
+# Some of each kind that pg_dump writes in a form of its own, and another tool's history.
+AN_APPLICATIONS = """
+CREATE EXTENSION citext;
+CREATE SCHEMA billing;
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE TABLE customers (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email citext NOT NULL UNIQUE, mood mood
+);
+CREATE TABLE billing.invoices (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    customer_id bigint NOT NULL REFERENCES customers,
+    total numeric(12, 2) CHECK (total >= 0)
+);
+CREATE INDEX ON billing.invoices (customer_id) WHERE total > 0;
+CREATE FUNCTION customer_of(invoice uuid) RETURNS bigint LANGUAGE sql STABLE AS
+    $$ SELECT customer_id FROM billing.invoices WHERE id = invoice $$;
+CREATE VIEW good_customers AS SELECT id, email FROM customers WHERE mood = 'good';
+CREATE MATERIALIZED VIEW totals AS SELECT sum(total) FROM billing.invoices;
+CREATE TABLE events (at timestamptz NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE events_2026 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+CREATE TABLE _prisma_migrations (id text PRIMARY KEY);
+GRANT SELECT ON customers TO PUBLIC;
 """
 TWO_INDEXES = """\
 -- migrate: no-transaction
@@ -68,6 +93,26 @@ def empty_database(place: Place) -> Iterator[None]:
     yield
     place.migrate()
     assert history(place.database)[-1] == "002-add-reset-token-fields"
+
+
+@contextmanager
+def an_applications_database(place: Place) -> Iterator[None]:
+    """A new adopter's shell for production: another tool has made its tables."""
+    for path in sorted((place.root / "migrations").glob("*.sql"))[1:]:
+        path.unlink()
+    place.start_from_nothing()
+    place.be_on_call()
+    place.database.execute(AN_APPLICATIONS)
+    empty = place.server.create()
+    place.stack.callback(place.server.drop, empty)
+    programs = f"{find_programs()}{os.pathsep}{place.inherited['PATH']}"
+    place.environ |= {"EMPTY_URL": empty.url, "PATH": programs}
+    yield
+    applied = ["000-create-migration-table", "001-initial-schema", "002-add-orders"]
+    assert history(place.database) == applied
+    assert {"customers", "orders", "_prisma_migrations"} <= set(tables(place.database))
+    assert {"customers", "events_2026"} <= set(tables(empty))
+    assert "_prisma_migrations" not in tables(empty)
 
 
 @contextmanager
@@ -360,6 +405,7 @@ SITUATIONS: dict[str, Situation] = {
     "docs/adopting.md#the-command": team,
     "docs/environments.md#from-a-file-to-production": orders_pending,
     "docs/environments.md#the-sandbox-with-docker": docker,
+    "docs/existing-database.md#step-by-step": an_applications_database,
     "docs/no-transaction.md#data-in-batches": many_users,
     "docs/on-call.md#first": orders_pending_on_call,
     "docs/on-call.md#it-hangs": a_file_that_takes_long,
