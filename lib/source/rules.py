@@ -23,7 +23,7 @@ _CLIENT = ("STDIN", "STDOUT")
 # pg_dump writes them since its releases of August 2025.
 _DUMP_COMMANDS = ("\\restrict", "\\unrestrict")
 _DUMP_REMEDY = (
-    r"pg_dump wrote it, and `pg_dump ... | sed '/^\\\(un\)\{0,1\}restrict /d'` leaves it out"
+    r"remove the line, as `pg_dump ... | sed '/^\\\(un\)\{0,1\}restrict /d'` does for a dump"
 )
 _MAX_COPY_TOKENS = 9  # COPY BINARY database . schema . table FROM STDIN
 
