@@ -163,7 +163,7 @@ def require_empty(config: Config, history: History) -> None:
     raise NotEmpty(
         f"{config.url} has no migration history, but it has tables: {', '.join(shown)}",
         changed_nothing=True,
-        next_step=f"Options:{_listed(_ways_to_adopt(history))}",
+        next_step=f"Options:{_listed(_ways_to_adopt(config, history))}",
     )
 
 
@@ -245,10 +245,11 @@ def _options(config: Config, history: History, last: str | None) -> str:
     return f"{other}Options:{_listed(options)}"
 
 
-def _ways_to_adopt(history: History) -> Iterator[str]:
+def _ways_to_adopt(config: Config, history: History) -> Iterator[str]:
+    confirmed = " --production" if config.production else ""
     if tool := _other_tool(history):
         yield f"{tool} has a history here: record what it has applied by `baseline`, as below"
-    yield "if the files up to NNN made these tables: scripts/migrate.py baseline NNN"
+    yield f"if the files up to NNN made these tables: scripts/migrate.py baseline NNN{confirmed}"
     yield (
         "if all files are to run beside them: scripts/migrate.py --allow-nonempty "
         "(or set MIGRATION_ALLOW_NONEMPTY=1)"

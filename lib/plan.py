@@ -220,8 +220,8 @@ def _warnings(entry: MigrationStatus) -> Iterator[Finding]:
         yield Finding(entry.version, entry.state, _AHEAD)
 
 
-def _repair(version: str) -> str:
-    return f"scripts/migrate.py repair {version}"
+def _repair(version: str, *, production: bool = False) -> str:
+    return f"scripts/migrate.py repair {version}{' --production' if production else ''}"
 
 
 def make_plan(
@@ -231,7 +231,9 @@ def make_plan(
     allow_out_of_order: bool = False,
     production: bool = False,
 ) -> Plan:
-    """Compare files with history. For `production`, no remedy is to reset the database."""
+    """Compare files with history. For `production`, no remedy is to reset the database, and a
+    command that changes it has the option that it needs there.
+    """
     files = {migration.number: migration for migration in migrations}
     rows: dict[int, list[AppliedMigration]] = defaultdict(list)
     for row in history:
@@ -241,7 +243,7 @@ def make_plan(
         newest_file=max(files, default=_NO_NUMBER),
         newest_row=max(rows, default=_NO_NUMBER),
         allow_out_of_order=allow_out_of_order,
-        last_resort=() if production else (_RESET,),
+        production=production,
     )
     entries: list[MigrationStatus] = []
     for number in sorted(files.keys() | rows.keys()):
@@ -253,7 +255,7 @@ class _Comparison(NamedTuple):
     newest_file: int
     newest_row: int
     allow_out_of_order: bool
-    last_resort: tuple[str, ...]
+    production: bool
 
     def entries(
         self, file: Migration | None, rows: list[AppliedMigration]
@@ -294,7 +296,7 @@ class _Comparison(NamedTuple):
             f"{file.path}: changed after it was applied "
             f"(checksum {row.checksum:.12}, now {file.checksum:.12})",
             "restore the file from version control, and put the change into a new migration",
-            f"accept the file as it is: {_repair(file.version)}",
+            f"accept the file as it is: {_repair(file.version, production=self.production)}",
         )
 
     def _of_another_name(
@@ -304,7 +306,7 @@ class _Comparison(NamedTuple):
         if same_sql:
             remedies = [
                 f"rename the file back to {row.version}.sql",
-                f"accept the new name: {_repair(file.version)}",
+                f"accept the new name: {_repair(file.version, production=self.production)}",
             ]
         else:
             remedies = [f"restore {row.version} from version control, and {self._renumber(file)}"]
@@ -336,7 +338,8 @@ class _Comparison(NamedTuple):
         problem: str,
         *remedies: str,
     ) -> MigrationStatus:
-        return MigrationStatus(state, file, row, problem, (*remedies, *self.last_resort))
+        last_resort = () if self.production else (_RESET,)
+        return MigrationStatus(state, file, row, problem, (*remedies, *last_resort))
 
     def _renumber(self, file: Migration) -> str:
         newest = max(self.newest_file, self.newest_row)

@@ -1,16 +1,18 @@
 """The documentation as something to be tried: its pages, their blocks, and a place where a block is
 followed.
 
-A `console` block is a shell's session: the lines that begin with `$ ` are run, and print what is
-shown below them. A command that fails is followed by `$ echo $?`. A `text` block is the log of a
-build, and `vercel.json`'s command prints it. White space does not count, VARIES says what else does
-not, and `…` is whatever stands there. An `sh` block is run whole. An `sql` block that names its
-file or has a directive is applied by the runner; any other is executed as it is.
+A `console` block is a shell's session, with no environment activated: the lines that begin with
+`$ ` are run, and print what is shown below them. A command that fails is followed by `$ echo $?`.
+A `text` block is the log of a build, and `vercel.json`'s command prints it. White space does not
+count, VARIES says what else does not, and `…` is whatever stands there. An `sh` block is run whole.
+An `sql` block that names its file or has a directive is applied by the runner; any other is
+executed as it is.
 """
 
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -52,8 +54,8 @@ NOT_RUN = {
     "scripts/dev/bench.py": "takes minutes; tests/scripts/test_bench.py runs it",
 }
 # A sandbox stays until Ctrl-C. This one types it, when all has been said.
-SANDBOX = """\
-#!/usr/bin/env python3
+SANDBOX = f"""\
+#!{sys.executable}
 import os, signal, subprocess, sys
 command = [sys.executable, "scripts/sandbox.py", *sys.argv[1:]]
 process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -71,6 +73,9 @@ VARIES = re.compile(
     r"\d+-\d\d-\d\d[ T][\d:.]+|\d+(?:\.\d+)? ?m?s\b|\"executionTimeMs\": ?\d+|tried \d+ times"
     r"|(?:PostgreSQL|onward) [\d.]+|(?:pid |pg_terminate_backend\()\d+|127\.0\.0\.1:\d+"
 )
+
+# The environment that the tests run in; None if they run in the system's.
+VENV = Path(sys.prefix) if sys.prefix != sys.base_prefix else None
 
 FENCE_OR_HEADING = re.compile(
     r"^## (?P<heading>[^\n]+)|^ *```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
@@ -239,7 +244,7 @@ class Place:
 
     def deploy(self, block: Block) -> None:
         command = json.loads((ROOT / "vercel.json").read_text())["buildCommand"]
-        here = command.replace(".vercel/migrate-venv/bin/python", "python3")
+        here = command.replace(".vercel/migrate-venv/bin/python", shlex.quote(sys.executable))
         result = self.run(["bash", "-c", here], self.build)
         self.built()
         failed = (
@@ -319,9 +324,27 @@ class Place:
         assert len(password) < 12 or password not in result.stdout
         return result
 
+    def start(self, command: Sequence[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start a command and go on; when the place is left, it is killed."""
+        process = subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=self.inherited | environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.stack.callback(process.wait)
+        self.stack.callback(process.kill)
+        return process
+
     @property
     def inherited(self) -> dict[str, str]:
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        """A newcomer's shell: the packages are in `.venv`, which is not activated."""
+        paths = os.environ["PATH"].split(os.pathsep)
+        if VENV:
+            paths = [path for path in paths if Path(path) != VENV / "bin"]
+        path = os.pathsep.join(paths)
         # Without a terminal curl would show its progress.
         return {
             "PATH": path,

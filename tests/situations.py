@@ -4,6 +4,7 @@ somebody reads it.
 A situation is made for a Place; when the section has been followed, it looks at what came of it.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from threading import Thread
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+from scripts.embedded import find_programs
 from tests.conftest import Database
 from tests.documents import Place
 from tests.kit import LOCK, history, tables, until
@@ -27,11 +29,34 @@ CREATE TABLE orders (
     user_id BIGNT NOT NULL REFERENCES users (id)
 );
 """
+# Some of each kind that pg_dump writes in a form of its own, and another tool's history.
+AN_APPLICATIONS = """
+CREATE EXTENSION citext;
+CREATE SCHEMA billing;
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE TABLE customers (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email citext NOT NULL UNIQUE, mood mood
+);
+CREATE TABLE billing.invoices (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    customer_id bigint NOT NULL REFERENCES customers,
+    total numeric(12, 2) CHECK (total >= 0)
+);
+CREATE INDEX ON billing.invoices (customer_id) WHERE total > 0;
+CREATE FUNCTION customer_of(invoice uuid) RETURNS bigint LANGUAGE sql STABLE AS
+    $$ SELECT customer_id FROM billing.invoices WHERE id = invoice $$;
+CREATE VIEW good_customers AS SELECT id, email FROM customers WHERE mood = 'good';
+CREATE MATERIALIZED VIEW totals AS SELECT sum(total) FROM billing.invoices;
+CREATE TABLE events (at timestamptz NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE events_2026 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+CREATE TABLE _prisma_migrations (id text PRIMARY KEY);
+GRANT SELECT ON customers TO PUBLIC;
+"""
 TWO_INDEXES = """\
 -- migrate: no-transaction
-CREATE INDEX CONCURRENTLY IF NOT EXISTS users_created_at_idx ON users (created_at);
+CREATE INDEX CONCURRENTLY IF NOT EXISTS sessions_created_at_idx ON sessions (created_at);
 
-CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS users_password_hash_key ON users (password_hash);
+CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS sessions_user_id_key ON sessions (user_id);
 """
 SLEEP_AT_THE_ROW = """
 CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS
@@ -41,6 +66,10 @@ CREATE TRIGGER sleep AFTER INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNC
 USERS = (
     "INSERT INTO users (email, password_hash) SELECT n || '@example.org', 'the same'"
     " FROM generate_series(1, {}) n"
+)
+TWO_SESSIONS_EACH = (
+    "INSERT INTO sessions (user_id, token_hash, expires_at)"
+    " SELECT id, id || '-' || n, now() FROM users, generate_series(1, 2) n"
 )
 
 
@@ -64,6 +93,26 @@ def empty_database(place: Place) -> Iterator[None]:
     yield
     place.migrate()
     assert history(place.database)[-1] == "002-add-reset-token-fields"
+
+
+@contextmanager
+def an_applications_database(place: Place) -> Iterator[None]:
+    """A new adopter's shell for production: another tool has made its tables."""
+    for path in sorted((place.root / "migrations").glob("*.sql"))[1:]:
+        path.unlink()
+    place.start_from_nothing()
+    place.be_on_call()
+    place.database.execute(AN_APPLICATIONS)
+    empty = place.server.create()
+    place.stack.callback(place.server.drop, empty)
+    programs = f"{find_programs()}{os.pathsep}{place.inherited['PATH']}"
+    place.environ |= {"EMPTY_URL": empty.url, "PATH": programs}
+    yield
+    applied = ["000-create-migration-table", "001-initial-schema", "002-add-orders"]
+    assert history(place.database) == applied
+    assert {"customers", "orders", "_prisma_migrations"} <= set(tables(place.database))
+    assert {"customers", "events_2026"} <= set(tables(empty))
+    assert "_prisma_migrations" not in tables(empty)
 
 
 @contextmanager
@@ -157,6 +206,8 @@ def merged_late(place: Place) -> Iterator[None]:
     place.write("004-add-carts.sql", "CREATE TABLE carts (id int)")
     place.migrate()
     place.write("003-add-orders.sql", ORDERS)
+    edited = place.root / "migrations" / "001-create-users-table.sql"
+    edited.write_text(f"{edited.read_text()}-- Later: a comment.\n")
     repository(place)
     yield
     place.migrate()
@@ -172,6 +223,22 @@ def preview_with_productions_url(place: Place) -> Iterator[None]:
     place.build |= {"VERCEL_ENV": "preview", "VERCEL_TARGET_ENV": "preview"}
     yield
     assert "orders" not in tables(place.database)
+
+
+@contextmanager
+def a_file_that_takes_long(place: Place) -> Iterator[None]:
+    """A build that runs while the section is read, and is cancelled then."""
+    place.be_on_call()
+    place.write("003-fill-notes.sql", "CREATE TABLE notes (); SELECT pg_sleep(1000);")
+    build = place.start(["scripts/migrate.py"], place.build)
+    asleep = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = %s"
+    [(pid,)] = until(lambda: place.database.execute(asleep, [place.database.name]))
+    place.names["4711"] = str(pid)
+    yield
+    build.terminate()
+    assert build.wait() == 143
+    until(lambda: not place.database.execute(asleep, [place.database.name]))
+    assert "notes" not in tables(place.database)
 
 
 @contextmanager
@@ -241,13 +308,13 @@ def lost_commit(place: Place) -> Iterator[None]:
 @contextmanager
 def doubles_under_a_unique_index(place: Place) -> Iterator[None]:
     place.database.execute(USERS.format(2))
-    place.write("003-index-users.sql", TWO_INDEXES)
+    place.database.execute(TWO_SESSIONS_EACH)
+    place.write("003-index-sessions.sql", TWO_INDEXES)
     yield
-    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'users_password_hash_key'::regclass"
-    assert (history(place.database)[-1], place.database.execute(valid)) == (
-        "003-index-users",
-        [(True,)],
-    )
+    index = "FROM pg_index WHERE indexrelid = 'sessions_user_id_key'::regclass"
+    [state] = place.database.execute(f"SELECT indisunique, indisvalid {index}")
+    assert (history(place.database)[-1], state) == ("003-index-sessions", (True, True))
+    assert place.database.execute("SELECT token_hash FROM sessions") == [("1-2",), ("2-2",)]
 
 
 @contextmanager
@@ -350,8 +417,10 @@ SITUATIONS: dict[str, Situation] = {
     "docs/adopting.md#the-command": team,
     "docs/environments.md#from-a-file-to-production": orders_pending,
     "docs/environments.md#the-sandbox-with-docker": docker,
+    "docs/existing-database.md#step-by-step": an_applications_database,
     "docs/no-transaction.md#data-in-batches": many_users,
     "docs/on-call.md#first": orders_pending_on_call,
+    "docs/on-call.md#it-hangs": a_file_that_takes_long,
     "docs/on-call.md#exit-1-or-2": syntax_error,
     "docs/on-call.md#exit-3-conflict": merged_late,
     "docs/on-call.md#exit-3-wrong-environment": preview_with_productions_url,

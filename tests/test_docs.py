@@ -33,6 +33,7 @@ from tests.documents import (
     PAGES,
     SANDBOX,
     SECTIONS,
+    VENV,
     Block,
     Place,
     anchor,
@@ -59,6 +60,8 @@ def place(project: Path, tmp_path: Path, server: Server, migrated: Database) -> 
         ):
             shutil.copy(file, root)
     (root / "scripts" / "sandbox").write_text(SANDBOX)
+    if VENV:
+        (root / ".venv").symlink_to(VENV)
     (tmp_path / ".curlrc").write_text("no-progress-meter\n")
     with ExitStack() as stack:
         place = Place(root, server, migrated, stack)

@@ -301,7 +301,7 @@ def test_of_two_environments_that_meet_on_a_new_database_one_gets_it(
         until(
             lambda: [
                 q
-                for (q,) in database.execute(waiting, ["onward % production"])
+                for (q,) in database.execute(waiting, ["onward % production%"])
                 if "CREATE TABLE one" in q
             ]
         )
@@ -311,7 +311,7 @@ def test_of_two_environments_that_meet_on_a_new_database_one_gets_it(
         until(
             lambda: [
                 q
-                for (q,) in database.execute(waiting, ["onward % preview"])
+                for (q,) in database.execute(waiting, ["onward % preview%"])
                 if q and "onward_document" not in q
             ]
         )

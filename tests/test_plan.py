@@ -219,7 +219,7 @@ def test_a_conflict_is_told_with_its_remedy(found: Plan, expected: tuple[str, ..
 )
 def test_production_is_never_told_to_reset_its_database(files: str, rows: str) -> None:
     assert [(entry.problem, *entry.remedies) for entry in plan(files, rows).conflicts] == [
-        (entry.problem, *entry.remedies, RESET)
+        (entry.problem, *(one.removesuffix(" --production") for one in entry.remedies), RESET)
         for entry in plan(files, rows, production=True).conflicts
     ]
 
@@ -312,6 +312,13 @@ def test_the_findings_are_the_conflicts_and_what_is_unusual() -> None:
         "  - to record the checksum of the file: scripts/migrate.py repair 001-a"
     )
     assert plan("001-a", "001-a").findings() == ((), ())
+
+
+@pytest.mark.parametrize("of_row", ["001-a", "001-x"])
+def test_the_repair_of_production_is_given_with_its_option(of_row: str) -> None:
+    changed = file("001-a", "SELECT 2;" if of_row == "001-a" else "SELECT 1;")
+    [conflict] = make_plan([changed], [row(of_row)], production=True).conflicts
+    assert conflict.remedies[-1].endswith(": scripts/migrate.py repair 001-a --production")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from lib import runner
 from lib.adopt import baseline, repair
-from lib.cli.output import Command, Terminal, files_are
+from lib.cli.output import Command, Terminal, files_passed
 from lib.cli.signals import ignore_further_signals
 from lib.errors import DuplicateNumbers, Interrupted, OnwardError, raised_by
 from lib.events import RunLog
@@ -165,7 +165,8 @@ def _validate(options: SimpleNamespace, terminal: Terminal) -> int:
     document = validation_dict(found) | {"warnings": list(found.warnings)}
     if found.errors:
         return terminal.fail(*found.errors, document=document | error_dict(found.errors[0]))
-    terminal.info(f"✅ {files_are(migrations)} valid, and those applied are unchanged")
+    unchecked = "SQL syntax is checked when they run"
+    terminal.info(f"{files_passed(migrations)}, and those applied are unchanged ({unchecked})")
     terminal.json(document)
     return 0
 

@@ -119,9 +119,9 @@ Command = Callable[[SimpleNamespace, Terminal], int]
 """A command: takes its options and where it prints, and returns an exit code."""
 
 
-def files_are(files: Sized) -> str:
-    """Such as `1 file is` or `12 files are`."""
-    return "1 file is" if len(files) == 1 else f"{len(files)} files are"
+def files_passed(files: Sized) -> str:
+    """What `validate` says of files that it refuses nothing in: no more than it has checked."""
+    return f"✅ {'1 file' if len(files) == 1 else f'{len(files)} files'} passed the checks"
 
 
 def write(stream: IO[str], text: str) -> None:

@@ -54,7 +54,7 @@ PAGES: dict[type[OnwardError], str] = {
     RepositoryError: _NUMBERS_PAGE,
     HistoryConflict: "docs/on-call.md#exit-3-conflict",
     BaseConflict: _NUMBERS_PAGE,
-    NotEmpty: "docs/production-vercel.md#4-a-database-with-tables-in-it",
+    NotEmpty: "docs/existing-database.md#an-existing-database",
     UntrustedHistory: "docs/security.md#other-roles-in-the-database",
     WrongEnvironment: "docs/on-call.md#exit-3-wrong-environment",
     LockBusy: "docs/on-call.md#exit-4-another-run",

@@ -20,6 +20,11 @@ _FIRST_WORDS = frozenset(
     """.split()
 )
 _CLIENT = ("STDIN", "STDOUT")
+# pg_dump writes them since its releases of August 2025.
+_DUMP_COMMANDS = ("\\restrict", "\\unrestrict")
+_DUMP_REMEDY = (
+    r"remove the line, as `pg_dump ... | sed '/^\\\(un\)\{0,1\}restrict /d'` does for a dump"
+)
 _MAX_COPY_TOKENS = 9  # COPY BINARY database . schema . table FROM STDIN
 
 Keywords = tuple[str, ...]
@@ -93,12 +98,10 @@ def _refusal(statement: Statement, *, transactional: bool) -> Refusal | None:
 
 def _refuse_psql_command(statement: Statement) -> Refusal:
     command = statement.text.split()[0]
-    return Refusal(
-        Rule.PSQL_COMMAND,
-        statement.line,
-        f"{command} is a psql command, not SQL",
-        "remove the line, or replace it with SQL",
-    )
+    usual = "remove the line, or replace it with SQL"
+    remedy = _DUMP_REMEDY if command in _DUMP_COMMANDS else usual
+    what = f"{command} is a psql command, not SQL"
+    return Refusal(Rule.PSQL_COMMAND, statement.line, what, remedy)
 
 
 def _refuse_in_transaction(statement: Statement) -> Refusal | None:

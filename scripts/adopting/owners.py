@@ -59,6 +59,7 @@ TEAMS = (
     Part(".github/workflows/migrations.yml"),
     Part("docs/adopting.md"),
     Part("docs/environments.md"),
+    Part("docs/existing-database.md"),
     Part("docs/exit-codes.md"),
     Part("docs/history.md"),
     Part("docs/no-transaction.md"),

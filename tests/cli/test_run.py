@@ -265,9 +265,9 @@ def test_validate_checks_the_files_without_a_database(
     migrations(TWO)
     result = here("validate")
     assert (result.code, result.err) == (0, "")
-    assert (
-        result.out
-        == "✅ 2 files are valid (no database URL is set, so checksums were not compared)\n"
+    assert result.out == (
+        "✅ 2 files passed the checks "
+        "(SQL syntax is checked when they run, checksums if a database URL is set)\n"
     )
     assert json.loads(here("validate", "--json").out) == {
         "success": True,
@@ -289,9 +289,9 @@ def test_validate_with_a_database_compares_checksums_and_writes_nothing(
     migrations(TWO)
     here(url=database.url)
     before = contents(database)
-    assert (
-        here("validate", url=database.url).out
-        == "✅ 2 files are valid, and those applied are unchanged\n"
+    assert here("validate", url=database.url).out == (
+        "✅ 2 files passed the checks, and those applied are unchanged "
+        "(SQL syntax is checked when they run)\n"
     )
     migrations({"001-one.sql": "SELECT 'changed';"})
     result = here("validate", "--json", url=database.url)

@@ -496,7 +496,7 @@ def test_an_adopted_repository_creates_and_validates_migrations(make: Make) -> N
         if words == ["create", "add orders"]:
             (root / "migrations" / "001-add-orders.sql").write_text("SELECT 1;\n")
         assert result.returncode == 0, result.stderr
-    assert "2 files are valid" in result.stdout
+    assert "2 files passed the checks" in result.stdout
 
 
 @pytest.mark.slow

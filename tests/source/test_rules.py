@@ -1,4 +1,6 @@
 import re
+import shlex
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -81,6 +83,18 @@ def test_psql_commands_are_refused_in_every_file(sql: str) -> None:
         [alone] = refused(f"\n\n  {sql}", transactional=transactional)
         assert (behind.rule, behind.line, behind.what) == (Rule.PSQL_COMMAND, 2, what)
         assert (alone.rule, alone.line, alone.what) == (Rule.PSQL_COMMAND, 3, what)
+
+
+def test_the_remedy_for_restrict_removes_those_lines_and_no_others() -> None:
+    body = "CREATE FUNCTION f() RETURNS text AS $$\nSELECT '\\restrict a'\n$$ LANGUAGE sql;\n"
+    dump = f"\\restrict a\n{body}\\unrestrict a\n"
+    first, last = refused(dump)
+    assert (first.line, last.line, first.remedy) == (1, 5, last.remedy)
+    _, command = re.findall("`([^`]*)`", first.remedy)[0].split(" | ")
+    plain = subprocess.run(
+        shlex.split(command), input=dump, capture_output=True, encoding="utf-8", check=True
+    )
+    assert (plain.stdout, refused(plain.stdout)) == (body, [])
 
 
 def spread(sql: str, between: str) -> str:

@@ -61,6 +61,20 @@ def test_every_link_of_a_teams_pages_leads_to_a_file_that_it_has(shape: str) -> 
     assert broken == []
 
 
+def test_every_script_that_a_teams_page_names_is_a_teams() -> None:
+    teams = {str(path.relative_to(ROOT)) for part in TEAMS for path in ROOT.glob(part.files)}
+    # The changelog is about all of Onward, and has no commands to type.
+    pages = [name for name in (*teams, "AGENTS.md") if name.endswith(".md")]
+    missing = [
+        f"{page}: {script}"
+        for page in pages
+        if page != "CHANGELOG.md"
+        for script in re.findall(r"\bscripts/[\w./-]*\w", (ROOT / page).read_text())
+        if not any(name == script or name.startswith(f"{script}/") for name in teams)
+    ]
+    assert missing == []
+
+
 @pytest.mark.parametrize("shape", ON_VERCEL)
 def test_a_vercelignore_names_only_our_files_and_none_that_the_build_needs(shape: str) -> None:
     lines = list(not_deployed(shape))
