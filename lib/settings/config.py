@@ -30,6 +30,7 @@ _COMMIT_VARIABLES = (
 )
 _POOLED_URL_VARIABLES = ("POSTGRES_URL", "DATABASE_URL")
 _DURATION = re.compile(r"(?P<number>[0-9]{1,10})\s*(?P<unit>ms|s|min|h)|0")
+_MAX_NAME_BYTES = 63
 _SECONDS_IN = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 _MAX_SECONDS = (2**31 - 1) / 1000  # Postgres takes no longer timeout
 
@@ -81,7 +82,7 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         environment=environment.name,
         environment_source=environment.source,
         directory=migrations_directory(environ),
-        schema=value_of(environ, "MIGRATION_SCHEMA") or None,
+        schema=_schema(environ),
         lock_timeout=read_duration(environ, "MIGRATION_LOCK_TIMEOUT", "1s"),
         statement_timeout=read_duration(environ, "MIGRATION_STATEMENT_TIMEOUT", "0"),
         lock_wait=read_duration(environ, "MIGRATION_WAIT", "120s"),
@@ -105,6 +106,18 @@ def migrations_directory(environ: Mapping[str, str]) -> Path:
     directory = ROOT / (value_of(environ, "MIGRATION_DIR") or "migrations")
     here = Path.cwd()
     return directory.relative_to(here) if directory.is_relative_to(here) else directory
+
+
+def _schema(environ: Mapping[str, str]) -> str | None:
+    """The schema of the history, which a run may create. Raises ConfigError."""
+    name = value_of(environ, "MIGRATION_SCHEMA")
+    # The server would cut a longer name off; a URL is a mistake, and may hold a password.
+    if len(name.encode()) > _MAX_NAME_BYTES or "://" in name or name.startswith("pg_"):
+        raise ConfigError(
+            f"MIGRATION_SCHEMA is no name for a schema: expected at most {_MAX_NAME_BYTES} bytes, "
+            "no URL, and not pg_ in front"
+        )
+    return name or None
 
 
 def read_duration(environ: Mapping[str, str], variable: str, default: str) -> float:

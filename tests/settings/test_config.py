@@ -254,6 +254,13 @@ def test_settings_have_the_defaults_that_are_documented() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["postgresql://u:kanarie7@h/x", "x" * 64, "ä" * 32, "pg_mine"])
+def test_what_no_schema_can_be_called_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="MIGRATION_SCHEMA is no name") as caught:
+        config(MIGRATION_SCHEMA=name)
+    assert "kanarie7" not in str(caught.value)
+
+
 def test_settings_are_read_from_the_environment() -> None:
     found = config(
         MIGRATION_LOCK_TIMEOUT="2s",
