@@ -29,7 +29,7 @@ aws cli vercel
 PURE = (
     "cli.main cli.offline cli.process "
     "diagnosis drift errors events guard plan printable quoting report.document report.github "
-    "report.text "
+    "report.drift report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "
     "source.extensions source.git source.migration source.numbering source.other_tools "
