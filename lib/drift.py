@@ -24,6 +24,7 @@ KINDS_OF_STRICT = ("comment", "owner", "privileges")
 _LONGEST_DEFINITION = 400
 _MAX_DOCUMENT_BYTES = 100_000_000
 _NAMES_SHOWN = 5
+_NOT_STORED = "what this and later migrations changed was not stored"
 _SAVE = "scripts/migrate.py drift --json > schema.json"
 
 Objects = Mapping[str, str]
@@ -94,6 +95,8 @@ class Verdict(NamedTuple):
     """Where drift is unknown, they may also be what a migration has changed."""
     reason: str = ""
     """Why drift is unknown."""
+    since: str = ""
+    """The first migration whose changes are not known, if that is why."""
 
 
 class Mark(NamedTuple):
@@ -113,8 +116,7 @@ def judge(expected: Schema | None, found: Schema, *, strict: bool = False) -> Ve
         return Verdict(Drift.UNKNOWN, reason=_not_comparable(expected, found))
     differences = expected.differences(found, strict=strict)
     if expected.gap:
-        reason = f"what {expected.gap} and later runs changed was not stored"
-        return Verdict(Drift.UNKNOWN, differences, f"unknown since {expected.gap}: {reason}")
+        return Verdict(Drift.UNKNOWN, differences, _NOT_STORED, since=expected.gap)
     return Verdict(Drift.FOUND if differences else Drift.NONE, differences)
 
 
@@ -167,7 +169,7 @@ def packed(schema: Schema) -> str:
     import base64  # noqa: PLC0415 - a run with nothing pending needs neither
     import zlib  # noqa: PLC0415
 
-    text = json.dumps(schema_document(schema) | {"gap": schema.gap}, separators=(",", ":"))
+    text = json.dumps(schema._asdict(), separators=(",", ":"))
     return base64.b85encode(zlib.compress(text.encode())).decode()
 
 
@@ -228,7 +230,8 @@ def require_no_drift(verdict: Verdict) -> None:
 def summary(verdict: Verdict) -> str:
     """A verdict in one sentence, with the first names of what differs."""
     if verdict.drift is Drift.UNKNOWN:
-        return f"whether the schema has drifted is unknown: {verdict.reason}"
+        since = f" since {verdict.since}" if verdict.since else ""
+        return f"whether the schema has drifted is unknown{since}: {verdict.reason}"
     names = [one.name for one in verdict.differences]
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return f"the schema is not as the migrations left it: {', '.join(names[:_NAMES_SHOWN])}{more}"
@@ -242,7 +245,7 @@ Undo the change, or write a migration that makes it, or accept the schema as it 
 def require_acceptable(verdict: Verdict) -> None:
     """Raise what forbids to accept the differences: that they are not known."""
     if verdict.drift is Drift.UNKNOWN:
-        raise _other_option("accept", verdict.reason, "store the schema as it is", "refresh")
+        raise _other_option("accept", summary(verdict), "store the schema as it is", "refresh")
 
 
 def require_refreshable(verdict: Verdict) -> None:

@@ -119,7 +119,7 @@ def test_owners_privileges_and_comments_count_strictly_only(kind: str) -> None:
         (None, "no run has stored what the schema should be"),
         (BASE._replace(postgres=14), "stored by PostgreSQL 14, and this is PostgreSQL 18"),
         (BASE._replace(rules=0), "stored by another version of Onward"),
-        (BASE._replace(gap="003-c"), "unknown since 003-c: "),
+        (BASE._replace(gap="003-c"), "what this and later migrations changed was not stored"),
     ],
 )
 def test_what_cannot_be_compared_is_unknown_and_fails_nothing(
@@ -128,6 +128,7 @@ def test_what_cannot_be_compared_is_unknown_and_fails_nothing(
     verdict = judge(expected, with_(BASE, extra="text"))
     assert verdict.drift is Drift.UNKNOWN
     assert verdict.reason.startswith(reason)
+    assert verdict.since == (expected.gap if expected else "")
     require_no_drift(verdict)
     require_refreshable(verdict)
     with pytest.raises(SchemaDrift, match="drift --accept does not apply") as caught:

@@ -39,6 +39,7 @@ def drift_dict(mark: Mark, verdict: Verdict, found: Schema | None = None) -> dic
         "drift": str(verdict.drift),
         "driftAsOf": iso(mark.as_of),
         "reason": verdict.reason or None,
+        "unknownSince": verdict.since or None,
         "differences": [
             {"object": one.name, "was": one.was, "is": one.now} for one in verdict.differences
         ],
@@ -72,7 +73,8 @@ def _lines(history: History, verdict: Verdict, saved: str) -> Iterator[str]:
         yield f"✅ No drift: the schema is {expected}{last}"
         return
     if verdict.drift is Drift.UNKNOWN:
-        yield hanging(f"⚠️  Whether the schema has drifted is unknown: {verdict.reason}")
+        words = summary(verdict)
+        yield hanging(f"⚠️  {words[0].upper()}{words[1:]}")
         if verdict.differences:
             yield _MAY_BE_MIGRATIONS
     else:
