@@ -60,8 +60,11 @@ class SchemaWatch:
         return verdict
 
     def end_run(self) -> None:
-        """Store what is expected after a run. Tells why if it cannot; raises only Interrupted."""
-        if not self._run_begun:
+        """Store what is expected after a run, if there is a row to hold it.
+
+        Tells why if it cannot; raises only Interrupted.
+        """
+        if not (self._run_begun and self._transaction.fingerprint.newest):
             return
         self._run_begun = False
         try:

@@ -150,6 +150,17 @@ def test_what_a_partly_applied_file_leaves_is_no_change_by_hand(
     assert tables(database) == ["half", "one"]
 
 
+def test_a_first_file_that_is_partly_applied_leaves_no_row_to_store_in(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-half.sql": f"{HEAD}CREATE TABLE half (); SELECT 1 / 0;"})
+    events = Events()
+    with run_fails(PartlyApplied):
+        run(database, directory, events)
+    assert (events.notices, history(database)) == ([], [])
+    assert tables(database) == ["half"]
+
+
 def test_a_no_transaction_file_is_expected_too(database: Database, migrations: Write) -> None:
     run(database, migrations(ONE))
     index = f"{HEAD}CREATE INDEX CONCURRENTLY one_id ON one (id);"
