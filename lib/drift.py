@@ -169,7 +169,8 @@ def packed(schema: Schema) -> str:
     import base64  # noqa: PLC0415 - a run with nothing pending needs neither
     import zlib  # noqa: PLC0415
 
-    text = json.dumps(schema._asdict(), separators=(",", ":"))
+    # Sorted, names that are alike are neighbours, and it is a tenth smaller.
+    text = json.dumps(schema._asdict(), separators=(",", ":"), sort_keys=True)
     return base64.b85encode(zlib.compress(text.encode())).decode()
 
 
