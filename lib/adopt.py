@@ -1,12 +1,13 @@
-"""Bring the history in line with a database that is there: baseline and repair. Neither runs SQL of
-a file.
+"""Bring the history in line with a database that is there: baseline, repair, and what is expected
+of its schema. None runs SQL of a file.
 """
 
 from __future__ import annotations
 
+from lib.drift import Verdict, require_acceptable, require_refreshable
 from lib.errors import FilesError, HistoryConflict
 from lib.guard import Change, require_consent, require_environment, require_trust
-from lib.plan import AppliedMigration, Plan
+from lib.plan import AppliedMigration, History, Plan
 from lib.postgres.executor import Executor
 from lib.postgres.transaction import HistoryChanged
 from lib.runner import read_plan
@@ -70,6 +71,39 @@ def repair(config: Config, version: str) -> tuple[Migration, bool]:
             except HistoryChanged:
                 continue
             return file, True
+
+
+def expect_schema(config: Config, *, refresh: bool) -> Verdict:
+    """Expect the schema to be as it is from now on. Returns how it differed, strictly.
+
+    Raises SchemaDrift if there are differences to `refresh`, or none is known to accept;
+    HistoryConflict without any recorded migration.
+    """
+    change = Change.expect_schema(refresh=refresh)
+    with Executor(config) as database:
+        while True:
+            history = database.read()
+            require_trust(history)
+            _require_rows(history)
+            require_environment(config, history)
+            require_consent(config, change, history)
+            verdict = database.schema.compare(strict=True)[1]
+            (require_refreshable if refresh else require_acceptable)(verdict)
+            try:
+                database.prepare()
+                database.schema.accept()
+            except HistoryChanged:
+                continue
+            return verdict
+
+
+def _require_rows(history: History) -> None:
+    if not history.rows:
+        raise HistoryConflict(
+            "no migration is recorded, so nothing is expected of the schema",
+            changed_nothing=True,
+            next_step="The first run stores what it leaves:\n  scripts/migrate.py",
+        )
 
 
 def _applied_file(plan: Plan, version: str) -> tuple[Migration, AppliedMigration]:

@@ -9,6 +9,7 @@ OnwardError
 ├── HistoryConflict        3  files and history disagree, or the table is not ours
 │   ├── BaseConflict       3  a file does not fit the branch that it is to be merged into
 │   ├── NotEmpty           3  the database has tables and no history
+│   ├── SchemaDrift        3  the schema is not as the migrations left it
 │   └── UntrustedHistory   3  the history belongs to a role that must not decide what runs
 ├── WrongEnvironment       3  this database is not this environment's to change
 ├── LockBusy               4  another run, or another session's lock, is in the way
@@ -145,6 +146,15 @@ class NotEmpty(HistoryConflict):
 
     code = "not_empty"
     public_message = "The database has tables but no migration history. Nothing was run."
+
+
+class SchemaDrift(HistoryConflict):
+    """The schema is not as the migrations left it, or a command on that does not apply; nothing was
+    written.
+    """
+
+    code = "schema_drift"
+    public_message = "The schema is not as the migrations left it. Nothing was run."
 
 
 class UntrustedHistory(HistoryConflict):

@@ -45,6 +45,15 @@ class Change(NamedTuple):
         )
 
     @classmethod
+    def expect_schema(cls, *, refresh: bool) -> Self:
+        """What `drift --accept` and `drift --refresh` do."""
+        option = "refresh" if refresh else "accept"
+        return cls(
+            "record the schema as it is now, with all changes by hand, as expected in",
+            f"scripts/migrate.py drift --{option}",
+        )
+
+    @classmethod
     def repair(cls, version: str) -> Self:
         """What a repair of a version does."""
         return cls(

@@ -18,6 +18,7 @@ from lib.source.numbering import same_migration
 
 TABLE = "schema_migrations"
 AUDIT_COLUMNS = ("environment", "identity", "git_commit", "applied_by")
+SCHEMA_COLUMNS = ("schema_state", "drift")
 _NO_NUMBER = -1
 _UNVERIFIED = "applied without a checksum, so not verified"
 _AHEAD = "applied, but newer than every file here (an older build, after a rollback?)"
@@ -50,6 +51,8 @@ class AppliedMigration(NamedTuple):
     identity: str | None = None
     git_commit: str | None = None
     applied_by: str | None = None
+    drift: str | None = None
+    """In the row with the document of the expected schema: what is known of drift."""
 
 
 class Finding(NamedTuple):
@@ -141,6 +144,8 @@ class History(NamedTuple):
     """The optional settings that this server lets a session change."""
     creates_schema: bool = False
     """Whether the schema is to be created with the table: MIGRATION_SCHEMA names it."""
+    keeps_schema: bool = True
+    """Whether the table has SCHEMA_COLUMNS, which no run adds before its files."""
     activity: Activity | None = None
     """What is going on in the database; None if that was not asked for."""
 

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from lib.errors import HistoryConflict, OnwardError, RunFailed, TableBusy
+from lib.drift import Drift, require_no_drift, summary
+from lib.errors import (
+    DatabaseUnavailable,
+    HistoryConflict,
+    Interrupted,
+    LockBusy,
+    OnwardError,
+    OutcomeUnknown,
+    PartlyApplied,
+    RunFailed,
+    TableBusy,
+)
 from lib.events import Emit, RunLog, RunResult
 from lib.guard import last_migrated_as, require_extensions, require_permission
 from lib.plan import History, Plan, make_plan
@@ -103,11 +115,13 @@ class _Run:
                 self._require_progress(plan)
                 self._prepare(history, plan)
                 self._apply(plan.pending)
+                self._executor.schema.end_run()
             except HistoryChanged:
                 continue
             except OnwardError as error:
                 if plan is None:
                     raise
+                self._end_failed(error)
                 raise self._failed(error, plan) from error
             return RunResult(
                 environment=self._config.environment,
@@ -141,7 +155,30 @@ class _Run:
             names = [extension.name for extension in wanted]
             require_extensions(wanted, self._executor.unavailable_extensions(names))
         if plan.pending and self._executor.has_time_for_a_file:
+            self._look_for_drift()
             self._retry_while_busy(self._executor.prepare, self._backoff())
+
+    def _look_for_drift(self) -> None:
+        """Tell what is not as the migrations left it. Raises SchemaDrift if it is to fail."""
+        if self._config.drift == "off" or self._log.applied:
+            return
+        try:
+            verdict = self._executor.schema.begin_run()
+        except (LockBusy, DatabaseUnavailable) as error:
+            self._log.tell(f"whether the schema has drifted was not checked: {error.message}")
+            return
+        if verdict and self._config.drift == "fail":
+            require_no_drift(verdict)
+        if verdict and verdict.drift is not Drift.NONE:
+            self._log.tell(summary(verdict))
+
+    def _end_failed(self, error: OnwardError) -> None:
+        """Store what is expected, if the run leaves changes, and a connection to store it by."""
+        if isinstance(error, Interrupted | OutcomeUnknown | DatabaseUnavailable):
+            return
+        if self._log.applied or isinstance(error, PartlyApplied):
+            with suppress(Interrupted):  # the run fails anyway, and for another reason
+                self._executor.schema.end_run()
 
     def _apply(self, pending: Sequence[Migration]) -> None:
         for migration, following in zip_longest(pending, pending[1:]):

@@ -17,7 +17,7 @@ settings
 source
 activity
 plan
-diagnosis events guard validation
+diagnosis drift events guard validation
 postgres
 runner
 adopt
@@ -28,8 +28,8 @@ aws cli vercel
 # What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
     "cli.main cli.offline cli.process "
-    "diagnosis errors events guard plan printable quoting report.document report.github "
-    "report.text "
+    "diagnosis drift errors events guard plan printable quoting report.document report.github "
+    "report.drift report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "
     "source.extensions source.git source.migration source.numbering source.other_tools "

@@ -17,10 +17,10 @@ def files(count: int) -> dict[str, str]:
     }
 
 
-def cost(proxy: Proxy, database: Database, directory: Path) -> int:
+def cost(proxy: Proxy, database: Database, directory: Path, drift: str = "off") -> int:
     """The round trips of one run."""
     before = proxy.round_trips
-    run(Database(database.name, proxy.url(database.url)), directory)
+    run(Database(database.name, proxy.url(database.url)), directory, MIGRATION_DRIFT=drift)
     return proxy.round_trips - before
 
 
@@ -59,8 +59,19 @@ def test_nothing_pending_costs_one_query(
 ) -> None:
     directory = migrations(files(5))
     run(database, directory)
-    assert cost(proxy, database, directory) == 1
+    assert cost(proxy, database, directory, drift="fail") == 1
     assert len(proxy.connections) == 1
+
+
+def test_drift_costs_a_read_before_and_a_read_and_a_write_after(
+    proxy: Proxy, database: Database, migrations: Write
+) -> None:
+    opening, reading, storing = 1, 1, 1
+    stored = opening + reading + storing
+    assert cost(proxy, database, migrations(files(1)), drift="warn") == 2 + 4 + stored
+    assert cost(proxy, database, migrations(files(4)), drift="warn") == 6 + 2 + reading + stored
+    assert cost(proxy, database, migrations(files(5))) == 2 + 2, "nothing where it is off"
+    assert len(history(database)) == 5
 
 
 def test_only_a_file_that_creates_an_extension_costs_one_more(

@@ -29,6 +29,8 @@ commands:
   status [--check]    show what is applied and what is pending; read-only
   validate            check the files, and their checksums if a database URL is
                       set; read-only
+  drift [--check]     show what in the schema is not as the migrations left it;
+                      read-only, but for --accept and --refresh
   create "words"      create a draft with the next number
   renumber VERSION    give a file that is not applied the next free number
   check [--base REF]  for a pull request: check that no file of the base branch
@@ -57,6 +59,8 @@ environment:
                       maximum duration of a statement (default: 0, no limit)
   MIGRATION_WAIT      maximum wait for another run to finish (default: 120s)
   MIGRATION_RETRY     how long to retry while a table is busy (default: 60s)
+  MIGRATION_DRIFT     what a run does about a schema that is not as the
+                      migrations left it: warn (default), fail or off
   MIGRATION_ENVIRONMENTS
                       such as production,development: in any other environment
                       a run applies nothing and exits with 0
@@ -175,6 +179,14 @@ def _parsers() -> tuple[_Parser, list[str]]:
         description="Check the files, and their checksums if a database URL is set. Read-only.",
         parents=[common],
     )
+    _add_drift(
+        add(
+            "drift",
+            description="Show what in the schema is not as the migrations left it. Read-only, but "
+            "for --accept\nand --refresh.",
+            parents=[common, production],
+        )
+    )
     _add_commands_on_files(partial(add, parents=[common]))
     _add_commands_that_record(partial(add, parents=[common, production]))
     return main, [*(commands.choices or ())]
@@ -255,6 +267,27 @@ def _add_status(status: argparse.ArgumentParser) -> None:
         "--upgrade-check",
         action="store_true",
         help="report what a run of this version would refuse here, and why",
+    )
+
+
+def _add_drift(drift: argparse.ArgumentParser) -> None:
+    drift.add_argument("--check", action="store_true", help="exit 3 if there is drift")
+    drift.add_argument(
+        "--strict", action="store_true", help="also compare owners, privileges and comments"
+    )
+    instead = drift.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--against",
+        metavar="FILE",
+        help="compare with the schema in FILE, which `drift --json` has printed elsewhere",
+    )
+    instead.add_argument(
+        "--accept", action="store_true", help="from now on expect the schema with these differences"
+    )
+    instead.add_argument(
+        "--refresh",
+        action="store_true",
+        help="expect the schema as it is, where it is unknown what was expected",
     )
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from lib import runner
-from lib.adopt import baseline, repair
+from lib.adopt import baseline, expect_schema, repair
 from lib.cli.output import Command, Terminal, files_passed
 from lib.cli.signals import ignore_further_signals
-from lib.errors import DuplicateNumbers, Interrupted, OnwardError, raised_by
+from lib.drift import Drift, Mark, Verdict, holder_of, judge_against, load_schema, mark_of
+from lib.errors import DuplicateNumbers, Interrupted, LockBusy, OnwardError, raised_by
 from lib.events import RunLog
 from lib.guard import Change, reason_to_skip, require_confirmed_production, require_consent
-from lib.plan import Plan, State, with_applied
+from lib.plan import History, Plan, State, with_applied
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
 from lib.report.document import (
@@ -24,6 +25,13 @@ from lib.report.document import (
     run_dict,
     status_dict,
     validation_dict,
+)
+from lib.report.drift import (
+    accepted_text,
+    drift_dict,
+    drift_exit_text,
+    drift_text,
+    drift_warnings,
 )
 from lib.report.text import (
     StatusView,
@@ -158,16 +166,56 @@ def _validate(options: SimpleNamespace, terminal: Terminal) -> int:
     config = _config(options, terminal)
     migrations = load(config.directory)
     with Executor(config, budget=READ_BUDGET) as database:
-        plan = runner.read_plan(config, database, migrations)[1]
+        history, plan = runner.read_plan(config, database, migrations)
+        verdict = _stored_verdict(config, database, history)
     found = validate(plan)
-    for warning in found.warnings:
+    warnings = [*found.warnings, *drift_warnings(verdict)]
+    for warning in warnings:
         terminal.info(warning_text(warning))
-    document = validation_dict(found) | {"warnings": list(found.warnings)}
+    document = validation_dict(found) | {"warnings": warnings}
     if found.errors:
         return terminal.fail(*found.errors, document=document | error_dict(found.errors[0]))
     unchecked = "SQL syntax is checked when they run"
     terminal.info(f"{files_passed(migrations)}, and those applied are unchanged ({unchecked})")
     terminal.json(document)
+    return 0
+
+
+def _stored_verdict(config: Config, database: Executor, history: History) -> Verdict | None:
+    """How the schema differs from what is expected; None if nothing is stored, or it is not to be
+    asked.
+    """
+    if config.drift == "off" or not holder_of(history)[0]:
+        return None
+    try:
+        return database.schema.compare()[1]
+    except LockBusy as error:
+        return Verdict(Drift.UNKNOWN, reason=error.message)
+
+
+def _drift(options: SimpleNamespace, terminal: Terminal) -> int:
+    if options.accept or options.refresh:
+        return _expect_schema(options, terminal)
+    config = _config(options, terminal)
+    saved = load_schema(options.against) if options.against else None
+    with Executor(config, budget=READ_BUDGET) as database:
+        history = database.read()
+        found, verdict = database.schema.compare(strict=options.strict)
+    if saved:
+        verdict = judge_against(saved, found, options.against, strict=options.strict)
+    terminal.info(drift_text(history, verdict, saved=options.against or ""))
+    exit_code = 3 if options.check and verdict.drift is Drift.FOUND else 0
+    if exit_code:
+        terminal.explain_exit(drift_exit_text())
+    terminal.json({"success": True, **drift_dict(mark_of(history), verdict, found)})
+    return exit_code
+
+
+def _expect_schema(options: SimpleNamespace, terminal: Terminal) -> int:
+    change = Change.expect_schema(refresh=options.refresh)
+    verdict = expect_schema(_config_to_write(options, terminal, change), refresh=options.refresh)
+    terminal.info(accepted_text(verdict))
+    terminal.json({"success": True, **drift_dict(Mark(Drift.NONE), verdict)})
     return 0
 
 
@@ -210,6 +258,7 @@ COMMANDS: dict[str | None, Command] = {
     None: _run,
     "status": _status,
     "validate": _validate,
+    "drift": _drift,
     "renumber": _renumber,
     "baseline": _baseline,
     "repair": _repair,

@@ -45,6 +45,7 @@ from lib.postgres.recording import (
     Recorder,
     table_busy,
 )
+from lib.postgres.schema_watch import SchemaWatch
 from lib.postgres.session import RunSession, limits_in_force
 from lib.postgres.transaction import HistoryChanged, Transaction
 from lib.quoting import literal
@@ -87,6 +88,7 @@ class Executor:
         )
         self._transaction = Transaction(self._session)
         self._recorder = Recorder(self._session, self._transaction, self._log)
+        self.schema = SchemaWatch(self._session, self._transaction, self._log)
 
     def __enter__(self) -> Self:
         return self

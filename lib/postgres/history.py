@@ -11,7 +11,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lib.errors import DatabaseUnsuitable, HistoryConflict, HistoryHidden
-from lib.plan import AUDIT_COLUMNS, TABLE, AppliedMigration, History, qualified, untrusted
+from lib.plan import (
+    AUDIT_COLUMNS,
+    SCHEMA_COLUMNS,
+    TABLE,
+    AppliedMigration,
+    History,
+    qualified,
+    untrusted,
+)
 from lib.postgres.activity import ACTIVITY, activity_of
 from lib.postgres.connection import Connection
 from lib.quoting import identifier, literal
@@ -24,7 +32,7 @@ OPTIONAL_LIMITS = frozenset(
     "tcp_keepalives_idle tcp_keepalives_interval tcp_user_timeout".split()
 )
 # What a host keeps in a database of its own accord.
-_PLATFORM_SCHEMAS = (
+PLATFORM_SCHEMAS = (
     "auth cron extensions graphql graphql_public information_schema neon_auth net pgbouncer "
     "pgsodium "
     "pgsodium_masks realtime storage supabase_functions vault".split()
@@ -191,7 +199,7 @@ def read_history(
         table=TABLE,
         schema=literal(schema),
         columns=_literals(name for name in AppliedMigration._fields if name != "applied_at"),
-        platform=_literals(_PLATFORM_SCHEMAS),
+        platform=_literals(PLATFORM_SCHEMAS),
         tools=_literals(HISTORY_TABLES),
         activity=ACTIVITY if activity else "NULL",
     )
@@ -234,6 +242,7 @@ def read_history(
         direct=direct,
         limits=frozenset(facts["settings"]) & OPTIONAL_LIMITS,
         creates_schema=creates_schema,
+        keeps_schema=all(column in columns for column in SCHEMA_COLUMNS),
         activity=activity_of(facts["activity"]) if activity else None,
     )
 

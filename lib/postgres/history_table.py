@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lib.plan import TABLE, History
+from lib.plan import SCHEMA_COLUMNS, TABLE, History
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED, check, failure
 from lib.postgres.connection import PIN_PATH, USUAL_PATH
 from lib.quoting import identifier, literal
@@ -87,6 +87,13 @@ UPDATE {table} SET version = {version}, name = {name}, checksum = {checksum}
 WHERE id OPERATOR(pg_catalog.=) {id};
 """
 
+_STORE_SCHEMA = """
+UPDATE {table} SET
+    schema_state = CASE WHEN id OPERATOR(pg_catalog.=) {id} THEN {document} END,
+    drift = CASE WHEN id OPERATOR(pg_catalog.=) {id} THEN {mark} END
+WHERE id OPERATOR(pg_catalog.=) {id} OR schema_state IS NOT NULL OR drift IS NOT NULL;
+"""
+
 # A trigger or a rule can keep a row from being stored, or change it, and the INSERT is none the
 # wiser. Deferred triggers have their turn first.
 _VERIFY = """
@@ -147,9 +154,11 @@ def creation(history: History) -> str:
 
 def addition(history: History) -> str:
     """Add the audit columns that an older runner's table lacks."""
-    columns = (
-        f"ADD COLUMN IF NOT EXISTS {column} pg_catalog.text" for column in history.missing_columns
-    )
+    return _addition(history, history.missing_columns)
+
+
+def _addition(history: History, names: Sequence[str]) -> str:
+    columns = (f"ADD COLUMN IF NOT EXISTS {name} pg_catalog.text" for name in names)
     return f"ALTER TABLE {history.table} {', '.join(columns)};"
 
 
@@ -181,6 +190,21 @@ def update(history: History, row: int, version: str, name: str, checksum: str) -
     """Change the row of this id, on the usual path. `verification` must follow."""
     written = {"version": literal(version), "name": literal(name), "checksum": literal(checksum)}
     return USUAL_PATH + _UPDATE.format(table=history.table, id=row, **written)
+
+
+def schema_storage(history: History, row: int, document: str, mark: str) -> str:
+    """Store the expected schema in the newest row, of this id, and in no other, on the usual path.
+
+    Adds the columns if they are missing. Raises OTHER_TABLE, or ROWS_CHANGED if there is a newer
+    row.
+    """
+    newer = f"EXISTS (SELECT FROM {history.table} WHERE id > {row})"
+    checks = PIN_PATH + same_table(history, owner=True) + check(ROWS_CHANGED, newer)
+    added = "" if history.keeps_schema else _addition(history, SCHEMA_COLUMNS)
+    stored = _STORE_SCHEMA.format(
+        table=history.table, id=row, document=literal(document), mark=literal(mark)
+    )
+    return checks + USUAL_PATH + added + stored
 
 
 def verification(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lib.activity import Activity, RunningRun
+from lib.drift import mark_of
 from lib.errors import MigrationFailed, MigrationResult, OnwardError, RunFailed
 from lib.events import RunResult
 from lib.plan import AppliedMigration, History, MigrationStatus, Plan, State
@@ -35,6 +36,7 @@ def status_dict(
     """The status. `full` adds what is not public: checksums, audit columns, what is going on."""
     rows = [entry.applied for entry in plan.entries if entry.applied]
     last = max(rows, key=lambda row: row.id, default=None)
+    mark = mark_of(history)
     document: dict[str, Any] = {
         "success": True,
         "environment": config.environment,
@@ -44,10 +46,13 @@ def status_dict(
         "appliedMigrations": len(rows),
         "pendingMigrations": len(plan.in_state(State.PENDING, State.OUT_OF_ORDER)),
         "lastMigration": _last_dict(last) if last else None,
+        "drift": str(mark.drift),
+        "driftAsOf": iso(mark.as_of),
         "migrations": [_entry_dict(entry, full=full) for entry in plan.entries],
     }
     if full:
         document |= {"trusted": history.trusted, "owner": history.owner}
+        document |= {"schemaHash": mark.hash}
         if history.activity:
             document |= _activity_dict(history.activity, plan)
     return document

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from lib.activity import Activity, RunningRun
+from lib.drift import Drift, mark_of
 from lib.errors import (
     BaseConflict,
     ConfigError,
@@ -29,6 +30,7 @@ from lib.errors import (
     PasswordRefused,
     RepositoryError,
     RunFailed,
+    SchemaDrift,
     ServerError,
     TableBusy,
     UntrustedHistory,
@@ -54,6 +56,7 @@ PAGES: dict[type[OnwardError], str] = {
     RepositoryError: _NUMBERS_PAGE,
     HistoryConflict: "docs/on-call.md#exit-3-conflict",
     BaseConflict: _NUMBERS_PAGE,
+    SchemaDrift: "docs/drift.md#what-to-do-about-it",
     NotEmpty: "docs/existing-database.md#an-existing-database",
     UntrustedHistory: "docs/security.md#other-roles-in-the-database",
     WrongEnvironment: "docs/on-call.md#exit-3-wrong-environment",
@@ -133,6 +136,8 @@ def status_text(config: Config, history: History, plan: Plan, view: StatusView) 
     if findings.problems:
         lines += ["", "Conflicts:", *map(_problem_text, findings.problems)]
     warnings = [*_summary(findings.warnings), *_leftovers(activity)]
+    if mark_of(history).drift is Drift.FOUND:
+        warnings.append("⚠️  The schema is not as the migrations left it: scripts/migrate.py drift")
     if not history.trusted:
         warnings.append(
             f"⚠️  {history.table} belongs to {history.owner}, whom {history.role} does not trust: "

@@ -32,6 +32,7 @@ _POOLED_URL_VARIABLES = ("POSTGRES_URL", "DATABASE_URL")
 _DURATION = re.compile(r"(?P<number>[0-9]{1,10})\s*(?P<unit>ms|s|min|h)|0")
 _MAX_NAME_BYTES = 63
 _SECONDS_IN = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+DRIFT = ("warn", "fail", "off")
 _MAX_SECONDS = (2**31 - 1) / 1000  # Postgres takes no longer timeout
 
 
@@ -63,6 +64,8 @@ class Config(NamedTuple):
     """The only ones that may apply anything; empty means all."""
     claim: str
     """`environment@identity`: a database that this environment may take over."""
+    drift: str
+    """What a run does about a schema that is not as the migrations left it: one of DRIFT."""
 
     @property
     def production(self) -> bool:
@@ -95,6 +98,7 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         assistant=assistant,
         environments=allowed_environments(environ)[1],
         claim=read_claim(environ),
+        drift=_read_drift(environ),
     )
 
 
@@ -131,6 +135,13 @@ def read_duration(environ: Mapping[str, str], variable: str, default: str) -> fl
     raise ConfigError(
         f"{variable} is {text!r}; expected a duration such as 250ms, 5s or 2min, at most 24 days"
     )
+
+
+def _read_drift(environ: Mapping[str, str]) -> str:
+    text = (value_of(environ, "MIGRATION_DRIFT") or DRIFT[0]).lower()
+    if text not in DRIFT:
+        raise ConfigError(f"MIGRATION_DRIFT is {text!r}; expected one of {', '.join(DRIFT)}")
+    return text
 
 
 def choose_database(environ: Mapping[str, str]) -> DatabaseURL:

@@ -58,6 +58,7 @@ TEAMS = (
     Part("template.yaml", ("sam",)),
     Part(".github/workflows/migrations.yml"),
     Part("docs/adopting.md"),
+    Part("docs/drift.md"),
     Part("docs/environments.md"),
     Part("docs/existing-database.md"),
     Part("docs/exit-codes.md"),

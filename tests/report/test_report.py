@@ -248,6 +248,8 @@ def test_the_status_for_machines_is_the_public_document() -> None:
             "name": "002-Add-Reset-Token-Fields",
             "appliedAt": "2025-10-25T14:01:28.900Z",
         },
+        "drift": "unknown",
+        "driftAsOf": None,
         "migrations": [
             *(
                 {

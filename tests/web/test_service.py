@@ -20,6 +20,7 @@ from tests.kit import (
     OURS,
     Capture,
     Write,
+    contents,
     history,
     holding,
     login,
@@ -60,7 +61,8 @@ def test_the_status_says_what_the_contract_says_and_no_more(
     assert response.status_code == 200
     assert list(document) == [
         *("success", "environment", "database", "pgVersion", "state"),
-        *("appliedMigrations", "pendingMigrations", "lastMigration", "migrations"),
+        *("appliedMigrations", "pendingMigrations", "lastMigration"),
+        *("drift", "driftAsOf", "migrations"),
     ]
     assert (document["success"], document["environment"], document["state"]) == (
         True,
@@ -83,6 +85,38 @@ def test_the_status_says_what_the_contract_says_and_no_more(
     assert (entry["action"], entry["outcome"], entry["status"]) == ("public_status", "current", 200)
     assert entry["requestId"] == response.headers["x-request-id"]
     assert entry["durationMs"] >= 0
+
+
+def test_the_status_says_what_the_last_run_found_and_looks_for_no_drift(
+    start: Start, database: Database, migrations: Write
+) -> None:
+    directory = migrations(TWO)
+    run(database, directory)
+    database.execute("CREATE TABLE by_hand ()")
+    migrations({"003-c.sql": "SELECT 3"})
+    before = contents(database)
+    assert start(database, directory).status().json()["drift"] == "none"
+    assert contents(database) == before
+    run(database, directory)
+    instance = start(database, directory)
+    document = instance.status().json()
+    assert (document["drift"], document["driftAsOf"][-1]) == ("found", "Z")
+    assert "by_hand" not in instance.status().text + instance.post({"action": "status"}).text
+
+
+def test_a_schema_that_has_drifted_is_a_conflict_where_it_is_to_fail(
+    start: Start, database: Database, migrations: Write
+) -> None:
+    directory = migrations(TWO)
+    run(database, directory)
+    database.execute("CREATE TABLE by_hand ()")
+    migrations({"003-c.sql": "SELECT 3"})
+    before = contents(database)
+    instance = start(database, directory, MIGRATION_DRIFT="fail", MIGRATION_ENV="development")
+    response = instance.post()
+    assert error_of(response) == (409, "schema_drift")
+    assert "by_hand" not in response.text
+    assert contents(database) == before
 
 
 def test_a_summary_names_no_migration_no_database_and_no_exact_version(
@@ -380,6 +414,7 @@ def test_the_full_status_adds_checksums_and_audit_columns_and_runs_nothing(
         {k: v for k, v in one.items() if k not in extra} for one in full["migrations"]
     ]
     assert (full.pop("trusted"), full.pop("owner")) == (True, "postgres")
+    assert len(full.pop("schemaHash")) == 16
     assert full == public
     assert start(database).post({"action": "status"}).json()["pendingMigrations"] == 3
     assert untouched(database)
