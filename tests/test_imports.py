@@ -15,7 +15,7 @@ FLOORS = """
 errors printable quoting retry
 settings
 source
-activity
+activity observation
 plan
 diagnosis events guard validation
 postgres
@@ -28,8 +28,8 @@ aws cli vercel
 # What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
     "cli.main cli.offline cli.process "
-    "diagnosis errors events guard plan printable quoting report.document report.github "
-    "report.text "
+    "diagnosis errors events guard observation plan printable quoting "
+    "report.document report.github report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "
     "source.extensions source.git source.migration source.numbering source.other_tools "
