@@ -15,9 +15,9 @@ FLOORS = """
 errors printable quoting retry
 settings
 source
-activity observation
-plan
-diagnosis events guard validation
+activity observation sizes
+plan recipes
+diagnosis events guard hazards validation
 postgres
 runner
 adopt
@@ -28,7 +28,7 @@ aws cli vercel
 # What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
     "cli.main cli.offline cli.process "
-    "diagnosis errors events guard observation plan printable quoting "
+    "diagnosis errors events guard hazards observation plan printable quoting recipes sizes "
     "report.document report.github report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "

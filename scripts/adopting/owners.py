@@ -113,6 +113,7 @@ MAINTAINERS = (
     "scripts/locks/uv.txt",
     "scripts/test",
     "tests/**/*.py",
+    "tests/ddl_truth.*",
 )
 
 

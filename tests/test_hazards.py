@@ -1,0 +1,160 @@
+"""Hazards, on what a real server does."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from lib.hazards import Circumstances, Finding, Level, find
+from lib.observation import FileObservation
+from lib.postgres.catalog import Observer
+from lib.sizes import Size, Sizes
+from lib.source.lexer import split
+from tests.conftest import ROOT, Database, Server
+from tests.kit import file, session_of
+
+TRUTH: dict[str, Any] = json.loads((ROOT / "tests" / "ddl_truth.json").read_text())
+SCHEMA = (ROOT / "tests" / "ddl_truth.sql").read_text()
+# What the truth table does not judge.
+BESIDE = {"fk-without-index", "several-scans", "partition-locks-parent", "detach-locks-parent"}
+LARGE = 100_000_000
+
+
+@pytest.fixture(scope="module")
+def rich(server: Server) -> Iterator[Database]:
+    database = server.create(name=f"{server.run}_{server.worker}_{os.getpid()}_hazards")
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        for statement in split(SCHEMA):
+            connection.execute(statement.text.encode())
+    yield database
+    server.drop(database)
+
+
+@pytest.fixture
+def clone(server: Server, rich: Database) -> Iterator[Database]:
+    database = server.create(template=rich.name)
+    yield database
+    server.drop(database)
+
+
+def major(database: Database) -> int:
+    return int(database.execute("SHOW server_version_num")[0][0]) // 10_000
+
+
+def observed(database: Database, sql: str, session: str = "") -> FileObservation:
+    observer = Observer()
+    with session_of(database) as connection:
+        connection.send(f"{session}; BEGIN")
+        reply = observer.send(file("001-x", sql), connection)
+        assert not reply.failed, reply.error
+        connection.send("ROLLBACK")
+    return observer.files[0]
+
+
+def found(
+    database: Database, sql: str, sizes: Sizes | None = None, session: str = ""
+) -> list[Finding]:
+    given = Circumstances(major(database), sizes or Sizes(), LARGE)
+    return find(observed(database, sql, session), given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRUTH)
+def test_a_statement_has_the_hazards_of_the_truth_table(clone: Database, name: str) -> None:
+    truth = TRUTH[name]
+    if major(clone) < truth.get("since", 14):
+        pytest.skip("this server does not have it")
+    for sql in truth.get("setup", ()):
+        clone.execute(sql)
+    findings = found(clone, truth["sql"], session=truth.get("session", ""))
+    names = {one.name for one in findings} - BESIDE
+    assert names == set(truth["hazards"])
+
+
+BIG = Sizes({"public.t": Size(9_000_000_000, 41_000_000)})
+
+
+def names(findings: list[Finding]) -> list[tuple[str, str]]:
+    return [(one.name, one.level.name.lower()) for one in findings]
+
+
+@pytest.mark.slow
+def test_the_level_of_a_scan_depends_on_the_size_of_the_table(clone: Database) -> None:
+    sql = "ALTER TABLE t ADD CONSTRAINT positive CHECK (a > 0);"
+    assert names(found(clone, sql)) == [("constraint-scan", "warn")]
+    assert names(found(clone, sql, BIG)) == [("constraint-scan", "fail")]
+    middle = Sizes({"public.t": Size(2_000_000, 1)})
+    assert names(found(clone, sql, middle)) == [("constraint-scan", "warn")]
+    small = Sizes({"public.other": Size(2_000_000, 1)})
+    assert names(found(clone, sql, small)) == []
+
+
+def test_what_a_file_makes_itself_has_no_hazards(database: Database) -> None:
+    sql = """
+        CREATE TABLE fresh (id int PRIMARY KEY, a int, j json);
+        INSERT INTO fresh SELECT g, g FROM generate_series(1, 20000) g;
+        UPDATE fresh SET a = a + 1;
+        CREATE INDEX fresh_a ON fresh (a);
+        ALTER TABLE fresh ADD CONSTRAINT positive CHECK (a > 0), ALTER COLUMN a TYPE bigint;
+        ALTER TABLE fresh ALTER COLUMN a SET NOT NULL;
+        ALTER TABLE fresh RENAME a TO b;
+        ALTER TABLE fresh DROP COLUMN j;
+        DROP TABLE fresh;
+    """
+    assert found(database, sql, BIG) == []
+
+
+def test_a_constraint_validated_in_the_file_that_adds_it_is_a_scan(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, a int)")
+    sql = """
+        ALTER TABLE t ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;
+        ALTER TABLE t VALIDATE CONSTRAINT positive;
+    """
+    findings = found(database, sql, BIG)
+    assert [(one.name, one.line) for one in findings] == [("constraint-scan", 3)]
+
+
+def test_a_change_that_a_savepoint_takes_back_is_no_hazard(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, a int NOT NULL DEFAULT 1)")
+    sql = """
+        SAVEPOINT here;
+        ALTER TABLE t DROP COLUMN a;
+        ROLLBACK TO here;
+        ALTER TABLE t ALTER COLUMN a DROP DEFAULT;
+        ALTER TABLE t ALTER COLUMN a SET DEFAULT 2;
+    """
+    assert found(database, sql) == []
+
+
+def test_work_while_another_table_is_locked_is_told(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, a int); CREATE TABLE busy (id int)")
+    sql = "ALTER TABLE busy ADD COLUMN z int;\nCREATE INDEX t_a ON t (a);"
+    findings = found(database, sql)
+    assert [one.name for one in findings] == ["index-blocks-writes", "work-under-lock"]
+    assert "busy stays locked" in findings[1].sentence
+
+
+def test_an_update_of_all_rows_is_told_on_an_empty_table_too(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, a int)")
+    assert found(database, "UPDATE t SET a = 1 WHERE id = 5;") == []
+    assert names(found(database, "UPDATE t SET a = 1;")) == [("backfill", "warn")]
+
+
+def test_partitions_have_one_finding_with_their_table(database: Database) -> None:
+    database.execute("""
+        CREATE TABLE part (id int, at date) PARTITION BY RANGE (at);
+        CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+        CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
+    """)
+    (only,) = found(database, "CREATE INDEX part_id ON part (id);")
+    assert (only.name, only.table) == ("index-blocks-writes", "part")
+    assert len(only.recipe) == 3
+
+
+def test_a_column_that_old_code_does_not_fill_fails(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    (only,) = found(database, "ALTER TABLE t ADD COLUMN z int NOT NULL;")
+    assert (only.name, only.level) == ("required-column", Level.FAIL)
