@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
+
+from lib.errors import ConfigError
 
 LISTED_BYTES = 1_000_000  # smaller tables are not listed
 
@@ -24,3 +28,19 @@ class Sizes(NamedTuple):
     def of(self, name: str) -> Size | None:
         """The size of a table by its qualified name; None if it is not known."""
         return self.tables.get(name, Size(0, None)) if self.tables else None
+
+
+def read_sizes(path: Path) -> Sizes:
+    """The sizes of a file that `status --json` wrote. Raises ConfigError."""
+    try:
+        listed = json.loads(path.read_bytes())["sizes"]
+        return Sizes({name: Size(int(size), rows) for name, (size, rows) in listed.items()})
+    except OSError as error:
+        problem = f"cannot be read: {(error.strerror or str(error)).lower()}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        problem = "is no document of `status --json` with `sizes`"
+    raise ConfigError(
+        f"{path} {problem}",
+        next_step="To write one, with the URL of the database that the sizes are of:"
+        f"\n  scripts/migrate.py status --json > {path}",
+    )
