@@ -6,12 +6,13 @@ table that is truncated looks like one that is rewritten.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from lib import recipes
+from lib.errors import FilesError
 from lib.observation import (
     STORED,
     TABLES,
@@ -26,6 +27,7 @@ from lib.observation import (
 )
 from lib.recipes import Files
 from lib.sizes import LISTED_BYTES, Size, Sizes
+from lib.source.migration import Migration
 
 MANY_ROWS = 10_000
 MANY_LOCKS = 200
@@ -185,6 +187,11 @@ HAZARDS = {
             "type-change", Level.NOTE, 0, "{subject}; no row is written anew.",
             "Check that the running code reads and writes the new type.",
         ),
+        Hazard(
+            "accepts-nothing", Level.WARN, 0,
+            "The file accepts {subject}, and does nothing of the kind.",
+            "Remove the line.",
+        ),
         Hazard("type", Level.NOTE, 0, "{subject}.", "Use the other type."),
     )
 }  # fmt: skip
@@ -228,6 +235,57 @@ class Finding(NamedTuple):
     """The reason, if the file accepts it."""
 
 
+class Blocked(NamedTuple):
+    """A table that was there and that a file locks: against writes, or against reads as well."""
+
+    table: str
+    size: Size | None
+    reads: bool
+
+
+class FileReport(NamedTuple):
+    """What a pending file does; of one that was not run, nothing is known."""
+
+    version: str
+    transactional: bool
+    ran: bool
+    at_most: bool = False
+    """Whether files before it hold locks, so that it may need weaker ones itself."""
+    findings: tuple[Finding, ...] = ()
+    blocked: tuple[Blocked, ...] = ()
+
+
+class Rehearsal(NamedTuple):
+    """What the pending files do, in order."""
+
+    files: tuple[FileReport, ...]
+    server: str
+    """Its version."""
+    sizes_from: str
+    """Where the sizes are from; empty if none is known."""
+    is_plan: bool
+    """Whether all files ran in one transaction: what a later one locks is an upper bound."""
+
+    def findings(self, level: Level, *, accepted: bool = False) -> list[Finding]:
+        """The findings of this level that are, or are not, accepted."""
+        return [
+            one
+            for file in self.files
+            for one in file.findings
+            if one.level is level and bool(one.accepted) is accepted
+        ]
+
+    @property
+    def matters(self) -> bool:
+        """Whether there is a finding that warns or fails."""
+        return self.fails("warn")
+
+    def fails(self, fail_on: str) -> bool:
+        """Whether there are findings of the level `fail` or, if that is given, `warn`."""
+        levels = {"fail": [Level.FAIL], "warn": [Level.FAIL, Level.WARN]}.get(fail_on, [])
+        return any(self.findings(level) for level in levels)
+
+
 class _Seen(NamedTuple):
     """A hazard as a rule sees it."""
 
@@ -239,14 +297,6 @@ class _Seen(NamedTuple):
     recipe: Files = ()
     weight: int = 0
     """If it is not the hazard's."""
-
-
-class Blocked(NamedTuple):
-    """A table that was there and that a file locks: against writes, or against reads as well."""
-
-    table: str
-    size: Size | None
-    reads: bool
 
 
 def blocked(file: FileObservation, given: Circumstances) -> list[Blocked]:
@@ -284,6 +334,41 @@ def find(file: FileObservation, given: Circumstances) -> list[Finding]:
     return sorted(
         (one for one in findings if one), key=lambda one: (one.line, -one.level, one.name)
     )
+
+
+def with_acceptances(
+    findings: Sequence[Finding], accepted: Mapping[str, str], version: str, path: str
+) -> tuple[Finding, ...]:
+    """The findings of a file, and what it accepts of them or in vain; by name and reason."""
+    hazard, names = HAZARDS["accepts-nothing"], {one.name for one in findings}
+    return (
+        *(one._replace(accepted=accepted.get(one.name, "")) for one in findings),
+        *(
+            Finding(
+                hazard.name, hazard.level, version, path, 1, "", None,
+                hazard.sentence.format(subject=name), hazard.remedy,
+            )
+            for name in accepted
+            if name not in names
+        ),
+    )  # fmt: skip
+
+
+def require_known(migrations: Iterable[Migration]) -> None:
+    """Raise FilesError for files that accept what is no hazard."""
+    unknown = [
+        f"{one.path}: {name}"
+        for one in migrations
+        for name in one.accepted()
+        if name not in HAZARDS
+    ]
+    if unknown:
+        listed = "".join(f"\n  {one}" for one in unknown)
+        raise FilesError(
+            f"these files accept what is not the name of a hazard:{listed}",
+            changed_nothing=True,
+            next_step=f"The names are {', '.join(sorted(HAZARDS))}.",
+        )
 
 
 def _strongest(seen: Iterable[_Seen]) -> list[_Seen]:

@@ -20,7 +20,7 @@ plan recipes
 diagnosis events guard hazards validation
 postgres
 runner
-adopt
+adopt rehearsal
 report
 web
 aws cli vercel
@@ -29,7 +29,7 @@ aws cli vercel
 PURE = (
     "cli.main cli.offline cli.process "
     "diagnosis errors events guard hazards observation plan printable quoting recipes sizes "
-    "report.document report.github report.text "
+    "report.document report.github report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "
     "source.extensions source.git source.migration source.numbering source.other_tools "
@@ -91,7 +91,7 @@ def test_a_library_is_known_in_one_package(library: str, package_: str) -> None:
 
 
 def test_of_the_command_line_one_module_knows_the_database() -> None:
-    below = tuple(f"lib.{part}" for part in ("postgres", "runner", "adopt"))
+    below = tuple(f"lib.{part}" for part in ("postgres", "runner", "adopt", "rehearsal"))
     cli = [path for path in MODULES if package(path) == "cli"]
     users = {path.stem for path in cli if any(name.startswith(below) for name in imported(path))}
     assert users == {"commands"}

@@ -31,6 +31,9 @@ _COMMIT_VARIABLES = (
 _POOLED_URL_VARIABLES = ("POSTGRES_URL", "DATABASE_URL")
 _DURATION = re.compile(r"(?P<number>[0-9]{1,10})\s*(?P<unit>ms|s|min|h)|0")
 _SECONDS_IN = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_BYTES = r"(?P<number>[0-9]{1,9})\s*(?P<unit>kB|MB|GB|TB)"
+_BYTES_IN = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_FAIL_ON = ("fail", "warn", "never")
 _MAX_SECONDS = (2**31 - 1) / 1000  # Postgres takes no longer timeout
 
 
@@ -62,6 +65,12 @@ class Config(NamedTuple):
     """The only ones that may apply anything; empty means all."""
     claim: str
     """`environment@identity`: a database that this environment may take over."""
+    rehearse: bool
+    """Whether a run outside production tells the hazards of its files."""
+    fail_on: str
+    """The level from which findings end `rehearse` and `plan` with exit code 9, or never."""
+    large: int
+    """Bytes of a table, times what is done with each, above which a finding fails."""
 
     @property
     def production(self) -> bool:
@@ -94,6 +103,9 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         assistant=assistant,
         environments=allowed_environments(environ)[1],
         claim=read_claim(environ),
+        rehearse=is_set(environ, "MIGRATION_REHEARSE"),
+        fail_on=_read_fail_on(environ),
+        large=read_bytes(environ, "MIGRATION_PLAN_LARGE", "100MB"),
     )
 
 
@@ -118,6 +130,23 @@ def read_duration(environ: Mapping[str, str], variable: str, default: str) -> fl
     raise ConfigError(
         f"{variable} is {text!r}; expected a duration such as 250ms, 5s or 2min, at most 24 days"
     )
+
+
+def read_bytes(environ: Mapping[str, str], variable: str, default: str) -> int:
+    """A size such as `100MB`, in bytes. Raises ConfigError."""
+    text = value_of(environ, variable) or default
+    if found := re.fullmatch(_BYTES, text):
+        return int(found["number"]) * _BYTES_IN[found["unit"]]
+    raise ConfigError(f"{variable} is {text!r}; expected a size such as 500kB, 100MB or 2GB")
+
+
+def _read_fail_on(environ: Mapping[str, str]) -> str:
+    text = value_of(environ, "MIGRATION_PLAN_FAIL_ON") or _FAIL_ON[0]
+    if text not in _FAIL_ON:
+        raise ConfigError(
+            f"MIGRATION_PLAN_FAIL_ON is {text!r}; expected one of {', '.join(_FAIL_ON)}"
+        )
+    return text
 
 
 def choose_database(environ: Mapping[str, str]) -> DatabaseURL:
