@@ -3,18 +3,21 @@
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from lib.hazards import Circumstances, Finding, Level, find
+from lib.guard import Change
+from lib.hazards import HAZARDS, Circumstances, Finding, Level, find
 from lib.observation import FileObservation
 from lib.postgres.catalog import Observer
+from lib.rehearsal import prepare, rehearse
 from lib.sizes import Size, Sizes
 from lib.source.lexer import split
 from tests.conftest import ROOT, Database, Server
-from tests.kit import file, session_of
+from tests.kit import config_of, file, fill, history, session_of
 
 TRUTH: dict[str, Any] = json.loads((ROOT / "tests" / "ddl_truth.json").read_text())
 SCHEMA = (ROOT / "tests" / "ddl_truth.sql").read_text()
@@ -158,3 +161,93 @@ def test_a_column_that_old_code_does_not_fill_fails(database: Database) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY)")
     (only,) = found(database, "ALTER TABLE t ADD COLUMN z int NOT NULL;")
     assert (only.name, only.level) == ("required-column", Level.FAIL)
+
+
+# The page shows each sentence about a table `orders`.
+SUBJECTS = {
+    "index-blocks-writes": "orders_total_idx",
+    "constraint-builds-index": "orders_number_key",
+    "exclusion": "orders_no_overlap",
+    "index-rebuilt": "orders_name_idx",
+    "index-drop": "orders_total_idx",
+    "detach-locks-parent": "orders_2020",
+    "partition-locks-parent": "orders_2020",
+    "backfill-under-lock": "customers",
+    "work-under-lock": "customers",
+    "rename": "orders is purchases now",
+    "security": "it is switched off",
+    "fk-without-index": "orders_customer_fkey",
+    "type-change": "orders.note was varchar(20) and is text",
+    "accepts-nothing": "drop-column",
+    "type": "orders.data is json: use jsonb",
+}
+
+
+def page_rows() -> list[str]:
+    """The rows of docs/hazards.md, from the code's table."""
+    return [
+        f"| `{one.name}` | {level_in_words(one.level, one.weight)} "
+        f"| {one.sentence.format(**words)} | {one.remedy.format(**words)} |"
+        for one in HAZARDS.values()
+        for words in [words_of(one.name)]
+    ]
+
+
+def words_of(name: str) -> dict[str, str]:
+    subject = SUBJECTS.get(name, "orders.total")
+    return {"table": "orders", "what": "read or write", "subject": subject}
+
+
+def level_in_words(level: Level, weight: int) -> str:
+    return f"by size, weight {weight}" if weight else level.name.lower()
+
+
+def test_the_page_of_the_hazards_is_the_code_s_table() -> None:
+    page = (ROOT / "docs" / "hazards.md").read_text().splitlines()
+    assert [line for line in page if line.startswith("| `")] == page_rows()
+
+
+def recipe_cases() -> list[tuple[str, str]]:
+    """A statement for each hazard that has a recipe in SQL."""
+    return [
+        ("constraint-scan", "ALTER TABLE t ADD CONSTRAINT n CHECK (a > 0)"),
+        ("constraint-scan", "ALTER TABLE other ADD CONSTRAINT n FOREIGN KEY (k) REFERENCES t (id)"),
+        ("not-null-scan", "ALTER TABLE t ALTER COLUMN b SET NOT NULL"),
+        ("rewrite", "ALTER TABLE t ADD COLUMN z uuid DEFAULT gen_random_uuid()"),
+        ("rewrite", "REFRESH MATERIALIZED VIEW mv"),
+        ("index-blocks-writes", "CREATE UNIQUE INDEX n ON t (nn) WHERE a > 5"),
+        ("index-blocks-writes", "CREATE INDEX n ON part (v)"),
+        ("constraint-builds-index", "ALTER TABLE t ADD CONSTRAINT n UNIQUE (nn) DEFERRABLE"),
+        ("constraint-builds-index", "ALTER TABLE part_no ADD CONSTRAINT n PRIMARY KEY (v)"),
+        ("index-drop", "DROP INDEX t_a_idx"),
+        ("scan-under-lock", "REINDEX TABLE t"),
+        (
+            "scan-under-lock",
+            "ALTER TABLE part ATTACH PARTITION part_no "
+            "FOR VALUES FROM ('2022-01-01') TO ('2023-01-01')",
+        ),
+        ("detach-locks-parent", "ALTER TABLE part DETACH PARTITION part_1"),
+        (
+            "partition-locks-parent",
+            "CREATE TABLE part_3 PARTITION OF part "
+            "FOR VALUES FROM ('2023-01-01') TO ('2024-01-01')",
+        ),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "sql"), recipe_cases())
+def test_a_recipe_runs_and_has_no_finding_of_its_own(
+    clone: Database, tmp_path: Path, name: str, sql: str
+) -> None:
+    recipe = next(one.recipe for one in found(clone, f"{sql};") if one.name == name)
+    assert recipe
+    files = {f"{number:03}-step.sql": text for number, text in enumerate(recipe, start=1)}
+    config = config_of(clone, fill(tmp_path, files))
+    prepared = prepare(config, Change.rehearse())
+    # No table is known to be small, so that every finding shows.
+    prepared = prepared._replace(given=prepared.given._replace(sizes=Sizes()))
+    result, rehearsal = rehearse(config, lambda _: None, prepared)
+    assert [one.version for one in result.applied] == [one[:-4] for one in files]
+    assert rehearsal.findings(Level.FAIL) + rehearsal.findings(Level.WARN) == []
+    assert history(clone) == [one[:-4] for one in files]
