@@ -117,3 +117,11 @@ def test_modules_of_a_package_do_not_import_each_other_in_a_circle() -> None:
 
     for path in MODULES:
         visit(path, ())
+
+
+def test_a_run_that_observes_nothing_loads_no_observer() -> None:
+    code = (
+        "import lib.cli.commands, sys; "
+        "print({'lib.hazards', 'lib.observation', 'lib.postgres.catalog'} & sys.modules.keys())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT) == "set()\n"

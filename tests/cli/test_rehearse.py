@@ -123,6 +123,42 @@ def test_a_plan_of_a_new_database_creates_nothing(
     assert contents(database) == before
 
 
+def test_tables_that_the_same_run_creates_have_no_findings(
+    here: Here, migrations: Write, database: Database
+) -> None:
+    later = {
+        f"{number:03}-step.sql": sql
+        for number, sql in enumerate(
+            (
+                "CREATE INDEX orders_total ON orders (total);",
+                "ALTER TABLE orders ADD COLUMN paid boolean NOT NULL;",
+                "UPDATE orders SET total = 1;",
+                "ALTER TABLE orders ALTER total TYPE bigint, ALTER total SET NOT NULL;",
+                "ALTER TABLE orders RENAME total TO amount;",
+                CHECK.replace("total >=", "amount >="),
+                "ALTER TABLE orders DROP COLUMN notes;",
+                "CREATE TABLE lines (id int PRIMARY KEY, order_id int REFERENCES orders);",
+                "TRUNCATE lines; DROP INDEX orders_total; DROP TABLE lines;",
+            ),
+            start=2,
+        )
+    }
+    migrations({**BASE, **later})
+    result = here("rehearse", "--json", url=database.url)
+    assert (result.code, findings(result.out)) == (0, [])
+    assert len(recorded(database) or ()) == 10
+
+
+def test_a_plan_whose_connection_is_cut_changes_nothing(
+    here: Here, shop: Database, migrations: Write
+) -> None:
+    migrations({"007-cut.sql": "SELECT pg_terminate_backend(pg_backend_pid());\n"})
+    before = contents(shop)
+    result = here("plan", url=shop.url)
+    assert result.code not in (0, 9, 70)
+    assert contents(shop) == before
+
+
 def test_a_plan_does_not_blame_a_file_for_locks_of_the_one_before(
     here: Here, shop: Database, migrations: Write
 ) -> None:
