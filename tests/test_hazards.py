@@ -140,8 +140,10 @@ def test_work_while_another_table_is_locked_is_told(database: Database) -> None:
     assert "busy stays locked" in findings[1].sentence
 
 
-def test_an_update_of_all_rows_is_told_on_an_empty_table_too(database: Database) -> None:
+def test_an_update_of_all_rows_is_told_on_a_tiny_table_too(database: Database) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, a int)")
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    database.execute("ANALYZE t")  # now the planner knows that all of it is read fastest
     assert found(database, "UPDATE t SET a = 1 WHERE id = 5;") == []
     assert names(found(database, "UPDATE t SET a = 1;")) == [("backfill", "warn")]
 

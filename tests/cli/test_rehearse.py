@@ -278,7 +278,11 @@ def test_production_is_refused(here: Here, shop: Database, command: str) -> None
     assert result.code == 3
     assert "this is production, where nothing is rehearsed or planned" in result.err
     shop.execute("UPDATE schema_migrations SET environment = 'production'")
-    assert here(command, url=shop.url).code == 3
+    ((identity,),) = shop.execute("SELECT DISTINCT identity FROM schema_migrations")
+    claim = {"MIGRATION_CLAIM": f"development@{identity}"}
+    result = here(command, url=shop.url, env=claim)
+    assert result.code == 3
+    assert "this is production, where nothing is rehearsed or planned" in result.err
     assert recorded(shop) == ["001-orders"]
     assert contents(shop)[0] == before[0]
 
