@@ -1,6 +1,6 @@
 """What is going on in a database beside its history. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
@@ -33,3 +33,5 @@ class Activity(NamedTuple):
     invalid_indexes: tuple[str, ...] = ()
     """Their names, qualified and quoted."""
     pending_detaches: tuple[PendingDetach, ...] = ()
+    sizes: Mapping[str, tuple[int, int | None]] = {}
+    """Bytes and rows of the tables of 1 MB and more, by qualified and quoted name."""

@@ -54,6 +54,19 @@ class Change(NamedTuple):
         )
 
     @classmethod
+    def rehearse(cls) -> Self:
+        """What a rehearsal does."""
+        return cls(
+            "apply the pending migrations, observed statement by statement, to",
+            "scripts/migrate.py rehearse",
+        )
+
+    @classmethod
+    def plan(cls) -> Self:
+        """What a plan does."""
+        return cls("run the pending migrations, and roll them back, in", "scripts/migrate.py plan")
+
+    @classmethod
     def repair(cls, version: str) -> Self:
         """What a repair of a version does."""
         return cls(
@@ -128,6 +141,32 @@ def require_permission(config: Config, history: History, *, pending: bool) -> st
     if pending:
         require_empty(config, history)
     return warning
+
+
+def require_rehearsal(config: Config, history: History, change: Change) -> None:
+    """Return if the pending files may be rehearsed or planned here.
+
+    Never in production, nor in a database that production or another environment migrated last, nor
+    in one whose history says nothing. Raises UntrustedHistory or WrongEnvironment.
+    """
+    require_trust(history)
+    last, here = last_migrated_as(history), config.environment
+    if config.production or last == "production":
+        raise WrongEnvironment(
+            f"this is production, where nothing is rehearsed or planned{_where(config)}",
+            changed_nothing=True,
+            next_step="Use a database that is thrown away, or a branch of production's.",
+        )
+    claimed = config.claim == f"{here}@{history.identity}"
+    if not (last == here or claimed or (last is None and _is_new_or_copied(history))):
+        whose = f"was last migrated as {last}" if last else _unmarked(history)
+        raise WrongEnvironment(
+            f"this database {whose}, so it may be in use{_where(config)}",
+            changed_nothing=True,
+            next_step="Use a database that is thrown away. If this one belongs to "
+            f"{here}:\n    MIGRATION_CLAIM={here}@{history.identity} {change.command}",
+        )
+    require_consent(config, change, history)
 
 
 def require_trust(history: History) -> None:
@@ -210,10 +249,19 @@ def _is_free(config: Config, history: History) -> bool:
     """
     if not (history.rows or history.occupants):
         return True
+    named = config.production or config.environment_source == "MIGRATION_ENV"
+    return named or _is_copied(history)
+
+
+def _is_new_or_copied(history: History) -> bool:
+    return not history.rows or _is_copied(history)
+
+
+def _is_copied(history: History) -> bool:
+    """Whether the history's marks name another database than this one."""
     others = [row.identity for row in history.rows if row.environment and row.identity]
     here = _identity_form(history.identity)
-    copied = any(_identity_form(other) == here for other in others)
-    return copied or config.production or config.environment_source == "MIGRATION_ENV"
+    return any(_identity_form(other) == here for other in others)
 
 
 def _identity_form(identity: str) -> tuple[bool, bool]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import zip_longest
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lib.drift import Drift, require_no_drift, summary
 from lib.errors import (
@@ -30,6 +30,9 @@ from lib.retry import Backoff
 from lib.settings.config import Config
 from lib.source import extensions
 from lib.source.migration import Migration, load, require_runnable
+
+if TYPE_CHECKING:
+    from lib.postgres.catalog import Observer
 
 T = TypeVar("T")
 
@@ -78,16 +81,24 @@ def require_run_allowed(config: Config, history: History, plan: Plan) -> str:
     return warning
 
 
-def run(config: Config, emit: Emit, *, deadline: float | None = None) -> RunResult:
+def run(
+    config: Config,
+    emit: Emit,
+    *,
+    deadline: float | None = None,
+    observer: Observer | None = None,
+) -> RunResult:
     """Apply all pending files, each once and in order; with a deadline, those that fit before it.
 
     The deadline is in monotonic seconds. With nothing pending it writes nothing and takes no lock.
+    An observer sees each statement.
     Raises RunFailed once there is a plan, and before that any OnwardError.
     """
     migrations = load(config.directory)
     last = None if deadline is None else deadline - SHUTDOWN_MARGIN_SECONDS
     log = RunLog(emit)
     with Executor(config, log, deadline=last) as executor:
+        executor.observer = observer
         return _Run(config, executor, migrations, log).run()
 
 

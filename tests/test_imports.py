@@ -15,12 +15,12 @@ FLOORS = """
 errors printable quoting retry
 settings
 source
-activity
-plan
-diagnosis drift events guard validation
+activity observation sizes
+plan recipes
+diagnosis drift events guard hazards validation
 postgres
 runner
-adopt
+adopt rehearsal
 report
 web
 aws cli vercel
@@ -28,8 +28,8 @@ aws cli vercel
 # What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
     "cli.main cli.offline cli.process "
-    "diagnosis drift errors events guard plan printable quoting report.document report.github "
-    "report.drift report.text "
+    "diagnosis drift errors events guard hazards observation plan printable quoting recipes sizes "
+    "report.document report.drift report.github report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "
     "source.extensions source.git source.migration source.numbering source.other_tools "
@@ -91,7 +91,7 @@ def test_a_library_is_known_in_one_package(library: str, package_: str) -> None:
 
 
 def test_of_the_command_line_one_module_knows_the_database() -> None:
-    below = tuple(f"lib.{part}" for part in ("postgres", "runner", "adopt"))
+    below = tuple(f"lib.{part}" for part in ("postgres", "runner", "adopt", "rehearsal"))
     cli = [path for path in MODULES if package(path) == "cli"]
     users = {path.stem for path in cli if any(name.startswith(below) for name in imported(path))}
     assert users == {"commands"}
@@ -117,3 +117,11 @@ def test_modules_of_a_package_do_not_import_each_other_in_a_circle() -> None:
 
     for path in MODULES:
         visit(path, ())
+
+
+def test_a_run_that_observes_nothing_loads_no_observer() -> None:
+    code = (
+        "import lib.cli.commands, sys; "
+        "print({'lib.hazards', 'lib.observation', 'lib.postgres.catalog'} & sys.modules.keys())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT) == "set()\n"

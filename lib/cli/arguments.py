@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
@@ -37,6 +38,9 @@ commands:
                       was changed, and that the numbers are above its own
   baseline NNN        record the files up to NNN as applied, without running
                       them
+  rehearse            for a database that is thrown away: apply all pending
+                      files, and show what they block, read and break
+  plan                the same in one transaction that is rolled back
   repair VERSION      accept a changed or renamed file: record its checksum and
                       name, without running it
 """
@@ -68,6 +72,13 @@ environment:
                       assigns that database to this environment
   MIGRATION_CONSENT   a person's own words that allow a coding assistant this
                       one change of a persistent database; not read from files
+  MIGRATION_REHEARSE  1: outside production, a run shows what `rehearse` shows
+  MIGRATION_PLAN_FAIL_ON
+                      the findings of `rehearse` and `plan` that mean exit code
+                      9: fail, warn or never (default: fail)
+  MIGRATION_PLAN_LARGE
+                      the size of a table, times the work on each byte, from
+                      which a finding fails (default: 100MB)
   MIGRATION_ALLOW_OUT_OF_ORDER
                       1 means --allow-out-of-order
   MIGRATION_ALLOW_NONEMPTY
@@ -88,6 +99,7 @@ exit codes:
   6         the outcome of a COMMIT is unknown: run `status`
   7         a no-transaction migration is partly applied
   8         status --check: migrations are pending
+  9         rehearse or plan found a hazard that fails
   70        internal error
   130, 143  interrupted by SIGINT or SIGTERM
   Details: docs/exit-codes.md
@@ -189,6 +201,7 @@ def _parsers() -> tuple[_Parser, list[str]]:
     )
     _add_commands_on_files(partial(add, parents=[common]))
     _add_commands_that_record(partial(add, parents=[common, production]))
+    _add_commands_that_observe(partial(add, parents=[common]))
     return main, [*(commands.choices or ())]
 
 
@@ -212,6 +225,25 @@ def _add_commands_that_record(add: Callable[..., argparse.ArgumentParser]) -> No
     )
     repair = add("repair", description="Record the checksum and name of a changed or renamed file.")
     repair.add_argument("version", metavar="VERSION", help="such as 001-create-users-table")
+
+
+def _add_commands_that_observe(add: Callable[..., argparse.ArgumentParser]) -> None:
+    for name, description in (
+        ("rehearse", "Apply the pending files to a database that is thrown away, observed."),
+        ("plan", "Run the pending files in one transaction, observed, and roll it back."),
+    ):
+        command = add(name, description=description)
+        command.add_argument(
+            "--markdown",
+            action="store_true",
+            help="print a pull request's comment to stdout, and text to stderr",
+        )
+        command.add_argument(
+            "--sizes-from",
+            type=Path,
+            metavar="FILE",
+            help="the tables' sizes: what `status --json` of another database has printed",
+        )
 
 
 def _options() -> _Parser:

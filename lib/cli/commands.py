@@ -3,19 +3,29 @@
 Each one reads its settings, calls, prints, and returns an exit code.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from lib import runner
 from lib.adopt import baseline, expect_schema, repair
 from lib.cli.output import Command, Terminal, files_passed
 from lib.cli.signals import ignore_further_signals
 from lib.drift import Drift, Mark, Verdict, holder_of, judge_against, load_schema, mark_of
-from lib.errors import DuplicateNumbers, Interrupted, LockBusy, OnwardError, raised_by
-from lib.events import RunLog
+from lib.errors import (
+    DuplicateNumbers,
+    Interrupted,
+    LockBusy,
+    OnwardError,
+    WrongEnvironment,
+    raised_by,
+)
+from lib.events import Event, RunLog, RunResult
 from lib.guard import Change, reason_to_skip, require_confirmed_production, require_consent
 from lib.plan import History, Plan, State, with_applied
 from lib.postgres.connecting import READ_BUDGET
@@ -50,8 +60,19 @@ from lib.settings.environment import allowed_environments
 from lib.source.migration import Migration, load, names_in
 from lib.validation import validate
 
+if TYPE_CHECKING:
+    from lib.hazards import Rehearsal
+
 # A skipped build shows how many files are pending, but does not wait long for that.
 SKIPPED_STATUS_SECONDS = 5.0
+_PLAN_LEAVES = (
+    "A plan is rolled back, but sequences that the files use move on, and rows that they change "
+    "leave dead rows"
+)
+_FRESH_BRANCH = (
+    "These files are applied here now: to change one, use a new branch of the database, or a new "
+    "database"
+)
 
 
 def _run(options: SimpleNamespace, terminal: Terminal) -> int:
@@ -59,11 +80,79 @@ def _run(options: SimpleNamespace, terminal: Terminal) -> int:
     if reason := reason_to_skip(environment, allowed):
         return _skip(options, terminal, environment, reason)
     config = _config_to_write(options, terminal, Change.run())
+    if config.rehearse and not config.production:
+        return _run_observed(config, terminal)
     result = runner.run(config, lambda event: terminal.info(event_text(config, event)))
+    return _tell_run(result, terminal)
+
+
+def _tell_run(result: RunResult, terminal: Terminal) -> int:
     ignore_further_signals()
     terminal.info(run_text(result))
     terminal.json(run_dict(result))
     return 0
+
+
+def _run_observed(config: Config, terminal: Terminal) -> int:
+    """A run that shows its files' hazards, and does not fail for them."""
+    from lib import rehearsal  # noqa: PLC0415 - a run that observes nothing does not need it
+    from lib.report.rehearsal import finding_annotations, rehearsal_text  # noqa: PLC0415
+
+    def emit(event: Event) -> None:
+        terminal.info(event_text(config, event))
+
+    try:
+        prepared = rehearsal.prepare(config, Change.run())
+    except WrongEnvironment as refused:
+        terminal.info(f"⚠️  MIGRATION_REHEARSE: not observed: {refused.message}")
+        return _tell_run(runner.run(config, emit), terminal)
+    result, found = rehearsal.rehearse(config, emit, prepared)
+    if found.files:
+        terminal.info(rehearsal_text(found, fails=False))
+        terminal.annotate(finding_annotations(found, terminal.path_in_workspace))
+    if found.matters:
+        terminal.info(_FRESH_BRANCH)
+    return _tell_run(result, terminal)
+
+
+def _rehearse(options: SimpleNamespace, terminal: Terminal) -> int:
+    from lib import rehearsal  # noqa: PLC0415 - a run does not need it
+
+    config = _with_consent(_config(options, terminal), options, terminal, Change.rehearse())
+    prepared = rehearsal.prepare(config, Change.rehearse(), options.sizes_from)
+    _, found = rehearsal.rehearse(
+        config, lambda event: terminal.info(event_text(config, event)), prepared
+    )
+    return _tell_rehearsal(config, found, terminal)
+
+
+def _plan(options: SimpleNamespace, terminal: Terminal) -> int:
+    from lib import rehearsal  # noqa: PLC0415 - a run does not need it
+
+    config = _with_consent(_config(options, terminal), options, terminal, Change.plan())
+    terminal.info(_PLAN_LEAVES)
+    found = rehearsal.plan(
+        config, lambda event: terminal.info(event_text(config, event)), options.sizes_from
+    )
+    return _tell_rehearsal(config, found, terminal)
+
+
+def _tell_rehearsal(config: Config, found: Rehearsal, terminal: Terminal) -> int:
+    from lib.report.rehearsal import (  # noqa: PLC0415 - a run does not need it
+        finding_annotations,
+        rehearsal_dict,
+        rehearsal_markdown,
+        rehearsal_text,
+    )
+
+    ignore_further_signals()
+    fails = found.fails(config.fail_on)
+    terminal.info(rehearsal_text(found, fails=fails))
+    terminal.annotate(finding_annotations(found, terminal.path_in_workspace))
+    terminal.json(rehearsal_dict(found, fails=fails))
+    if terminal.as_markdown:
+        terminal.document(rehearsal_markdown(found, fails=fails))
+    return 9 if fails else 0
 
 
 def _skip(options: SimpleNamespace, terminal: Terminal, environment: str, reason: str) -> int:
@@ -262,6 +351,8 @@ COMMANDS: dict[str | None, Command] = {
     "renumber": _renumber,
     "baseline": _baseline,
     "repair": _repair,
+    "rehearse": _rehearse,
+    "plan": _plan,
 }
 
 
@@ -280,6 +371,13 @@ def _config_to_write(options: SimpleNamespace, terminal: Terminal, change: Chang
     """
     config = _config(options, terminal)
     require_confirmed_production(config, confirmed=options.production)
+    return _with_consent(config, options, terminal, change)
+
+
+def _with_consent(
+    config: Config, options: SimpleNamespace, terminal: Terminal, change: Change
+) -> Config:
+    """The Config, if nobody or a person has to allow the change. Raises WrongEnvironment."""
     if config.assistant:
         if file := env_file_with(CONSENT_VARIABLE):
             terminal.info(f"⚠️  {CONSENT_VARIABLE} in {file} is ignored: consent is for one command")

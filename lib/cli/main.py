@@ -32,7 +32,9 @@ def preload(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run one command and return its exit code. Raises DriverMissing."""
-    terminal = Terminal(environ, as_json="--json" in arguments)
+    terminal = Terminal(
+        environ, as_json="--json" in arguments, as_markdown="--markdown" in arguments
+    )
     try:
         options = _parse(arguments)
         terminal.environ = with_env_files(environ)
@@ -59,6 +61,8 @@ def _parse(arguments: Sequence[str]) -> SimpleNamespace:
         pending=False,
         last=SHORT_STATUS_ROWS,
         all=False,
+        markdown=False,
+        sizes_from=None,
     )
     if arguments:
         # A build passes no arguments, and should not wait for argparse.

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -28,8 +28,11 @@ class Terminal:
     or a CI. A reader that has left does not stop a run.
     """
 
-    def __init__(self, environ: Mapping[str, str], *, as_json: bool) -> None:
+    def __init__(
+        self, environ: Mapping[str, str], *, as_json: bool, as_markdown: bool = False
+    ) -> None:
         self.as_json = as_json
+        self.as_markdown = as_markdown
         self.environ = environ
 
     @property
@@ -49,8 +52,8 @@ class Terminal:
 
     @property
     def _text_stream(self) -> IO[str]:
-        """Stdout; stderr with --json, when stdout is for the document."""
-        return sys.stderr if self.as_json else sys.stdout
+        """Stdout; stderr with --json or --markdown, when stdout is for the document."""
+        return sys.stderr if self.as_json or self.as_markdown else sys.stdout
 
     def info(self, text: str) -> None:
         """Print text for people."""
@@ -62,8 +65,18 @@ class Terminal:
         self._print(f"{text}\n{ending}" if ending else text, sys.stderr)
         if self.environ.get("GITHUB_ACTIONS") == "true":
             # Not by `_print`, which disarms all workflow commands; the annotation escapes itself.
-            command = annotation(error, self._path_in_workspace)
+            command = annotation(error, self.path_in_workspace)
             write(sys.stderr, self.redactor.text(command) + "\n")
+
+    def annotate(self, commands: Sequence[str]) -> None:
+        """Print workflow commands, which have escaped themselves, on GitHub Actions."""
+        if self.environ.get("GITHUB_ACTIONS") == "true":
+            for command in commands:
+                write(sys.stderr, self.redactor.text(command) + "\n")
+
+    def document(self, text: str) -> None:
+        """Print the one document of text that stdout is for, with --markdown."""
+        write(sys.stdout, printable(self.redactor.text(text)) + "\n")
 
     def json(self, document: Mapping[str, Any]) -> None:
         """Print the one JSON document, with --json."""
@@ -106,7 +119,7 @@ class Terminal:
             text = "\n".join(map(_coloured, text.split("\n")))
         write(stream, text + "\n")
 
-    def _path_in_workspace(self, path: str) -> str:
+    def path_in_workspace(self, path: str) -> str:
         """A path from the root of GitHub's workspace; outside of that, the absolute path."""
         workspace = self.environ.get("GITHUB_WORKSPACE")
         if not workspace:

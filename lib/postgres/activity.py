@@ -9,11 +9,38 @@ from lib.activity import Activity, PendingDetach, RunningRun
 from lib.postgres.blockers import HOLDERS
 from lib.postgres.leftovers import LEFTOVERS
 from lib.postgres.lock import RUN_LOCK_KEY
+from lib.sizes import LISTED_BYTES
+
+# Of pg_class, as the last VACUUM or ANALYZE left it: pg_total_relation_size would wait for locks. A
+# partitioned table has the size of its partitions.
+_SIZES = f"""
+WITH RECURSIVE stored AS (
+    SELECT c.oid, c.relpages + coalesce((SELECT sum(i.relpages) FROM pg_index x
+            JOIN pg_class i ON i.oid = x.indexrelid
+            WHERE x.indrelid IN (c.oid, c.reltoastrelid)), 0)
+        + coalesce((SELECT t.relpages FROM pg_class t WHERE t.oid = c.reltoastrelid), 0) AS pages,
+        CASE WHEN c.reltuples < 0 THEN nullif(pg_stat_get_live_tuples(c.oid), 0)
+            ELSE c.reltuples END AS rows
+    FROM pg_class c WHERE c.relkind IN ('r', 'm')
+), counted (oid, pages, rows) AS (
+    SELECT oid, pages, rows FROM stored WHERE pages > 0
+    UNION ALL
+    SELECT i.inhparent, pages, rows FROM counted JOIN pg_inherits i ON i.inhrelid = counted.oid
+    JOIN pg_class c ON c.oid = counted.oid AND c.relispartition
+)
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
+    sum(pages)::bigint * current_setting('block_size')::bigint AS bytes, sum(rows)::bigint AS rows
+FROM counted JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+GROUP BY 1 HAVING sum(pages) * current_setting('block_size')::bigint >= {LISTED_BYTES}
+"""  # noqa: S608
 
 # An expression of type json, for the query that reads the history: it costs no round trip.
 ACTIVITY = f"""json_build_object(
     'holders', (SELECT json_agg(one)
         FROM ({HOLDERS.format(key=RUN_LOCK_KEY)}) AS one (pid, name, age, since)),
+    'sizes', (SELECT json_object_agg(name, json_build_array(bytes, rows))
+        FROM ({_SIZES}) AS one),
     'left', (SELECT json_agg(one) FROM ({LEFTOVERS}) AS one (kind, oid, name, parent)))
 """  # noqa: S608
 
@@ -27,6 +54,7 @@ def activity_of(facts: dict[str, Any]) -> Activity:
         pending_detaches=tuple(
             PendingDetach(one["parent"], one["name"]) for one in left if one["parent"]
         ),
+        sizes={name: (size, rows) for name, (size, rows) in (facts["sizes"] or {}).items()},
     )
 
 

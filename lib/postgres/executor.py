@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from lib.diagnosis import diagnose, remedy_for
 from lib.errors import (
@@ -54,6 +54,10 @@ from lib.settings.config import Config
 from lib.settings.database_url import DatabaseURL
 from lib.source.migration import Migration
 
+if TYPE_CHECKING:  # a run that observes nothing does not load it
+    from lib.observation import Catalog
+    from lib.postgres.catalog import Observer
+
 MIN_FILE_SECONDS = 1.0  # no file begins when the deadline is nearer than this
 _ALREADY_EXISTS = ("42P07", "42P06")  # a table, a schema
 # pg_tle keeps extensions in tables, where CREATE EXTENSION finds them and this view does not.
@@ -82,6 +86,8 @@ class Executor:
     ) -> None:
         """Connect within the budget; at `deadline` (monotonic seconds) statements are cancelled."""
         self._config = config
+        self.observer: Observer | None = None
+        """Sends the files instead, by statements."""
         self._log = log or RunLog()
         self._session = RunSession(
             config, url or config.url, budget=budget, deadline=deadline, log=self._log
@@ -129,6 +135,12 @@ class Executor:
             raise connection.error_for(reply)
         return set() if reply.error else {str(name) for (name,) in reply.rows}
 
+    def catalog(self) -> Catalog:
+        """The relations of the user's schemas. Reads only."""
+        from lib.postgres.catalog import read_catalog  # noqa: PLC0415 - a run does not need it
+
+        return read_catalog(self._session.connection)
+
     def prepare(self) -> None:
         """Create the history's table, its schema, or its audit columns, where they are missing.
 
@@ -161,6 +173,32 @@ class Executor:
         else:
             self._apply_statements(migration, following, backoff)
 
+    def plan(self, migrations: Sequence[Migration]) -> None:
+        """Run files in one transaction and roll it back; those without a transaction are left out.
+
+        What it does not take back: sequences moved, and dead rows. Raises as `apply` does.
+        """
+        if self._session.history.table_id is None:
+            self._transaction.begin_unplanned()
+        else:
+            self._transaction.begin()
+        try:
+            for migration in migrations:
+                if migration.transactional:
+                    self._run_for_plan(migration)
+        finally:
+            self._transaction.rollback()
+
+    def _run_for_plan(self, migration: Migration) -> None:
+        connection = self._session.connection
+        self._log.running(migration.version)
+        reply = self._send(migration, connection)
+        self._forward_notices(migration, connection)
+        if not reply.failed:
+            reply = connection.send(self._recorder.clean_up_sql())
+        if reply.failed:
+            raise self._failure(migration, reply, ended=not connection.in_transaction)
+
     def baseline(self, migrations: Sequence[Migration]) -> None:
         """Record files as applied without running them, in one transaction."""
         self._transaction.begin()
@@ -187,7 +225,7 @@ class Executor:
         connection = self._session.connection
         self._log.running(migration.version)
         started = time.perf_counter()
-        reply = connection.send(migration.sql, collect=False)
+        reply = self._send(migration, connection)
         result = _result(migration, started)
         self._forward_notices(migration, connection)
         if reply.failed:
@@ -195,6 +233,15 @@ class Executor:
             self._transaction.rollback()
             raise self._failure(migration, reply, ended=ended)
         self._record(result, migration, transaction_id, following)
+
+    def _send(self, migration: Migration, connection: Connection) -> Reply:
+        if not self.observer:
+            return connection.send(migration.sql, collect=False)
+        try:
+            return self.observer.send(migration, connection)
+        except OnwardError:
+            self._transaction.rollback()
+            raise
 
     def _apply_statements(
         self, migration: Migration, following: Migration | None, backoff: Backoff
@@ -212,6 +259,7 @@ class Executor:
 
     def _run_statements(self, migration: Migration, work: Connection, backoff: Backoff) -> None:
         runner = StatementRunner(migration, work, self._session, self._log, backoff)
+        runner.observer = self.observer
         # A pooler accepts a connection before it has one to the server.
         with _second_connection():
             self._set_limits(migration, work, runner)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from lib.diagnosis import diagnose
 from lib.errors import FilesError, PartlyApplied, ServerError, TableBusy
@@ -34,6 +35,9 @@ from lib.quoting import literal
 from lib.retry import Backoff
 from lib.source.lexer import Statement, split
 from lib.source.migration import Migration
+
+if TYPE_CHECKING:
+    from lib.postgres.catalog import Observer
 
 TWO_CONNECTIONS = (
     "A no-transaction file needs two connections at a time: allow the role or the pooler one more. "
@@ -66,6 +70,7 @@ class StatementRunner:
         """`work` runs the statements, while the session's own connection holds the run lock."""
         self.concurrent_lock_timeout: float | None = None
         """In seconds, for statements that run CONCURRENTLY; None leaves the session's own."""
+        self.observer: Observer | None = None
         self._migration = migration
         self._work = work
         self._session = session
@@ -94,9 +99,13 @@ class StatementRunner:
         """Run all statements. Raises PartlyApplied at the first that fails."""
         text = self._migration.text()
         prepared_before = self._prepared_transactions(text)
+        if self.observer:
+            self.observer.begin(self._migration, self._work)
         for statement in split(text):
             self._run_with_its_lock_timeout(statement, text)
             self._executed += 1
+            if self.observer:
+                self.observer.see(self._migration, self._work, statement)
             if not self._work.in_transaction:
                 self._committed = self._executed
         self._require_no_open_transaction()

@@ -63,6 +63,7 @@ def _activity_dict(activity: Activity, plan: Plan) -> dict[str, Any]:
         "running": activity.running and _running_dict(activity.running, plan),
         "invalidIndexes": list(activity.invalid_indexes),
         "pendingDetaches": [one._asdict() for one in activity.pending_detaches],
+        "sizes": {name: list(size) for name, size in sorted(activity.sizes.items())},
     }
 
 

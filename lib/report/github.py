@@ -14,19 +14,21 @@ def annotation(error: OnwardError, path_in_workspace: Callable[[str], str] = str
     """
     cause = error.cause
     if isinstance(cause, BaseConflict):
-        file = _escaped_property(path_in_workspace(cause.path))
-        return f"::error file={file}::{_escaped(cause.message)}"
+        file = escaped_property(path_in_workspace(cause.path))
+        return f"::error file={file}::{escaped(cause.message)}"
     if not isinstance(cause, MigrationFailed):
-        return f"::error::{_escaped(cause.message)}"
+        return f"::error::{escaped(cause.message)}"
     failure = cause.failure
-    file = _escaped_property(path_in_workspace(failure.path))
+    file = escaped_property(path_in_workspace(failure.path))
     line = f",line={failure.line},col={failure.column}" if failure.line else ""
-    return f"::error file={file}{line}::{_escaped(server_message(failure.server))}"
+    return f"::error file={file}{line}::{escaped(server_message(failure.server))}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """The message of a workflow command: it cannot begin another one."""
     return printable(text).replace("%", "%25").replace("\n", "%0A")
 
 
-def _escaped_property(text: str) -> str:
-    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
+def escaped_property(text: str) -> str:
+    """A property of a workflow command."""
+    return escaped(text).replace(":", "%3A").replace(",", "%2C")

@@ -33,6 +33,9 @@ _DURATION = re.compile(r"(?P<number>[0-9]{1,10})\s*(?P<unit>ms|s|min|h)|0")
 _MAX_NAME_BYTES = 63
 _SECONDS_IN = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 DRIFT = ("warn", "fail", "off")
+_BYTES = r"(?P<number>[0-9]{1,9})\s*(?P<unit>kB|MB|GB|TB)"
+_BYTES_IN = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_FAIL_ON = ("fail", "warn", "never")
 _MAX_SECONDS = (2**31 - 1) / 1000  # Postgres takes no longer timeout
 
 
@@ -66,6 +69,12 @@ class Config(NamedTuple):
     """`environment@identity`: a database that this environment may take over."""
     drift: str
     """What a run does about a schema that is not as the migrations left it: one of DRIFT."""
+    rehearse: bool
+    """Whether a run outside production tells the hazards of its files."""
+    fail_on: str
+    """The level from which findings end `rehearse` and `plan` with exit code 9, or never."""
+    large: int
+    """Bytes of a table, times what is done with each, above which a finding fails."""
 
     @property
     def production(self) -> bool:
@@ -99,6 +108,9 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         environments=allowed_environments(environ)[1],
         claim=read_claim(environ),
         drift=_read_drift(environ),
+        rehearse=is_set(environ, "MIGRATION_REHEARSE"),
+        fail_on=_read_fail_on(environ),
+        large=read_bytes(environ, "MIGRATION_PLAN_LARGE", "100MB"),
     )
 
 
@@ -141,6 +153,23 @@ def _read_drift(environ: Mapping[str, str]) -> str:
     text = (value_of(environ, "MIGRATION_DRIFT") or DRIFT[0]).lower()
     if text not in DRIFT:
         raise ConfigError(f"MIGRATION_DRIFT is {text!r}; expected one of {', '.join(DRIFT)}")
+    return text
+
+
+def read_bytes(environ: Mapping[str, str], variable: str, default: str) -> int:
+    """A size such as `100MB`, in bytes. Raises ConfigError."""
+    text = value_of(environ, variable) or default
+    if found := re.fullmatch(_BYTES, text):
+        return int(found["number"]) * _BYTES_IN[found["unit"]]
+    raise ConfigError(f"{variable} is {text!r}; expected a size such as 500kB, 100MB or 2GB")
+
+
+def _read_fail_on(environ: Mapping[str, str]) -> str:
+    text = value_of(environ, "MIGRATION_PLAN_FAIL_ON") or _FAIL_ON[0]
+    if text not in _FAIL_ON:
+        raise ConfigError(
+            f"MIGRATION_PLAN_FAIL_ON is {text!r}; expected one of {', '.join(_FAIL_ON)}"
+        )
     return text
 
 

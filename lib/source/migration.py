@@ -23,6 +23,8 @@ NO_TRANSACTION = "no-transaction"
 DRAFT = "draft"
 _CHUNK_BYTES = 1 << 20
 _FILE_NAME = re.compile(r"[0-9]{3,}(?:-[a-z0-9]+)+\.sql")
+ACCEPT = "-- migrate: accept NAME: reason"
+_ACCEPT = r"-- migrate: accept ([a-z]+(?:-[a-z]+)*): *(\S.*)"
 _DIRECTIVES = {f"-- migrate: {word}": word for word in (NO_TRANSACTION, DRAFT)}
 # Whatever begins like a directive must be one: a typing error must not run a draft, or a file in
 # the wrong mode.
@@ -68,6 +70,12 @@ class Migration:
     def is_empty(self) -> bool:
         """Whether it contains no statement."""
         return next(lexer.split(as_latin1(self.content)), None) is None
+
+    def accepted(self) -> dict[str, str]:
+        """The hazards that the file accepts, by name, and the reasons."""
+        comments = map(from_latin1, lexer.opening_comment(as_latin1(self.content)))
+        found = (re.fullmatch(_ACCEPT, comment.rstrip()) for comment in comments)
+        return {match[1]: match[2] for match in found if match}
 
     def text(self) -> str:
         """The SQL as text; decoded at each call, so that a large file is not held twice."""
@@ -309,10 +317,10 @@ def _directives(content: bytes) -> Iterator[str]:
         text = from_latin1(comment).rstrip()
         if text in _DIRECTIVES:
             yield _DIRECTIVES[text]
-        else:
+        elif not re.fullmatch(_ACCEPT, text):
             unknown += [f"`{line}`" for line in _unknown_directives(text)]
     if unknown:
-        known = " or ".join(f"`{directive}`" for directive in _DIRECTIVES)
+        known = " or ".join(f"`{directive}`" for directive in (*_DIRECTIVES, ACCEPT))
         raise ValueError(
             f"unknown directive {', '.join(unknown)}; write {known} on a line of its own, or "
             "reword the comment"

@@ -116,6 +116,7 @@ MAINTAINERS = (
     "scripts/locks/uv.txt",
     "scripts/test",
     "tests/**/*.py",
+    "tests/ddl_truth.*",
 )
 
 

@@ -28,8 +28,8 @@ NAME = (
     "then lower-case words joined by hyphens"
 )
 WRITE_ONE = (
-    "write `-- migrate: no-transaction` or `-- migrate: draft` on a line of its own, "
-    "or reword the comment"
+    "write `-- migrate: no-transaction` or `-- migrate: draft` or "
+    "`-- migrate: accept NAME: reason` on a line of its own, or reword the comment"
 )
 LINE_ENDS = ("\n", "\r\n", "\r")
 
@@ -415,6 +415,25 @@ def test_line_ends_and_a_bom_hide_no_directive(tmp_path: Path, bom: str, end: st
 def test_what_begins_like_a_directive_and_is_none_is_refused(tmp_path: Path, comment: str) -> None:
     fill(tmp_path, {"001-x.sql": f"-- Version: 001\n{comment}\nSELECT 1;\n"})
     assert problems(tmp_path) == [f"001-x.sql: unknown directive `{comment}`; {WRITE_ONE}"]
+
+
+def test_a_file_accepts_hazards_with_a_reason_each(tmp_path: Path) -> None:
+    content = (
+        "-- migrate: accept drop-column: nothing reads it\n"
+        "-- migrate: accept rewrite:  it is small \n"
+        "-- migrate: no-transaction\n"
+        "SELECT 1;\n-- migrate: accept drop: too late\n"
+    )
+    (one,) = load(fill(tmp_path, {"001-x.sql": content}))
+    assert one.accepted() == {"drop-column": "nothing reads it", "rewrite": "it is small"}
+    assert one.directives == {"no-transaction"}
+
+
+def test_an_acceptance_without_a_reason_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, {"001-x.sql": "-- migrate: accept drop-column\nSELECT 1;\n"})
+    assert problems(tmp_path) == [
+        f"001-x.sql: unknown directive `-- migrate: accept drop-column`; {WRITE_ONE}"
+    ]
 
 
 def test_all_unknown_directives_of_a_file_are_named(tmp_path: Path) -> None:

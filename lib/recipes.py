@@ -1,0 +1,166 @@
+"""How to make a change without a hazard: the text of files, one after another, in SQL. Pure.
+
+The names and definitions are the catalog's, so that a recipe can be run as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from lib.observation import Catalog, Column, Constraint, Index, Relation
+from lib.quoting import identifier
+
+Files = tuple[str, ...]
+
+_NO_TRANSACTION = "-- migrate: no-transaction\n"
+_INTEGERS = ("smallint", "integer", "bigint")
+_BACKFILL = """\
+-- migrate: no-transaction
+DO $$
+DECLARE
+    last CONSTANT bigint := (SELECT max({key}) FROM {table});
+BEGIN
+    FOR start IN 0 .. last BY 1000 LOOP
+        UPDATE {table} SET {column} = {value}
+        WHERE {key} >= start AND {key} < start + 1000 AND {column} IS NULL;
+        COMMIT;
+    END LOOP;
+END $$;"""
+
+
+def index(one: Index) -> Files:
+    """An index of a table, built while the table is written."""
+    return (f"{_NO_TRANSACTION}{_concurrently(one.definition)};",)
+
+
+def partitioned_index(parent: Index, table: Relation, parts: Sequence[Index]) -> Files:
+    """An index of a partitioned table, built partition by partition."""
+    only = parent.definition.replace(f" ON ONLY {qualified(table)} ", f" ON {qualified(table)} ")
+    only = only.replace(f" ON {qualified(table)} ", f" ON ONLY {qualified(table)} ")
+    builds = "\n".join(f"{_concurrently(part.definition)};" for part in parts)
+    schema = table.schema
+    attached = "\n".join(
+        f"ALTER INDEX {schema}.{parent.name} ATTACH PARTITION {schema}.{part.name};"
+        for part in parts
+    )
+    return f"{only};", f"{_NO_TRANSACTION}{builds}", attached
+
+
+def constraint(table: Relation, one: Constraint) -> Files:
+    """A CHECK or FOREIGN KEY that is validated while the table is written."""
+    alter = f"ALTER TABLE {table.name}"
+    return (
+        f"{alter} ADD CONSTRAINT {one.name} {one.definition} NOT VALID;",
+        f"{alter} VALIDATE CONSTRAINT {one.name};",
+    )
+
+
+def not_null(table: Relation, column: Column, major: int) -> Files:
+    """A NOT NULL that is checked while the table is written."""
+    name, alter = _joined(table.base_name, column.name, "not_null"), f"ALTER TABLE {table.name}"
+    validate = f"{alter} VALIDATE CONSTRAINT {name};"
+    if major >= 18:
+        return f"{alter} ADD CONSTRAINT {name} NOT NULL {column.name} NOT VALID;", validate
+    return (
+        f"{alter} ADD CONSTRAINT {name} CHECK ({column.name} IS NOT NULL) NOT VALID;",
+        validate,
+        # Two statements: in one, the constraint is dropped first, and all rows are read after all.
+        f"{alter} ALTER COLUMN {column.name} SET NOT NULL;\n{alter} DROP CONSTRAINT {name};",
+    )
+
+
+def unique(
+    table: Relation, one: Constraint, built: Index, nullable: Iterable[Column], major: int
+) -> Files:
+    """A UNIQUE or PRIMARY KEY whose index is built while the table is written."""
+    if table.kind == "p":
+        return ()
+    kind = "PRIMARY KEY" if one.kind == "p" else "UNIQUE"
+    deferrable = " DEFERRABLE" if " DEFERRABLE" in one.definition else ""
+    initially = " INITIALLY DEFERRED" if "INITIALLY DEFERRED" in one.definition else ""
+    columns = nullable if one.kind == "p" else ()
+    return (
+        *(file for column in columns for file in not_null(table, column, major)),
+        f"{_NO_TRANSACTION}{_concurrently(built.definition)};",
+        f"ALTER TABLE {table.name} ADD CONSTRAINT {one.name} {kind} USING INDEX {built.name}"
+        f"{deferrable}{initially};",
+    )
+
+
+def column(catalog: Catalog, table: Relation, one: Column) -> Files:
+    """A column whose default differs from row to row: first the column, then its rows."""
+    alter, key = f"ALTER TABLE {table.name}", _integer_key(catalog, table.oid)
+    added = (
+        f"{alter} ADD COLUMN {one.name} {one.type};\n"
+        f"{alter} ALTER COLUMN {one.name} SET DEFAULT {one.default};"
+    )
+    if not key:
+        return (added,)
+    filled = _BACKFILL.format(table=table.name, key=key, column=one.name, value=one.default)
+    return added, filled
+
+
+def drop_index(table: Relation, one: Index) -> Files:
+    """An index dropped while its table is used."""
+    return (f"{_NO_TRANSACTION}DROP INDEX CONCURRENTLY IF EXISTS {table.schema}.{one.name};",)
+
+
+def reindex(table: Relation, rebuilt: Iterable[Index]) -> Files:
+    """Indexes rebuilt while their table is written."""
+    lines = (f"REINDEX INDEX CONCURRENTLY {table.schema}.{one.name};" for one in rebuilt)
+    return (_NO_TRANSACTION + "\n".join(lines),)
+
+
+def detach(parent: Relation, partition: Relation) -> Files:
+    """A partition detached while the partitioned table is used."""
+    alter = f"ALTER TABLE {parent.name} DETACH PARTITION {partition.name} CONCURRENTLY;"
+    return (_NO_TRANSACTION + alter,)
+
+
+def attach(parent: Relation, partition: Relation) -> Files:
+    """A partition attached without reading its rows under a lock."""
+    name, alter = _joined(partition.base_name, "bounds"), f"ALTER TABLE {partition.name}"
+    return (
+        f"{alter} ADD CONSTRAINT {name} CHECK ({partition.bound_check}) NOT VALID;",
+        f"{alter} VALIDATE CONSTRAINT {name};",
+        f"ALTER TABLE {parent.name} ATTACH PARTITION {partition.name} {partition.bound};\n"
+        f"{alter} DROP CONSTRAINT {name};",
+    )
+
+
+def create_partition(parent: Relation, partition: Relation) -> Files:
+    """A partition created without a lock that blocks readers of the partitioned table."""
+    return (
+        f"CREATE TABLE {partition.name} (LIKE {parent.name} INCLUDING ALL);\n"
+        f"ALTER TABLE {parent.name} ATTACH PARTITION {partition.name} {partition.bound};",
+    )
+
+
+def refresh(view: Relation) -> Files:
+    """A materialized view refreshed while it is read; it needs a unique index."""
+    return (f"REFRESH MATERIALIZED VIEW CONCURRENTLY {view.name};",)
+
+
+def qualified(relation: Relation) -> str:
+    """The name with its schema, as definitions have it."""
+    return f"{relation.schema}.{relation.base_name}"
+
+
+def _concurrently(definition: str) -> str:
+    return definition.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
+
+
+def _joined(*parts: str) -> str:
+    """A name made of names, quoted only if one of them is."""
+    words = [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in parts]
+    name = "_".join(words)
+    return identifier(name) if any(part.startswith('"') for part in parts) else name
+
+
+def _integer_key(catalog: Catalog, table: int) -> str | None:
+    """The name of the one integer column that is the primary key."""
+    for one in catalog.constraints.values():
+        if one.kind == "p" and one.relation == table and len(one.columns) == 1:
+            key = catalog.columns[table, one.columns[0]]
+            return key.name if key.type in _INTEGERS else None
+    return None

@@ -1,0 +1,127 @@
+"""The pending files observed: by the run loop, or in one transaction that is rolled back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from lib import recipes, runner
+from lib.errors import ConfigError
+from lib.events import Emit, RunLog, RunResult
+from lib.guard import Change, require_rehearsal
+from lib.hazards import (
+    Circumstances,
+    FileReport,
+    Rehearsal,
+    blocked,
+    find,
+    require_known,
+    with_acceptances,
+)
+from lib.observation import FileObservation
+from lib.plan import History, Plan
+from lib.postgres.catalog import Observer
+from lib.postgres.executor import Executor
+from lib.settings.config import Config
+from lib.sizes import Size, Sizes, read_sizes
+from lib.source.migration import Migration, load
+
+_THIS_DATABASE = "this database"
+
+
+class Prepared(NamedTuple):
+    """What is known before the files run."""
+
+    history: History
+    plan: Plan
+    given: Circumstances
+    sizes_from: str
+
+
+def prepare(config: Config, change: Change, sizes_file: Path | None = None) -> Prepared:
+    """Read what a rehearsal needs. Reads only.
+
+    Raises WrongEnvironment where none is allowed; FilesError, ConfigError for what a file accepts
+    and for sizes that are not this database's.
+    """
+    with Executor(config) as executor:
+        return _prepare(config, executor, change, sizes_file)
+
+
+def rehearse(config: Config, emit: Emit, prepared: Prepared) -> tuple[RunResult, Rehearsal]:
+    """Apply the pending files by the run loop, observed. Raises as a run does."""
+    observer = Observer()
+    result = runner.run(config, emit, observer=observer)
+    return result, _rehearsal(prepared, observer, is_plan=False)
+
+
+def plan(config: Config, emit: Emit, sizes_file: Path | None = None) -> Rehearsal:
+    """Run the pending files in one transaction, observed, and roll it back. Raises as a run does.
+
+    Files without a transaction are left out.
+    """
+    observer = Observer()
+    log = RunLog(emit)
+    with Executor(config, log) as executor:
+        prepared = _prepare(config, executor, Change.plan(), sizes_file)
+        log.started(prepared.history, prepared.plan)
+        runner.require_run_allowed(config, prepared.history, prepared.plan)
+        executor.observer = observer
+        if prepared.plan.pending:
+            executor.plan(prepared.plan.pending)
+    return _rehearsal(prepared, observer, is_plan=True)
+
+
+def _prepare(
+    config: Config, executor: Executor, change: Change, sizes_file: Path | None
+) -> Prepared:
+    sizes = read_sizes(sizes_file) if sizes_file else None
+    history, plan = runner.read_plan(config, executor, load(config.directory), activity=True)
+    require_rehearsal(config, history, change)
+    require_known(plan.pending)
+    source = str(sizes_file) if sizes_file else _THIS_DATABASE
+    if sizes:
+        _require_same_tables(sizes, executor, source)
+    else:
+        sizes = _own_sizes(history)
+    given = Circumstances(int(history.version.split(".")[0]), sizes, config.large)
+    return Prepared(history, plan, given, source if sizes.tables else "")
+
+
+def _own_sizes(history: History) -> Sizes:
+    listed = history.activity.sizes if history.activity else {}
+    return Sizes({name: Size(*size) for name, size in listed.items()})
+
+
+def _require_same_tables(sizes: Sizes, executor: Executor, source: str) -> None:
+    """Raise ConfigError if none of the tables that a file lists is here."""
+    here = {recipes.qualified(one) for one in executor.catalog().relations.values()}
+    if here and sizes.tables and here.isdisjoint(sizes.tables):
+        raise ConfigError(
+            f"{source} has the sizes of another database: it lists {len(sizes.tables)} tables, and "
+            "none of them is here",
+            next_step="Use a document of a database that has the same migrations.",
+        )
+
+
+def _rehearsal(prepared: Prepared, observer: Observer, *, is_plan: bool) -> Rehearsal:
+    given = prepared.given
+    if observer.files:  # nobody uses yet what the same run creates
+        given = given._replace(existing=observer.files[0].start.relations.keys())
+    seen = {one.version: one for one in observer.files}
+    files = [_report(one, seen.get(one.version), given) for one in prepared.plan.pending]
+    if is_plan:
+        files[1:] = [one._replace(at_most=bool(one.blocked)) for one in files[1:]]
+    return Rehearsal(tuple(files), prepared.history.version, prepared.sizes_from, is_plan)
+
+
+def _report(migration: Migration, seen: FileObservation | None, given: Circumstances) -> FileReport:
+    version, transactional = migration.version, migration.transactional
+    if not seen:
+        return FileReport(version, transactional, ran=False)
+    findings = with_acceptances(
+        find(seen, given), migration.accepted(), version, str(migration.path)
+    )
+    return FileReport(
+        version, transactional, ran=True, findings=findings, blocked=tuple(blocked(seen, given))
+    )

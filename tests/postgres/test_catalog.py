@@ -1,0 +1,92 @@
+"""The observer sees of each statement what a second session saw of it."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from lib.observation import FileObservation, Mode
+from lib.postgres.catalog import Observer
+from lib.source.lexer import split
+from tests.conftest import ROOT, Database, Server
+from tests.kit import file, session_of
+
+TRUTH: dict[str, Any] = json.loads((ROOT / "tests" / "ddl_truth.json").read_text())
+SCHEMA = (ROOT / "tests" / "ddl_truth.sql").read_text()
+SHORT = dict(zip(Mode, ("AS", "RS", "RX", "SUX", "S", "SRX", "X", "AX"), strict=True))
+
+
+@pytest.fixture(scope="module")
+def rich(server: Server) -> Iterator[Database]:
+    """A database with tables of all kinds, for clones."""
+    database = server.create(name=f"{server.run}_{server.worker}_{os.getpid()}_rich")
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        for statement in split(SCHEMA):
+            connection.execute(statement.text.encode())
+    yield database
+    server.drop(database)
+
+
+@pytest.fixture
+def clone(server: Server, rich: Database) -> Iterator[Database]:
+    database = server.create(template=rich.name)
+    yield database
+    server.drop(database)
+
+
+def observed(database: Database, sql: str, session: str = "") -> FileObservation:
+    """A file observed in a transaction that is rolled back."""
+    observer = Observer()
+    with session_of(database) as connection:
+        connection.send(f"{session}; BEGIN")
+        reply = observer.send(file("001-x", sql), connection)
+        assert not reply.failed, reply.error
+        connection.send("ROLLBACK")
+    return observer.files[0]
+
+
+def seen(found: FileObservation) -> dict[str, Any]:
+    """What was seen of one statement, as the truth table has it."""
+    before, after = found.start, found.end
+    locks: dict[str, dict[str, str]] = {"locks": {}, "index_locks": {}}
+    for oid in after.locks.keys() & before.relations.keys():
+        relation, mode = before.relations[oid], found.mode(after, oid)
+        if relation.kind not in "iI":
+            locks["locks"][relation.name] = SHORT[mode]
+        elif mode > Mode.ROW_EXCLUSIVE:
+            locks["index_locks"][relation.name] = SHORT[mode]
+    both = [
+        (one, after.relations[oid])
+        for oid, one in before.relations.items()
+        if oid in after.relations
+    ]
+    return locks | {
+        "rewrites": sorted(
+            was.name for was, now in both if was.kind in "rm" and was.node != now.node
+        ),
+        "scans": {now.name: now.scans - was.scans for was, now in both if now.scans > was.scans},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRUTH)
+def test_a_statement_is_seen_as_a_second_session_sees_it(
+    server: Server, clone: Database, name: str
+) -> None:
+    major = int(server.admin.execute("SHOW server_version_num")[0][0]) // 10_000
+    truth = TRUTH[name]
+    if major < truth.get("since", 14):
+        pytest.skip("this server does not have it")
+    for sql in truth.get("setup", ()):
+        clone.execute(sql)
+    expected = truth | (truth.get("before_18", {}) if major < 18 else {})
+    found = seen(observed(clone, truth["sql"], truth.get("session", "")))
+    assert found == {
+        "locks": expected.get("locks", {}),
+        "index_locks": expected.get("index_locks", {}),
+        "rewrites": expected.get("rewrites", []),
+        "scans": expected.get("scans", {}),
+    }
