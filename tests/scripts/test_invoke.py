@@ -35,7 +35,7 @@ def invoke(*arguments: str, **environ: str) -> Completed:
     return Completed(result.returncode, result.stdout, result.stderr)
 
 
-@pytest.mark.parametrize("environ", [{}, {"CI": "1"}, {"MIGRATION_CONSENT": "yes"}])
+@pytest.mark.parametrize("environ", [{}, {"CI": "1"}, {"MIGRATION_CONSENT": "1"}])
 def test_an_assistant_invokes_no_migration_unasked(environ: dict[str, str]) -> None:
     result = invoke("--region", "eu-west-1", **environ)
     assert (result.code, result.out) == (3, "")
