@@ -36,6 +36,9 @@ from tests.kit import (
     words,
 )
 
+# Each of them starts processes.
+pytestmark = pytest.mark.slow
+
 # The files .env.local and .env
 
 
@@ -45,7 +48,6 @@ def team(project: Path, tmp_path: Path) -> Path:
     return bundle(project, tmp_path / "team", ONE)
 
 
-@pytest.mark.slow
 def test_env_local_comes_before_env_and_the_two_are_never_mixed(
     team: Path, database: Database, migrated: Database
 ) -> None:
@@ -67,7 +69,6 @@ def test_env_counts_where_env_local_names_no_database(team: Path, database: Data
     assert database.execute("SELECT environment FROM schema_migrations") == [("mine",)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "MIGRATION_DATABASE_URL"])
 def test_a_database_in_the_environment_switches_the_files_urls_off(
     team: Path, database: Database, migrated: Database, variable: str
@@ -83,7 +84,6 @@ def test_a_database_in_the_environment_switches_the_files_urls_off(
     assert contents(migrated) == before
 
 
-@pytest.mark.slow
 def test_a_broken_env_file_is_named_and_its_content_is_not_shown(
     team: Path, database: Database
 ) -> None:
@@ -105,7 +105,6 @@ def test_a_broken_env_file_is_named_and_its_content_is_not_shown(
 # Where it is started
 
 
-@pytest.mark.slow
 def test_it_runs_from_another_directory_and_through_a_link(
     team: Path, tmp_path: Path, database: Database
 ) -> None:
@@ -253,7 +252,6 @@ def test_a_python_without_the_requirements_says_what_to_do(
     assert contents(database) == ([], [])
 
 
-@pytest.mark.slow
 def test_strict_warnings_of_python_find_nothing(
     cli: Cli, migrations: Write, database: Database
 ) -> None:
@@ -284,7 +282,6 @@ def test_strict_warnings_of_python_find_nothing(
 # Streams
 
 
-@pytest.mark.slow
 def test_colour_is_for_terminals_and_no_color_switches_it_off(
     cli: Cli, migrations: Write, database: Database
 ) -> None:
@@ -320,7 +317,6 @@ def test_colour_is_for_terminals_and_no_color_switches_it_off(
     assert recorded(database) == ["001-one"]
 
 
-@pytest.mark.slow
 def test_a_stdout_that_knows_no_emoji_gets_the_rest(
     cli: Cli, migrations: Write, database: Database
 ) -> None:
@@ -379,7 +375,6 @@ def test_a_reader_of_the_first_line_only_gets_it(
     assert len(recorded(database) or []) == 5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "closed", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>/dev/full"]
 )
@@ -429,7 +424,6 @@ def test_a_build_that_applies_nothing_can_be_interrupted_too(cli: Cli, migration
     assert CANARY not in out + err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_what_is_kept_and_exits_by_its_signal(
     cli: Cli, migrations: Write, database: Database, number: signal.Signals, code: int
@@ -474,7 +468,6 @@ def starting(tmp_path: Path, module: str, line: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "first")}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("module", ["datetime", "psycopg"])
 def test_a_signal_while_it_starts_is_one_line_and_its_code(
@@ -516,7 +509,6 @@ def test_ctrl_c_while_another_script_starts_shows_no_traceback(cli: Cli, script:
     assert (result.returncode, result.stderr) == (-signal.SIGINT, b"")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "late", ["atexit.register(strike)", "late = type('Late', (), {'__del__': strike})()"]
@@ -621,7 +613,6 @@ def test_a_wrong_command_line_is_2_in_words_and_in_the_document(
     assert contents(database) == ([], [])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("word", ["apply", "up", "migrate"])
 def test_other_tools_words_for_a_run_are_a_run(
     here: Here, migrations: Write, database: Database, word: str
@@ -677,7 +668,6 @@ def test_a_word_that_means_nothing_here_is_answered_with_what_does(
     assert [path.stem for path in directory.iterdir()] == ["001-one"]
 
 
-@pytest.mark.slow
 def test_help_reads_like_a_manual_page(cli: Cli) -> None:
     for columns in ("40", "300"):
         result = cli("--help", url=NOWHERE, env={"COLUMNS": columns})

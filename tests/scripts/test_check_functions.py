@@ -9,6 +9,9 @@ import pytest
 
 from tests.conftest import Completed
 
+# Each of them starts processes.
+pytestmark = pytest.mark.slow
+
 CHECK = "scripts/check_functions.py"
 
 
@@ -56,7 +59,6 @@ def test_whatever_vercel_takes_for_a_function_passes(copy: Path, source: str) ->
     assert (result.code, "api/deep/another-one.py" in result.out) == (0, True), result.err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [
@@ -75,7 +77,6 @@ def test_a_file_that_vercel_would_silently_leave_out_is_refused(copy: Path, sour
     assert "Prefix a helper module with _." in result.err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "words"),
     [
