@@ -50,8 +50,12 @@ class Wire:
 
     @property
     def called(self) -> list[str]:
-        """The hostile things that the server says were called."""
-        return sorted(set(re.findall(f"{MARK}: ([^\\0]*)", self.received.decode(errors="replace"))))
+        """The hostile things that the server says were called, in an error or a notice.
+
+        The mark is also in the definitions of these things, which a run reads.
+        """
+        said = self.received.decode(errors="replace")
+        return sorted(set(re.findall(f"\\0M{MARK}: ([^\\0]*)", said)))
 
 
 @contextmanager
