@@ -21,6 +21,9 @@ from scripts.embedded import Embedded
 from tests.conftest import ROOT, Completed
 from tests.kit import wait_until_gone
 
+# Each of them starts git, often.
+pytestmark = pytest.mark.slow
+
 BUILD = '{"scripts": {"build": "vite build"}}'
 TEAMS: dict[str, dict[str, str]] = {
     "alone": {"README.md": "Ours\n"},
@@ -201,7 +204,6 @@ def test_the_packages_of_own_functions_are_installed_for_the_build_step(make: Ma
     assert not [line for line in lines if line.startswith("starlette==")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_second_run_changes_nothing(make: Make, shape: str) -> None:
     root = make(TEAMS[shape])
@@ -280,7 +282,6 @@ def test_no_package_is_needed(make: Make) -> None:
     assert (root / "onward.lock").exists()
 
 
-@pytest.mark.slow
 def test_an_adopted_repository_is_no_checkout(make: Make, tmp_path: Path) -> None:
     root = make(TEAMS["alone"])
     adopted(root)
@@ -382,7 +383,6 @@ def test_what_vercel_would_stumble_over_is_told(
     assert kept == {name: text for name, text in files.items() if name != "requirements.txt"}
 
 
-@pytest.mark.slow
 def test_an_upgrade_replaces_removes_and_adds(make: Make, newer: Path) -> None:
     root = make(TEAMS["next"])
     adopted(root)
@@ -407,7 +407,6 @@ def test_an_upgrade_replaces_removes_and_adds(make: Make, newer: Path) -> None:
     assert settings["regions"] == ["fra1"]
 
 
-@pytest.mark.slow
 def test_an_upgrade_leaves_what_was_changed_by_hand(make: Make, newer: Path) -> None:
     root = make(TEAMS["alone"])
     adopted(root)
@@ -427,7 +426,6 @@ def test_an_upgrade_leaves_what_was_changed_by_hand(make: Make, newer: Path) -> 
     assert "changed  lib/guard.py" in check(root).out
 
 
-@pytest.mark.slow
 def test_the_migrations_of_a_team_are_never_touched(make: Make, newer: Path) -> None:
     root = make(TEAMS["alone"])
     adopted(root)
@@ -439,7 +437,6 @@ def test_the_migrations_of_a_team_are_never_touched(make: Make, newer: Path) -> 
     assert after == before
 
 
-@pytest.mark.slow
 def test_an_older_checkout_is_refused(make: Make, newer: Path) -> None:
     root = make(TEAMS["alone"])
     adopted(root, checkout=newer)
@@ -459,7 +456,6 @@ def test_another_order_is_a_second_run_with_that_order(make: Make) -> None:
     assert "✅ Nothing to do" in adopted(root).out
 
 
-@pytest.mark.slow
 def test_a_check_tells_what_was_changed_and_what_is_missing(make: Make) -> None:
     root = make(TEAMS["client"])
     adopted(root)
@@ -485,7 +481,6 @@ def test_a_check_without_a_lock_is_refused(tmp_path: Path) -> None:
     assert (result.code, "has no onward.lock" in result.err) == (2, True)
 
 
-@pytest.mark.slow
 def test_an_adopted_repository_creates_and_validates_migrations(make: Make) -> None:
     root = make(TEAMS["alone"])
     adopted(root)
@@ -499,7 +494,6 @@ def test_an_adopted_repository_creates_and_validates_migrations(make: Make) -> N
     assert "2 files passed the checks" in result.stdout
 
 
-@pytest.mark.slow
 def test_an_adopted_repository_has_a_sandbox(make: Make) -> None:
     root = make(TEAMS["client"])
     adopted(root)
@@ -515,7 +509,6 @@ def test_an_adopted_repository_has_a_sandbox(make: Make) -> None:
     assert git(root, "status", "--porcelain") == ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "order"), [("2\n", "migrate-first"), ("\n", "build-first"), ("\x04", None)]
 )
