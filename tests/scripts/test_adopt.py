@@ -35,7 +35,20 @@ TEAMS: dict[str, dict[str, str]] = {
     "python": {"api/orders.py": "app = None\n", "requirements.txt": "flask\nstarlette>=1\n"},
     "sam": {"template.yaml": "Transform: AWS::Serverless-2016-10-31\n"},
 }
-OUTSIDE = '{"version": "0.1.0", "shape": "alone", "order": "", "files": {"../x": ""}}'
+LOCK = {"version": "0.1.0", "shape": "alone", "order": "build-first", "files": {}, "blocks": {}}
+OUTSIDE = json.dumps(LOCK | {"files": {"../x": ""}, "vercel": None})
+NOT_OURS = [
+    "[]",
+    "{}",
+    json.dumps(LOCK),
+    json.dumps(LOCK | {"vercel": None, "version": 1}),
+    json.dumps(LOCK | {"vercel": None, "version": "1.x"}),
+    json.dumps(LOCK | {"vercel": None, "shape": "x"}),
+    json.dumps(LOCK | {"vercel": None, "order": "x"}),
+    json.dumps(LOCK | {"vercel": None, "files": []}),
+    json.dumps(LOCK | {"vercel": None, "blocks": {"a": 1}}),
+    json.dumps(LOCK | {"vercel": {}}),
+]
 MIGRATION = "migrations/000-create-migration-table.sql"
 Make = Callable[[Mapping[str, str]], Path]
 
@@ -239,7 +252,7 @@ def test_collisions_are_all_named_and_nothing_is_written(make: Make) -> None:
         ({"index.html": ""}, "index.html: Vercel will publish public/ only"),
         ({"lib": "a file"}, "lib is not a directory"),
         ({"scripts/setup/x": ""}, "setup is not a file"),
-        ({"onward.lock": "{}"}, "onward.lock cannot be read"),
+        *[({"onward.lock": text}, "it is not as scripts/adopt.py writes it") for text in NOT_OURS],
         ({"onward.lock": OUTSIDE}, "it names a file outside the repository"),
         ({"AGENTS.md": "# Onward ends here\n", ".gitignore": "# Onward ends here\n"}, "only one"),
         ({"vercel.json": '{"buildCommand": "python scripts/migrate.py"}'}, "another version"),
@@ -252,6 +265,16 @@ def test_what_stands_in_the_way_is_named_and_nothing_is_written(
     result = adopt(root)
     assert (result.code, words in result.err) == (2, True), result.err
     assert git(root, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("name", ["scripts", "dependencies", "devDependencies"])
+@pytest.mark.parametrize("value", [None, [], "x", 1])
+def test_what_npm_would_ignore_in_a_package_is_ignored(
+    make: Make, name: str, value: object
+) -> None:
+    root = make({"package.json": json.dumps({name: value})})
+    assert adopt(root).code == 0
+    assert json.loads((root / "onward.lock").read_text())["shape"] == "alone"
 
 
 def test_a_link_in_a_files_place_is_refused(make: Make, tmp_path: Path) -> None:
