@@ -63,7 +63,7 @@ class RunLog:
     def __init__(self, emit: Emit = lambda _: None) -> None:
         self._emit = emit
         self._applied: dict[str, MigrationResult] = {}
-        self._running = ""
+        self._running = "the history"  # its table may have to be made first
 
     @property
     def applied(self) -> tuple[MigrationResult, ...]:
@@ -89,7 +89,7 @@ class RunLog:
             self._emit(Running(version))
 
     def still_running(self, seconds: float, details: tuple[str, ...]) -> None:
-        """The file that runs has been running for so many seconds."""
+        """What was begun last, a file or the history, has been running for so many seconds."""
         self._emit(Progress(self._running, seconds, details))
 
     def retrying(self, error: TableBusy, pause: float) -> None:

@@ -1,6 +1,7 @@
 """`onward.lock`: which version a repository has, and the hash of what is Onward's in it."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -9,8 +10,9 @@ from typing import Any
 
 from scripts.adopting import AdoptError
 from scripts.adopting.blocks import MARKS, block_in
+from scripts.adopting.owners import SHAPES
 from scripts.adopting.repository import Repository
-from scripts.adopting.vercel_json import changed_by_hand
+from scripts.adopting.vercel_json import BUILD_FIRST, MIGRATE_FIRST, changed_by_hand, is_addition
 
 NAME = "onward.lock"
 
@@ -45,16 +47,36 @@ def read_lock(root: Path) -> Lock | None:
     if not (root / NAME).exists():
         return None
     try:
-        lock = Lock(**json.loads((root / NAME).read_text()))
-        _numbers(lock.version)
+        lock = _lock_of(json.loads((root / NAME).read_text()))
         if any(PurePosixPath(name).is_absolute() or ".." in name for name in lock.files):
             raise ValueError("it names a file outside the repository")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise AdoptError(
             f"{NAME} cannot be read: {error}",
             next_step=f"Restore it from version control:\n  git checkout {NAME}",
         ) from None
     return lock
+
+
+def _lock_of(document: Any) -> Lock:
+    """The lock that a document describes. Raises ValueError."""
+    known = isinstance(document, dict) and document.keys() == Lock.__dataclass_fields__.keys()
+    lock = Lock(**document) if known else None
+    if (
+        lock is None
+        or not isinstance(lock.version, str)
+        or not re.fullmatch(r"[0-9]+(\.[0-9]+)*", lock.version)
+        or lock.shape not in SHAPES
+        or lock.order not in (BUILD_FIRST, MIGRATE_FIRST)
+        or not all(_is_text_by_name(one) for one in (lock.files, lock.blocks))
+        or not (lock.vercel is None or is_addition(lock.vercel))
+    ):
+        raise ValueError("it is not as scripts/adopt.py writes it")
+    return lock
+
+
+def _is_text_by_name(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
 
 
 def differences(root: Path, lock: Lock) -> Iterator[str]:

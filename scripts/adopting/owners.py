@@ -88,6 +88,9 @@ _MOVED = re.compile(
         re.escape(part.files) for part in TEAMS if part.files.startswith(("docs/", "template"))
     )
 )
+_NOT_A_TEAMS = re.compile(
+    r"<!-- For Onward's own repository\. -->.*?<!-- Until here\. -->\n*", re.S
+)
 _LINK = re.compile(r"\[([^]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 # Added to a team's own file of that name.
@@ -146,12 +149,13 @@ def place(name: str) -> str:
 
 def adapted(name: str, content: bytes) -> bytes:
     """The content as a team gets it: paths that are others there are others in it, in messages and
-    in links.
+    in links; and pages without what is for Onward's own repository.
     """
     if name.startswith(_AS_THEY_ARE):
         return content
     text = _MOVED.sub(lambda found: place(found[0]), content.decode())
     if name.endswith(".md"):
+        text = _NOT_A_TEAMS.sub("", text)
         text = _LINK.sub(lambda found: _link(name, *found.groups("")), text)
     return text.encode()
 

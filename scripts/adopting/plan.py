@@ -143,11 +143,9 @@ class Planner:
         return Change(name, "merged", text.encode(), path.stat().st_mode & 0o777, note)
 
     def _agents(self) -> str:
-        """The rules as a section; what is for maintainers is left out."""
-        text = (self.checkout / "AGENTS.md").read_text()
-        paragraphs = [one for one in text.split("\n\n") if "CONTRIBUTING.md" not in one]
-        text = re.sub(r"^#", "##", "\n\n".join(paragraphs), flags=re.MULTILINE)
-        return adapted("AGENTS.md", text.encode()).decode().rstrip("\n") + "\n"
+        """The rules, as a section."""
+        text = adapted("AGENTS.md", (self.checkout / "AGENTS.md").read_bytes()).decode()
+        return re.sub(r"^#", "##", text, flags=re.MULTILINE).rstrip("\n") + "\n"
 
     def _gitignore(self) -> str:
         lines = ["/.venv/", "/.sandbox/", "__pycache__/"]

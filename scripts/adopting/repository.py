@@ -115,11 +115,16 @@ class Repository:
 
     @property
     def _builds(self) -> bool:
-        return bool(self.package.get("scripts", {}).get("build"))
+        return bool(self._in_package("scripts").get("build"))
 
     @property
     def _dependencies(self) -> set[str]:
-        return {*self.package.get("dependencies", {}), *self.package.get("devDependencies", {})}
+        return {*self._in_package("dependencies"), *self._in_package("devDependencies")}
+
+    def _in_package(self, name: str) -> dict[str, Any]:
+        """An object in its package.json; empty if it is absent, or anything else."""
+        found = self.package.get(name)
+        return found if isinstance(found, dict) else {}
 
     @property
     def _template(self) -> bool:
@@ -206,7 +211,7 @@ class Repository:
 
     def _git(self, *words: str, given: str = "") -> str | None:
         """What git says; None without git, or if this is no repository of git's."""
-        command = ["git", "-c", "safe.directory=*", "-C", str(self.root), *words]
+        command = ["git", "-C", str(self.root), *words]
         try:
             result = subprocess.run(
                 command, input=given, capture_output=True, encoding="utf-8", check=False

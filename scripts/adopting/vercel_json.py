@@ -151,6 +151,16 @@ def _indent(text: str) -> int | str:
     return "\t" if found[1].startswith("\t") else len(found[1])
 
 
+def is_addition(value: object) -> bool:
+    """Whether it is as `Merged.added`."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == {*COMMANDS, "functions"}
+        and all(isinstance(value[key], str) for key in COMMANDS)
+        and isinstance(value["functions"], dict)
+    )
+
+
 def changed_by_hand(text: str, added: dict[str, Any]) -> list[str]:
     """The keys in which a team's file no longer has what was added."""
     document = parsed(text)

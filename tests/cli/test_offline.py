@@ -10,6 +10,9 @@ import pytest
 from tests.conftest import Completed, Database, Here
 from tests.kit import ONE, TWO, Write, commit, contents, git
 
+# Each of them starts git, often.
+pytestmark = pytest.mark.slow
+
 Check = Callable[..., Completed]
 
 
@@ -131,7 +134,6 @@ def test_renumber_keeps_a_file_that_the_base_branch_has(here: Here, tmp_path: Pa
     assert names(tmp_path) == ["001-one.sql", "002-b.sql", "002-two.sql"]
 
 
-@pytest.mark.slow
 def test_renumber_asks_a_database_in_reach_first(
     here: Here, migrations: Write, database: Database, tmp_path: Path
 ) -> None:
@@ -149,7 +151,6 @@ def test_renumber_asks_a_database_in_reach_first(
     assert contents(database) == before
 
 
-@pytest.mark.slow
 def test_of_two_files_of_one_number_on_the_base_the_unapplied_one_moves(
     here: Here, migrations: Write, database: Database, tmp_path: Path
 ) -> None:
@@ -233,7 +234,6 @@ def test_check_accepts_new_files_above_the_base(branch: Path, check: Check) -> N
     )
 
 
-@pytest.mark.slow
 def test_check_names_all_problems_with_commands_that_repair_them(
     branch: Path, check: Check, here: Here
 ) -> None:
@@ -293,7 +293,6 @@ def test_check_of_a_branch_that_is_not_here_says_how_to_fetch_it(
     assert check(GITHUB_BASE_REF="next").code == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ref", ["origin/main", "origin/topic"])
 def test_check_in_a_shallow_clone_says_how_to_complete_it(
     branch: Path, check: Check, monkeypatch: pytest.MonkeyPatch, ref: str

@@ -105,6 +105,21 @@ def test_a_file_is_named_before_it_runs_and_while_it_waits(
     assert history(database) == ["001-alter"]
 
 
+def test_a_history_that_has_to_wait_is_reported_too(
+    database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.postgres.blockers.REPORT_SECONDS", 0.1)
+    events = Events()
+    with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("CREATE TABLE schema_migrations ()")
+        running = pool.submit(run, database, migrations(ONE), events, MIGRATION_LOCK_TIMEOUT="0")
+        until(lambda: running.done() or reports(events))
+        other.rollback()
+        running.result()
+    assert reports(events)[0].version == "the history"
+    assert history(database) == ["001-one"]
+
+
 def test_a_report_says_how_far_an_index_build_is(
     database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,9 @@ from scripts.embedded import Embedded
 from tests.conftest import ROOT, Completed
 from tests.kit import wait_until_gone
 
+# Each of them starts git, often.
+pytestmark = pytest.mark.slow
+
 BUILD = '{"scripts": {"build": "vite build"}}'
 TEAMS: dict[str, dict[str, str]] = {
     "alone": {"README.md": "Ours\n"},
@@ -32,7 +35,20 @@ TEAMS: dict[str, dict[str, str]] = {
     "python": {"api/orders.py": "app = None\n", "requirements.txt": "flask\nstarlette>=1\n"},
     "sam": {"template.yaml": "Transform: AWS::Serverless-2016-10-31\n"},
 }
-OUTSIDE = '{"version": "0.1.0", "shape": "alone", "order": "", "files": {"../x": ""}}'
+LOCK = {"version": "0.1.0", "shape": "alone", "order": "build-first", "files": {}, "blocks": {}}
+OUTSIDE = json.dumps(LOCK | {"files": {"../x": ""}, "vercel": None})
+NOT_OURS = [
+    "[]",
+    "{}",
+    json.dumps(LOCK),
+    json.dumps(LOCK | {"vercel": None, "version": 1}),
+    json.dumps(LOCK | {"vercel": None, "version": "1.x"}),
+    json.dumps(LOCK | {"vercel": None, "shape": "x"}),
+    json.dumps(LOCK | {"vercel": None, "order": "x"}),
+    json.dumps(LOCK | {"vercel": None, "files": []}),
+    json.dumps(LOCK | {"vercel": None, "blocks": {"a": 1}}),
+    json.dumps(LOCK | {"vercel": {}}),
+]
 MIGRATION = "migrations/000-create-migration-table.sql"
 Make = Callable[[Mapping[str, str]], Path]
 
@@ -201,7 +217,6 @@ def test_the_packages_of_own_functions_are_installed_for_the_build_step(make: Ma
     assert not [line for line in lines if line.startswith("starlette==")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_second_run_changes_nothing(make: Make, shape: str) -> None:
     root = make(TEAMS[shape])
@@ -237,7 +252,7 @@ def test_collisions_are_all_named_and_nothing_is_written(make: Make) -> None:
         ({"index.html": ""}, "index.html: Vercel will publish public/ only"),
         ({"lib": "a file"}, "lib is not a directory"),
         ({"scripts/setup/x": ""}, "setup is not a file"),
-        ({"onward.lock": "{}"}, "onward.lock cannot be read"),
+        *[({"onward.lock": text}, "it is not as scripts/adopt.py writes it") for text in NOT_OURS],
         ({"onward.lock": OUTSIDE}, "it names a file outside the repository"),
         ({"AGENTS.md": "# Onward ends here\n", ".gitignore": "# Onward ends here\n"}, "only one"),
         ({"vercel.json": '{"buildCommand": "python scripts/migrate.py"}'}, "another version"),
@@ -250,6 +265,16 @@ def test_what_stands_in_the_way_is_named_and_nothing_is_written(
     result = adopt(root)
     assert (result.code, words in result.err) == (2, True), result.err
     assert git(root, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("name", ["scripts", "dependencies", "devDependencies"])
+@pytest.mark.parametrize("value", [None, [], "x", 1])
+def test_what_npm_would_ignore_in_a_package_is_ignored(
+    make: Make, name: str, value: object
+) -> None:
+    root = make({"package.json": json.dumps({name: value})})
+    assert adopt(root).code == 0
+    assert json.loads((root / "onward.lock").read_text())["shape"] == "alone"
 
 
 def test_a_link_in_a_files_place_is_refused(make: Make, tmp_path: Path) -> None:
@@ -280,7 +305,6 @@ def test_no_package_is_needed(make: Make) -> None:
     assert (root / "onward.lock").exists()
 
 
-@pytest.mark.slow
 def test_an_adopted_repository_is_no_checkout(make: Make, tmp_path: Path) -> None:
     root = make(TEAMS["alone"])
     adopted(root)
@@ -382,7 +406,6 @@ def test_what_vercel_would_stumble_over_is_told(
     assert kept == {name: text for name, text in files.items() if name != "requirements.txt"}
 
 
-@pytest.mark.slow
 def test_an_upgrade_replaces_removes_and_adds(make: Make, newer: Path) -> None:
     root = make(TEAMS["next"])
     adopted(root)
@@ -407,7 +430,6 @@ def test_an_upgrade_replaces_removes_and_adds(make: Make, newer: Path) -> None:
     assert settings["regions"] == ["fra1"]
 
 
-@pytest.mark.slow
 def test_an_upgrade_leaves_what_was_changed_by_hand(make: Make, newer: Path) -> None:
     root = make(TEAMS["alone"])
     adopted(root)
@@ -427,7 +449,6 @@ def test_an_upgrade_leaves_what_was_changed_by_hand(make: Make, newer: Path) -> 
     assert "changed  lib/guard.py" in check(root).out
 
 
-@pytest.mark.slow
 def test_the_migrations_of_a_team_are_never_touched(make: Make, newer: Path) -> None:
     root = make(TEAMS["alone"])
     adopted(root)
@@ -439,7 +460,6 @@ def test_the_migrations_of_a_team_are_never_touched(make: Make, newer: Path) -> 
     assert after == before
 
 
-@pytest.mark.slow
 def test_an_older_checkout_is_refused(make: Make, newer: Path) -> None:
     root = make(TEAMS["alone"])
     adopted(root, checkout=newer)
@@ -459,7 +479,6 @@ def test_another_order_is_a_second_run_with_that_order(make: Make) -> None:
     assert "✅ Nothing to do" in adopted(root).out
 
 
-@pytest.mark.slow
 def test_a_check_tells_what_was_changed_and_what_is_missing(make: Make) -> None:
     root = make(TEAMS["client"])
     adopted(root)
@@ -485,7 +504,6 @@ def test_a_check_without_a_lock_is_refused(tmp_path: Path) -> None:
     assert (result.code, "has no onward.lock" in result.err) == (2, True)
 
 
-@pytest.mark.slow
 def test_an_adopted_repository_creates_and_validates_migrations(make: Make) -> None:
     root = make(TEAMS["alone"])
     adopted(root)
@@ -499,7 +517,6 @@ def test_an_adopted_repository_creates_and_validates_migrations(make: Make) -> N
     assert "2 files passed the checks" in result.stdout
 
 
-@pytest.mark.slow
 def test_an_adopted_repository_has_a_sandbox(make: Make) -> None:
     root = make(TEAMS["client"])
     adopted(root)
@@ -515,7 +532,6 @@ def test_an_adopted_repository_has_a_sandbox(make: Make) -> None:
     assert git(root, "status", "--porcelain") == ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "order"), [("2\n", "migrate-first"), ("\n", "build-first"), ("\x04", None)]
 )

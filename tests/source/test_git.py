@@ -11,6 +11,9 @@ from lib.source.git import Repository, find_repository
 from lib.source.numbering import BranchFile
 from tests.kit import ONE, TWO, commit, git
 
+# Each of them starts git, often.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
@@ -85,7 +88,6 @@ def test_what_git_sets_for_a_hook_leads_to_no_other_repository(
     assert BranchFile("topic", "002-two.sql") in repository(clone).unmerged()
 
 
-@pytest.mark.slow
 def test_a_partial_clone_fetches_nothing(clone: Path) -> None:
     origin = clone.parent / "origin"
     commit(origin, "topic", TWO)

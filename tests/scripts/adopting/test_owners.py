@@ -13,6 +13,7 @@ from scripts.adopting.owners import (
     ON_VERCEL,
     SHAPES,
     TEAMS,
+    adapted,
     not_deployed,
     place,
     shipped,
@@ -61,6 +62,10 @@ def test_every_link_of_a_teams_pages_leads_to_a_file_that_it_has(shape: str) -> 
     assert broken == []
 
 
+def as_shipped(page: str) -> str:
+    return adapted(page, (ROOT / page).read_bytes()).decode()
+
+
 def test_every_script_that_a_teams_page_names_is_a_teams() -> None:
     teams = {str(path.relative_to(ROOT)) for part in TEAMS for path in ROOT.glob(part.files)}
     # The changelog is about all of Onward, and has no commands to type.
@@ -69,7 +74,7 @@ def test_every_script_that_a_teams_page_names_is_a_teams() -> None:
         f"{page}: {script}"
         for page in pages
         if page != "CHANGELOG.md"
-        for script in re.findall(r"\bscripts/[\w./-]*\w", (ROOT / page).read_text())
+        for script in re.findall(r"\bscripts/[\w./-]*\w", as_shipped(page))
         if not any(name == script or name.startswith(f"{script}/") for name in teams)
     ]
     assert missing == []
