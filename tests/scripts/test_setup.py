@@ -89,11 +89,14 @@ class Packages:
             f"onward-probe=={version} {hashes}\n"
         )
 
-    def without_ensurepip(self) -> str:
-        """A PYTHONPATH on which Python finds none of the wheels that ensurepip installs."""
-        (self.tmp_path / "none").mkdir()
-        (self.tmp_path / "none" / "ensurepip.py").touch()
-        return str(self.tmp_path / "none")
+    def without_ensurepip(self) -> dict[str, str]:
+        """An environment in which Python finds none of the wheels that ensurepip installs."""
+        none = self.tmp_path / "none"
+        none.mkdir()
+        (none / "ensurepip.py").touch()
+        # Debian's Python has its wheels elsewhere, and names the place among these.
+        (none / "no_variables.py").write_text("build_time_vars = {}\n")
+        return {"PYTHONPATH": str(none), "_PYTHON_SYSCONFIGDATA_NAME": "no_variables"}
 
     def setup(self, *arguments: str, python: str = "", **environment: str) -> Completed:
         """Run scripts/setup."""
@@ -132,7 +135,7 @@ def packages(project: Path, tmp_path: Path) -> Packages:
 def test_it_says_what_to_install_where_python_makes_no_environment(
     packages: Packages,
 ) -> None:
-    result = packages.setup(python=WITHOUT_PIP, PYTHONPATH=packages.without_ensurepip())
+    result = packages.setup(python=WITHOUT_PIP, **packages.without_ensurepip())
     assert result.code == 1
     assert "it has no venv, or neither pip nor ensurepip" in result.err
     assert "apt install python3-venv" in result.err
@@ -203,7 +206,7 @@ def test_an_installation_that_was_interrupted_is_repeated(packages: Packages) ->
 def test_one_of_pip_and_ensurepip_is_enough(packages: Packages, there: str) -> None:
     packages.lock("1.0", packages.wheel("1.0"))
     if there == "pip":
-        result = packages.setup(PYTHONPATH=packages.without_ensurepip())
+        result = packages.setup(**packages.without_ensurepip())
     else:
         result = packages.setup(python=WITHOUT_PIP)
     assert (result.code, packages.installed) == (0, "1.0"), result.err
