@@ -271,6 +271,27 @@ def test_the_status_lists_sizes_that_a_rehearsal_takes(here: Here, shop: Databas
     assert recorded(shop) == ["001-orders"]
 
 
+def test_a_table_with_rows_has_its_own_size_and_others_that_of_the_file(
+    here: Here, shop: Database, migrations: Write
+) -> None:
+    shop.execute("INSERT INTO orders SELECT g, g, repeat('x', 50) FROM generate_series(1, 20000) g")
+    shop.execute("CREATE TABLE users (id int); ANALYZE orders")
+    migrations({"007-users.sql": "ALTER TABLE users ADD CHECK (id > 0);\n"})
+    large = {"public.orders": [9_100_000_000, 41_000_000], "public.users": [2_000_000_000, 1]}
+    (here.directory / "sizes.json").write_text(json.dumps({"sizes": large}))
+    result = here("plan", *LARGE, "--json", url=shop.url)
+    assert result.code == 9
+    document = json.loads(result.out)
+    assert document["sizesFrom"] == "this database, else sizes.json"
+    checks = [file["findings"][0] for file in (document["files"][0], document["files"][3])]
+    assert [(one["table"], one["level"]) for one in checks] == [
+        ("orders", "warn"),
+        ("users", "fail"),
+    ]
+    assert (checks[0]["rows"], checks[1]["bytes"]) == (20_000, 2_000_000_000)
+    assert recorded(shop) == ["001-orders"]
+
+
 @pytest.mark.parametrize("command", ["rehearse", "plan"])
 def test_production_is_refused(here: Here, shop: Database, command: str) -> None:
     before = contents(shop)
