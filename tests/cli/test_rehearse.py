@@ -1,12 +1,28 @@
 """The commands that observe the pending files: `rehearse`, `plan`, and MIGRATION_REHEARSE."""
 
 import json
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from tests.conftest import Database, Here
-from tests.kit import HEAD, Write, by_name, contents, holding, recorded, rows, words
+from tests.conftest import Cli, Database, Here, Server
+from tests.kit import (
+    HEAD,
+    Write,
+    by_name,
+    contents,
+    environment,
+    holding,
+    nothing_is_left_running,
+    recorded,
+    rows,
+    until,
+    words,
+)
+from tests.proxy import Action, Proxy, cut_after, cut_before
 
 BASE = {"001-orders.sql": "CREATE TABLE orders (id int PRIMARY KEY, total int, notes text);\n"}
 CHECK = "ALTER TABLE orders ADD CONSTRAINT orders_total_positive CHECK (total >= 0);\n"
@@ -157,6 +173,50 @@ def test_a_plan_whose_connection_is_cut_changes_nothing(
     result = here("plan", url=shop.url)
     assert result.code not in (0, 9, 70)
     assert contents(shop) == before
+
+
+@pytest.mark.parametrize("cut", [cut_before, cut_after])
+def test_a_plan_that_loses_its_connection_says_so_and_changes_nothing(
+    here: Here, shop: Database, migrations: Write, proxy: Proxy, cut: Action
+) -> None:
+    shop.execute("INSERT INTO orders VALUES (1, 1, 'x')")
+    migrations({"007-cut.sql": "CREATE TABLE fine ();\nUPDATE orders SET total = 0;\n"})
+    before = contents(shop), rows(shop.url, "SELECT * FROM orders"), rows(shop.url, SCHEMA)
+    proxy.when("UPDATE orders", cut)
+    result = here("plan", url=proxy.url(shop.url))
+    assert result.code == 1
+    assert "007-cut" in result.err
+    assert "rolled back" in result.err
+    after = contents(shop), rows(shop.url, "SELECT * FROM orders"), rows(shop.url, SCHEMA)
+    assert after == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_plan_that_is_stopped_in_a_statement_changes_nothing(
+    cli: Cli, server: Server, shop: Database, migrations: Write, number: signal.Signals
+) -> None:
+    shop.execute("INSERT INTO orders VALUES (1, 1, 'x')")
+    sleep = "CREATE TABLE fine ();\nUPDATE orders SET total = 0;\nSELECT pg_sleep(60);\n"
+    migrations({"007-sleep.sql": sleep})
+    before = contents(shop), rows(shop.url, "SELECT * FROM orders"), rows(shop.url, SCHEMA)
+    process = subprocess.Popen(
+        [sys.executable, str(cli.script), "plan"],
+        env=environment(cli, shop.url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    until(lambda: rows(shop.url, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+    process.send_signal(number)
+    said, _ = process.communicate()
+    killed = number is signal.SIGKILL
+    assert process.returncode == (-number if killed else 128 + number)
+    assert killed or f"interrupted by {number.name}" in said
+    assert "Traceback" not in said
+    nothing_is_left_running(server, shop)
+    after = contents(shop), rows(shop.url, "SELECT * FROM orders"), rows(shop.url, SCHEMA)
+    assert after == before
 
 
 def test_a_plan_does_not_blame_a_file_for_locks_of_the_one_before(
