@@ -1,6 +1,5 @@
 """What the definitions show of a change by hand, and what they do not change for."""
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +10,8 @@ from lib.drift import Schema
 from lib.errors import LockBusy
 from lib.postgres.definitions import Limits, read_definitions
 from lib.postgres.history import read_history
-from scripts.embedded import find_programs
 from tests.conftest import Database, Server
-from tests.kit import contents, holding, login, session_of
+from tests.kit import contents, dump_and_restore, holding, login, session_of
 
 LIMITS = Limits(lock=0.2, statement=15.0)
 # Of each kind something, with the texts that a restore is known to print in another way.
@@ -212,13 +210,6 @@ def test_a_dump_and_restore_changes_no_definition(
     finally:
         for target in restored:
             server.drop(target)
-
-
-def dump_and_restore(source: Database, target: Database) -> None:
-    """By the server's own programs."""
-    dump = subprocess.check_output([find_programs() / "pg_dump", "-d", source.url], text=True)
-    restore = [str(find_programs() / "psql"), "-q", "-v", "ON_ERROR_STOP=1", "-d", target.url]
-    subprocess.run(restore, input=dump, text=True, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_a_role_without_privileges_sees_the_same(server: Server, rich: Database) -> None:
