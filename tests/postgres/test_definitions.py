@@ -1,7 +1,8 @@
 """What the definitions show of a change by hand, and what they do not change for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -11,7 +12,8 @@ from lib.errors import LockBusy
 from lib.postgres.definitions import Limits, read_definitions
 from lib.postgres.history import read_history
 from tests.conftest import Database, Server
-from tests.kit import contents, dump_and_restore, holding, login, session_of
+from tests.histories import HISTORIES
+from tests.kit import contents, dump_and_restore, fill, holding, login, run, session_of
 
 LIMITS = Limits(lock=0.2, statement=15.0)
 # Of each kind something, with the texts that a restore is known to print in another way.
@@ -210,6 +212,21 @@ def test_a_dump_and_restore_changes_no_definition(
     finally:
         for target in restored:
             server.drop(target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", HISTORIES.values(), ids=HISTORIES)
+def test_a_dump_of_a_history_and_its_restore_change_no_definition(
+    server: Server, database: Database, tmp_path: Path, files: Mapping[str, str]
+) -> None:
+    run(database, fill(tmp_path, files))
+    before = schema(database)
+    restored = server.create()
+    try:
+        dump_and_restore(database, restored)
+        assert changed(before, schema(restored), strict=True) == []
+    finally:
+        server.drop(restored)
 
 
 def test_a_role_without_privileges_sees_the_same(server: Server, rich: Database) -> None:
