@@ -382,13 +382,45 @@ def test_a_history_without_marks_is_refused_until_it_is_claimed(
     assert here(command, url=shop.url, env=claim).code == 0
 
 
-def test_a_copy_of_production_may_be_rehearsed(here: Here, shop: Database) -> None:
+@pytest.mark.parametrize("command", ["rehearse", "plan", ""])
+def test_a_copy_of_production_may_be_rehearsed(here: Here, shop: Database, command: str) -> None:
     shop.execute(
         "UPDATE schema_migrations SET environment = 'production', "
         "identity = regexp_replace(identity, '^[0-9]', '9') || '9'"
     )
-    assert here("rehearse", url=shop.url).code == 0
+    result = here(*command.split(), url=shop.url, env={"MIGRATION_REHEARSE": "1"})
+    assert (result.code, "· constraint-scan ·" in result.out) == (0, True)
+    assert recorded(shop) == ["001-orders", *(VERSIONS if command != "plan" else [])]
+
+
+def test_a_run_that_production_marked_is_refused_and_observed_by_no_claim(
+    here: Here, shop: Database
+) -> None:
+    shop.execute("UPDATE schema_migrations SET environment = 'production'")
+    ((identity,),) = shop.execute("SELECT DISTINCT identity FROM schema_migrations")
+    before = contents(shop)
+    result = here(url=shop.url, env={"MIGRATION_REHEARSE": "1"})
+    assert result.code == 3
+    assert "was last migrated as production, and this run is development" in result.err
+    assert contents(shop) == before
+    claim = {"MIGRATION_REHEARSE": "1", "MIGRATION_CLAIM": f"development@{identity}"}
+    result = here(url=shop.url, env=claim)
+    assert (result.code, "constraint-scan" in result.out) == (0, False)
+    assert "MIGRATION_REHEARSE: not observed: this is production" in result.out
     assert recorded(shop) == ["001-orders", *VERSIONS]
+
+
+@pytest.mark.parametrize("command", ["rehearse", "plan"])
+def test_tables_without_a_history_are_refused(
+    here: Here, database: Database, migrations: Write, command: str
+) -> None:
+    migrations(BASE)
+    database.execute("CREATE TABLE theirs (id int)")
+    before = contents(database)
+    result = here(command, url=database.url)
+    assert result.code == 3
+    assert "has no migration history, but it has tables: public.theirs" in result.err
+    assert contents(database) == before
 
 
 def test_a_coding_assistant_asks_before_it_rehearses(here: Here, shop: Database) -> None:
