@@ -449,6 +449,17 @@ def test_a_run_that_may_not_be_observed_runs_all_the_same(here: Here, shop: Data
     assert recorded(shop) == ["001-orders", *VERSIONS]
 
 
+def test_an_acceptance_of_an_unknown_hazard_does_not_fail_a_run(
+    here: Here, shop: Database, migrations: Write
+) -> None:
+    migrations({"006-drop-order-notes.sql": "-- migrate: accept dorp: yes\nSELECT 1;\n"})
+    result = here(url=shop.url, env={"MIGRATION_REHEARSE": "1"})
+    assert result.code == 0
+    assert "MIGRATION_REHEARSE: not observed: " in result.out
+    assert "006-drop-order-notes.sql: dorp" in result.out
+    assert recorded(shop) == ["001-orders", *VERSIONS]
+
+
 def test_the_comment_for_a_pull_request_is_alone_on_stdout(here: Here, shop: Database) -> None:
     result = here("plan", *LARGE, "--markdown", url=shop.url)
     assert result.out.startswith("<!-- onward:plan -->\n### ❌ 3 migrations: 1 finding fails")
