@@ -106,6 +106,8 @@ class Mark(NamedTuple):
     as_of: datetime | None = None
     hash: str | None = None
     """Of the expected schema."""
+    begun: str = ""
+    """The file whose statements may have changed the schema since, each in its own transaction."""
 
 
 def judge(expected: Schema | None, found: Schema, *, strict: bool = False) -> Verdict:
@@ -134,20 +136,25 @@ def judge_against(saved: Schema, found: Schema, file: str, *, strict: bool) -> V
 
 
 def mark_of(history: History) -> Mark:
-    """What the history says of drift. Unknown where a later row than the document's is there."""
-    holder, uncovered = holder_of(history)
+    """What the history says of drift. Unknown where the document does not cover all migrations."""
+    holder, gap = holder_of(history)
     if holder is None:
         return Mark(Drift.UNKNOWN)
     stored = _read_mark(holder.drift or "")
-    return stored._replace(drift=Drift.UNKNOWN) if uncovered else stored
+    return stored._replace(drift=Drift.UNKNOWN) if gap else stored
 
 
-def holder_of(history: History) -> tuple[AppliedMigration | None, AppliedMigration | None]:
-    """The row with the document, and the first of those behind it, which it does not cover."""
+def holder_of(history: History) -> tuple[AppliedMigration | None, str]:
+    """The row with the document, and the first migration that it does not cover, if any.
+
+    That is the file that was begun and has not come to its row, or the first row behind.
+    """
     rows = sorted(history.rows, key=lambda row: row.id)
     holder = next((row for row in reversed(rows) if row.drift), None)
-    behind = (row for row in rows if holder and row.id > holder.id)
-    return holder, next(behind, None)
+    if holder is None:
+        return None, ""
+    behind = (row.version for row in rows if row.id > holder.id)
+    return holder, _read_mark(holder.drift or "").begun or next(behind, "")
 
 
 def mark_text(drift: Drift, schema: Schema, at: str) -> str:
@@ -155,11 +162,18 @@ def mark_text(drift: Drift, schema: Schema, at: str) -> str:
     return json.dumps({"drift": drift, "asOf": at, "hash": schema.hash})
 
 
+def with_begun(mark: str, version: str) -> str:
+    """The mark's text with a file that begins; as it is if nobody can read it."""
+    if _read_mark(mark).hash is None:
+        return mark
+    return json.dumps({**json.loads(mark), "begun": version})
+
+
 def _read_mark(text: str) -> Mark:
     try:
         document = json.loads(text)
         found = Drift(document["drift"]), datetime.fromisoformat(document["asOf"])
-        return Mark(*found, str(document["hash"]))
+        return Mark(*found, str(document["hash"]), str(document.get("begun", "")))
     except (ValueError, KeyError, TypeError):
         return Mark(Drift.UNKNOWN)
 

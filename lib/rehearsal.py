@@ -75,17 +75,18 @@ def plan(config: Config, emit: Emit, sizes_file: Path | None = None) -> Rehearsa
 def _prepare(
     config: Config, executor: Executor, change: Change, sizes_file: Path | None
 ) -> Prepared:
-    sizes = read_sizes(sizes_file) if sizes_file else None
+    saved = read_sizes(sizes_file) if sizes_file else Sizes()
     history, plan = runner.read_plan(config, executor, load(config.directory), activity=True)
     require_rehearsal(config, history, change)
     require_known(plan.pending)
-    source = str(sizes_file) if sizes_file else _THIS_DATABASE
-    if sizes:
-        _require_same_tables(sizes, executor, source)
-    else:
-        sizes = _own_sizes(history)
-    given = Circumstances(int(history.version.split(".")[0]), sizes, config.large)
-    return Prepared(history, plan, given, source if sizes.tables else "")
+    if saved.tables:
+        _require_same_tables(saved, executor, str(sizes_file))
+    own = _own_sizes(history)
+    sources = {_THIS_DATABASE: own, str(sizes_file): saved}
+    given = Circumstances(int(history.version.split(".")[0]), own.else_of(saved), config.large)
+    return Prepared(
+        history, plan, given, ", else ".join(name for name, one in sources.items() if one.tables)
+    )
 
 
 def _own_sizes(history: History) -> Sizes:
@@ -96,7 +97,7 @@ def _own_sizes(history: History) -> Sizes:
 def _require_same_tables(sizes: Sizes, executor: Executor, source: str) -> None:
     """Raise ConfigError if none of the tables that a file lists is here."""
     here = {recipes.qualified(one) for one in executor.catalog().relations.values()}
-    if here and sizes.tables and here.isdisjoint(sizes.tables):
+    if here and here.isdisjoint(sizes.tables):
         raise ConfigError(
             f"{source} has the sizes of another database: it lists {len(sizes.tables)} tables, and "
             "none of them is here",

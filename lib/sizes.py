@@ -29,6 +29,10 @@ class Sizes(NamedTuple):
         """The size of a table by its qualified name; None if it is not known."""
         return self.tables.get(name, Size(0, None)) if self.tables else None
 
+    def else_of(self, others: Sizes) -> Sizes:
+        """These, and the others' where a table is not listed."""
+        return Sizes({**others.tables, **self.tables})
+
 
 def read_sizes(path: Path) -> Sizes:
     """The sizes of a file that `status --json` wrote. Raises ConfigError."""

@@ -29,6 +29,7 @@ from lib.postgres.connection import Connection
 from lib.settings.config import Config, read_config
 from lib.settings.database_url import DatabaseURL, parse_url
 from lib.source.migration import Migration, load, number_of
+from scripts.embedded import find_programs
 from tests.conftest import Cli, Completed, Database, Server
 
 Write = Callable[[Mapping[str, str | bytes]], Path]
@@ -319,6 +320,13 @@ def login(server: Server, database: Database, options: str = "") -> Iterator[Dat
 def role(database: Database) -> str:
     """The role that a database's URL names, quoted."""
     return f'"{urlsplit(database.url).username}"'
+
+
+def dump_and_restore(source: Database, target: Database) -> None:
+    """Make a database what another is, by the server's own programs."""
+    dump = subprocess.check_output([find_programs() / "pg_dump", "-d", source.url], text=True)
+    restore = [str(find_programs() / "psql"), "-q", "-v", "ON_ERROR_STOP=1", "-d", target.url]
+    subprocess.run(restore, input=dump, text=True, check=True, stdout=subprocess.DEVNULL)
 
 
 # What is there afterwards.

@@ -12,6 +12,7 @@ from lib.drift import (
     Mark,
     Schema,
     Verdict,
+    holder_of,
     judge,
     judge_against,
     load_schema,
@@ -25,6 +26,7 @@ from lib.drift import (
     schema_document,
     summary,
     unpacked,
+    with_begun,
 )
 from lib.errors import FilesError, SchemaDrift
 from lib.plan import AppliedMigration, History
@@ -175,6 +177,14 @@ def test_the_newest_rows_mark_is_what_is_known() -> None:
 def test_a_row_behind_the_document_makes_it_unknown() -> None:
     found = mark_of(history(mark_text(Drift.NONE, BASE, AT), None))
     assert (found.drift, found.hash) == (Drift.UNKNOWN, BASE.hash)
+
+
+def test_a_file_that_was_begun_and_has_no_row_makes_it_unknown() -> None:
+    mark = with_begun(mark_text(Drift.NONE, BASE, AT), "002-index")
+    found = mark_of(history(mark))
+    assert (found.drift, found.hash, found.begun) == (Drift.UNKNOWN, BASE.hash, "002-index")
+    assert holder_of(history(mark, None))[1] == "002-index"
+    assert with_begun("x", "002-index") == "x"
 
 
 @pytest.mark.parametrize(

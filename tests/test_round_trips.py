@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Cli, Database, Server
-from tests.kit import Write, history, run
+from tests.kit import HEAD, Write, history, run
 from tests.proxy import Proxy
 
 
@@ -72,6 +72,18 @@ def test_drift_costs_a_read_before_and_a_read_and_a_write_after(
     assert cost(proxy, database, migrations(files(4)), drift="warn") == 6 + 2 + reading + stored
     assert cost(proxy, database, migrations(files(5))) == 2 + 2, "nothing where it is off"
     assert len(history(database)) == 5
+
+
+def test_to_say_that_a_no_transaction_file_begins_costs_nothing(
+    proxy: Proxy, database: Database, migrations: Write
+) -> None:
+    costs = []
+    for number, stored in enumerate(("off", "off", "warn", "off"), start=1):
+        name = f"{number:03}-index.sql"
+        directory = migrations({name: f"{HEAD}CREATE TABLE t{number} ();"})
+        costs.append(cost(proxy, database, directory, drift=stored))
+        assert len(history(database)) == number
+    assert costs[3] == costs[1] == costs[2] - 3
 
 
 def test_only_a_file_that_creates_an_extension_costs_one_more(

@@ -242,7 +242,7 @@ def _add_commands_that_observe(add: Callable[..., argparse.ArgumentParser]) -> N
             "--sizes-from",
             type=Path,
             metavar="FILE",
-            help="the tables' sizes: what `status --json` of another database has printed",
+            help="sizes of tables under 1 MB here, printed by `status --json` of another database",
         )
 
 

@@ -19,6 +19,7 @@ from lib.cli.signals import ignore_further_signals
 from lib.drift import Drift, Mark, Verdict, holder_of, judge_against, load_schema, mark_of
 from lib.errors import (
     DuplicateNumbers,
+    FilesError,
     Interrupted,
     LockBusy,
     OnwardError,
@@ -103,7 +104,7 @@ def _run_observed(config: Config, terminal: Terminal) -> int:
 
     try:
         prepared = rehearsal.prepare(config, Change.run())
-    except WrongEnvironment as refused:
+    except (WrongEnvironment, FilesError) as refused:
         terminal.info(f"⚠️  MIGRATION_REHEARSE: not observed: {refused.message}")
         return _tell_run(runner.run(config, emit), terminal)
     result, found = rehearsal.rehearse(config, emit, prepared)

@@ -94,6 +94,10 @@ UPDATE {table} SET
 WHERE id OPERATOR(pg_catalog.=) {id} OR schema_state IS NOT NULL OR drift IS NOT NULL;
 """
 
+_STORE_MARK = """
+UPDATE {table} SET drift = {mark} WHERE id OPERATOR(pg_catalog.=) {id};
+"""
+
 # A trigger or a rule can keep a row from being stored, or change it, and the INSERT is none the
 # wiser. Deferred triggers have their turn first.
 _VERIFY = """
@@ -205,6 +209,11 @@ def schema_storage(history: History, row: int, document: str, mark: str) -> str:
         table=history.table, id=row, document=literal(document), mark=literal(mark)
     )
     return checks + USUAL_PATH + added + stored
+
+
+def mark_storage(history: History, row: int, mark: str) -> str:
+    """Change what the row of this id, which has the expected schema, says of it."""
+    return USUAL_PATH + _STORE_MARK.format(table=history.table, id=row, mark=literal(mark))
 
 
 def verification(

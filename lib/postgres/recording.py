@@ -107,14 +107,17 @@ class Recorder:
         row_id, digest = committed.rows[0]
         self._transaction.row_added(int(row_id or 0), int(digest or 0))
 
-    def rehearse(self, migration: Migration) -> None:
+    def rehearse(self, migration: Migration, begun: str) -> None:
         """Write the row of a no-transaction file and roll it back: the file cannot be undone.
 
-        Raises what prevents the row from being written.
+        Then commit `begun`, if it is anything and succeeds. Raises what prevents the row from being
+        written.
         """
         transaction_id = self._transaction.begin(migration.version)
         sql = self._recording_sql(migration, 0, transaction_id)
-        reply = self._session.connection.send(sql)
+        reply = self._session.connection.send(f"SAVEPOINT onward;{sql}")
+        if begun and not reply.failed:
+            self._transaction.send_commit(f"ROLLBACK TO onward;{begun}", Reply())
         self._transaction.rollback()
         if reply.failed:
             raise self._rehearsal_failure(migration, reply)

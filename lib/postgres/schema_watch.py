@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
-from lib.drift import Schema, Verdict, holder_of, judge, mark_text, packed
+from lib.drift import Schema, Verdict, holder_of, judge, mark_text, packed, with_begun
 from lib.errors import HistoryConflict, Interrupted, OnwardError
 from lib.events import RunLog
 from lib.postgres.check import OTHER_TABLE, ROWS_CHANGED
 from lib.postgres.connection import Reply
 from lib.postgres.definitions import Limits, read_definitions
-from lib.postgres.history_table import schema_storage
+from lib.postgres.history_table import mark_storage, schema_storage
 from lib.postgres.session import RunSession
 from lib.postgres.transaction import HistoryChanged, Transaction
 
@@ -40,10 +40,10 @@ class SchemaWatch:
 
         Raises LockBusy, or DatabaseUnavailable.
         """
-        holder, uncovered = holder_of(self._session.history)
+        holder, gap = holder_of(self._session.history)
         found, expected = self._read(holder and holder.id)
-        if expected and uncovered and not expected.gap:
-            expected = expected._replace(gap=uncovered.version)
+        if expected and gap and not expected.gap:
+            expected = expected._replace(gap=gap)
         self._found, self._expected = found, expected
         return found, judge(expected, found, strict=strict)
 
@@ -58,6 +58,17 @@ class SchemaWatch:
         verdict = self.compare()[1] if holder else None
         self._run_begun = True
         return verdict
+
+    def begun_sql(self, version: str) -> str:
+        """What says, before a file without a transaction, that its changes are not covered.
+
+        Nothing where that is known anyway: no document is stored, or one of an earlier row.
+        """
+        history = self._session.history
+        holder, gap = holder_of(history)
+        if not holder or gap or holder.id != self._transaction.fingerprint.newest:
+            return ""
+        return mark_storage(history, holder.id, with_begun(holder.drift or "", version))
 
     def end_run(self) -> None:
         """Store what is expected after a run, if there is a row to hold it.

@@ -205,11 +205,16 @@ class Service:
             yield environ
 
     def _read_plan(
-        self, config: Config, *, budget: Budget = READ_BUDGET, **connecting: Any
+        self,
+        config: Config,
+        *,
+        activity: bool = False,
+        budget: Budget = READ_BUDGET,
+        **connecting: Any,
     ) -> tuple[History, Plan]:
         migrations = self._files.load(config.directory)
         with Executor(config, budget=budget, **connecting) as database:
-            return runner.read_plan(config, database, migrations)
+            return runner.read_plan(config, database, migrations, activity=activity)
 
     @property
     def _status_setting(self) -> str:
@@ -235,7 +240,7 @@ class Service:
         return ApiResult(200, make_document(config, history, plan))
 
     def _full_status(self, config: Config) -> ApiResult:
-        history, plan = self._read_plan(config)
+        history, plan = self._read_plan(config, activity=True)
         return ApiResult(200, status_dict(config, history, plan, full=True))
 
     def _validate(self, config: Config) -> ApiResult:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Completed, Database, Here, Server
-from tests.kit import ONE, TWO, Write, by_name, contents, login, role, run
+from tests.kit import ONE, TWO, Write, by_name, contents, dump_and_restore, login, role, run
 
 ORDERS = {
     "001-orders.sql": """
@@ -107,6 +107,47 @@ def test_all_changes_by_hand_are_named_with_was_and_is(
     assert STRICTLY_TOO not in found["differences"]
     assert STRICTLY_TOO in drift(here, database, "--strict")["differences"]
     assert contents(database) == before
+
+
+def test_all_changes_by_hand_are_still_named_after_the_next_run(
+    here: Here, migrations: Write, database: Database
+) -> None:
+    run(database, migrations(ORDERS))
+    database.execute(BY_HAND)
+    strictly = drift(here, database, "--strict")["differences"]
+    run(
+        database,
+        migrations({"002-next.sql": "CREATE TABLE next (); GRANT SELECT ON next TO PUBLIC"}),
+    )
+    found = drift(here, database)
+    assert (found["drift"], found["differences"]) == ("found", FOUND)
+    assert drift(here, database, "--strict")["differences"] == strictly
+    assert STRICTLY_TOO in strictly
+
+
+@pytest.mark.slow
+def test_maintenance_a_dump_and_its_restore_are_no_drift(
+    server: Server, here: Here, migrations: Write, database: Database
+) -> None:
+    run(database, migrations(ORDERS))
+    database.execute("INSERT INTO orders SELECT n, n FROM generate_series(1, 100) n")
+    for sql in (
+        "ANALYZE",
+        "VACUUM FULL",
+        "REINDEX TABLE orders",
+        "CLUSTER orders USING orders_total",
+    ):
+        database.execute(sql)
+    restored = server.create()
+    try:
+        dump_and_restore(database, restored)
+        for one in (database, restored):
+            found = drift(here, one, "--strict")
+            assert (found["drift"], found["differences"]) == ("none", [])
+        events = run(restored, migrations({"002-next.sql": "CREATE TABLE next ()"}))
+        assert (events.notices, drift(here, restored)["drift"]) == ([], "none")
+    finally:
+        server.drop(restored)
 
 
 def test_drift_is_shown_and_exits_3_where_it_is_checked(here: Here, drifted: Database) -> None:

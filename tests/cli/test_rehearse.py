@@ -1,12 +1,28 @@
 """The commands that observe the pending files: `rehearse`, `plan`, and MIGRATION_REHEARSE."""
 
 import json
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from tests.conftest import Database, Here
-from tests.kit import HEAD, Write, by_name, contents, holding, recorded, rows, words
+from tests.conftest import Cli, Database, Here, Server
+from tests.kit import (
+    HEAD,
+    Write,
+    by_name,
+    contents,
+    environment,
+    holding,
+    nothing_is_left_running,
+    recorded,
+    rows,
+    until,
+    words,
+)
+from tests.proxy import Action, Proxy, cut_after, cut_before
 
 BASE = {"001-orders.sql": "CREATE TABLE orders (id int PRIMARY KEY, total int, notes text);\n"}
 CHECK = "ALTER TABLE orders ADD CONSTRAINT orders_total_positive CHECK (total >= 0);\n"
@@ -159,6 +175,50 @@ def test_a_plan_whose_connection_is_cut_changes_nothing(
     assert contents(shop) == before
 
 
+@pytest.mark.parametrize("cut", [cut_before, cut_after])
+def test_a_plan_that_loses_its_connection_says_so_and_changes_nothing(
+    here: Here, shop: Database, migrations: Write, proxy: Proxy, cut: Action
+) -> None:
+    shop.execute("INSERT INTO orders VALUES (1, 1, 'x')")
+    migrations({"007-cut.sql": "CREATE TABLE fine ();\nUPDATE orders SET total = 0;\n"})
+    before = contents(shop), rows(shop.url, "SELECT * FROM orders"), rows(shop.url, SCHEMA)
+    proxy.when("UPDATE orders", cut)
+    result = here("plan", url=proxy.url(shop.url))
+    assert result.code == 1
+    assert "007-cut" in result.err
+    assert "rolled back" in result.err
+    after = contents(shop), rows(shop.url, "SELECT * FROM orders"), rows(shop.url, SCHEMA)
+    assert after == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_plan_that_is_stopped_in_a_statement_changes_nothing(
+    cli: Cli, server: Server, shop: Database, migrations: Write, number: signal.Signals
+) -> None:
+    shop.execute("INSERT INTO orders VALUES (1, 1, 'x')")
+    sleep = "CREATE TABLE fine ();\nUPDATE orders SET total = 0;\nSELECT pg_sleep(60);\n"
+    migrations({"007-sleep.sql": sleep})
+    before = contents(shop), rows(shop.url, "SELECT * FROM orders"), rows(shop.url, SCHEMA)
+    process = subprocess.Popen(
+        [sys.executable, str(cli.script), "plan"],
+        env=environment(cli, shop.url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    until(lambda: rows(shop.url, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+    process.send_signal(number)
+    said, _ = process.communicate()
+    killed = number is signal.SIGKILL
+    assert process.returncode == (-number if killed else 128 + number)
+    assert killed or f"interrupted by {number.name}" in said
+    assert "Traceback" not in said
+    nothing_is_left_running(server, shop)
+    after = contents(shop), rows(shop.url, "SELECT * FROM orders"), rows(shop.url, SCHEMA)
+    assert after == before
+
+
 def test_a_plan_does_not_blame_a_file_for_locks_of_the_one_before(
     here: Here, shop: Database, migrations: Write
 ) -> None:
@@ -271,6 +331,27 @@ def test_the_status_lists_sizes_that_a_rehearsal_takes(here: Here, shop: Databas
     assert recorded(shop) == ["001-orders"]
 
 
+def test_a_table_with_rows_has_its_own_size_and_others_that_of_the_file(
+    here: Here, shop: Database, migrations: Write
+) -> None:
+    shop.execute("INSERT INTO orders SELECT g, g, repeat('x', 50) FROM generate_series(1, 20000) g")
+    shop.execute("CREATE TABLE users (id int); ANALYZE orders")
+    migrations({"007-users.sql": "ALTER TABLE users ADD CHECK (id > 0);\n"})
+    large = {"public.orders": [9_100_000_000, 41_000_000], "public.users": [2_000_000_000, 1]}
+    (here.directory / "sizes.json").write_text(json.dumps({"sizes": large}))
+    result = here("plan", *LARGE, "--json", url=shop.url)
+    assert result.code == 9
+    document = json.loads(result.out)
+    assert document["sizesFrom"] == "this database, else sizes.json"
+    checks = [file["findings"][0] for file in (document["files"][0], document["files"][3])]
+    assert [(one["table"], one["level"]) for one in checks] == [
+        ("orders", "warn"),
+        ("users", "fail"),
+    ]
+    assert (checks[0]["rows"], checks[1]["bytes"]) == (20_000, 2_000_000_000)
+    assert recorded(shop) == ["001-orders"]
+
+
 @pytest.mark.parametrize("command", ["rehearse", "plan"])
 def test_production_is_refused(here: Here, shop: Database, command: str) -> None:
     before = contents(shop)
@@ -301,13 +382,45 @@ def test_a_history_without_marks_is_refused_until_it_is_claimed(
     assert here(command, url=shop.url, env=claim).code == 0
 
 
-def test_a_copy_of_production_may_be_rehearsed(here: Here, shop: Database) -> None:
+@pytest.mark.parametrize("command", ["rehearse", "plan", ""])
+def test_a_copy_of_production_may_be_rehearsed(here: Here, shop: Database, command: str) -> None:
     shop.execute(
         "UPDATE schema_migrations SET environment = 'production', "
         "identity = regexp_replace(identity, '^[0-9]', '9') || '9'"
     )
-    assert here("rehearse", url=shop.url).code == 0
+    result = here(*command.split(), url=shop.url, env={"MIGRATION_REHEARSE": "1"})
+    assert (result.code, "· constraint-scan ·" in result.out) == (0, True)
+    assert recorded(shop) == ["001-orders", *(VERSIONS if command != "plan" else [])]
+
+
+def test_a_run_that_production_marked_is_refused_and_observed_by_no_claim(
+    here: Here, shop: Database
+) -> None:
+    shop.execute("UPDATE schema_migrations SET environment = 'production'")
+    ((identity,),) = shop.execute("SELECT DISTINCT identity FROM schema_migrations")
+    before = contents(shop)
+    result = here(url=shop.url, env={"MIGRATION_REHEARSE": "1"})
+    assert result.code == 3
+    assert "was last migrated as production, and this run is development" in result.err
+    assert contents(shop) == before
+    claim = {"MIGRATION_REHEARSE": "1", "MIGRATION_CLAIM": f"development@{identity}"}
+    result = here(url=shop.url, env=claim)
+    assert (result.code, "constraint-scan" in result.out) == (0, False)
+    assert "MIGRATION_REHEARSE: not observed: this is production" in result.out
     assert recorded(shop) == ["001-orders", *VERSIONS]
+
+
+@pytest.mark.parametrize("command", ["rehearse", "plan"])
+def test_tables_without_a_history_are_refused(
+    here: Here, database: Database, migrations: Write, command: str
+) -> None:
+    migrations(BASE)
+    database.execute("CREATE TABLE theirs (id int)")
+    before = contents(database)
+    result = here(command, url=database.url)
+    assert result.code == 3
+    assert "has no migration history, but it has tables: public.theirs" in result.err
+    assert contents(database) == before
 
 
 def test_a_coding_assistant_asks_before_it_rehearses(here: Here, shop: Database) -> None:
@@ -333,6 +446,17 @@ def test_a_run_that_may_not_be_observed_runs_all_the_same(here: Here, shop: Data
     result = here(url=shop.url, env={"MIGRATION_REHEARSE": "1"})
     assert result.code == 0
     assert "MIGRATION_REHEARSE: not observed: this database has a history that" in result.out
+    assert recorded(shop) == ["001-orders", *VERSIONS]
+
+
+def test_an_acceptance_of_an_unknown_hazard_does_not_fail_a_run(
+    here: Here, shop: Database, migrations: Write
+) -> None:
+    migrations({"006-drop-order-notes.sql": "-- migrate: accept dorp: yes\nSELECT 1;\n"})
+    result = here(url=shop.url, env={"MIGRATION_REHEARSE": "1"})
+    assert result.code == 0
+    assert "MIGRATION_REHEARSE: not observed: " in result.out
+    assert "006-drop-order-notes.sql: dorp" in result.out
     assert recorded(shop) == ["001-orders", *VERSIONS]
 
 

@@ -90,3 +90,11 @@ def test_a_statement_is_seen_as_a_second_session_sees_it(
         "rewrites": expected.get("rewrites", []),
         "scans": expected.get("scans", {}),
     }
+
+
+def test_a_timeout_that_a_file_sets_does_not_end_what_observes_it(clone: Database) -> None:
+    lock = "LOCK TABLE ' || string_agg(oid::regclass::text, ', ') FROM pg_class"
+    (whole,) = clone.execute(f"SELECT '{lock} WHERE relkind = 'r' AND oid > 16384")
+    found = observed(clone, f"{whole[0]}; SET LOCAL statement_timeout = '5ms'")
+    assert len(found.steps) == 2
+    assert found.end.relations == found.start.relations

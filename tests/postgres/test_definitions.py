@@ -1,8 +1,8 @@
 """What the definitions show of a change by hand, and what they do not change for."""
 
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -11,9 +11,9 @@ from lib.drift import Schema
 from lib.errors import LockBusy
 from lib.postgres.definitions import Limits, read_definitions
 from lib.postgres.history import read_history
-from scripts.embedded import find_programs
 from tests.conftest import Database, Server
-from tests.kit import contents, holding, login, session_of
+from tests.histories import HISTORIES
+from tests.kit import contents, dump_and_restore, fill, holding, login, run, session_of
 
 LIMITS = Limits(lock=0.2, statement=15.0)
 # Of each kind something, with the texts that a restore is known to print in another way.
@@ -214,11 +214,19 @@ def test_a_dump_and_restore_changes_no_definition(
             server.drop(target)
 
 
-def dump_and_restore(source: Database, target: Database) -> None:
-    """By the server's own programs."""
-    dump = subprocess.check_output([find_programs() / "pg_dump", "-d", source.url], text=True)
-    restore = [str(find_programs() / "psql"), "-q", "-v", "ON_ERROR_STOP=1", "-d", target.url]
-    subprocess.run(restore, input=dump, text=True, check=True, stdout=subprocess.DEVNULL)
+@pytest.mark.slow
+@pytest.mark.parametrize("files", HISTORIES.values(), ids=HISTORIES)
+def test_a_dump_of_a_history_and_its_restore_change_no_definition(
+    server: Server, database: Database, tmp_path: Path, files: Mapping[str, str]
+) -> None:
+    run(database, fill(tmp_path, files))
+    before = schema(database)
+    restored = server.create()
+    try:
+        dump_and_restore(database, restored)
+        assert changed(before, schema(restored), strict=True) == []
+    finally:
+        server.drop(restored)
 
 
 def test_a_role_without_privileges_sees_the_same(server: Server, rich: Database) -> None:

@@ -1,6 +1,7 @@
 """What a run stores of the schema, and what the next one makes of it."""
 
 import json
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -35,6 +36,10 @@ from tests.kit import (
 )
 
 THREE = {**TWO, "003-three.sql": "CREATE TABLE three (id int);\n"}
+SLEEP = "SELECT pg_sleep(60)"
+ASLEEP = (
+    "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+)
 NOT_STORED = "what the schema should be was not stored"
 
 
@@ -62,6 +67,16 @@ def known(database: Database) -> tuple[Drift, bool]:
     with Executor(config_of(database, Path("migrations"))) as executor:
         mark = mark_of(executor.read())
     return mark.drift, mark.as_of is not None
+
+
+def start(cli: Cli, database: Database) -> subprocess.Popen[bytes]:
+    """A run in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(cli.script)],
+        env=environment(cli, database.url),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 # A run
@@ -212,20 +227,11 @@ def test_a_run_killed_before_its_document_is_stored_makes_drift_unknown(
         " EXECUTE FUNCTION wait()"
     )
     migrations(TWO)
-    process = subprocess.Popen(
-        [sys.executable, str(cli.script)],
-        env=environment(cli, database.url),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    asleep = (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE wait_event = 'PgSleep' AND datname = current_database()"
-    )
-    until(lambda: database.execute(asleep.replace("pg_terminate_backend(pid)", "pid")))
+    process = start(cli, database)
+    until(lambda: database.execute(ASLEEP))
     process.kill()
     process.wait()
-    database.execute(asleep)
+    database.execute(ASLEEP.replace("pid", "pg_terminate_backend(pid)", 1))
     database.execute("DROP FUNCTION wait CASCADE")
     assert history(database) == ["001-one", "002-two"]
     assert known(database) == (Drift.UNKNOWN, True)
@@ -233,6 +239,42 @@ def test_a_run_killed_before_its_document_is_stored_makes_drift_unknown(
     third = {"003-three.sql": "CREATE TABLE three ()"}
     assert run(database, migrations(third), MIGRATION_DRIFT="fail").applied == ["003-three"]
     assert verdict(database).drift is Drift.UNKNOWN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_no_transaction_file_that_is_killed_makes_drift_unknown(
+    cli: Cli, database: Database, migrations: Write, number: signal.Signals
+) -> None:
+    run(database, migrations(ONE))
+    half = f"{HEAD}CREATE TABLE IF NOT EXISTS half (); {SLEEP};"
+    migrations({"002-half.sql": half})
+    process = start(cli, database)
+    until(lambda: database.execute(ASLEEP))
+    process.send_signal(number)
+    process.wait()
+    until(lambda: not database.execute(ASLEEP))
+    assert (tables(database), history(database)) == (["half", "one"], ["001-one"])
+    assert known(database) == (Drift.UNKNOWN, True)
+    assert verdict(database).since == "002-half"
+    migrations({"002-half.sql": half.replace(SLEEP, "SELECT 1")})
+    directory = migrations({"003-three.sql": "CREATE TABLE three ()"})
+    events = run(database, directory, MIGRATION_DRIFT="fail")
+    assert events.applied == ["002-half", "003-three"]
+    assert stored(database) == [("003-three", Drift.UNKNOWN)]
+    assert verdict(database).since == "002-half"
+
+
+def test_with_drift_off_what_a_partly_applied_file_leaves_is_unknown(
+    database: Database, migrations: Write
+) -> None:
+    run(database, migrations(ONE))
+    directory = migrations({"002-half.sql": f"{HEAD}CREATE TABLE half (); SELECT 1 / 0;"})
+    with run_fails(PartlyApplied):
+        run(database, directory, MIGRATION_DRIFT="off")
+    assert (tables(database), history(database)) == (["half", "one"], ["001-one"])
+    assert known(database) == (Drift.UNKNOWN, True)
+    assert verdict(database).since == "002-half"
 
 
 def test_a_lock_that_is_held_before_a_run_makes_a_notice(

@@ -104,6 +104,38 @@ def test_the_status_says_what_the_last_run_found_and_looks_for_no_drift(
     assert "by_hand" not in instance.status().text + instance.post({"action": "status"}).text
 
 
+def test_only_the_secret_shows_the_hash_of_the_schema_and_the_sizes_of_tables(
+    start: Start, database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-a.sql": "CREATE TABLE a AS SELECT generate_series(1, 50000)"})
+    run(database, directory)
+    database.execute("ANALYZE a")
+    before = contents(database)
+    instance = start(database, directory)
+    document = instance.post({"action": "status"}).json()
+    assert (len(document["schemaHash"]), document["drift"]) == (16, "none")
+    size, count = document["sizes"]["public.a"]
+    assert (size > 1_000_000, count) == (True, 50_000)
+    public = instance.status().json()
+    assert public["driftAsOf"] == document["driftAsOf"]
+    private = {"schemaHash", "sizes", "running", "invalidIndexes", "pendingDetaches", "trusted"}
+    assert private <= document.keys() and private.isdisjoint(public)
+    assert contents(database) == before
+
+
+def test_a_validation_over_http_looks_for_no_drift(
+    start: Start, database: Database, migrations: Write
+) -> None:
+    directory = migrations(TWO)
+    run(database, directory)
+    database.execute("CREATE TABLE by_hand ()")
+    before = contents(database)
+    response = start(database, directory, MIGRATION_DRIFT="fail").post({"action": "validate"})
+    assert response.status_code == 200
+    assert response.json() == {"success": True, "state": "current", "problems": []}
+    assert contents(database) == before
+
+
 def test_a_schema_that_has_drifted_is_a_conflict_where_it_is_to_fail(
     start: Start, database: Database, migrations: Write
 ) -> None:
@@ -415,6 +447,9 @@ def test_the_full_status_adds_checksums_and_audit_columns_and_runs_nothing(
     ]
     assert (full.pop("trusted"), full.pop("owner")) == (True, "postgres")
     assert len(full.pop("schemaHash")) == 16
+    assert full.pop("running") is None
+    assert [full.pop(name) for name in ("invalidIndexes", "pendingDetaches")] == [[], []]
+    assert full.pop("sizes") == {}
     assert full == public
     assert start(database).post({"action": "status"}).json()["pendingMigrations"] == 3
     assert untouched(database)
