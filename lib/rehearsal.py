@@ -5,19 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from lib import recipes, runner
+from lib import runner
 from lib.errors import ConfigError
 from lib.events import Emit, RunLog, RunResult
 from lib.guard import Change, require_rehearsal
-from lib.hazards import (
-    Circumstances,
-    FileReport,
-    Rehearsal,
-    blocked,
-    find,
-    require_known,
-    with_acceptances,
-)
+from lib.hazards import recipes
+from lib.hazards.findings import Circumstances, FileReport, Rehearsal
+from lib.hazards.judging import blocked, find, require_known, with_acceptances
 from lib.observation import FileObservation
 from lib.plan import History, Plan
 from lib.postgres.catalog import Observer

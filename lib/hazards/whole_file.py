@@ -1,0 +1,168 @@
+"""What is seen by comparing a file's start with its end. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from lib.hazards.findings import Circumstances
+from lib.hazards.seen import Seen, existed
+from lib.hazards.table import MANY_LOCKS
+from lib.observation import Catalog, Column, FileObservation, Step
+
+_TYPES = (
+    ("json", "use jsonb: json has no equality"),
+    ("character(", "use text: char(n) pads with blanks"),
+    ("money", "use numeric: money depends on the server's locale"),
+    ("timestamp without time zone", "use timestamptz"),
+    ("timestamp(", "use timestamptz"),
+)
+
+
+class WholeFile:
+    """The findings that compare a file's start with its end; what it takes back is none."""
+
+    def __init__(self, file: FileObservation, given: Circumstances) -> None:
+        self._file, self._given = file, given
+        self._start, self._end = file.start, file.end
+
+    def findings(self) -> Iterator[Seen]:
+        """All of them."""
+        yield from self._relations()
+        yield from self._old_columns()
+        yield from self._new_columns()
+        yield from self._security()
+        yield from self._foreign_keys()
+        yield from self._totals()
+
+    def _existed(self, oid: int) -> bool:
+        return existed(self._file, self._given, oid)
+
+    def _line(self, changed: Iterable[bool]) -> int:
+        """The line of the last statement for which it is true."""
+        lines = [step.line for step, yes in zip(self._file.steps, changed, strict=True) if yes]
+        return lines[-1] if lines else 1
+
+    def _relations(self) -> Iterator[Seen]:
+        for oid, was in self._start.relations.items():
+            if was.kind not in "rpmvf" or not self._existed(oid):
+                continue
+            now = self._end.relations.get(oid)
+            line = self._line(
+                _name(step.before, oid) != _name(step.after, oid) for step in self._file.steps
+            )
+            if now is None:
+                yield Seen("drop", line, oid)
+            elif now.name != was.name:
+                yield Seen("rename", line, oid, f"{was.name} is {now.name} now")
+
+    def _old_columns(self) -> Iterator[Seen]:
+        for key, was in self._start.columns.items():
+            if key[0] not in self._end.relations or not self._existed(key[0]):
+                continue
+            now = self._end.columns.get(key)
+            if now != was:
+                line = self._line_of_column(key)
+                yield from self._changed_column(line, was, now)
+
+    def _line_of_column(self, key: tuple[int, int]) -> int:
+        return self._line(
+            step.before.columns.get(key) != step.after.columns.get(key) for step in self._file.steps
+        )
+
+    def _changed_column(self, line: int, was: Column, now: Column | None) -> Iterator[Seen]:
+        oid = was.relation
+        name = f"{self._start.relations[oid].name}.{was.name}"
+        if now is None:
+            yield Seen("drop-column", line, oid, name)
+            return
+        if now.name != was.name:
+            yield Seen("rename", line, oid, f"{name} is {now.name} now")
+        if now.type != was.type and not self._is_rewritten(oid):
+            yield Seen("type-change", line, oid, f"{name} was {was.type} and is {now.type}")
+        if was.default and not now.default and now.not_null and not now.identity:
+            yield Seen("default-dropped", line, oid, name)
+        if was.not_null and not now.not_null:
+            yield Seen("nullable", line, oid, name)
+
+    def _is_rewritten(self, oid: int) -> bool:
+        return self._start.relations[oid].node != self._end.relations[oid].node
+
+    def _new_columns(self) -> Iterator[Seen]:
+        for key, one in self._end.columns.items():
+            if key in self._start.columns or not self._existed(key[0]):
+                continue
+            table, line = self._end.relations[key[0]], self._line_of_column(key)
+            name = f"{table.name}.{one.name}"
+            if one.not_null and one.default is None and not one.identity and not one.generated:
+                yield Seen("required-column", line, table.oid, name)
+            for prefix, advice in _TYPES:
+                if one.type == prefix or (
+                    prefix.endswith("(")
+                    and one.type.startswith(prefix)
+                    and "with time zone" not in one.type
+                ):
+                    yield Seen("type", line, table.oid, f"{name} is {one.type}: {advice}")
+
+    def _security(self) -> Iterator[Seen]:
+        for oid, was in self._start.relations.items():
+            now = self._end.relations.get(oid)
+            if now and self._existed(oid) and was.row_security and not now.row_security:
+                yield Seen("security", self._line(
+                    step.before.relations[oid].row_security
+                    and oid in step.after.relations
+                    and not step.after.relations[oid].row_security
+                    for step in self._file.steps
+                ), oid, "it is switched off")  # fmt: skip
+        for key, policy in self._start.policies.items():
+            after = self._end.policies.get(key)
+            there = policy.relation in self._end.relations and self._existed(policy.relation)
+            if there and after != policy:
+                line = self._line(
+                    step.before.policies.get(key) != step.after.policies.get(key)
+                    for step in self._file.steps
+                )
+                change = "changed" if after else "gone"
+                yield Seen("security", line, policy.relation, f"policy {policy.name} is {change}")
+
+    def _foreign_keys(self) -> Iterator[Seen]:
+        for key, one in self._end.constraints.items():
+            if one.kind != "f" or key in self._start.constraints or not self._existed(one.relation):
+                continue
+            if not any(
+                index.valid and {*index.columns[: len(one.columns)]} == {*one.columns}
+                for index in self._end.indexes.values()
+                if index.relation == one.relation
+            ):
+                line = self._line(
+                    key in step.after.constraints and key not in step.before.constraints
+                    for step in self._file.steps
+                )
+                yield Seen("fk-without-index", line, one.relation, one.name)
+
+    def _totals(self) -> Iterator[Seen]:
+        locked = [
+            oid for oid in self._end.locks
+            if self._existed(oid) and self._file.mode(self._end, oid).blocks_reads
+        ]  # fmt: skip
+        if len(locked) > MANY_LOCKS:
+            yield Seen("many-locks", self._file.steps[-1].line, locked[0])
+        for oid in self._start.relations:
+            lines = [step.line for step in self._file.steps if self._reads_all(step, oid)]
+            if len(lines) > 1:
+                yield Seen("several-scans", lines[1], oid)
+
+    def _reads_all(self, step: Step, oid: int) -> bool:
+        before, after = step.before.relations.get(oid), step.after.relations.get(oid)
+        return bool(
+            before
+            and after
+            and self._existed(oid)
+            and after.scans > before.scans
+            and not step.concurrent
+            and self._file.mode(step.after, oid).blocks_writes
+        )
+
+
+def _name(catalog: Catalog, oid: int) -> str | None:
+    relation = catalog.relations.get(oid)
+    return relation.name if relation else None

@@ -1,0 +1,41 @@
+"""What is seen of one statement."""
+
+from tests.conftest import Database
+from tests.hazards.conftest import BIG, found, names
+
+
+def test_a_constraint_validated_in_the_file_that_adds_it_is_a_scan(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, a int)")
+    sql = """
+        ALTER TABLE t ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;
+        ALTER TABLE t VALIDATE CONSTRAINT positive;
+    """
+    findings = found(database, sql, BIG)
+    assert [(one.name, one.line) for one in findings] == [("constraint-scan", 3)]
+
+
+def test_work_while_another_table_is_locked_is_told(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, a int); CREATE TABLE busy (id int)")
+    sql = "ALTER TABLE busy ADD COLUMN z int;\nCREATE INDEX t_a ON t (a);"
+    findings = found(database, sql)
+    assert [one.name for one in findings] == ["index-blocks-writes", "work-under-lock"]
+    assert "busy stays locked" in findings[1].sentence
+
+
+def test_an_update_of_all_rows_is_told_on_a_tiny_table_too(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, a int)")
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    database.execute("ANALYZE t")  # now the planner knows that all of it is read fastest
+    assert found(database, "UPDATE t SET a = 1 WHERE id = 5;") == []
+    assert names(found(database, "UPDATE t SET a = 1;")) == [("backfill", "warn")]
+
+
+def test_partitions_have_one_finding_with_their_table(database: Database) -> None:
+    database.execute("""
+        CREATE TABLE part (id int, at date) PARTITION BY RANGE (at);
+        CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+        CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
+    """)
+    (only,) = found(database, "CREATE INDEX part_id ON part (id);")
+    assert (only.name, only.table) == ("index-blocks-writes", "part")
+    assert len(only.recipe) == 3
