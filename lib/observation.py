@@ -70,6 +70,8 @@ class Column(NamedTuple):
     default: str | None
     identity: str
     generated: str
+    collation: str
+    """If it is not that of the type."""
 
 
 class Constraint(NamedTuple):
@@ -140,6 +142,7 @@ class Step(NamedTuple):
     """One statement that ran, between two moments."""
 
     line: int
+    text: str
     keywords: tuple[str, ...]
     concurrent: bool
     """Whether it runs CONCURRENTLY, in transactions of its own."""

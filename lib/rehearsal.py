@@ -101,7 +101,7 @@ def _require_same_tables(sizes: Sizes, executor: Executor, source: str) -> None:
 def _rehearsal(prepared: Prepared, observer: Observer, *, is_plan: bool) -> Rehearsal:
     given = prepared.given
     if observer.files:  # nobody uses yet what the same run creates
-        given = given._replace(existing=observer.files[0].start.relations.keys())
+        given = given._replace(known=observer.files[0].start)
     seen = {one.version: one for one in observer.files}
     files = [_report(one, seen.get(one.version), given) for one in prepared.plan.pending]
     if is_plan:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import NamedTuple
 
 from lib.hazards.recipes import Files
 from lib.hazards.table import Level
+from lib.observation import Catalog
 from lib.sizes import Size, Sizes
 
 
@@ -17,8 +17,8 @@ class Circumstances(NamedTuple):
     sizes: Sizes
     large: int
     """Bytes times weight above which a finding fails."""
-    existing: Collection[int] | None = None
-    """The relations that other sessions know; None: all that were there when the file began."""
+    known: Catalog | None = None
+    """What other sessions know; None: all that was there when the file began."""
 
 
 class Finding(NamedTuple):

@@ -35,7 +35,7 @@ def blocked(file: FileObservation, given: Circumstances) -> list[Blocked]:
         if (relation := file.start.relations.get(oid))
         and relation.kind in TABLES
         and mode.blocks_writes
-        and (given.existing is None or oid in given.existing)
+        and (given.known is None or oid in given.known.relations)
     ]
     return sorted(
         Blocked(one.name, given.sizes.of(recipes.qualified(one)), mode.blocks_reads)

@@ -28,5 +28,5 @@ def existed(file: FileObservation, given: Circumstances, oid: int) -> bool:
     return bool(
         relation
         and (relation.kind in TABLES or relation.kind == "v")
-        and (given.existing is None or oid in given.existing)
+        and (given.known is None or oid in given.known.relations)
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from lib.hazards import recipes
+from lib.hazards import filling, recipes
 from lib.hazards.findings import Circumstances
 from lib.hazards.recipes import Files
 from lib.hazards.seen import Seen, existed
@@ -113,16 +113,18 @@ class Statement:
         )
 
     def _recipe_of_rewrite(self, oid: int) -> Files:
-        added = [
-            one
-            for key, one in self._after.columns.items()
-            if key[0] == oid and key not in self._before.columns
+        table, major = self._after.relations[oid], self._given.major
+        changed = [
+            (self._before.columns.get((oid, one.number)), one)
+            for one in self._after.columns_of(oid)
+            if self._before.columns.get((oid, one.number)) != one
         ]
-        if len(added) != 1 or added[0].identity or added[0].generated or not added[0].default:
+        if len(changed) != 1:
             return ()
-        if "nextval(" in added[0].default or added[0].not_null:
-            return ()
-        return recipes.column(self._before, self._after.relations[oid], added[0])
+        was, now = changed[0]
+        if not was:
+            return filling.added_column(self._before, table, now, major)
+        return filling.new_type(self._before, table, was, now, major)
 
     def _builds(self) -> Iterator[Seen]:
         names = {(one.relation, one.name) for one in self._before.indexes.values()}
@@ -137,9 +139,16 @@ class Statement:
                 )
                 yield self._seen("constraint-builds-index", one.relation, owner.name, recipe=recipe)
             elif (one.relation, one.name) in names:
-                yield self._seen("index-rebuilt", one.relation, one.name)
+                yield self._seen(
+                    "index-rebuilt", one.relation, one.name, recipe=self._recipe_of_collation(one)
+                )
             else:
                 yield self._index(one, table)
+
+    def _recipe_of_collation(self, index: Index) -> Files:
+        column = self._after.columns.get((index.relation, index.columns[0]))
+        table = self._after.relations[index.relation]
+        return recipes.collation(table, column, index) if column else ()
 
     def _index(self, one: Index, table: Relation) -> Seen:
         parent = next(
@@ -183,7 +192,8 @@ class Statement:
         ]
         for oid in self._backfilled:
             name = "backfill-under-lock" if held else "backfill"
-            yield self._seen(name, oid, ", ".join(held))
+            recipe = filling.batched(self._before, self._after.relations[oid], self._step.text)
+            yield self._seen(name, oid, ", ".join(held), recipe=recipe)
 
     @cached_property
     def _backfilled(self) -> list[int]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from lib.hazards import recipes
 from lib.hazards.findings import Circumstances
 from lib.hazards.seen import Seen, existed
 from lib.hazards.table import MANY_LOCKS
-from lib.observation import Catalog, Column, FileObservation, Step
+from lib.observation import Catalog, Column, FileObservation, Relation, Step
 
 _TYPES = (
     ("json", "use jsonb: json has no equality"),
@@ -52,12 +53,14 @@ class WholeFile:
             )
             if now is None:
                 yield Seen("drop", line, oid)
-            elif now.name != was.name:
+            elif now.name != was.name and not self._is_served(was):
                 yield Seen("rename", line, oid, f"{was.name} is {now.name} now")
 
     def _old_columns(self) -> Iterator[Seen]:
         for key, was in self._start.columns.items():
             if key[0] not in self._end.relations or not self._existed(key[0]):
+                continue
+            if self._given.known and key not in self._given.known.columns:
                 continue
             now = self._end.columns.get(key)
             if now != was:
@@ -73,9 +76,9 @@ class WholeFile:
         oid = was.relation
         name = f"{self._start.relations[oid].name}.{was.name}"
         if now is None:
-            yield Seen("drop-column", line, oid, name)
+            yield from self._gone_column(line, was, name)
             return
-        if now.name != was.name:
+        if now.name != was.name and not self._named(oid, was.name):
             yield Seen("rename", line, oid, f"{name} is {now.name} now")
         if now.type != was.type and not self._is_rewritten(oid):
             yield Seen("type-change", line, oid, f"{name} was {was.type} and is {now.type}")
@@ -83,6 +86,40 @@ class WholeFile:
             yield Seen("default-dropped", line, oid, name)
         if was.not_null and not now.not_null:
             yield Seen("nullable", line, oid, name)
+
+    def _gone_column(self, line: int, was: Column, name: str) -> Iterator[Seen]:
+        """Another column that has its name by now serves the same code."""
+        others = self._gone_with(was)
+        heir = self._named(was.relation, was.name)
+        if others or not heir:
+            went = f" (and with it {', '.join(others)})" if others else ""
+            yield Seen("drop-column", line, was.relation, f"{name}{went}")
+        elif heir.type != was.type:
+            yield Seen(
+                "type-change", line, was.relation, f"{name} was {was.type} and is {heir.type}"
+            )
+
+    def _gone_with(self, was: Column) -> list[str]:
+        """The indexes, constraints and views that are gone with a column."""
+        steps = [
+            step for step in self._file.steps
+            if (was.relation, was.number) in step.before.columns
+            and (was.relation, was.number) not in step.after.columns
+        ]  # fmt: skip
+        return sorted({name for step in steps for name in _gone(step, was)})
+
+    def _named(self, oid: int, name: str) -> Column | None:
+        """The column that has this name at the end."""
+        return next((one for one in self._end.columns_of(oid) if one.name == name), None)
+
+    def _is_served(self, was: Relation) -> bool:
+        """Whether another relation, a view most likely, has the name and the columns by now."""
+        columns = {one.name for one in self._start.columns_of(was.oid)}
+        return any(
+            one.name == was.name and columns <= {has.name for has in self._end.columns_of(one.oid)}
+            for one in self._end.relations.values()
+            if one.kind in "rpmvf"
+        )
 
     def _is_rewritten(self, oid: int) -> bool:
         return self._start.relations[oid].node != self._end.relations[oid].node
@@ -94,7 +131,8 @@ class WholeFile:
             table, line = self._end.relations[key[0]], self._line_of_column(key)
             name = f"{table.name}.{one.name}"
             if one.not_null and one.default is None and not one.identity and not one.generated:
-                yield Seen("required-column", line, table.oid, name)
+                recipe = recipes.nullable_first(table, one, self._given.major)
+                yield Seen("required-column", line, table.oid, name, recipe=recipe)
             for prefix, advice in _TYPES:
                 if one.type == prefix or (
                     prefix.endswith("(")
@@ -161,6 +199,22 @@ class WholeFile:
             and not step.concurrent
             and self._file.mode(step.after, oid).blocks_writes
         )
+
+
+def _gone(step: Step, was: Column) -> Iterator[str]:
+    before, after = step.before, step.after
+    rules = [one for one in before.constraints.values() if one.kind != "n"]
+    for rule in rules:
+        if rule.oid not in after.constraints and was.relation in (rule.relation, rule.referenced):
+            yield f"constraint {rule.name}"
+    owned = {one.index_oid for one in rules if one.kind in "pux"}
+    for index in before.indexes.values():
+        on_it = index.relation == was.relation and index.oid not in owned
+        if on_it and index.oid not in after.indexes:
+            yield f"index {index.name}"
+    for one in before.relations.values():
+        if one.kind in "vm" and one.oid not in after.relations:
+            yield f"view {one.name}"
 
 
 def _name(catalog: Catalog, oid: int) -> str | None:

@@ -67,11 +67,15 @@ SELECT json_build_object(
     'columns', (SELECT json_agg(json_build_array(
         a.attrelid::bigint, a.attnum, quote_ident(a.attname),
         format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
-        a.attidentity, a.attgenerated) ORDER BY a.attrelid, a.attnum)
+        a.attidentity, a.attgenerated,
+        CASE WHEN a.attcollation = t.typcollation THEN '' ELSE quote_ident(l.collname) END)
+        ORDER BY a.attrelid, a.attnum)
         FROM seen s
         JOIN pg_attribute a ON a.attrelid = s.oid AND a.attnum > 0 AND NOT a.attisdropped
+        JOIN pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_collation l ON l.oid = a.attcollation
         LEFT JOIN pg_attrdef d ON d.adrelid = s.oid AND d.adnum = a.attnum
-        WHERE s.relkind IN ('r', 'p', 'f')),
+        WHERE s.relkind IN ('r', 'p', 'f', 'v', 'm')),
     'constraints', (SELECT json_agg(json_build_array(
         k.oid::bigint, k.conrelid::bigint, k.confrelid::bigint, quote_ident(k.conname), k.contype,
         k.convalidated, k.conindid::bigint, k.conkey, pg_get_constraintdef(k.oid)))
@@ -135,7 +139,7 @@ class Observer:
             else read_catalog(connection)
         )
         keywords, concurrent = statement.keywords, is_concurrent(statement)
-        step = Step(statement.line, keywords, concurrent, before, after)
+        step = Step(statement.line, statement.text, keywords, concurrent, before, after)
         self._files[migration.version] = file._replace(steps=(*file.steps, step))
 
 
