@@ -48,6 +48,8 @@ class Relation(NamedTuple):
     bound_check: str | None
     """The same as a condition on its rows."""
     row_security: bool
+    forced: bool
+    """Whether row security is the owner's, too."""
     scans: int
     """Sequential scans by this session so far; only differences mean something."""
     changes: int
@@ -110,6 +112,21 @@ class Policy(NamedTuple):
     definition: str
 
 
+class Object(NamedTuple):
+    """What is not a relation, or a property of one: a function, a value, a privilege."""
+
+    kind: str
+    key: str
+    """Its oid, or what it is made of; two objects of one kind have different ones."""
+    relation: int
+    """The relation that it belongs to; 0 if none."""
+    name: str
+    value: str
+
+
+Objects = Mapping[tuple[str, str], Object]
+
+
 class Catalog(NamedTuple):
     """The relations of the user's schemas at one moment, each part by its key."""
 
@@ -120,6 +137,8 @@ class Catalog(NamedTuple):
     policies: Mapping[int, Policy]
     locks: Mapping[int, frozenset[Mode]]
     """The locks that this transaction holds, also on relations that it has dropped."""
+    lock_timeout: int = 0
+    """In milliseconds; 0: none."""
 
     def with_part(self, part: Catalog, scope: Collection[int]) -> Catalog:
         """This catalog, in which the relations of `scope` are as in the part, or gone."""
@@ -131,6 +150,7 @@ class Catalog(NamedTuple):
             {**_without_of(self.indexes, scope), **part.indexes},
             {**_without_of(self.policies, scope), **part.policies},
             part.locks,
+            part.lock_timeout,
         )
 
     def columns_of(self, relation: int) -> list[Column]:
@@ -158,6 +178,8 @@ class FileObservation(NamedTuple):
     transactional: bool
     start: Catalog
     steps: tuple[Step, ...]
+    objects_before: Objects
+    objects_after: Objects
 
     @property
     def end(self) -> Catalog:

@@ -78,7 +78,10 @@ def _prepare(
         _require_same_tables(sizes, executor, source)
     else:
         sizes = _own_sizes(history)
-    given = Circumstances(int(history.version.split(".")[0]), sizes, config.large)
+    major, _, minor = history.version.split()[0].partition(".")
+    given = Circumstances(
+        int(major), sizes, config.large, minor=int(minor) if minor.isdecimal() else None
+    )
     return Prepared(history, plan, given, source if sizes.tables else "")
 
 
@@ -101,7 +104,8 @@ def _require_same_tables(sizes: Sizes, executor: Executor, source: str) -> None:
 def _rehearsal(prepared: Prepared, observer: Observer, *, is_plan: bool) -> Rehearsal:
     given = prepared.given
     if observer.files:  # nobody uses yet what the same run creates
-        given = given._replace(known=observer.files[0].start)
+        first = observer.files[0]
+        given = given._replace(known=first.start, known_objects=first.objects_before)
     seen = {one.version: one for one in observer.files}
     files = [_report(one, seen.get(one.version), given) for one in prepared.plan.pending]
     if is_plan:

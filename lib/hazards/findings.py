@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lib.hazards.recipes import Files
 from lib.hazards.table import Level
-from lib.observation import Catalog
+from lib.observation import Catalog, Objects
 from lib.sizes import Size, Sizes
 
 
@@ -19,6 +19,10 @@ class Circumstances(NamedTuple):
     """Bytes times weight above which a finding fails."""
     known: Catalog | None = None
     """What other sessions know; None: all that was there when the file began."""
+    known_objects: Objects | None = None
+    """The same, of what is not a relation."""
+    minor: int | None = None
+    """The server's minor version, if it has one."""
 
 
 class Finding(NamedTuple):

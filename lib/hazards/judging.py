@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lib.errors import FilesError
 from lib.hazards import recipes
 from lib.hazards.findings import Blocked, Circumstances, Finding
+from lib.hazards.objects import ObjectChanges
 from lib.hazards.seen import Seen
 from lib.hazards.statement import Statement
 from lib.hazards.table import HAZARDS, Hazard, Level
@@ -49,6 +50,7 @@ def find(file: FileObservation, given: Circumstances) -> list[Finding]:
     seen = [
         *(one for step in file.steps for one in Statement(file, step, given).findings()),
         *WholeFile(file, given).findings(),
+        *ObjectChanges(file, given).findings(),
     ]
     kept: dict[tuple[str, int, str], Seen] = {}
     for one in _strongest(seen):
@@ -115,7 +117,10 @@ def _by_parent(seen: list[Seen], file: FileObservation) -> list[Seen]:
     """One finding for a partitioned table instead of one for each of its partitions."""
     kept: dict[tuple[str, int, int], Seen] = {}
     for one in seen:
-        relation = file.start.relations[one.relation]
+        relation = file.start.relations.get(one.relation)
+        if not relation:
+            kept[one.name, one.line, hash(one)] = one
+            continue
         found = file.end.relations.get(one.relation, relation)
         parent = relation.parent if relation.parent == found.parent else None
         root = parent if parent in file.start.relations else None
@@ -128,14 +133,15 @@ def _by_parent(seen: list[Seen], file: FileObservation) -> list[Seen]:
 
 
 def _finding(one: Seen, file: FileObservation, given: Circumstances) -> Finding | None:
-    hazard, relation = HAZARDS[one.name], file.start.relations[one.relation]
-    size = given.sizes.of(recipes.qualified(relation))
+    hazard, relation = HAZARDS[one.name], file.start.relations.get(one.relation)
+    table = relation.name if relation else ""
+    size = given.sizes.of(recipes.qualified(relation)) if relation else None
     level = _level(hazard, one.weight or hazard.weight, size, given.large)
     if level is None:
         return None
-    words = {"table": relation.name, "subject": one.subject, "what": one.what or "read or write"}
+    words = {"table": table, "subject": one.subject, "what": one.what or "read or write"}
     return Finding(
-        one.name, level, file.version, file.path, one.line, relation.name, size,
+        one.name, level, file.version, file.path, one.line, table, size,
         hazard.sentence.format(**words), hazard.remedy.format(**words), one.recipe,
     )  # fmt: skip
 

@@ -83,6 +83,21 @@ def narrower(table: Relation, column: Column, condition: str) -> Files:
     )
 
 
+def without_value(columns: Iterable[tuple[Relation, Column]], value: str) -> Files:
+    """A value of an enum that no row may have; the type keeps it."""
+    label = "'" + value.replace("'", "''") + "'"
+    rules = [
+        (f"ALTER TABLE {table.name}", joined(table.base_name, one.name, "values"), one.name)
+        for table, one in columns
+    ]
+    added = (
+        f"{alter} ADD CONSTRAINT {name} CHECK ({column} <> {label}) NOT VALID;"
+        for alter, name, column in rules
+    )
+    validated = (f"{alter} VALIDATE CONSTRAINT {name};" for alter, name, _ in rules)
+    return ("\n".join(added), "\n".join(validated)) if rules else ()
+
+
 def nullable_first(table: Relation, column: Column, major: int) -> Files:
     """A column that rows need not have, until all have it."""
     filled, *others = not_null(table, column, major)
@@ -110,6 +125,23 @@ def collation(table: Relation, column: Column, rebuilt: Index) -> Files:
 def drop_index(table: Relation, one: Index) -> Files:
     """An index dropped while its table is used."""
     return (f"{NO_TRANSACTION}DROP INDEX CONCURRENTLY IF EXISTS {table.schema}.{one.name};",)
+
+
+def drop_table(table: Relation, key: Constraint) -> Files:
+    """A table dropped when it no longer references another."""
+    return f"ALTER TABLE {table.name} DROP CONSTRAINT {key.name};", f"DROP TABLE {table.name};"
+
+
+def replaced(table: Relation, old: Index, new: Index) -> Files:
+    """An index exchanged for another without a time that has none."""
+    name = joined(new.name, "new") if new.name == old.name else new.name
+    made = _concurrently(new.definition).replace(f" {new.name} ON ", f" {name} ON ", 1)
+    files = (
+        f"{NO_TRANSACTION}{made};\nDROP INDEX CONCURRENTLY IF EXISTS {table.schema}.{old.name};",
+    )
+    if name == new.name:
+        return files
+    return *files, f"ALTER INDEX {table.schema}.{name} RENAME TO {new.name};"
 
 
 def reindex(table: Relation, rebuilt: Iterable[Index]) -> Files:

@@ -24,6 +24,7 @@ from lib.observation import (
 )
 
 _FK_WEIGHT, _REINDEX_WEIGHT = 8, 4
+_CORRECT_MINOR = 4
 
 
 class Statement:
@@ -37,6 +38,7 @@ class Statement:
     def findings(self) -> Iterator[Seen]:
         """All of them; a part of another one is among them."""
         if self._step.concurrent:
+            yield from self._built_concurrently()
             return
         yield from self._rewrites()
         yield from self._builds()
@@ -45,6 +47,7 @@ class Statement:
         yield from self._work_under_lock()
         yield from self._drops_of_indexes()
         yield from self._partitions()
+        yield from self._drops_of_tables()
 
     def _seen(self, name: str, relation: int, subject: str = "", **more: Any) -> Seen:
         return Seen(name, self._step.line, relation, subject)._replace(**more)
@@ -330,6 +333,23 @@ class Statement:
                 parent = self._after.relations[now.parent]
                 recipe = recipes.create_partition(parent, now)
                 yield self._seen("partition-locks-parent", parent.oid, now.name, recipe=recipe)
+
+    def _drops_of_tables(self) -> Iterator[Seen]:
+        """The tables that a dropped one references: they are locked, too."""
+        for key in self._before.constraints.values():
+            gone = key.kind == "f" and key.relation not in self._after.relations
+            there = key.referenced in self._after.relations and self._existed(key.referenced)
+            if gone and there and self._locks_reads(key.referenced):
+                table = self._before.relations[key.relation]
+                recipe = recipes.drop_table(table, key)
+                yield self._seen("drop-locks-referenced", key.referenced, table.name, recipe=recipe)
+
+    def _built_concurrently(self) -> Iterator[Seen]:
+        """14.0 to 14.3 leave rows out of such an index if others write meanwhile."""
+        minor = self._given.minor
+        if self._given.major == 14 and minor is not None and minor < _CORRECT_MINOR:
+            for one in self._built:
+                yield self._seen("cic-corruption", one.relation, one.name)
 
     def _locks_reads(self, oid: int) -> bool:
         return self._existed(oid) and self._mode(oid).blocks_reads

@@ -50,8 +50,8 @@ HAZARDS = {
             "rewrite", Level.WARN, 16,
             "Every row of {table} is written anew while nobody can {what} it.",
             "For a new type, identity or stored column: add a column without it, fill it by a "
-            "no-transaction file, and exchange the two in a later deploy. Otherwise accept this "
-            "for a quiet hour.",
+            "no-transaction file, and exchange the two. A column under an index or constraint "
+            "needs these again on the new one. Otherwise accept this for a quiet hour.",
         ),
         Hazard(
             "not-null-scan", Level.WARN, 1, f"{_READ_ALL}.",
@@ -162,6 +162,81 @@ HAZARDS = {
         Hazard(
             "type-change", Level.NOTE, 0, "{subject}; no row is written anew.",
             "Check that the running code reads and writes the new type.",
+        ),
+        Hazard(
+            "narrower-type", Level.FAIL, 0,
+            "{subject}: the running code may write what no longer fits.",
+            "Keep the type, and limit the values by a constraint.",
+        ),
+        Hazard(
+            "new-rule-on-old-writes", Level.NOTE, 0,
+            "{subject} holds for new rows of {table} at once, NOT VALID or not: what the running "
+            "code writes must satisfy it.",
+            "Deploy code that does so first.",
+        ),
+        Hazard(
+            "view-columns", Level.WARN, 0,
+            "{table} is without {subject}: the running code may still read it.",
+            "Create a view of another name, and drop this one in a later deploy.",
+        ),
+        Hazard(
+            "enum-value-removed", Level.FAIL, 0,
+            "{subject} is gone: the running code may still write it.",
+            "Keep the value, and forbid it by a constraint on each column of the type.",
+        ),
+        Hazard(
+            "function-signature", Level.WARN, 0,
+            "{subject}: the running code may still call it.",
+            "Create the new function beside it; drop this one in a later deploy.",
+        ),
+        Hazard(
+            "trigger-disabled", Level.FAIL, 0,
+            "{subject} on {table} is disabled: what it checks and writes is left out.",
+            "Enable it again in the same file, or accept this.",
+        ),
+        Hazard(
+            "privileges", Level.WARN, 0,
+            "{subject}: the running code may rely on that.",
+            "Accept this if it is intended.",
+        ),
+        Hazard(
+            "extension", Level.WARN, 0,
+            "The extension {subject}: what it does may be different.",
+            "Accept this if it is intended.",
+        ),
+        Hazard(
+            "replica-identity", Level.WARN, 0,
+            "{table} is published, and its rows are identified by {subject}: subscribers may stop.",
+            "Set the replica identity that the subscribers expect.",
+        ),
+        Hazard(
+            "drop-locks-referenced", Level.NOTE, 0,
+            "Dropping {subject} locks {table} against reads for a moment.",
+            "Drop the foreign key in a file of its own first.",
+        ),
+        Hazard(
+            "many-tables-locked", Level.NOTE, 0,
+            "{table} is locked against reads while {subject} is: sessions that use them in another "
+            "order deadlock.",
+            "Change one table in a file.",
+        ),
+        Hazard(
+            "index-replaced", Level.WARN, 0,
+            "The index {subject} is dropped before the one that replaces it is there: queries of "
+            "{table} go without meanwhile.",
+            "Create the new index first.",
+        ),
+        Hazard(
+            "cic-corruption", Level.FAIL, 0,
+            "PostgreSQL before 14.4 may leave rows of {table} out of {subject} if they are written "
+            "while it is built concurrently.",
+            "Upgrade the server first.",
+        ),
+        Hazard(
+            "lock-timeout", Level.NOTE, 0,
+            "The file sets its own lock_timeout: {subject}. While it waits for a lock, all others "
+            "wait behind it.",
+            "Leave it to MIGRATION_LOCK_TIMEOUT.",
         ),
         Hazard(
             "accepts-nothing", Level.WARN, 0,

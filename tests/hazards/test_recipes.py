@@ -31,6 +31,13 @@ def recipe_cases() -> list[tuple[str, str]]:
         ("backfill", "UPDATE t SET b = 'y'"),
         ("backfill", "UPDATE t SET b = 'y' WHERE b <> 'y' OR b IS NULL -- rarely"),
         ("backfill", "DELETE FROM child"),
+        ("narrower-type", "ALTER TABLE t ALTER COLUMN vc TYPE varchar(10)"),
+        ("narrower-type", "ALTER TABLE parent ALTER COLUMN n TYPE smallint"),
+        (
+            "enum-value-removed",
+            "ALTER TYPE mood RENAME TO old_mood; CREATE TYPE mood AS ENUM ('ok'); "
+            "ALTER TABLE t ALTER COLUMN m TYPE mood USING m::text::mood; DROP TYPE old_mood",
+        ),
         ("rewrite", "REFRESH MATERIALIZED VIEW mv"),
         ("index-blocks-writes", "CREATE UNIQUE INDEX n ON t (nn) WHERE a > 5"),
         ("index-blocks-writes", "CREATE INDEX n ON part (v)"),

@@ -39,3 +39,28 @@ def test_partitions_have_one_finding_with_their_table(database: Database) -> Non
     (only,) = found(database, "CREATE INDEX part_id ON part (id);")
     assert (only.name, only.table) == ("index-blocks-writes", "part")
     assert len(only.recipe) == 3
+
+
+def test_a_truncated_table_is_told_with_all_that_go_with_it(database: Database) -> None:
+    database.execute("""
+        CREATE TABLE t (id int PRIMARY KEY);
+        CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t);
+        CREATE TABLE grandchild (child int REFERENCES child);
+    """)
+    emptied = found(database, "TRUNCATE t CASCADE;")
+    assert {one.name for one in emptied} == {"data-loss"}
+    assert sorted(one.table for one in emptied) == ["child", "grandchild", "t"]
+
+
+def test_a_primary_key_on_columns_that_may_be_null_reads_the_table(database: Database) -> None:
+    database.execute("CREATE TABLE t (a int); CREATE UNIQUE INDEX t_a ON t (a)")
+    sql = "ALTER TABLE t ADD CONSTRAINT t_a PRIMARY KEY USING INDEX t_a;"
+    assert [one.name for one in found(database, sql)] == ["not-null-scan"]
+
+
+def test_a_dropped_table_locks_those_that_it_references(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE c (t int REFERENCES t)")
+    findings = found(database, "DROP TABLE c;")
+    assert [(one.name, one.table) for one in findings] == [
+        ("drop", "c"), ("drop-locks-referenced", "t"),
+    ]  # fmt: skip

@@ -5,6 +5,20 @@ from tests.conftest import ROOT
 
 # The page shows each sentence about a table `orders`.
 SUBJECTS = {
+    "narrower-type": "orders.note was text and is character varying(20)",
+    "new-rule-on-old-writes": "orders_total_positive",
+    "view-columns": "total",
+    "enum-value-removed": "'paid' of order_state",
+    "function-signature": "order_total(integer) is gone",
+    "trigger-disabled": "orders_touched",
+    "privileges": "app loses SELECT on orders",
+    "extension": "citext is gone",
+    "replica-identity": "the columns of orders_pkey before, nothing from now on",
+    "drop-locks-referenced": "order_lines",
+    "many-tables-locked": "customers",
+    "index-replaced": "orders_total_idx",
+    "cic-corruption": "orders_total_idx",
+    "lock-timeout": "none",
     "index-blocks-writes": "orders_total_idx",
     "constraint-builds-index": "orders_number_key",
     "exclusion": "orders_no_overlap",
