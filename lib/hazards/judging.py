@@ -12,6 +12,7 @@ from lib.errors import FilesError
 from lib.hazards import recipes
 from lib.hazards.findings import Blocked, Circumstances, Finding
 from lib.hazards.objects import ObjectChanges
+from lib.hazards.old_names import OldNames
 from lib.hazards.seen import Seen
 from lib.hazards.statement import Statement
 from lib.hazards.table import HAZARDS, Hazard, Level
@@ -49,6 +50,7 @@ def find(file: FileObservation, given: Circumstances) -> list[Finding]:
     """The findings of a file, by line; one a hazard and table."""
     seen = [
         *(one for step in file.steps for one in Statement(file, step, given).findings()),
+        *OldNames(file, given).findings(),
         *WholeFile(file, given).findings(),
         *ObjectChanges(file, given).findings(),
     ]

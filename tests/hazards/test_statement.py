@@ -1,7 +1,15 @@
 """What is seen of one statement."""
 
+from pathlib import Path
+
+from lib import runner
+from lib.hazards.findings import Circumstances
+from lib.hazards.judging import find
+from lib.postgres.catalog import Observer
+from lib.sizes import Sizes
 from tests.conftest import Database
 from tests.hazards.conftest import BIG, found, names
+from tests.kit import HEAD, config_of, fill
 
 
 def test_a_constraint_validated_in_the_file_that_adds_it_is_a_scan(database: Database) -> None:
@@ -64,3 +72,15 @@ def test_a_dropped_table_locks_those_that_it_references(database: Database) -> N
     assert [(one.name, one.table) for one in findings] == [
         ("drop", "c"), ("drop-locks-referenced", "t"),
     ]  # fmt: skip
+
+
+def test_an_index_built_concurrently_before_14_4_may_lack_rows(
+    database: Database, tmp_path: Path
+) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, a int)")
+    observer = Observer()
+    built = {"001-index.sql": f"{HEAD}CREATE INDEX CONCURRENTLY t_a ON t (a);"}
+    runner.run(config_of(database, fill(tmp_path, built)), lambda _: None, observer=observer)
+    for major, minor, expected in [(14, 3, ["cic-corruption"]), (14, 4, []), (18, 0, [])]:
+        given = Circumstances(major, Sizes(), 0, minor=minor)
+        assert [one.name for one in find(observer.files[0], given)] == expected

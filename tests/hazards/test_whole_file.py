@@ -1,8 +1,16 @@
 """What is seen by comparing a file's start with its end."""
 
+from pathlib import Path
+
+from lib import runner
+from lib.hazards.findings import Circumstances, Finding
+from lib.hazards.judging import find
 from lib.hazards.table import Level
+from lib.postgres.catalog import Observer
+from lib.sizes import Sizes
 from tests.conftest import Database
-from tests.hazards.conftest import found
+from tests.hazards.conftest import LARGE, found, major
+from tests.kit import HEAD, config_of, fill
 
 
 def test_a_change_that_a_savepoint_takes_back_is_no_hazard(database: Database) -> None:
@@ -102,3 +110,22 @@ def test_a_file_that_waits_longer_for_locks_than_it_should_is_noted(database: Da
         " 60000 ms. W", " none. While",
     ]  # fmt: skip
     assert found(database, "SET LOCAL lock_timeout = '1s';", session=limit) == []
+
+
+def test_an_index_dropped_before_its_successor_is_told(database: Database, tmp_path: Path) -> None:
+    database.execute("CREATE TABLE t (id int, a int, b int); CREATE INDEX old ON t (a)")
+    build, drop = "CREATE INDEX CONCURRENTLY new ON t (a, b);", "DROP INDEX CONCURRENTLY old;"
+    wrong = rehearsed(database, tmp_path, f"{HEAD}{drop}\n{build}")
+    assert [(one.name, one.line) for one in wrong] == [("index-replaced", 2)]
+    database.execute("DROP INDEX new; CREATE INDEX old ON t (a); DROP TABLE schema_migrations")
+    assert rehearsed(database, tmp_path, *wrong[0].recipe) == []
+    assert database.execute("SELECT to_regclass('old'), to_regclass('new') IS NOT NULL") == [
+        (None, True)
+    ]
+
+
+def rehearsed(database: Database, directory: Path, sql: str) -> list[Finding]:
+    observer = Observer()
+    config = config_of(database, fill(directory, {"001-x.sql": sql}))
+    runner.run(config, lambda _: None, observer=observer)
+    return find(observer.files[0], Circumstances(major(database), Sizes(), LARGE))
