@@ -15,6 +15,7 @@ from lib.observation import FileObservation, Object
 
 _OPEN_TO_ALL = ("PUBLIC", "anon")  # anon: whoever calls Supabase's or PostgREST's API
 _DISABLED = "D"
+_OBJECTS_SHOWN = 3
 _RENAMED = ("schema", "function", "type")
 _WORDS = {
     "schema": {"SCHEMA"},
@@ -121,23 +122,44 @@ class ObjectChanges:
             yield self._seen("privileges", was, change)
 
     def _privileges(self) -> Iterator[Seen]:
-        """Lost ones, and those that all have from now on."""
-        lost = [
-            one for key, one in self._start.items() if key not in self._end and key in self._known
-        ]
-        opened = [one for key, one in self._end.items() if key not in self._start]
-        for one, verb in [*((one, "loses") for one in lost), *((one, "gets") for one in opened)]:
+        """Lost ones, and those that all have from now on; one finding for all objects alike."""
+        privileges: dict[tuple[str, Object], list[str]] = {}
+        for verb, one in self._lost_and_opened():
             grantee, _, privilege = one.value.rpartition(" ")
-            told = verb == "loses" or grantee in _OPEN_TO_ALL
-            if one.kind == "privilege" and told and self._is_old(one):
-                yield self._seen(
-                    "privileges", one, f"{grantee} {verb} {privilege} on {_short(one)}"
-                )
+            target = self._start[_target(one)]
+            privileges.setdefault((f"{grantee} {verb}", target), []).append(privilege)
+        targets: dict[str, list[Object]] = {}
+        for (words, target), names in privileges.items():
+            targets.setdefault(f"{words} {', '.join(sorted(names))}", []).append(target)
+        for words, alike in targets.items():
+            yield self._privilege(words, alike)
+
+    def _lost_and_opened(self) -> Iterator[tuple[str, Object]]:
+        for key, one in self._start.items():
+            if key not in self._end and one.kind == "privilege" and self._is_old(one):
+                yield "loses", one
+        for key, one in self._end.items():
+            is_open = one.kind == "privilege" and one.value.rpartition(" ")[0] in _OPEN_TO_ALL
+            if key not in self._start and is_open and self._is_old(one):
+                yield "gets", one
 
     def _is_old(self, privilege: Object) -> bool:
-        """Whether what it is a privilege on was there before, and is there still."""
-        target = ("owner", privilege.key.partition(" ")[0])
-        return target in self._known and target in self._start and target in self._end
+        """Whether what it is a privilege on was there before, and is there; owners have all."""
+        key, grantee = _target(privilege), privilege.value.rpartition(" ")[0]
+        there = key in self._known and key in self._start and key in self._end
+        return there and self._end[key].value != grantee
+
+    def _privilege(self, words: str, targets: list[Object]) -> Seen:
+        more = len(targets) - _OBJECTS_SHOWN
+        shown = ", ".join(sorted(map(_short, targets))[:_OBJECTS_SHOWN])
+        subject = f"{words} on {shown}{f' and {more} more' if more > 0 else ''}"
+        seen = self._seen("privileges", targets[0]._replace(kind="privilege"), subject)
+        return seen if len(targets) == 1 else seen._replace(relation=0)
+
+
+def _target(privilege: Object) -> tuple[str, str]:
+    """The key of the owner of what it is a privilege on."""
+    return "owner", privilege.key.partition(" ")[0]
 
 
 def _short(one: Object) -> str:

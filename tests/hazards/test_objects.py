@@ -88,3 +88,17 @@ def test_an_owner_that_changes_is_told_whatever_the_size(database: Database) -> 
     sizes = Sizes({"public.other": Size(2_000_000, 1)})
     (only,) = found(database, "ALTER TABLE child OWNER TO pg_monitor;", sizes)
     assert (only.name, only.table) == ("privileges", "child")
+
+
+def test_a_grant_on_many_tables_is_one_finding(database: Database) -> None:
+    database.execute(SCHEMA)
+    database.execute("CREATE TABLE u (id int); CREATE TABLE w (id int)")
+    findings = found(database, "GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO PUBLIC;")
+    assert [(one.name, one.table) for one in findings] == [("privileges", "")]
+    assert findings[0].sentence.startswith("PUBLIC gets INSERT, SELECT on child, t, u and 1 more:")
+
+
+def test_a_role_that_becomes_the_owner_loses_nothing(database: Database) -> None:
+    database.execute(SCHEMA)
+    (only,) = found(database, "ALTER TABLE t OWNER TO pg_monitor;")
+    assert "t was owned by" in only.sentence
