@@ -7,12 +7,11 @@ from lib.observation import Catalog, Column, Constraint, Index, Relation
 from lib.source.lexer import tokens, upper
 
 _INTEGERS = ("smallint", "integer", "bigint")
-# The bounds are never NULL: an empty table has no batch that matters.
 _BATCHES = """\
 DO $$
 DECLARE
-    batch_first bigint := (SELECT coalesce(min({key}), 0) FROM {table});
-    batch_last CONSTANT bigint := (SELECT coalesce(max({key}), 0) FROM {table});
+    batch_first bigint := (SELECT min({key}) FROM {table});
+    batch_last CONSTANT bigint := (SELECT max({key}) FROM {table});
 BEGIN
     WHILE batch_first <= batch_last LOOP
         {statement}

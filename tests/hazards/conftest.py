@@ -2,18 +2,21 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from lib import runner
 from lib.hazards.findings import Circumstances, Finding
 from lib.hazards.judging import find
+from lib.hazards.table import Level
 from lib.observation import FileObservation
 from lib.postgres.catalog import Observer
 from lib.sizes import Size, Sizes
 from lib.source.lexer import split
 from tests.conftest import ROOT, Database, Server
-from tests.kit import file, session_of
+from tests.kit import config_of, file, fill, session_of
 
 SCHEMA = (ROOT / "tests" / "ddl_truth.sql").read_text()
 LARGE = 100_000_000
@@ -60,3 +63,14 @@ def found(
 
 def names(findings: list[Finding]) -> list[tuple[str, str]]:
     return [(one.name, one.level.name.lower()) for one in findings]
+
+
+def statements(database: Database, sql: str) -> list[tuple[str, str]]:
+    return [(one.name, one.table) for one in found(database, sql) if one.level > Level.NOTE]
+
+
+def rehearsed(database: Database, directory: Path, sql: str) -> list[Finding]:
+    observer = Observer()
+    config = config_of(database, fill(directory, {"001-x.sql": sql}))
+    runner.run(config, lambda _: None, observer=observer)
+    return find(observer.files[0], Circumstances(major(database), Sizes(), LARGE))
