@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from lib.hazards.recipes import NO_TRANSACTION, Files, joined, not_null, qualified, unquoted
 from lib.observation import Catalog, Column, Constraint, Index, Relation
 from lib.source.lexer import tokens, upper
@@ -57,7 +59,8 @@ def new_type(catalog: Catalog, table: Relation, was: Column, now: Column, major:
     None if indexes or constraints are on the column, since they would go with it. The cast stands
     for what the change has in USING.
     """
-    if not integer_key(catalog, table.oid) or _is_used(catalog, was) or was.identity:
+    numbered = was.identity or "nextval(" in (was.default or "")  # its sequence would go with it
+    if not integer_key(catalog, table.oid) or _is_used(catalog, was) or numbered:
         return ()
     fresh = now._replace(name=joined(was.name, "new"))
     value, alter = f"{was.name}::{now.type}", f"ALTER TABLE {table.name}"
@@ -83,7 +86,7 @@ def batched(catalog: Catalog, table: Relation, statement: str) -> Files:
             words.append(word)
             where = where or (word == "WHERE" and token.start())
     plain = not _JOINING & {*words[2:]} and words[:1] in (["UPDATE"], ["DELETE"])
-    if not key or not plain or "$$" in statement:
+    if not key or not plain or "$$" in statement or not _is_of(table, statement):
         return ()
     if where:
         condition = statement[where + len("WHERE") :].strip()
@@ -169,6 +172,12 @@ def _kept(table: Relation, one: Column, value: str) -> str:
 def _kept_no_more(table: Relation, one: Column) -> str:
     trigger = joined(table.base_name, one.name, "kept")
     return f"DROP TRIGGER {trigger} ON {table.name};\nDROP FUNCTION {table.schema}.{trigger}();"
+
+
+def _is_of(table: Relation, statement: str) -> bool:
+    """Whether the statement names the table; a cascade or a partition changes others, too."""
+    first = [token[0] for token in islice(tokens(statement), 6)]
+    return table.base_name in {*first, *(word.lower() for word in first)}
 
 
 def _words(sql: str) -> set[str]:

@@ -69,6 +69,7 @@ def test_an_identity_goes_on_after_the_numbers_of_its_recipe(
         "WITH x AS (SELECT 1) UPDATE t SET a = 1",
         "UPDATE t SET m = $$x$$",
         "TRUNCATE t",
+        "DELETE FROM parent",
     ],
 )
 def test_a_statement_whose_condition_cannot_be_extended_has_no_batches(
