@@ -48,6 +48,8 @@ class Relation(NamedTuple):
     bound_check: str | None
     """The same as a condition on its rows."""
     row_security: bool
+    forced: bool
+    """Whether row security is the owner's, too."""
     scans: int
     """Sequential scans by this session so far; only differences mean something."""
     changes: int
@@ -70,6 +72,8 @@ class Column(NamedTuple):
     default: str | None
     identity: str
     generated: str
+    collation: str
+    """If it is not that of the type."""
 
 
 class Constraint(NamedTuple):
@@ -108,6 +112,21 @@ class Policy(NamedTuple):
     definition: str
 
 
+class Object(NamedTuple):
+    """What is not a relation, or a property of one: a function, a value, a privilege."""
+
+    kind: str
+    key: str
+    """Its oid, or what it is made of; two objects of one kind have different ones."""
+    relation: int
+    """The relation that it belongs to; 0 if none."""
+    name: str
+    value: str
+
+
+Objects = Mapping[tuple[str, str], Object]
+
+
 class Catalog(NamedTuple):
     """The relations of the user's schemas at one moment, each part by its key."""
 
@@ -118,6 +137,8 @@ class Catalog(NamedTuple):
     policies: Mapping[int, Policy]
     locks: Mapping[int, frozenset[Mode]]
     """The locks that this transaction holds, also on relations that it has dropped."""
+    lock_timeout: int = 0
+    """In milliseconds; 0: none."""
 
     def with_part(self, part: Catalog, scope: Collection[int]) -> Catalog:
         """This catalog, in which the relations of `scope` are as in the part, or gone."""
@@ -129,6 +150,7 @@ class Catalog(NamedTuple):
             {**_without_of(self.indexes, scope), **part.indexes},
             {**_without_of(self.policies, scope), **part.policies},
             part.locks,
+            part.lock_timeout,
         )
 
     def columns_of(self, relation: int) -> list[Column]:
@@ -140,6 +162,7 @@ class Step(NamedTuple):
     """One statement that ran, between two moments."""
 
     line: int
+    text: str
     keywords: tuple[str, ...]
     concurrent: bool
     """Whether it runs CONCURRENTLY, in transactions of its own."""
@@ -155,6 +178,8 @@ class FileObservation(NamedTuple):
     transactional: bool
     start: Catalog
     steps: tuple[Step, ...]
+    objects_before: Objects
+    objects_after: Objects
 
     @property
     def end(self) -> Catalog:

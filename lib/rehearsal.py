@@ -5,19 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from lib import recipes, runner
+from lib import runner
 from lib.errors import ConfigError
 from lib.events import Emit, RunLog, RunResult
 from lib.guard import Change, require_rehearsal
-from lib.hazards import (
-    Circumstances,
-    FileReport,
-    Rehearsal,
-    blocked,
-    find,
-    require_known,
-    with_acceptances,
-)
+from lib.hazards import recipes
+from lib.hazards.findings import Circumstances, FileReport, Rehearsal
+from lib.hazards.judging import blocked, find, require_known, with_acceptances
 from lib.observation import FileObservation
 from lib.plan import History, Plan
 from lib.postgres.catalog import Observer
@@ -83,10 +77,15 @@ def _prepare(
         _require_same_tables(saved, executor, str(sizes_file))
     own = _own_sizes(history)
     sources = {_THIS_DATABASE: own, str(sizes_file): saved}
-    given = Circumstances(int(history.version.split(".")[0]), own.else_of(saved), config.large)
-    return Prepared(
-        history, plan, given, ", else ".join(name for name, one in sources.items() if one.tables)
+    sizes_from = ", else ".join(name for name, one in sources.items() if one.tables)
+    major, _, minor = history.version.split()[0].partition(".")
+    given = Circumstances(
+        int(major),
+        own.else_of(saved),
+        config.large,
+        minor=int(minor) if minor.isdecimal() else None,
     )
+    return Prepared(history, plan, given, sizes_from)
 
 
 def _own_sizes(history: History) -> Sizes:
@@ -108,7 +107,8 @@ def _require_same_tables(sizes: Sizes, executor: Executor, source: str) -> None:
 def _rehearsal(prepared: Prepared, observer: Observer, *, is_plan: bool) -> Rehearsal:
     given = prepared.given
     if observer.files:  # nobody uses yet what the same run creates
-        given = given._replace(existing=observer.files[0].start.relations.keys())
+        first = observer.files[0]
+        given = given._replace(known=first.start, known_objects=first.objects_before)
     seen = {one.version: one for one in observer.files}
     files = [_report(one, seen.get(one.version), given) for one in prepared.plan.pending]
     if is_plan:

@@ -16,7 +16,7 @@ errors printable quoting retry
 settings
 source
 activity observation sizes
-plan recipes
+plan
 diagnosis drift events guard hazards validation
 postgres
 runner
@@ -28,7 +28,8 @@ aws cli vercel
 # What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
     "cli.main cli.offline cli.process "
-    "diagnosis drift errors events guard hazards observation plan printable quoting recipes sizes "
+    "diagnosis drift errors events guard hazards.judging observation plan printable quoting "
+    "sizes "
     "report.document report.drift report.github report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "

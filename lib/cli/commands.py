@@ -62,7 +62,7 @@ from lib.source.migration import Migration, load, names_in
 from lib.validation import validate
 
 if TYPE_CHECKING:
-    from lib.hazards import Rehearsal
+    from lib.hazards.findings import Rehearsal
 
 # A skipped build shows how many files are pending, but does not wait long for that.
 SKIPPED_STATUS_SECONDS = 5.0

@@ -24,6 +24,7 @@ from lib.observation import (
 from lib.plan import TABLE
 from lib.postgres.connection import Connection, Reply
 from lib.postgres.leftovers import is_concurrent
+from lib.postgres.objects import read_objects
 from lib.source.lexer import Statement, split
 from lib.source.migration import Migration
 
@@ -56,12 +57,13 @@ WITH mine AS (
         AND ({{everything}} OR m.relation IS NOT NULL OR c.oid IN ({{known}}))
 )
 SELECT json_build_object(
+    'lock_timeout', (SELECT setting::int FROM pg_settings WHERE name = 'lock_timeout'),
     'locks', (SELECT json_agg(json_build_array(relation::bigint, modes)) FROM mine),
     'relations', (SELECT json_agg(json_build_array(
         s.oid::bigint, quote_ident(s.nspname), quote_ident(s.relname), s.relkind,
         s.relfilenode::bigint, s.inhparent::bigint, pg_get_expr(s.relpartbound, s.oid),
         CASE WHEN s.relispartition AND s.relkind IN ('r', 'p')
-            THEN pg_get_partition_constraintdef(s.oid) END, s.relrowsecurity,
+            THEN pg_get_partition_constraintdef(s.oid) END, s.relrowsecurity, s.relforcerowsecurity,
         CASE WHEN s.relkind IN ('r', 'm') THEN pg_stat_get_xact_numscans(s.oid) ELSE 0 END,
         CASE WHEN s.relkind IN ('r', 'm') THEN pg_stat_get_xact_tuples_inserted(s.oid)
             + pg_stat_get_xact_tuples_updated(s.oid)
@@ -69,11 +71,15 @@ SELECT json_build_object(
     'columns', (SELECT json_agg(json_build_array(
         a.attrelid::bigint, a.attnum, quote_ident(a.attname),
         format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
-        a.attidentity, a.attgenerated) ORDER BY a.attrelid, a.attnum)
+        a.attidentity, a.attgenerated,
+        CASE WHEN a.attcollation = t.typcollation THEN '' ELSE quote_ident(l.collname) END)
+        ORDER BY a.attrelid, a.attnum)
         FROM seen s
         JOIN pg_attribute a ON a.attrelid = s.oid AND a.attnum > 0 AND NOT a.attisdropped
+        JOIN pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_collation l ON l.oid = a.attcollation
         LEFT JOIN pg_attrdef d ON d.adrelid = s.oid AND d.adnum = a.attnum
-        WHERE s.relkind IN ('r', 'p', 'f')),
+        WHERE s.relkind IN ('r', 'p', 'f', 'v', 'm')),
     'constraints', (SELECT json_agg(json_build_array(
         k.oid::bigint, k.conrelid::bigint, k.confrelid::bigint, quote_ident(k.conname), k.contype,
         k.convalidated, k.conindid::bigint, k.conkey, pg_get_constraintdef(k.oid)))
@@ -106,10 +112,12 @@ class Observer:
 
     def begin(self, migration: Migration, connection: Connection) -> None:
         """A file is about to run: read everything."""
+        objects = read_objects(connection)
         start = read_catalog(connection)
         self._files[migration.version] = FileObservation(
-            migration.version, str(migration.path), migration.transactional, start, ()
-        )
+            migration.version, str(migration.path), migration.transactional, start, (), objects,
+            objects,
+        )  # fmt: skip
 
     def send(self, migration: Migration, connection: Connection) -> Reply:
         """Send a file in its transaction, as `Connection.send` does, but by statements.
@@ -125,6 +133,7 @@ class Observer:
                 return found
             reply.finished += 1
             self.see(migration, connection, statement)
+        self.end(migration, connection)
         return reply
 
     def see(self, migration: Migration, connection: Connection, statement: Statement) -> None:
@@ -137,8 +146,13 @@ class Observer:
             else read_catalog(connection)
         )
         keywords, concurrent = statement.keywords, is_concurrent(statement)
-        step = Step(statement.line, keywords, concurrent, before, after)
+        step = Step(statement.line, statement.text, keywords, concurrent, before, after)
         self._files[migration.version] = file._replace(steps=(*file.steps, step))
+
+    def end(self, migration: Migration, connection: Connection) -> None:
+        """All statements of the file have run: read what is read only then."""
+        file = self._files[migration.version]
+        self._files[migration.version] = file._replace(objects_after=read_objects(connection))
 
 
 def read_catalog(connection: Connection) -> Catalog:
@@ -174,6 +188,7 @@ def _catalog(found: dict[str, Any]) -> Catalog:
         {one.oid: one for one in map(_index, found["indexes"] or ())},
         {one.oid: one for one in (Policy(*fields) for fields in found["policies"] or ())},
         {oid: frozenset(map(Mode, modes)) for oid, modes in found["locks"] or ()},
+        found["lock_timeout"],
     )
 
 

@@ -109,6 +109,8 @@ class StatementRunner:
             if not self._work.in_transaction:
                 self._committed = self._executed
         self._require_no_open_transaction()
+        if self.observer:
+            self.observer.end(self._migration, self._work)
         if left := self._prepared_transactions(text) - prepared_before:
             raise self._failed(ServerError(None, _left_prepared(left)))
         self._require_lock()

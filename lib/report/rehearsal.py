@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from lib.hazards import Blocked, FileReport, Finding, Level, Rehearsal
+from lib.hazards.findings import Blocked, FileReport, Finding, Rehearsal
+from lib.hazards.table import Level
 from lib.report.github import escaped, escaped_property
 from lib.sizes import Size
 

@@ -233,7 +233,8 @@ def test_a_plan_does_not_blame_a_file_for_locks_of_the_one_before(
         }
     )
     result = here("plan", *LARGE, "--json", url=shop.url)
-    assert (result.code, findings(result.out)) == (0, [])
+    note = ("004", "new-rule-on-old-writes", "note")
+    assert (result.code, findings(result.out)) == (0, [note])
     assert recorded(shop) == ["001-orders"]
 
 

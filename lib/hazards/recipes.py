@@ -7,30 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lib.observation import Catalog, Column, Constraint, Index, Relation
+from lib.observation import Column, Constraint, Index, Relation
 from lib.quoting import identifier
 
 Files = tuple[str, ...]
 
-_NO_TRANSACTION = "-- migrate: no-transaction\n"
-_INTEGERS = ("smallint", "integer", "bigint")
-_BACKFILL = """\
--- migrate: no-transaction
-DO $$
-DECLARE
-    last CONSTANT bigint := (SELECT max({key}) FROM {table});
-BEGIN
-    FOR start IN 0 .. last BY 1000 LOOP
-        UPDATE {table} SET {column} = {value}
-        WHERE {key} >= start AND {key} < start + 1000 AND {column} IS NULL;
-        COMMIT;
-    END LOOP;
-END $$;"""
+NO_TRANSACTION = "-- migrate: no-transaction\n"
 
 
 def index(one: Index) -> Files:
     """An index of a table, built while the table is written."""
-    return (f"{_NO_TRANSACTION}{_concurrently(one.definition)};",)
+    return (f"{NO_TRANSACTION}{_concurrently(one.definition)};",)
 
 
 def partitioned_index(parent: Index, table: Relation, parts: Sequence[Index]) -> Files:
@@ -43,7 +30,7 @@ def partitioned_index(parent: Index, table: Relation, parts: Sequence[Index]) ->
         f"ALTER INDEX {schema}.{parent.name} ATTACH PARTITION {schema}.{part.name};"
         for part in parts
     )
-    return f"{only};", f"{_NO_TRANSACTION}{builds}", attached
+    return f"{only};", f"{NO_TRANSACTION}{builds}", attached
 
 
 def constraint(table: Relation, one: Constraint) -> Files:
@@ -57,7 +44,7 @@ def constraint(table: Relation, one: Constraint) -> Files:
 
 def not_null(table: Relation, column: Column, major: int) -> Files:
     """A NOT NULL that is checked while the table is written."""
-    name, alter = _joined(table.base_name, column.name, "not_null"), f"ALTER TABLE {table.name}"
+    name, alter = joined(table.base_name, column.name, "not_null"), f"ALTER TABLE {table.name}"
     validate = f"{alter} VALIDATE CONSTRAINT {name};"
     if major >= 18:
         return f"{alter} ADD CONSTRAINT {name} NOT NULL {column.name} NOT VALID;", validate
@@ -81,45 +68,97 @@ def unique(
     columns = nullable if one.kind == "p" else ()
     return (
         *(file for column in columns for file in not_null(table, column, major)),
-        f"{_NO_TRANSACTION}{_concurrently(built.definition)};",
+        f"{NO_TRANSACTION}{_concurrently(built.definition)};",
         f"ALTER TABLE {table.name} ADD CONSTRAINT {one.name} {kind} USING INDEX {built.name}"
         f"{deferrable}{initially};",
     )
 
 
-def column(catalog: Catalog, table: Relation, one: Column) -> Files:
-    """A column whose default differs from row to row: first the column, then its rows."""
-    alter, key = f"ALTER TABLE {table.name}", _integer_key(catalog, table.oid)
-    added = (
-        f"{alter} ADD COLUMN {one.name} {one.type};\n"
-        f"{alter} ALTER COLUMN {one.name} SET DEFAULT {one.default};"
+def narrower(table: Relation, column: Column, condition: str) -> Files:
+    """The rule of a narrower type as a constraint; the column keeps its type."""
+    name, alter = joined(table.base_name, column.name, "range"), f"ALTER TABLE {table.name}"
+    return (
+        f"{alter} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID;",
+        f"{alter} VALIDATE CONSTRAINT {name};",
     )
-    if not key:
-        return (added,)
-    filled = _BACKFILL.format(table=table.name, key=key, column=one.name, value=one.default)
-    return added, filled
+
+
+def without_value(columns: Iterable[tuple[Relation, Column]], value: str) -> Files:
+    """A value of an enum that no row may have; the type keeps it."""
+    label = "'" + value.replace("'", "''") + "'"
+    rules = [
+        (f"ALTER TABLE {table.name}", joined(table.base_name, one.name, "values"), one.name)
+        for table, one in columns
+    ]
+    added = (
+        f"{alter} ADD CONSTRAINT {name} CHECK ({column} <> {label}) NOT VALID;"
+        for alter, name, column in rules
+    )
+    validated = (f"{alter} VALIDATE CONSTRAINT {name};" for alter, name, _ in rules)
+    return ("\n".join(added), "\n".join(validated)) if rules else ()
+
+
+def nullable_first(table: Relation, column: Column, major: int) -> Files:
+    """A column that rows need not have, until all have it."""
+    filled, *others = not_null(table, column, major)
+    once = "-- Once all rows have a value, and the running code writes it:\n"
+    added = f"ALTER TABLE {table.name} ADD COLUMN {column.name} {column.type};"
+    return added, f"{once}{filled}", *others
+
+
+def collation(table: Relation, column: Column, rebuilt: Index) -> Files:
+    """An index in the new collation before the column has it, so that none is built then."""
+    end = f"({column.name})"
+    if not (column.collation and rebuilt.definition.endswith(end)):
+        return ()
+    fresh, base = joined(rebuilt.name, "new"), rebuilt.definition.removesuffix(end)
+    made = _concurrently(base).replace(f" {rebuilt.name} ON ", f" {fresh} ON ", 1)
+    return (
+        f"{NO_TRANSACTION}{made}({column.name} COLLATE {column.collation});\n"
+        f"DROP INDEX CONCURRENTLY IF EXISTS {table.schema}.{rebuilt.name};",
+        f"ALTER TABLE {table.name} ALTER COLUMN {column.name} TYPE {column.type} "
+        f"COLLATE {column.collation};\n"
+        f"ALTER INDEX {table.schema}.{fresh} RENAME TO {rebuilt.name};",
+    )
 
 
 def drop_index(table: Relation, one: Index) -> Files:
     """An index dropped while its table is used."""
-    return (f"{_NO_TRANSACTION}DROP INDEX CONCURRENTLY IF EXISTS {table.schema}.{one.name};",)
+    return (f"{NO_TRANSACTION}DROP INDEX CONCURRENTLY IF EXISTS {table.schema}.{one.name};",)
+
+
+def drop_table(table: Relation, key: Constraint) -> Files:
+    """A table dropped when it no longer references another."""
+    return f"ALTER TABLE {table.name} DROP CONSTRAINT {key.name};", f"DROP TABLE {table.name};"
+
+
+def replaced(table: Relation, old: Index, new: Index) -> Files:
+    """An index exchanged for another without a time that has none."""
+    name = joined(new.name, "new") if new.name == old.name else new.name
+    made = _concurrently(new.definition).replace(f" {new.name} ON ", f" {name} ON ", 1)
+    files = (
+        f"{NO_TRANSACTION}{made};\nDROP INDEX CONCURRENTLY IF EXISTS {table.schema}.{old.name};",
+    )
+    if name == new.name:
+        return files
+    return *files, f"ALTER INDEX {table.schema}.{name} RENAME TO {new.name};"
 
 
 def reindex(table: Relation, rebuilt: Iterable[Index]) -> Files:
     """Indexes rebuilt while their table is written."""
     lines = (f"REINDEX INDEX CONCURRENTLY {table.schema}.{one.name};" for one in rebuilt)
-    return (_NO_TRANSACTION + "\n".join(lines),)
+    return (NO_TRANSACTION + "\n".join(lines),)
 
 
 def detach(parent: Relation, partition: Relation) -> Files:
     """A partition detached while the partitioned table is used."""
     alter = f"ALTER TABLE {parent.name} DETACH PARTITION {partition.name} CONCURRENTLY;"
-    return (_NO_TRANSACTION + alter,)
+    return (NO_TRANSACTION + alter,)
 
 
 def attach(parent: Relation, partition: Relation) -> Files:
     """A partition attached without reading its rows under a lock."""
-    name, alter = _joined(partition.base_name, "bounds"), f"ALTER TABLE {partition.name}"
+    name, alter = joined(partition.base_name, "bounds"), f"ALTER TABLE {partition.name}"
     return (
         f"{alter} ADD CONSTRAINT {name} CHECK ({partition.bound_check}) NOT VALID;",
         f"{alter} VALIDATE CONSTRAINT {name};",
@@ -150,17 +189,12 @@ def _concurrently(definition: str) -> str:
     return definition.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
 
 
-def _joined(*parts: str) -> str:
+def unquoted(name: str) -> str:
+    """A name as the catalog has it."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def joined(*parts: str) -> str:
     """A name made of names, quoted only if one of them is."""
-    words = [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in parts]
-    name = "_".join(words)
+    name = "_".join(map(unquoted, parts))
     return identifier(name) if any(part.startswith('"') for part in parts) else name
-
-
-def _integer_key(catalog: Catalog, table: int) -> str | None:
-    """The name of the one integer column that is the primary key."""
-    for one in catalog.constraints.values():
-        if one.kind == "p" and one.relation == table and len(one.columns) == 1:
-            key = catalog.columns[table, one.columns[0]]
-            return key.name if key.type in _INTEGERS else None
-    return None

@@ -1,0 +1,157 @@
+"""Makes findings of what was seen: which of them count, their levels, what a file accepts. Pure.
+
+Everything is decided from what was observed. Of the text only the first keywords count: an empty
+table that is truncated looks like one that is rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from lib.errors import FilesError
+from lib.hazards import recipes
+from lib.hazards.findings import Blocked, Circumstances, Finding
+from lib.hazards.objects import ObjectChanges
+from lib.hazards.old_names import OldNames
+from lib.hazards.seen import Seen
+from lib.hazards.statement import Statement
+from lib.hazards.table import HAZARDS, Hazard, Level
+from lib.hazards.whole_file import WholeFile
+from lib.observation import TABLES, FileObservation, Mode
+from lib.sizes import LISTED_BYTES, Size
+from lib.source.migration import Migration
+
+# Of one statement and table only the first is told: the others are parts of it.
+_PRECEDENCE = ("required-column", "rewrite", "not-null-scan", "constraint-scan", "scan-under-lock")
+
+
+def blocked(file: FileObservation, given: Circumstances) -> list[Blocked]:
+    """The tables that other sessions have to wait for while the file runs."""
+    strongest: dict[int, Mode] = {}
+    for step in file.steps:
+        for oid in step.after.locks:
+            strongest[oid] = max(strongest.get(oid, Mode.ACCESS_SHARE), file.mode(step.after, oid))
+    tables = [
+        (relation, mode)
+        for oid, mode in strongest.items()
+        if (relation := file.start.relations.get(oid))
+        and relation.kind in TABLES
+        and mode.blocks_writes
+        and (given.known is None or oid in given.known.relations)
+    ]
+    return sorted(
+        Blocked(one.name, given.sizes.of(recipes.qualified(one)), mode.blocks_reads)
+        for one, mode in tables
+        if one.parent not in strongest
+    )
+
+
+def find(file: FileObservation, given: Circumstances) -> list[Finding]:
+    """The findings of a file, by line; one a hazard and table."""
+    seen = [
+        *(one for step in file.steps for one in Statement(file, step, given).findings()),
+        *OldNames(file, given).findings(),
+        *WholeFile(file, given).findings(),
+        *ObjectChanges(file, given).findings(),
+    ]
+    kept: dict[tuple[str, int, str], Seen] = {}
+    for one in _strongest(seen):
+        by_subject = one.subject if not HAZARDS[one.name].weight else ""
+        kept.setdefault((one.name, one.relation, by_subject), one)
+    findings = [_finding(one, file, given) for one in _by_parent([*kept.values()], file)]
+    return sorted(
+        (one for one in findings if one), key=lambda one: (one.line, -one.level, one.name)
+    )
+
+
+def with_acceptances(
+    findings: Sequence[Finding], accepted: Mapping[str, str], version: str, path: str
+) -> tuple[Finding, ...]:
+    """The findings of a file, and what it accepts of them or in vain; by name and reason."""
+    hazard, names = HAZARDS["accepts-nothing"], {one.name for one in findings}
+    return (
+        *(one._replace(accepted=accepted.get(one.name, "")) for one in findings),
+        *(
+            Finding(
+                hazard.name, hazard.level, version, path, 1, "", None,
+                hazard.sentence.format(subject=name), hazard.remedy,
+            )
+            for name in accepted
+            if name not in names
+        ),
+    )  # fmt: skip
+
+
+def require_known(migrations: Iterable[Migration]) -> None:
+    """Raise FilesError for files that accept what is no hazard."""
+    unknown = [
+        f"{one.path}: {name}"
+        for one in migrations
+        for name in one.accepted()
+        if name not in HAZARDS
+    ]
+    if unknown:
+        listed = "".join(f"\n  {one}" for one in unknown)
+        raise FilesError(
+            f"these files accept what is not the name of a hazard:{listed}",
+            changed_nothing=True,
+            next_step=f"The names are {', '.join(sorted(HAZARDS))}.",
+        )
+
+
+def _strongest(seen: Iterable[Seen]) -> list[Seen]:
+    """Without those that are a part of another finding of the same statement and table."""
+    seen = [*seen]
+    ranks: dict[tuple[int, int], int] = {}
+    for one in seen:
+        if one.name in _PRECEDENCE:
+            key, rank = (one.line, one.relation), _PRECEDENCE.index(one.name)
+            ranks[key] = min(rank, ranks.get(key, rank))
+    return [
+        one
+        for one in seen
+        if one.name not in _PRECEDENCE
+        or _PRECEDENCE.index(one.name) == ranks[one.line, one.relation]
+    ]
+
+
+def _by_parent(seen: list[Seen], file: FileObservation) -> list[Seen]:
+    """One finding for a partitioned table instead of one for each of its partitions."""
+    kept: dict[tuple[str, int, int], Seen] = {}
+    for one in seen:
+        relation = file.start.relations.get(one.relation)
+        if not relation:
+            kept[one.name, one.line, hash(one)] = one
+            continue
+        found = file.end.relations.get(one.relation, relation)
+        parent = relation.parent if relation.parent == found.parent else None
+        root = parent if parent in file.start.relations else None
+        if root is None or one.name in ("drop", "detach-locks-parent"):
+            kept[one.name, one.line, hash(one)] = one
+        else:
+            kept.setdefault((one.name, one.line, root), one._replace(relation=root))
+    own = {(one.name, one.line, one.relation) for key, one in kept.items() if key[2] == hash(one)}
+    return [one for key, one in kept.items() if key[2] == hash(one) or key not in own]
+
+
+def _finding(one: Seen, file: FileObservation, given: Circumstances) -> Finding | None:
+    hazard, relation = HAZARDS[one.name], file.start.relations.get(one.relation)
+    table = relation.name if relation else ""
+    size = given.sizes.of(recipes.qualified(relation)) if relation else None
+    level = _level(hazard, one.weight or hazard.weight, size, given.large)
+    if level is None:
+        return None
+    words = {"table": table, "subject": one.subject, "what": one.what or "read or write"}
+    return Finding(
+        one.name, level, file.version, file.path, one.line, table, size,
+        hazard.sentence.format(**words), hazard.remedy.format(**words), one.recipe,
+    )  # fmt: skip
+
+
+def _level(hazard: Hazard, weight: int, size: Size | None, large: int) -> Level | None:
+    """None for what does not matter because the table is known to be small."""
+    if not hazard.weight or size is None:
+        return hazard.level
+    if size.bytes < LISTED_BYTES:
+        return None
+    return Level.FAIL if size.bytes * weight >= large else Level.WARN

@@ -1,0 +1,175 @@
+"""What a file adds and leaves locked, by comparing its start with its end. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lib.hazards import recipes
+from lib.hazards.comparison import Comparison
+from lib.hazards.seen import Seen
+from lib.hazards.table import MANY_LOCKS
+from lib.observation import Catalog, Relation, Step
+
+_TYPES = (
+    ("json", "use jsonb: json has no equality"),
+    ("character(", "use text: char(n) pads with blanks"),
+    ("money", "use numeric: money depends on the server's locale"),
+    ("timestamp without time zone", "use timestamptz"),
+    ("timestamp(", "use timestamptz"),
+)
+
+
+class WholeFile(Comparison):
+    """The findings about what is there at the end."""
+
+    def findings(self) -> Iterator[Seen]:
+        """All of them."""
+        yield from self._new_columns()
+        yield from self._security()
+        yield from self._foreign_keys()
+        yield from self._rules()
+        yield from self._replaced_indexes()
+        yield from self._totals()
+        yield from self._lock_timeout()
+
+    def _new_columns(self) -> Iterator[Seen]:
+        for key, one in self._end.columns.items():
+            if key in self._start.columns or not self._existed(key[0]):
+                continue
+            table, line = self._end.relations[key[0]], self._line_of_column(key)
+            if table.kind in "vm":
+                continue
+            name = f"{table.name}.{one.name}"
+            if one.not_null and one.default is None and not one.identity and not one.generated:
+                recipe = recipes.nullable_first(table, one, self._given.major)
+                yield Seen("required-column", line, table.oid, name, recipe=recipe)
+            for prefix, advice in _TYPES:
+                if one.type == prefix or (
+                    prefix.endswith("(")
+                    and one.type.startswith(prefix)
+                    and "with time zone" not in one.type
+                ):
+                    yield Seen("type", line, table.oid, f"{name} is {one.type}: {advice}")
+
+    def _security(self) -> Iterator[Seen]:
+        for oid, was in self._start.relations.items():
+            now = self._end.relations.get(oid)
+            if now and self._existed(oid) and (change := self._switched(was, now)):
+                yield Seen("security", self._line(
+                    _security(step.before, oid) != _security(step.after, oid)
+                    for step in self._file.steps
+                ), oid, change)  # fmt: skip
+        for key, policy in self._start.policies.items():
+            after = self._end.policies.get(key)
+            there = policy.relation in self._end.relations and self._existed(policy.relation)
+            if there and after != policy:
+                line = self._line(
+                    step.before.policies.get(key) != step.after.policies.get(key)
+                    for step in self._file.steps
+                )
+                change = "changed" if after else "gone"
+                yield Seen("security", line, policy.relation, f"policy {policy.name} is {change}")
+
+    def _switched(self, was: Relation, now: Relation) -> str:
+        """Switched on with policies in the same file, it is meant."""
+        if was.row_security and not now.row_security:
+            return "it is switched off"
+        if was.forced is not now.forced and was.row_security:
+            return "it holds for the owner, too" if now.forced else "it spares the owner"
+        policies = any(one.relation == now.oid for one in self._end.policies.values())
+        alone = now.row_security and not was.row_security and not policies
+        return "it is switched on, and no policy lets anybody but the owner in" if alone else ""
+
+    def _foreign_keys(self) -> Iterator[Seen]:
+        for key, one in self._end.constraints.items():
+            if one.kind != "f" or key in self._start.constraints or not self._existed(one.relation):
+                continue
+            if not any(
+                index.valid and {*index.columns[: len(one.columns)]} == {*one.columns}
+                for index in self._end.indexes.values()
+                if index.relation == one.relation
+            ):
+                line = self._line(
+                    key in step.after.constraints and key not in step.before.constraints
+                    for step in self._file.steps
+                )
+                yield Seen("fk-without-index", line, one.relation, one.name)
+
+    def _rules(self) -> Iterator[Seen]:
+        """What writes of the running code must satisfy, though old rows need not yet."""
+        for key, one in self._end.constraints.items():
+            old = any((one.relation, number) in self._start.columns for number in one.columns)
+            if key in self._start.constraints or not old or not self._existed(one.relation):
+                continue
+            if not one.valid or one.kind in "ux":
+                line = self._line(
+                    key in step.after.constraints and key not in step.before.constraints
+                    for step in self._file.steps
+                )
+                yield Seen("new-rule-on-old-writes", line, one.relation, one.name)
+
+    def _replaced_indexes(self) -> Iterator[Seen]:
+        """In a file with a transaction, nobody sees the time between."""
+        gone = [one for oid, one in self._start.indexes.items() if oid not in self._end.indexes]
+        made = [one for oid, one in self._end.indexes.items() if oid not in self._start.indexes]
+        for old, new in ((old, new) for old in gone for new in made):
+            same = old.relation == new.relation and old.columns[:1] == new.columns[:1]
+            first = next(step for step in self._file.steps if old.oid not in step.after.indexes)
+            late = new.oid not in first.after.indexes and not self._file.transactional
+            if same and late and self._existed(old.relation):
+                recipe = recipes.replaced(self._start.relations[old.relation], old, new)
+                yield Seen("index-replaced", first.line, old.relation, old.name, recipe=recipe)
+
+    def _lock_timeout(self) -> Iterator[Seen]:
+        """How a file that waits longer than the settings say makes others wait behind it."""
+        limit = self._start.lock_timeout
+        for step in self._file.steps if self._file.transactional and limit else ():
+            now = step.after.lock_timeout
+            if not 0 < now <= limit:
+                yield Seen("lock-timeout", step.line, 0, f"{now} ms" if now else "none")
+                return
+
+    def _totals(self) -> Iterator[Seen]:
+        locked = [
+            oid for oid in self._end.locks
+            if self._existed(oid) and self._file.mode(self._end, oid).blocks_reads
+        ]  # fmt: skip
+        if len(locked) > MANY_LOCKS:
+            yield Seen("many-locks", self._file.steps[-1].line, locked[0])
+        yield from self._one_after_another()
+        for oid in self._start.relations:
+            lines = [step.line for step in self._file.steps if self._reads_all(step, oid)]
+            if len(lines) > 1:
+                yield Seen("several-scans", lines[1], oid)
+
+    def _one_after_another(self) -> Iterator[Seen]:
+        """Tables that statement after statement locks against reads."""
+        taken: dict[int, int] = {}
+        for step in self._file.steps if self._file.transactional else ():
+            for oid in step.after.locks:
+                if self._locks_reads(step, oid) and self._start.relations[oid].parent is None:
+                    taken.setdefault(oid, step.line)
+        lines = sorted({*taken.values()})
+        if len(lines) > 1:
+            late = next(oid for oid, line in taken.items() if line == lines[1])
+            names = sorted(self._start.relations[oid].name for oid in taken if oid != late)
+            yield Seen("many-tables-locked", lines[1], late, ", ".join(names))
+
+    def _locks_reads(self, step: Step, oid: int) -> bool:
+        return self._existed(oid) and self._file.mode(step.after, oid).blocks_reads
+
+    def _reads_all(self, step: Step, oid: int) -> bool:
+        before, after = step.before.relations.get(oid), step.after.relations.get(oid)
+        return bool(
+            before
+            and after
+            and self._existed(oid)
+            and after.scans > before.scans
+            and not step.concurrent
+            and self._file.mode(step.after, oid).blocks_writes
+        )
+
+
+def _security(catalog: Catalog, oid: int) -> tuple[bool, bool] | None:
+    relation = catalog.relations.get(oid)
+    return (relation.row_security, relation.forced) if relation else None

@@ -1,0 +1,60 @@
+"""What is seen by comparing a file's start with its end."""
+
+from pathlib import Path
+
+from lib.hazards.table import Level
+from tests.conftest import Database
+from tests.hazards.conftest import found, rehearsed, statements
+from tests.kit import HEAD
+
+
+def test_a_column_that_old_code_does_not_fill_fails(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    (only,) = found(database, "ALTER TABLE t ADD COLUMN z int NOT NULL;")
+    assert (only.name, only.level) == ("required-column", Level.FAIL)
+
+
+def test_a_rule_holds_for_new_rows_before_it_is_validated(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, a int)")
+    rule = "ALTER TABLE t ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;"
+    (only,) = found(database, rule)
+    assert (only.name, only.level) == ("new-rule-on-old-writes", Level.NOTE)
+    fresh = "ALTER TABLE t ADD z int, ADD CONSTRAINT n CHECK (z > 0) NOT VALID;"
+    assert found(database, fresh) == []
+
+
+def test_row_security_without_a_policy_is_told(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    alone = "ALTER TABLE t ENABLE ROW LEVEL SECURITY;"
+    assert statements(database, alone) == [("security", "t")]
+    assert statements(database, f"{alone} CREATE POLICY p ON t USING (true);") == []
+
+
+def test_tables_that_are_locked_one_after_another_are_noted(database: Database) -> None:
+    database.execute("CREATE TABLE a (id int); CREATE TABLE b (id int)")
+    both = "ALTER TABLE a ADD z int;\nALTER TABLE b ADD z int;"
+    (only,) = found(database, both)
+    assert (only.name, only.line, only.table) == ("many-tables-locked", 2, "b")
+    assert found(database, "ALTER TABLE a ADD z int;\nALTER TABLE a ADD y int;") == []
+
+
+def test_a_file_that_waits_longer_for_locks_than_it_should_is_noted(database: Database) -> None:
+    limit = "SET lock_timeout = '5s'"
+    longer = found(database, "SET LOCAL lock_timeout = '1min';", session=limit)
+    never = found(database, "SET LOCAL lock_timeout = 0;", session=limit)
+    assert [one.sentence.partition(":")[2][:12] for one in longer + never] == [
+        " 60000 ms. W", " none. While",
+    ]  # fmt: skip
+    assert found(database, "SET LOCAL lock_timeout = '1s';", session=limit) == []
+
+
+def test_an_index_dropped_before_its_successor_is_told(database: Database, tmp_path: Path) -> None:
+    database.execute("CREATE TABLE t (id int, a int, b int); CREATE INDEX old ON t (a)")
+    build, drop = "CREATE INDEX CONCURRENTLY new ON t (a, b);", "DROP INDEX CONCURRENTLY old;"
+    wrong = rehearsed(database, tmp_path, f"{HEAD}{drop}\n{build}")
+    assert [(one.name, one.line) for one in wrong] == [("index-replaced", 2)]
+    database.execute("DROP INDEX new; CREATE INDEX old ON t (a); DROP TABLE schema_migrations")
+    assert rehearsed(database, tmp_path, *wrong[0].recipe) == []
+    assert database.execute("SELECT to_regclass('old'), to_regclass('new') IS NOT NULL") == [
+        (None, True)
+    ]
