@@ -25,6 +25,7 @@ from lib.observation import (
     Relation,
     Step,
 )
+from lib.queries import Queries, changes
 from lib.recipes import Files
 from lib.sizes import LISTED_BYTES, Size, Sizes
 from lib.source.migration import Migration
@@ -188,6 +189,18 @@ HAZARDS = {
             "Check that the running code reads and writes the new type.",
         ),
         Hazard(
+            "query-breaks", Level.FAIL, 0,
+            "{subject}.",
+            "Deploy code that does not send it first; in a later deploy accept this.",
+        ),
+        Hazard(
+            "result-shape", Level.WARN, 0,
+            "{subject}: sessions that have prepared it fail with 0A000, cached plan must not "
+            "change result type.",
+            "Name the columns in the statement; or recycle the pool after the deploy, and prepare "
+            "nothing behind a transaction pooler (psycopg: prepare_threshold=None).",
+        ),
+        Hazard(
             "accepts-nothing", Level.WARN, 0,
             "The file accepts {subject}, and does nothing of the kind.",
             "Remove the line.",
@@ -233,6 +246,8 @@ class Finding(NamedTuple):
     recipe: Files = ()
     accepted: str = ""
     """The reason, if the file accepts it."""
+    queries: tuple[str, ...] = ()
+    """The application's statements that it is about, the most frequent first."""
 
 
 class Blocked(NamedTuple):
@@ -265,6 +280,7 @@ class Rehearsal(NamedTuple):
     """Where the sizes are from; empty if none is known."""
     is_plan: bool
     """Whether all files ran in one transaction: what a later one locks is an upper bound."""
+    queries: Queries = Queries()
 
     def findings(self, level: Level, *, accepted: bool = False) -> list[Finding]:
         """The findings of this level that are, or are not, accepted."""
@@ -332,7 +348,8 @@ def find(file: FileObservation, given: Circumstances) -> list[Finding]:
         kept.setdefault((one.name, one.relation, by_subject), one)
     findings = [_finding(one, file, given) for one in _by_parent([*kept.values()], file)]
     return sorted(
-        (one for one in findings if one), key=lambda one: (one.line, -one.level, one.name)
+        (*(one for one in findings if one), *_of_queries(file)),
+        key=lambda one: (one.line, -one.level, one.name),
     )
 
 
@@ -414,6 +431,16 @@ def _finding(one: _Seen, file: FileObservation, given: Circumstances) -> Finding
         one.name, level, file.version, file.path, one.line, relation.name, size,
         hazard.sentence.format(**words), hazard.remedy.format(**words), one.recipe,
     )  # fmt: skip
+
+
+def _of_queries(file: FileObservation) -> Iterator[Finding]:
+    line = file.steps[0].line if file.steps else 1
+    for one in changes(file.queries_before, file.queries_after):
+        hazard = HAZARDS["query-breaks" if one.fails else "result-shape"]
+        yield Finding(
+            hazard.name, hazard.level, file.version, file.path, line, "", None,
+            hazard.sentence.format(subject=one.words), hazard.remedy, queries=one.texts,
+        )  # fmt: skip
 
 
 def _level(hazard: Hazard, weight: int, size: Size | None, large: int) -> Level | None:

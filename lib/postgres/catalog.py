@@ -7,7 +7,7 @@ only those are read again. ROLLBACK TO a savepoint releases locks, hence "or hel
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lib.observation import (
@@ -17,13 +17,16 @@ from lib.observation import (
     FileObservation,
     Index,
     Mode,
+    Parsed,
     Policy,
+    Query,
     Relation,
     Step,
 )
 from lib.plan import TABLE
 from lib.postgres.connection import Connection, Reply
 from lib.postgres.leftovers import is_concurrent
+from lib.postgres.queries import parse_all
 from lib.source.lexer import Statement, split
 from lib.source.migration import Migration
 
@@ -94,8 +97,10 @@ SELECT json_build_object(
 class Observer:
     """Runs a file's statements one by one, and keeps what it sees of each file."""
 
-    def __init__(self) -> None:
+    def __init__(self, queries: Sequence[Query] = ()) -> None:
+        """The queries are parsed before and after each file."""
         self._files: dict[str, FileObservation] = {}
+        self._queries = queries
 
     @property
     def files(self) -> tuple[FileObservation, ...]:
@@ -104,9 +109,9 @@ class Observer:
 
     def begin(self, migration: Migration, connection: Connection) -> None:
         """A file is about to run: read everything."""
-        start = read_catalog(connection)
+        start, queries = read_catalog(connection), self._parsed(connection)
         self._files[migration.version] = FileObservation(
-            migration.version, str(migration.path), migration.transactional, start, ()
+            migration.version, str(migration.path), migration.transactional, start, (), queries
         )
 
     def send(self, migration: Migration, connection: Connection) -> Reply:
@@ -123,6 +128,7 @@ class Observer:
                 return found
             reply.finished += 1
             self.see(migration, connection, statement)
+        self.end(migration, connection)
         return reply
 
     def see(self, migration: Migration, connection: Connection, statement: Statement) -> None:
@@ -137,6 +143,14 @@ class Observer:
         keywords, concurrent = statement.keywords, is_concurrent(statement)
         step = Step(statement.line, keywords, concurrent, before, after)
         self._files[migration.version] = file._replace(steps=(*file.steps, step))
+
+    def end(self, migration: Migration, connection: Connection) -> None:
+        """All statements of the file have run."""
+        file = self._files[migration.version]
+        self._files[migration.version] = file._replace(queries_after=self._parsed(connection))
+
+    def _parsed(self, connection: Connection) -> dict[Query, Parsed]:
+        return parse_all(connection, self._queries) if self._queries else {}
 
 
 def read_catalog(connection: Connection) -> Catalog:

@@ -108,6 +108,8 @@ class StatementRunner:
                 self.observer.see(self._migration, self._work, statement)
             if not self._work.in_transaction:
                 self._committed = self._executed
+        if self.observer:
+            self.observer.end(self._migration, self._work)
         self._require_no_open_transaction()
         if left := self._prepared_transactions(text) - prepared_before:
             raise self._failed(ServerError(None, _left_prepared(left)))
