@@ -7,7 +7,7 @@ only those are read again. ROLLBACK TO a savepoint releases locks, hence "or hel
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lib.observation import (
@@ -98,7 +98,7 @@ class Observer:
     """Runs a file's statements one by one, and keeps what it sees of each file."""
 
     def __init__(self, queries: Sequence[Query] = ()) -> None:
-        """The queries are parsed before and after each file."""
+        """The queries are parsed before the first file and after each one."""
         self._files: dict[str, FileObservation] = {}
         self._queries = queries
 
@@ -109,7 +109,7 @@ class Observer:
 
     def begin(self, migration: Migration, connection: Connection) -> None:
         """A file is about to run: read everything."""
-        start, queries = read_catalog(connection), self._parsed(connection)
+        start, queries = read_catalog(connection), self._parsed_before(migration, connection)
         self._files[migration.version] = FileObservation(
             migration.version, str(migration.path), migration.transactional, start, (), queries
         )
@@ -148,6 +148,13 @@ class Observer:
         """All statements of the file have run."""
         file = self._files[migration.version]
         self._files[migration.version] = file._replace(queries_after=self._parsed(connection))
+
+    def _parsed_before(
+        self, migration: Migration, connection: Connection
+    ) -> Mapping[Query, Parsed]:
+        if tried := self._files.get(migration.version):
+            return tried.queries_before
+        return self.files[-1].queries_after if self.files else self._parsed(connection)
 
     def _parsed(self, connection: Connection) -> dict[Query, Parsed]:
         return parse_all(connection, self._queries) if self._queries else {}

@@ -10,7 +10,7 @@ from tests.conftest import Completed, Database, Here
 from tests.kit import HEAD, Write, contents, recorded, rows, tables
 
 BASE = {
-    "001-orders.sql": "CREATE TABLE orders (id int PRIMARY KEY, total int, notes text);\n"
+    "001-orders.sql": "CREATE TABLE orders (id int PRIMARY KEY, total int, notes varchar(9));\n"
     "CREATE TABLE users (id int);\n"
 }
 BY_ID, ALL = "SELECT id, notes FROM orders WHERE id = $1", "SELECT * FROM orders"
