@@ -1,13 +1,15 @@
 """`rehearse` and `plan` with --queries: what becomes of the statements that production runs."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
 from tests.conftest import Completed, Database, Here
-from tests.kit import HEAD, Write, contents, recorded, rows, tables
+from tests.kit import HEAD, Write, contents, holding, recorded, rows, tables, until
 
 BASE = {
     "001-orders.sql": "CREATE TABLE orders (id int PRIMARY KEY, total int, notes varchar(9));\n"
@@ -240,3 +242,31 @@ def test_a_plan_whose_file_fails_leaves_everything(
     assert result.code == 1
     assert "division by zero" in result.err
     assert contents(shop) == before
+
+
+UNTIL_LOCKED = """DO $$ BEGIN
+    WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'orders'::regclass
+        AND mode = 'AccessExclusiveLock') LOOP PERFORM pg_sleep(0.02); END LOOP;
+END $$;
+"""
+
+
+@pytest.mark.slow
+def test_a_busy_table_does_not_run_a_file_without_a_transaction_twice(
+    here: Here, shop: Database, migrations: Write
+) -> None:
+    migrations({"002-more.sql": f"{HEAD}INSERT INTO users VALUES (1);\n{UNTIL_LOCKED}"})
+    ended = threading.Event()
+
+    def hold() -> None:
+        until(lambda: shop.execute("SELECT id FROM users"))
+        with holding(shop, "LOCK TABLE orders"):
+            ended.wait()
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(hold)
+        result = here("rehearse", *WITH, url=shop.url, env={"MIGRATION_LOCK_TIMEOUT": "100ms"})
+        ended.set()
+    assert result.code == 7
+    assert "canceling statement due to lock timeout" in result.err
+    assert (rows(shop.url, "SELECT id FROM users"), recorded(shop)) == ([(1,)], ["001-orders"])
