@@ -102,7 +102,10 @@ def _prepare(config: Config, executor: Executor, change: Change, documents: Docu
 
 
 def _parsed(queries: Sequence[Query], executor: Executor, source: str) -> Queries:
-    """Raise ConfigError if this database has tables, and can parse none of the statements."""
+    """What is known of the statements.
+
+    Raises ConfigError if this database has tables, and can parse none of them.
+    """
     said = executor.parsed(queries) if queries else {}
     fine = tuple(query for query in queries if not said[query].error)
     if queries and not fine and executor.catalog().relations:

@@ -28,10 +28,22 @@ FROM (
 GROUP BY query ORDER BY 2 DESC, 1
 """
 _HIDDEN = "<insufficient privilege>"
-_LOADED = """\
+_LOAD = """\
 The server loads it when it starts, with this setting, for which a provider may have a switch:
   shared_preload_libraries = 'pg_stat_statements'"""
-_NOT_LOADED, _NO_SUCH = "55000", ("42P01", "42703")
+_NO_EXTENSION = (
+    "this database does not have the extension pg_stat_statements",
+    f"Create it, as an owner who may:\n  CREATE EXTENSION pg_stat_statements;\n{_LOAD}",
+)
+_TOO_OLD = (
+    "the extension pg_stat_statements is older than 1.9, which came with PostgreSQL 14",
+    "To update it:\n  ALTER EXTENSION pg_stat_statements UPDATE;",
+)
+_REFUSALS = {
+    "55000": ("the server has not loaded the library of pg_stat_statements", _LOAD),
+    "42P01": _TOO_OLD,
+    "42703": _TOO_OLD,
+}
 
 # The usual path of the role, also after a file that has set another role or path.
 _AS_THE_ROLE = f"RESET SESSION AUTHORIZATION; RESET ROLE; {USUAL_PATH} SAVEPOINT onward_query"
@@ -47,20 +59,12 @@ def running_queries(connection: Connection, role: str) -> list[Query]:
 
     Raises DatabaseUnsuitable where it is missing, or this role may not see all of it.
     """
-    found = connection.query(_EXTENSION)
-    if not found:
-        raise _unsuitable(
-            "this database does not have the extension pg_stat_statements",
-            f"Create it, as an owner who may:\n  CREATE EXTENSION pg_stat_statements;\n{_LOADED}",
-        )
-    reply = connection.read(_STATEMENTS.format(schema=found[0][0]))
-    if reply.error and reply.error.sqlstate == _NOT_LOADED:
-        raise _unsuitable("the server has not loaded the library of pg_stat_statements", _LOADED)
-    if reply.error and reply.error.sqlstate in _NO_SUCH:
-        raise _unsuitable(
-            "pg_stat_statements is older than 1.9, the version of PostgreSQL 14",
-            "To update it:\n  ALTER EXTENSION pg_stat_statements UPDATE;",
-        )
+    schema = connection.query(_EXTENSION)
+    if not schema:
+        raise _unsuitable(*_NO_EXTENSION)
+    reply = connection.read(_STATEMENTS.format(schema=schema[0][0]))
+    if refusal := _REFUSALS.get(reply.failure.sqlstate or ""):
+        raise _unsuitable(*refusal)
     if reply.failed:
         raise connection.error_for(reply)
     if any(text == _HIDDEN for text, _ in reply.rows):
