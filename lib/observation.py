@@ -170,6 +170,22 @@ class Step(NamedTuple):
     after: Catalog
 
 
+class Query(NamedTuple):
+    """A statement that a database runs, with parameters for its values."""
+
+    text: str
+    calls_a_minute: float
+
+
+class Parsed(NamedTuple):
+    """What the server says of a statement that it has parsed, and not run."""
+
+    error: str = ""
+    """Why it cannot be parsed, with the SQLSTATE."""
+    columns: tuple[tuple[str, int, int], ...] = ()
+    """Name, type and type modifier of each column of its result."""
+
+
 class FileObservation(NamedTuple):
     """A file that ran, and what was seen of its statements."""
 
@@ -180,6 +196,9 @@ class FileObservation(NamedTuple):
     steps: tuple[Step, ...]
     objects_before: Objects
     objects_after: Objects
+    queries_before: Mapping[Query, Parsed] = {}
+    """What the server said of the application's statements before the file ran."""
+    queries_after: Mapping[Query, Parsed] = {}
 
     @property
     def end(self) -> Catalog:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +13,11 @@ from lib.guard import Change, require_rehearsal
 from lib.hazards import recipes
 from lib.hazards.findings import Circumstances, FileReport, Rehearsal
 from lib.hazards.judging import blocked, find, require_known, with_acceptances
-from lib.observation import FileObservation
+from lib.observation import FileObservation, Query
 from lib.plan import History, Plan
 from lib.postgres.catalog import Observer
 from lib.postgres.executor import Executor
+from lib.queries import Queries, read_queries
 from lib.settings.config import Config
 from lib.sizes import Size, Sizes, read_sizes
 from lib.source.migration import Migration, load
@@ -30,34 +32,45 @@ class Prepared(NamedTuple):
     plan: Plan
     given: Circumstances
     sizes_from: str
+    queries: Queries = Queries()
 
 
-def prepare(config: Config, change: Change, sizes_file: Path | None = None) -> Prepared:
+class Documents(NamedTuple):
+    """The files that another database has written."""
+
+    sizes: Path | None = None
+    queries: Path | None = None
+
+
+NO_DOCUMENTS = Documents()
+
+
+def prepare(config: Config, change: Change, documents: Documents = NO_DOCUMENTS) -> Prepared:
     """Read what a rehearsal needs. Reads only.
 
     Raises WrongEnvironment where none is allowed; FilesError, ConfigError for what a file accepts
-    and for sizes that are not this database's.
+    and for documents that are not this database's.
     """
     with Executor(config) as executor:
-        return _prepare(config, executor, change, sizes_file)
+        return _prepare(config, executor, change, documents)
 
 
 def rehearse(config: Config, emit: Emit, prepared: Prepared) -> tuple[RunResult, Rehearsal]:
     """Apply the pending files by the run loop, observed. Raises as a run does."""
-    observer = Observer()
+    observer = Observer(prepared.queries.parsed)
     result = runner.run(config, emit, observer=observer)
     return result, _rehearsal(prepared, observer, is_plan=False)
 
 
-def plan(config: Config, emit: Emit, sizes_file: Path | None = None) -> Rehearsal:
+def plan(config: Config, emit: Emit, documents: Documents = NO_DOCUMENTS) -> Rehearsal:
     """Run the pending files in one transaction, observed, and roll it back. Raises as a run does.
 
     Files without a transaction are left out.
     """
-    observer = Observer()
     log = RunLog(emit)
     with Executor(config, log) as executor:
-        prepared = _prepare(config, executor, Change.plan(), sizes_file)
+        prepared = _prepare(config, executor, Change.plan(), documents)
+        observer = Observer(prepared.queries.parsed)
         log.started(prepared.history, prepared.plan)
         runner.require_run_allowed(config, prepared.history, prepared.plan)
         executor.observer = observer
@@ -66,26 +79,44 @@ def plan(config: Config, emit: Emit, sizes_file: Path | None = None) -> Rehearsa
     return _rehearsal(prepared, observer, is_plan=True)
 
 
-def _prepare(
-    config: Config, executor: Executor, change: Change, sizes_file: Path | None
-) -> Prepared:
-    saved = read_sizes(sizes_file) if sizes_file else Sizes()
+def _prepare(config: Config, executor: Executor, change: Change, documents: Documents) -> Prepared:
+    saved = read_sizes(documents.sizes) if documents.sizes else Sizes()
+    queries = read_queries(documents.queries) if documents.queries else ()
     history, plan = runner.read_plan(config, executor, load(config.directory), activity=True)
     require_rehearsal(config, history, change)
     require_known(plan.pending)
     if saved.tables:
-        _require_same_tables(saved, executor, str(sizes_file))
+        _require_same_tables(saved, executor, str(documents.sizes))
     own = _own_sizes(history)
-    sources = {_THIS_DATABASE: own, str(sizes_file): saved}
+    sources = {_THIS_DATABASE: own, str(documents.sizes): saved}
     sizes_from = ", else ".join(name for name, one in sources.items() if one.tables)
+    given = _circumstances(config, history, own.else_of(saved))
+    parsed = _parsed(queries, executor, str(documents.queries or ""))
+    return Prepared(history, plan, given, sizes_from, parsed)
+
+
+def _circumstances(config: Config, history: History, sizes: Sizes) -> Circumstances:
     major, _, minor = history.version.split()[0].partition(".")
-    given = Circumstances(
-        int(major),
-        own.else_of(saved),
-        config.large,
-        minor=int(minor) if minor.isdecimal() else None,
+    return Circumstances(
+        int(major), sizes, config.large, minor=int(minor) if minor.isdecimal() else None
     )
-    return Prepared(history, plan, given, sizes_from)
+
+
+def _parsed(queries: Sequence[Query], executor: Executor, source: str) -> Queries:
+    """What is known of the statements.
+
+    Raises ConfigError if this database has tables, and can parse none of them.
+    """
+    said = executor.parsed(queries) if queries else {}
+    fine = tuple(query for query in queries if not said[query].error)
+    if queries and not fine and executor.catalog().relations:
+        raise ConfigError(
+            f"{source} has the statements of another database: it lists {len(queries)}, and none "
+            f"of them can be parsed here. The first: {said[queries[0]].error}",
+            changed_nothing=True,
+            next_step="Use a document of a database that has the same migrations.",
+        )
+    return Queries(source, len(queries), fine)
 
 
 def _own_sizes(history: History) -> Sizes:
@@ -113,7 +144,9 @@ def _rehearsal(prepared: Prepared, observer: Observer, *, is_plan: bool) -> Rehe
     files = [_report(one, seen.get(one.version), given) for one in prepared.plan.pending]
     if is_plan:
         files[1:] = [one._replace(at_most=bool(one.blocked)) for one in files[1:]]
-    return Rehearsal(tuple(files), prepared.history.version, prepared.sizes_from, is_plan)
+    return Rehearsal(
+        tuple(files), prepared.history.version, prepared.sizes_from, is_plan, prepared.queries
+    )
 
 
 def _report(migration: Migration, seen: FileObservation | None, given: Circumstances) -> FileReport:

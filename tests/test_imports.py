@@ -17,6 +17,7 @@ settings
 source
 activity observation sizes
 plan
+queries
 diagnosis drift events guard hazards validation
 postgres
 runner
@@ -28,9 +29,9 @@ aws cli vercel
 # What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
     "cli.main cli.offline cli.process "
-    "diagnosis drift errors events guard hazards.judging observation plan printable quoting "
-    "sizes "
-    "report.document report.drift report.github report.rehearsal report.text "
+    "diagnosis drift errors events guard hazards.judging observation plan printable queries "
+    "quoting sizes "
+    "report.document report.drift report.github report.queries report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "
     "source.extensions source.git source.migration source.numbering source.other_tools "

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lib.guard import Change
-from lib.hazards import Level, Rehearsal
+from lib.hazards.findings import Rehearsal
+from lib.hazards.table import Level
 from lib.rehearsal import plan, prepare, rehearse
 from scripts.embedded import find_programs
 from tests.conftest import ROOT, Database, Server

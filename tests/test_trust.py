@@ -95,6 +95,10 @@ class Story:
         self.command("status", "--check")
         self.command("validate")
         self.command()
+        # All names are looked up before the server says that it has not loaded the library.
+        safely(self.database).execute("CREATE SCHEMA stats")
+        safely(self.database).execute("CREATE EXTENSION pg_stat_statements SCHEMA stats")
+        assert "shared_preload_libraries" in self.command("queries", code=5)
 
     def routes(self) -> None:
         service = Service(self.environ())

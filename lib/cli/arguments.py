@@ -41,6 +41,8 @@ commands:
   rehearse            for a database that is thrown away: apply all pending
                       files, and show what they block, read and break
   plan                the same in one transaction that is rolled back
+  queries             write the statements that a database runs, for --queries of
+                      `rehearse` and `plan`; read-only
   repair VERSION      accept a changed or renamed file: record its checksum and
                       name, without running it
 """
@@ -244,6 +246,16 @@ def _add_commands_that_observe(add: Callable[..., argparse.ArgumentParser]) -> N
             metavar="FILE",
             help="sizes of tables under 1 MB here, printed by `status --json` of another database",
         )
+        command.add_argument(
+            "--queries",
+            type=Path,
+            metavar="FILE",
+            help="statements that must not break: what `queries` of another database has printed",
+        )
+    add(
+        "queries",
+        description="Print the statements of pg_stat_statements as a JSON document. Read-only.",
+    )
 
 
 def _options() -> _Parser:

@@ -120,7 +120,8 @@ def _rehearse(options: SimpleNamespace, terminal: Terminal) -> int:
     from lib import rehearsal  # noqa: PLC0415 - a run does not need it
 
     config = _with_consent(_config(options, terminal), options, terminal, Change.rehearse())
-    prepared = rehearsal.prepare(config, Change.rehearse(), options.sizes_from)
+    documents = rehearsal.Documents(options.sizes_from, options.queries)
+    prepared = rehearsal.prepare(config, Change.rehearse(), documents)
     _, found = rehearsal.rehearse(
         config, lambda event: terminal.info(event_text(config, event)), prepared
     )
@@ -132,8 +133,9 @@ def _plan(options: SimpleNamespace, terminal: Terminal) -> int:
 
     config = _with_consent(_config(options, terminal), options, terminal, Change.plan())
     terminal.info(_PLAN_LEAVES)
+    documents = rehearsal.Documents(options.sizes_from, options.queries)
     found = rehearsal.plan(
-        config, lambda event: terminal.info(event_text(config, event)), options.sizes_from
+        config, lambda event: terminal.info(event_text(config, event)), documents
     )
     return _tell_rehearsal(config, found, terminal)
 
@@ -154,6 +156,19 @@ def _tell_rehearsal(config: Config, found: Rehearsal, terminal: Terminal) -> int
     if terminal.as_markdown:
         terminal.document(rehearsal_markdown(found, fails=fails))
     return 9 if fails else 0
+
+
+def _queries(options: SimpleNamespace, terminal: Terminal) -> int:
+    from lib.report.queries import queries_dict, queries_text  # noqa: PLC0415 - as above
+
+    terminal.as_json = True  # the document is all that it is asked for
+    config = _config(options, terminal)
+    with Executor(config, budget=READ_BUDGET) as database:
+        history = database.read()
+        found = database.running_queries()
+    terminal.info(queries_text(found))
+    terminal.json(queries_dict(config, history, found))
+    return 0
 
 
 def _skip(options: SimpleNamespace, terminal: Terminal, environment: str, reason: str) -> int:
@@ -354,6 +369,7 @@ COMMANDS: dict[str | None, Command] = {
     "repair": _repair,
     "rehearse": _rehearse,
     "plan": _plan,
+    "queries": _queries,
 }
 
 

@@ -63,6 +63,7 @@ def _parse(arguments: Sequence[str]) -> SimpleNamespace:
         all=False,
         markdown=False,
         sizes_from=None,
+        queries=None,
     )
     if arguments:
         # A build passes no arguments, and should not wait for argparse.

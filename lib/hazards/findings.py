@@ -7,6 +7,7 @@ from typing import NamedTuple
 from lib.hazards.recipes import Files
 from lib.hazards.table import Level
 from lib.observation import Catalog, Objects
+from lib.queries import Queries
 from lib.sizes import Size, Sizes
 
 
@@ -40,6 +41,8 @@ class Finding(NamedTuple):
     recipe: Files = ()
     accepted: str = ""
     """The reason, if the file accepts it."""
+    queries: tuple[str, ...] = ()
+    """The application's statements that it is about, the most frequent first."""
 
 
 class Blocked(NamedTuple):
@@ -72,6 +75,7 @@ class Rehearsal(NamedTuple):
     """Where the sizes are from; empty if none is known."""
     is_plan: bool
     """Whether all files ran in one transaction: what a later one locks is an upper bound."""
+    queries: Queries = Queries()
 
     def findings(self, level: Level, *, accepted: bool = False) -> list[Finding]:
         """The findings of this level that are, or are not, accepted."""

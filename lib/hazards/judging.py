@@ -6,7 +6,7 @@ table that is truncated looks like one that is rewritten.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lib.errors import FilesError
 from lib.hazards import recipes
@@ -18,6 +18,7 @@ from lib.hazards.statement import Statement
 from lib.hazards.table import HAZARDS, Hazard, Level
 from lib.hazards.whole_file import WholeFile
 from lib.observation import TABLES, FileObservation, Mode
+from lib.queries import changes
 from lib.sizes import LISTED_BYTES, Size
 from lib.source.migration import Migration
 
@@ -60,7 +61,8 @@ def find(file: FileObservation, given: Circumstances) -> list[Finding]:
         kept.setdefault((one.name, one.relation, by_subject), one)
     findings = [_finding(one, file, given) for one in _by_parent([*kept.values()], file)]
     return sorted(
-        (one for one in findings if one), key=lambda one: (one.line, -one.level, one.name)
+        (*(one for one in findings if one), *_of_queries(file)),
+        key=lambda one: (one.line, -one.level, one.name),
     )
 
 
@@ -146,6 +148,16 @@ def _finding(one: Seen, file: FileObservation, given: Circumstances) -> Finding 
         one.name, level, file.version, file.path, one.line, table, size,
         hazard.sentence.format(**words), hazard.remedy.format(**words), one.recipe,
     )  # fmt: skip
+
+
+def _of_queries(file: FileObservation) -> Iterator[Finding]:
+    line = file.steps[0].line if file.steps else 1
+    for one in changes(file.queries_before, file.queries_after):
+        hazard = HAZARDS["query-breaks" if one.fails else "result-shape"]
+        yield Finding(
+            hazard.name, hazard.level, file.version, file.path, line, "", None,
+            hazard.sentence.format(subject=one.words), hazard.remedy, queries=one.texts,
+        )  # fmt: skip
 
 
 def _level(hazard: Hazard, weight: int, size: Size | None, large: int) -> Level | None:

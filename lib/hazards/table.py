@@ -239,6 +239,18 @@ HAZARDS = {
             "Leave it to MIGRATION_LOCK_TIMEOUT.",
         ),
         Hazard(
+            "query-breaks", Level.FAIL, 0,
+            "{subject}.",
+            "Deploy code that does not send it first; in a later deploy accept this.",
+        ),
+        Hazard(
+            "result-shape", Level.WARN, 0,
+            "{subject}: sessions that have prepared it fail with 0A000, cached plan must not "
+            "change result type.",
+            "Name the columns in the statement; or recycle the pool after the deploy, and prepare "
+            "nothing behind a transaction pooler (psycopg: prepare_threshold=None).",
+        ),
+        Hazard(
             "accepts-nothing", Level.WARN, 0,
             "The file accepts {subject}, and does nothing of the kind.",
             "Remove the line.",

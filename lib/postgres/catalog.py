@@ -7,7 +7,7 @@ only those are read again. ROLLBACK TO a savepoint releases locks, hence "or hel
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lib.observation import (
@@ -17,7 +17,9 @@ from lib.observation import (
     FileObservation,
     Index,
     Mode,
+    Parsed,
     Policy,
+    Query,
     Relation,
     Step,
 )
@@ -25,6 +27,7 @@ from lib.plan import TABLE
 from lib.postgres.connection import Connection, Reply
 from lib.postgres.leftovers import is_concurrent
 from lib.postgres.objects import read_objects
+from lib.postgres.queries import parse_all
 from lib.source.lexer import Statement, split
 from lib.source.migration import Migration
 
@@ -102,8 +105,10 @@ SELECT json_build_object(
 class Observer:
     """Runs a file's statements one by one, and keeps what it sees of each file."""
 
-    def __init__(self) -> None:
+    def __init__(self, queries: Sequence[Query] = ()) -> None:
+        """The queries are parsed before the first file and after each one."""
         self._files: dict[str, FileObservation] = {}
+        self._queries = queries
 
     @property
     def files(self) -> tuple[FileObservation, ...]:
@@ -112,11 +117,12 @@ class Observer:
 
     def begin(self, migration: Migration, connection: Connection) -> None:
         """A file is about to run: read everything."""
+        queries = self._parsed_before(migration, connection)
         objects = read_objects(connection)
         start = read_catalog(connection)
         self._files[migration.version] = FileObservation(
             migration.version, str(migration.path), migration.transactional, start, (), objects,
-            objects,
+            objects, queries,
         )  # fmt: skip
 
     def send(self, migration: Migration, connection: Connection) -> Reply:
@@ -152,7 +158,19 @@ class Observer:
     def end(self, migration: Migration, connection: Connection) -> None:
         """All statements of the file have run: read what is read only then."""
         file = self._files[migration.version]
-        self._files[migration.version] = file._replace(objects_after=read_objects(connection))
+        self._files[migration.version] = file._replace(
+            objects_after=read_objects(connection), queries_after=self._parsed(connection)
+        )
+
+    def _parsed_before(
+        self, migration: Migration, connection: Connection
+    ) -> Mapping[Query, Parsed]:
+        if tried := self._files.get(migration.version):
+            return tried.queries_before
+        return self.files[-1].queries_after if self.files else self._parsed(connection)
+
+    def _parsed(self, connection: Connection) -> dict[Query, Parsed]:
+        return parse_all(connection, self._queries) if self._queries else {}
 
 
 def read_catalog(connection: Connection) -> Catalog:

@@ -1,8 +1,9 @@
 """A connection: send SQL text, read the reply. With `connecting`, the only user of psycopg.
 
-All SQL is sent as literal text by the simple protocol. So a whole file travels as one message, `%`
-and `$1` are sent verbatim, transaction poolers work, and an idle transaction keeps no snapshot (a
-query with parameters would keep one, and CREATE INDEX CONCURRENTLY elsewhere would wait for it).
+All SQL that runs is sent as literal text by the simple protocol. So a whole file travels as one
+message, `%` and `$1` are sent verbatim, transaction poolers work, and an idle transaction keeps no
+snapshot (a query with parameters would keep one, and CREATE INDEX CONCURRENTLY elsewhere would wait
+for it). What is only parsed is sent by the extended protocol, which takes one statement.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from select import POLLIN, POLLOUT, poll
 from types import FrameType
 from typing import NamedTuple, Self
@@ -65,6 +66,8 @@ class Reply:
         self.tags: list[str] = []
         self.finished = 0
         """Number of statements that succeeded."""
+        self.columns: tuple[tuple[str, int, int], ...] = ()
+        """Of a statement that was parsed: name, type and type modifier of each of its columns."""
         self.error: ServerError | None = None
         self.lost = False
         """The connection broke before the reply was complete."""
@@ -142,10 +145,34 @@ class Connection:
         """
         reply = Reply() if reply is None else reply
         message = self._encoded(sql) if isinstance(sql, str) else sql
-        self._text.sent = message
-        try:
+
+        def start() -> None:
             self._pgconn.send_query(message)
             self._pgconn.set_single_row_mode()
+
+        return self._exchange(start, message, reply, collect)
+
+    def parse(self, text: str) -> Reply:
+        """Have the server parse one statement, which is not run, and describe its result.
+
+        Of several statements, or one that it cannot parse, the reply has the server's error.
+        """
+        message = self._encoded(text)
+        reply = self._exchange(
+            lambda: self._pgconn.send_prepare(b"", message), message, Reply(), collect=True
+        )
+        if not reply.failed:
+            self._exchange(
+                lambda: self._pgconn.send_describe_prepared(b""), message, reply, collect=True
+            )
+        return reply
+
+    def _exchange(
+        self, start: Callable[[], None], message: bytes, reply: Reply, collect: bool
+    ) -> Reply:
+        self._text.sent = message
+        try:
+            start()
             self._flush()
             while (result := self._next_result()) is not None:
                 self._consume(result, reply, collect)
@@ -264,6 +291,8 @@ class Connection:
                 reply.finished += 1
                 if collect:
                     reply.tags.append((result.command_status or b"").decode())
+                if result.status == pq.ExecStatus.COMMAND_OK:  # it has columns if it is described
+                    reply.columns = tuple(self._columns(result))
             case pq.ExecStatus.FATAL_ERROR:
                 error = self._server_error(result)
                 reply.error = own_error(error) if collect else error
@@ -279,6 +308,11 @@ class Connection:
     def _row(self, result: pq.abc.PGresult) -> tuple[str | None, ...]:
         values = (result.get_value(0, column) for column in range(result.nfields))
         return tuple(None if value is None else self._text.value(value) for value in values)
+
+    def _columns(self, result: pq.abc.PGresult) -> Iterator[tuple[str, int, int]]:
+        for number in range(result.nfields):
+            name = self._text.value(result.fname(number) or b"")
+            yield name, result.ftype(number), result.fmod(number)
 
     def _server_error(self, result: pq.abc.PGresult) -> ServerError:
         position = self._field(result, pq.DiagnosticField.STATEMENT_POSITION)

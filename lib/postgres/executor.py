@@ -55,7 +55,7 @@ from lib.settings.database_url import DatabaseURL
 from lib.source.migration import Migration
 
 if TYPE_CHECKING:  # a run that observes nothing does not load it
-    from lib.observation import Catalog
+    from lib.observation import Catalog, Parsed, Query
     from lib.postgres.catalog import Observer
 
 MIN_FILE_SECONDS = 1.0  # no file begins when the deadline is nearer than this
@@ -140,6 +140,22 @@ class Executor:
         from lib.postgres.catalog import read_catalog  # noqa: PLC0415 - a run does not need it
 
         return read_catalog(self._session.connection)
+
+    def running_queries(self) -> list[Query]:
+        """The statements that this database really runs, the most frequent first. Reads only.
+
+        Raises DatabaseUnsuitable where the server does not keep them, or does not show them.
+        """
+        from lib.postgres.queries import running_queries  # noqa: PLC0415 - a run does not need it
+
+        return running_queries(self._session.connection, self._session.history.role)
+
+    def parsed(self, queries: Iterable[Query]) -> dict[Query, Parsed]:
+        """What the server says of each statement, which it parses and does not run."""
+        from lib.postgres.queries import parse_all  # noqa: PLC0415 - a run does not need it
+
+        limits = self._session.limits.as_sql(self._session.history)
+        return parse_all(self._session.connection, queries, limits)
 
     def prepare(self) -> None:
         """Create the history's table, its schema, or its audit columns, where they are missing.

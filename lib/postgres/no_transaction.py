@@ -6,11 +6,12 @@ Nothing can roll such a file back, so its errors say exactly which statements we
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lib.diagnosis import diagnose
-from lib.errors import FilesError, PartlyApplied, ServerError, TableBusy
+from lib.errors import FilesError, LockBusy, PartlyApplied, ServerError, TableBusy
 from lib.events import RunLog
 from lib.postgres.connection import BUSY, Connection, Reply, Rows
 from lib.postgres.invalid_index import (
@@ -105,15 +106,25 @@ class StatementRunner:
             self._run_with_its_lock_timeout(statement, text)
             self._executed += 1
             if self.observer:
-                self.observer.see(self._migration, self._work, statement)
+                with self._tried_once():
+                    self.observer.see(self._migration, self._work, statement)
             if not self._work.in_transaction:
                 self._committed = self._executed
         self._require_no_open_transaction()
         if self.observer:
-            self.observer.end(self._migration, self._work)
+            with self._tried_once():
+                self.observer.end(self._migration, self._work)
         if left := self._prepared_transactions(text) - prepared_before:
             raise self._failed(ServerError(None, _left_prepared(left)))
         self._require_lock()
+
+    @contextmanager
+    def _tried_once(self) -> Iterator[None]:
+        """A lock that is busy within the block does not make statements run again."""
+        try:
+            yield
+        except LockBusy as busy:
+            raise self._failed(ServerError(None, busy.message)) from None
 
     def _applied_in_words(self) -> str:
         if not self._committed:

@@ -51,6 +51,9 @@ def rehearsal_dict(found: Rehearsal, *, fails: bool) -> dict[str, Any]:
         "mode": "plan" if found.is_plan else "rehearse",
         "pgVersion": f"PostgreSQL {found.server.split()[0]}",
         "sizesFrom": found.sizes_from or None,
+        "queriesFrom": found.queries.source or None,
+        "queries": found.queries.listed,
+        "queriesParsed": len(found.queries.parsed),
         "files": [_file_dict(file) for file in found.files],
     }
 
@@ -70,11 +73,20 @@ def _annotation(one: Finding, path: str) -> str:
 def _headline(found: Rehearsal) -> str:
     how = "planned in one transaction" if found.is_plan else "rehearsed"
     count = _count(len(found.files), "pending migration")
-    return f"{count}, {how} on PostgreSQL {found.server.split()[0]} · {_sizes(found)}"
+    return (
+        f"{count}, {how} on PostgreSQL {found.server.split()[0]} · {_sizes(found)}{_queries(found)}"
+    )
 
 
 def _sizes(found: Rehearsal) -> str:
     return f"sizes: {found.sizes_from}" if found.sizes_from else "sizes unknown"
+
+
+def _queries(found: Rehearsal) -> str:
+    source, listed, parsed = found.queries
+    if not source:
+        return ""
+    return f" · queries: {source}, {listed - len(parsed)} of {listed} could not be parsed before"
 
 
 def _file_text(file: FileReport) -> list[str]:
@@ -189,6 +201,7 @@ def _finding_dict(one: Finding) -> dict[str, Any]:
         "remedy": one.remedy,
         "recipe": list(one.recipe),
         "accepted": one.accepted or None,
+        "queries": list(one.queries),
     }
 
 

@@ -32,6 +32,9 @@ SUBJECTS = {
     "security": "it is switched off",
     "fk-without-index": "orders_customer_fkey",
     "type-change": "orders.note was varchar(20) and is text",
+    "query-breaks": 'SELECT notes FROM orders (calls a minute: 340) fails: column "notes" does not '
+    "exist (SQLSTATE 42703)",
+    "result-shape": "SELECT * FROM orders (calls a minute: 40) returns also paid",
     "accepts-nothing": "drop-column",
     "type": "orders.data is json: use jsonb",
 }

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from lib.observation import FileObservation, Mode
+from lib.observation import FileObservation, Mode, Parsed, Query
 from lib.postgres.catalog import Observer
 from lib.source.lexer import split
 from tests.conftest import ROOT, Database, Server
@@ -98,3 +98,20 @@ def test_a_timeout_that_a_file_sets_does_not_end_what_observes_it(clone: Databas
     found = observed(clone, f"{whole[0]}; SET LOCAL statement_timeout = '5ms'")
     assert len(found.steps) == 2
     assert found.end.relations == found.start.relations
+
+
+def test_a_file_that_is_tried_again_is_compared_with_what_was_before(database: Database) -> None:
+    database.execute("CREATE TABLE orders (id int)")
+    query = Query("SELECT id FROM orders", 1)
+    observer, drop = Observer([query]), file("001-drop", "DROP TABLE orders;")
+    with session_of(database) as connection:
+        for _ in range(2):
+            connection.send("BEGIN")
+            assert not observer.send(drop, connection).failed
+            connection.send("ROLLBACK")
+    (only,) = observer.files
+    assert only.queries_before == {query: Parsed("", (("id", 23, -1),))}
+    assert only.queries_after == {
+        query: Parsed('relation "orders" does not exist (SQLSTATE 42P01)')
+    }
+    assert database.execute("SELECT id FROM orders") == []

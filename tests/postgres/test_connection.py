@@ -462,3 +462,17 @@ def test_a_server_that_does_not_answer_the_cancellation_is_left(
             os.kill(backend, signal.SIGCONT)
         assert session.send("SELECT 1").lost
     nothing_is_left_running(server, database)
+
+
+def test_a_statement_that_is_parsed_is_described_and_not_run(database: Database) -> None:
+    database.execute('CREATE TABLE one (id int, "größe" varchar(20))')
+    with session_of(database) as session:
+        reply = session.parse("INSERT INTO one VALUES ($1, $2) RETURNING *, 'x' AS \"a b\"")
+        assert reply.columns == (("id", 23, -1), ("größe", 1043, 24), ("a b", 25, -1))
+        assert session.parse("DELETE FROM one WHERE id = $1").columns == ()
+        wrong = session.parse("SELECT größe, 1 FROM one; DROP TABLE one").failure
+        assert wrong.sqlstate == "42601"
+        assert session.send("SELECT 1").rows == [("1",)]
+        session.close()
+        assert session.parse("SELECT 1").lost
+    assert database.execute("SELECT * FROM one") == []
