@@ -51,6 +51,7 @@ TEAMS = (
     Part("scripts/adopt.py"),
     Part("scripts/adopting/*.py"),
     Part("scripts/embedded.py"),
+    Part("scripts/rehearse_branch.py"),
     Part("scripts/sandbox"),
     Part("scripts/sandbox.py"),
     Part("scripts/bundle.py", ("sam",)),
