@@ -57,6 +57,7 @@ TEAMS = (
     Part("scripts/bundle.py", ("sam",)),
     Part("scripts/invoke.py", ("sam",)),
     Part("template.yaml", ("sam",)),
+    Part(".github/actions/rehearse/action.yml"),
     Part(".github/workflows/migrations.yml"),
     Part("docs/adopting.md"),
     Part("docs/drift.md"),
