@@ -22,9 +22,9 @@ import yaml  # type: ignore[import-untyped]
 
 from scripts.adopt import main as adopt
 from scripts.embedded import Embedded
-from tests.conftest import ROOT, Database
+from tests.conftest import ROOT, Database, Server
 from tests.github import MAIN, REPOSITORY, TOKEN, GitHub, github
-from tests.kit import commit, git, rows, wait_until_gone
+from tests.kit import commit, git, login, role, rows, wait_until_gone
 
 WORKFLOW = ROOT / ".github" / "workflows" / "migrations.yml"
 ACTION = ROOT / ".github" / "actions" / "rehearse" / "action.yml"
@@ -120,7 +120,7 @@ class Repository:
     def observed(self, url: str) -> Job:
         """Run the scheduled job; `url` is the secret, empty where there is none."""
         self._check_out("main")
-        return self._run("production", Event("schedule"), {"secrets.MIGRATION_READ_URL": url})
+        return self._run("production", Event("schedule"), {"secrets.PRODUCTION_READ_URL": url})
 
     def drop(self) -> None:
         """Delete the clone, and the sandbox in it."""
@@ -504,15 +504,16 @@ def sizes(**tables: int) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_production_is_read_by_the_scheduled_job_and_known_in_a_pull_request(
-    team: Repository, database: Database
+    team: Repository, server: Server, migrated: Database
 ) -> None:
-    database.execute(
+    migrated.execute(
         "CREATE TABLE orders AS SELECT n AS id, repeat('x', 50) AS notes "
         "FROM generate_series(1, 20000) n; ANALYZE orders"
     )
-    job = team.observed(database.url)
+    with login(server, migrated) as reader:
+        migrated.execute(f"GRANT SELECT ON schema_migrations TO {role(reader)}")
+        job = team.observed(reader.url)
     assert job.failed == "", job.printed
-    assert database.url not in job.printed
     saved = {one.name: one.read_text() for one in (team.temporary / "production").iterdir()}
     assert [*json.loads(saved["sizes.json"])] == ["sizes"]
     team.github.save(saved)
@@ -523,7 +524,9 @@ def test_production_is_read_by_the_scheduled_job_and_known_in_a_pull_request(
 def test_without_the_secret_the_scheduled_job_says_that_it_is_skipped(team: Repository) -> None:
     job = team.observed("")
     assert job.failed == ""
-    assert job.printed.startswith("::notice::Skipped: there is no secret MIGRATION_READ_URL (docs/")
+    assert job.printed.startswith(
+        "::notice::Skipped: there is no secret PRODUCTION_READ_URL (docs/"
+    )
     assert list(team.temporary.iterdir()) == []
 
 
