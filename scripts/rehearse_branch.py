@@ -75,8 +75,8 @@ def main(arguments: Sequence[str]) -> int:
         if _checksums(base.contents) == _checksums(contents_in(directory)):
             terminal.info(f"✅ Nothing to rehearse: the files are those of {base.name}")
             return 0
-        with _server() as target:
-            return _apply(base, target, terminal) or _migrate(target, "rehearse", *rest).returncode
+        with empty_database() as target:
+            return _apply(base, target, terminal) or migrate(target, "rehearse", *rest).returncode
     except OnwardError as error:
         return terminal.fail(error)
     except (EmbeddedError, OSError) as error:
@@ -107,8 +107,8 @@ def _checksums(contents: Mapping[str, bytes]) -> dict[str, str]:
 
 
 @contextmanager
-def _server() -> Iterator[Target]:
-    """An empty database, of which nothing is left afterwards."""
+def empty_database() -> Iterator[Target]:
+    """An empty database on a server of its own, of which nothing is left afterwards."""
     server = Embedded(Path(tempfile.mkdtemp(prefix="onward-rehearsal-")))
     try:
         with server:
@@ -124,7 +124,7 @@ def _apply(base: Base, target: Target, terminal: Terminal) -> int:
     with tempfile.TemporaryDirectory(prefix="onward-base-") as place:
         # Not annotated: the branch has no such lines.
         environ = {"MIGRATION_DIR": str(_written(base, Path(place))), "GITHUB_ACTIONS": ""}
-        result = _migrate(target, cwd=place, environ=environ, capture_output=True)
+        result = migrate(target, cwd=place, environ=environ, capture_output=True)
     if result.returncode:
         terminal.explain_exit(result.stdout + result.stderr)
         terminal.error(
@@ -147,9 +147,10 @@ def _written(base: Base, place: Path) -> Path:
     return directory
 
 
-def _migrate(
+def migrate(
     target: Target, *arguments: str, environ: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
+    """Run scripts/migrate.py on it; `options` are those of `subprocess.run`."""
     command = [sys.executable, str(ROOT / "scripts" / "migrate.py"), *arguments]
     environ = target.environment() | dict(environ or {})
     return subprocess.run(command, env=environ, check=False, encoding="utf-8", **options)

@@ -71,6 +71,7 @@ TEAMS = (
     Part("docs/on-call.md"),
     Part("docs/production-lambda.md"),
     Part("docs/production-vercel.md"),
+    Part("docs/pull-request.svg"),
     Part("docs/pull-requests.md"),
     Part("docs/reference.md"),
     Part("docs/rolling-back.md"),
