@@ -407,12 +407,13 @@ def text(job: Job) -> str:
 
 @pytest.mark.slow
 def test_the_comment_is_written_once_and_edited_in_place(team: Repository) -> None:
-    team.github.add_comment("Looks good.", "ada")
-    team.github.add_comment("<!-- onward:plan -->\nIs this the marker?", "ada")
+    others = ["Looks good.", "<!-- onward:plan -->\nIs this the marker?"]
+    for body in others:
+        team.github.add_comment(body, "ada")
     first = team.pull_request(DROP)
     assert first.failed == "", first.printed
-    *others, comment = team.commented(first)
-    assert comment.startswith(f"<!-- onward:plan -->\n{WARNS}\n")
+    assert team.commented(first) == [*others, text(first)]
+    assert text(first).startswith(f"<!-- onward:plan -->\n{WARNS}\n")
     accepted = f"-- migrate: accept drop-column: nothing reads it\n{DROP['002-drop-notes.sql']}"
     second = team.pull_request({"002-drop-notes.sql": accepted})
     assert team.commented(second) == [*others, text(second)]
