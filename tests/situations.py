@@ -405,6 +405,13 @@ def pull_request(place: Place) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def reader(place: Place) -> Iterator[None]:
+    """A server that does not keep the role that the section creates."""
+    yield
+    place.database.execute("DROP OWNED BY onward_reader; DROP ROLE onward_reader")
+
+
 def repository(place: Place) -> None:
     """Make the copy a git repository."""
     result = place.run(["bash", "-c", "git init --quiet && git add ."], {})
@@ -434,6 +441,8 @@ SITUATIONS: dict[str, Situation] = {
     "docs/production-vercel.md#1-the-files": before_there_is_a_database,
     "docs/production-vercel.md#4-a-database-with-tables-in-it": empty_database,
     "docs/production-vercel.md#5-deploy": empty_database,
+    "docs/before-it-ships.md#in-a-pull-request": pull_request,
+    "docs/pull-requests.md#sizes-of-production": reader,
     "docs/pull-requests.md#by-hand-and-in-another-ci": pull_request,
     "docs/pull-requests.md#what-a-failure-looks-like": pull_request,
     "docs/rolling-back.md#restoring-a-database": restored,

@@ -1,7 +1,7 @@
 """The commands on files alone: they need no database, and import no driver."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
@@ -51,7 +51,7 @@ def _create(options: SimpleNamespace, terminal: Terminal) -> int:
 
 def _check(options: SimpleNamespace, terminal: Terminal) -> int:
     directory = migrations_directory(terminal.environ)
-    base = _base(directory, options.base, terminal)
+    base = find_base(directory, options.base, terminal.environ)
     here = contents_in(directory)
     found = problems(base, here, directory)
     document = check_dict(base, new_files(base, here), found)
@@ -63,12 +63,12 @@ def _check(options: SimpleNamespace, terminal: Terminal) -> int:
     return 0
 
 
-def _base(directory: Path, given: str | None, terminal: Terminal) -> Base:
+def find_base(directory: Path, given: str | None, environ: Mapping[str, str]) -> Base:
     """The branch to compare with. Raises RepositoryError that says how to get it."""
     repository = find_repository(directory)
     if not repository:
         raise RepositoryError(f"{directory} is in no Git repository, or in one without a commit")
-    target = value_of(terminal.environ, "GITHUB_BASE_REF")  # of a pull request on GitHub
+    target = value_of(environ, "GITHUB_BASE_REF")  # of a pull request on GitHub
     ref = given or (f"origin/{target}" if target else repository.base_branch())
     if not ref:
         raise RepositoryError(
