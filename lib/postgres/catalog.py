@@ -24,7 +24,7 @@ from lib.observation import (
     Step,
 )
 from lib.plan import TABLE
-from lib.postgres.connection import Connection, Reply
+from lib.postgres.connection import NO_TIMEOUT, Connection, Reply
 from lib.postgres.leftovers import is_concurrent
 from lib.postgres.objects import read_objects
 from lib.postgres.queries import parse_all
@@ -36,8 +36,6 @@ from lib.source.migration import Migration
 _READS_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "WITH"})
 _WITHOUT_SEQSCAN = "SET LOCAL enable_seqscan = off"
 _WITH_SEQSCAN = "SET LOCAL enable_seqscan TO DEFAULT"
-# A limit that a file sets is for the file's statements.
-_WITHOUT_TIMEOUT = "SET LOCAL statement_timeout = 0;"
 
 _MODES = ", ".join(f"'{mode.name.title().replace('_', '')}Lock'" for mode in sorted(Mode))
 # Partitions' constraints and hidden ones of foreign keys follow those of their parents.
@@ -191,7 +189,7 @@ def _read(
     query = _QUERY.format(
         everything=str(everything).lower(), known=", ".join(map(str, known)) or "0"
     )
-    found = json.loads(str(connection.query(query, usual=_WITHOUT_TIMEOUT)[-1][0]))
+    found = json.loads(str(connection.query(query, usual=NO_TIMEOUT)[-1][0]))
     catalog = _catalog(found)
     return catalog, {*known, *catalog.locks}
 

@@ -47,6 +47,8 @@ _SEVERITY, _MESSAGE = int(pq.DiagnosticField.SEVERITY), int(pq.DiagnosticField.M
 # error instead of missing.
 PIN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off;"
 USUAL_PATH = "SET LOCAL search_path TO DEFAULT; SET LOCAL row_security TO DEFAULT;"
+# For what is read while a file runs: a limit that it sets is for its own statements.
+NO_TIMEOUT = "SET LOCAL statement_timeout = 0;"
 _IN_SAVEPOINT = (
     "SAVEPOINT onward_query",
     "ROLLBACK TO SAVEPOINT onward_query; RELEASE SAVEPOINT onward_query",

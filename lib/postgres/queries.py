@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from lib.errors import DatabaseUnsuitable
 from lib.observation import Parsed, Query
-from lib.postgres.connection import USUAL_PATH, Connection
+from lib.postgres.connection import NO_TIMEOUT, USUAL_PATH, Connection
 from lib.queries import is_kept
 from lib.quoting import identifier
 
@@ -83,7 +83,7 @@ def parse_all(
     `limits` are for a session that has none. Raises TableBusy, LockBusy and DatabaseUnavailable.
     """
     before, after = _IN_SAVEPOINT if connection.in_transaction else _IN_TRANSACTION
-    _send(connection, f"{before} {limits} {_AS_THE_ROLE}")
+    _send(connection, f"{before} {limits or NO_TIMEOUT} {_AS_THE_ROLE}")
     parsed = {query: _parse(connection, query) for query in queries}
     _send(connection, after)
     return parsed
