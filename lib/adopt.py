@@ -7,7 +7,8 @@ from __future__ import annotations
 from lib.drift import Verdict, require_acceptable, require_refreshable
 from lib.errors import FilesError, HistoryConflict
 from lib.guard import Change, require_consent, require_environment, require_trust
-from lib.plan import AppliedMigration, History, Plan
+from lib.history import AppliedMigration, History
+from lib.plan import Plan
 from lib.postgres.executor import Executor
 from lib.postgres.transaction import HistoryChanged
 from lib.runner import read_plan

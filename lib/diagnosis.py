@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 from lib.errors import Diagnostic, ServerError
-from lib.plan import TABLE
+from lib.history import TABLE
 from lib.printable import visible
 from lib.source import extensions
 from lib.source.lexer import split

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.errors import FilesError, OnwardError, SchemaDrift
-from lib.plan import AppliedMigration, History
+from lib.history import AppliedMigration, History
 
 RULES = 1
 """The version of the query that reads definitions, and of `normal`: others are not comparable."""

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lib.errors import MigrationResult, TableBusy
-from lib.plan import History, Plan
+from lib.history import History
+from lib.plan import Plan
 from lib.source.migration import Migration
 
 

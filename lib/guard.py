@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple, Self
 
 from lib.errors import DatabaseUnsuitable, NotEmpty, WrongEnvironment
-from lib.plan import History, untrusted
+from lib.history import History, untrusted
 from lib.settings.assistant import CONSENT_PLACEHOLDER, CONSENT_VARIABLE, Assistant
 from lib.settings.config import Config
 from lib.settings.reach import Reach

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.errors import ConfigError
+from lib.history import TABLE
 from lib.observation import Parsed, Query
-from lib.plan import TABLE
 from lib.source.lexer import split, tokens, upper
 
 FORMAT = 1  # of the document; any other is refused

@@ -13,8 +13,9 @@ from lib.guard import Change, require_rehearsal
 from lib.hazards import recipes
 from lib.hazards.findings import Circumstances, FileReport, Rehearsal
 from lib.hazards.judging import blocked, find, require_known, with_acceptances
+from lib.history import History
 from lib.observation import FileObservation, Query
-from lib.plan import History, Plan
+from lib.plan import Plan
 from lib.postgres.catalog import Observer
 from lib.postgres.executor import Executor
 from lib.queries import Queries, read_queries

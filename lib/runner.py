@@ -22,7 +22,8 @@ from lib.errors import (
 )
 from lib.events import Emit, RunLog, RunResult
 from lib.guard import last_migrated_as, require_extensions, require_permission
-from lib.plan import History, Plan, make_plan
+from lib.history import History
+from lib.plan import Plan, make_plan
 from lib.postgres.executor import MIN_FILE_SECONDS, Executor
 from lib.postgres.no_transaction import require_no_session_state
 from lib.postgres.transaction import HistoryChanged

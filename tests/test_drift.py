@@ -29,7 +29,7 @@ from lib.drift import (
     with_begun,
 )
 from lib.errors import FilesError, SchemaDrift
-from lib.plan import AppliedMigration, History
+from lib.history import AppliedMigration, History
 
 AT = "2026-11-26T12:00:00.123+00:00"
 BASE = Schema(18, {"table public.a": "", "column public.a.id": "integer"})

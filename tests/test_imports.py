@@ -16,8 +16,8 @@ errors printable quoting retry
 settings
 source
 activity observation sizes
-plan
-queries
+history
+plan queries
 diagnosis drift events guard hazards validation
 postgres
 runner
@@ -29,8 +29,8 @@ aws cli vercel
 # What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
     "cli.main cli.offline cli.process "
-    "diagnosis drift errors events guard hazards.judging observation plan printable queries "
-    "quoting sizes "
+    "diagnosis drift errors events guard hazards.judging history observation plan printable "
+    "queries quoting sizes "
     "report.document report.drift report.github report.queries report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "

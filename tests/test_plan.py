@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.errors import DuplicateNumbers, HistoryConflict
-from lib.plan import AppliedMigration, MigrationStatus, Plan, State, make_plan, with_applied
+from lib.history import AppliedMigration
+from lib.plan import MigrationStatus, Plan, State, make_plan, with_applied
 from lib.report.text import next_step_text
 from lib.source.migration import number_of
 from tests.kit import file

@@ -28,7 +28,8 @@ from lib.errors import (
 )
 from lib.events import Event, RunLog, RunResult
 from lib.guard import Change, reason_to_skip, require_confirmed_production, require_consent
-from lib.plan import History, Plan, State, with_applied
+from lib.history import History
+from lib.plan import Plan, State, with_applied
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
 from lib.report.document import (

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lib.history import TABLE
 from lib.observation import (
     Catalog,
     Column,
@@ -23,7 +24,6 @@ from lib.observation import (
     Relation,
     Step,
 )
-from lib.plan import TABLE
 from lib.postgres.connection import NO_TIMEOUT, Connection, Reply
 from lib.postgres.leftovers import is_concurrent
 from lib.postgres.objects import read_objects

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from lib.errors import ServerError
-from lib.plan import TABLE
+from lib.history import TABLE
 from lib.quoting import literal
 
 OTHER_TABLE, ROWS_CHANGED, NOT_STORED, TRANSACTION_ENDED = "OW001", "OW002", "OW003", "OW004"

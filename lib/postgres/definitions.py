@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lib.drift import Schema, normal, unpacked
 from lib.errors import LockBusy, OnwardError
-from lib.plan import TABLE, History
+from lib.history import TABLE, History
 from lib.postgres.connection import BUSY, Connection, Reply
 from lib.postgres.history import PLATFORM_SCHEMAS
 from lib.quoting import literal

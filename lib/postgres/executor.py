@@ -25,7 +25,7 @@ from lib.errors import (
     TableBusy,
 )
 from lib.events import RunLog
-from lib.plan import AppliedMigration, History
+from lib.history import AppliedMigration, History
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED
 from lib.postgres.commit_recovery import Commit, CommitResult, Outcome
 from lib.postgres.connecting import CONNECT_BUDGET, Budget

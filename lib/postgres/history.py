@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lib.errors import DatabaseUnsuitable, HistoryConflict, HistoryHidden
-from lib.plan import (
+from lib.history import (
     AUDIT_COLUMNS,
     SCHEMA_COLUMNS,
     TABLE,

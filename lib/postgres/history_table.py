@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lib.plan import SCHEMA_COLUMNS, TABLE, History
+from lib.history import SCHEMA_COLUMNS, TABLE, History
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED, check, failure
 from lib.postgres.connection import PIN_PATH, USUAL_PATH
 from lib.quoting import identifier, literal

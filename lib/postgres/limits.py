@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from lib.errors import ServerError
-from lib.plan import History
+from lib.history import History
 from lib.settings.config import Config
 
 # Without these two, the server may notice late that a run has died.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 
+from lib.history import TABLE
 from lib.observation import Object, Objects
-from lib.plan import TABLE
 from lib.postgres.connection import NO_TIMEOUT, Connection
 
 # Functions of triggers are called by no client. What belongs to an extension changes with it.

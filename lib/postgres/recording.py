@@ -15,7 +15,7 @@ from lib.errors import (
     TableBusy,
 )
 from lib.events import RunLog
-from lib.plan import TABLE
+from lib.history import TABLE
 from lib.postgres.check import (
     NOT_STORED,
     OTHER_TABLE,

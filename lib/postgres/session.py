@@ -11,7 +11,7 @@ from functools import partial
 from lib import VERSION
 from lib.errors import DatabaseUnavailable
 from lib.events import RunLog
-from lib.plan import History
+from lib.history import History
 from lib.postgres.blockers import SessionMonitor, Watch
 from lib.postgres.connecting import Budget, connect
 from lib.postgres.connection import PIN_PATH, Connection, IdleHook

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from enum import Enum, auto
 
-from lib.plan import History
+from lib.history import History
 from lib.postgres.blockers import REPORT_SECONDS
 from lib.postgres.check import OTHER_TABLE
 from lib.postgres.connection import PIN_PATH, USUAL_PATH, Reply

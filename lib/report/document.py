@@ -9,7 +9,8 @@ from lib.activity import Activity, RunningRun
 from lib.drift import mark_of
 from lib.errors import MigrationFailed, MigrationResult, OnwardError, RunFailed
 from lib.events import RunResult
-from lib.plan import AppliedMigration, History, MigrationStatus, Plan, State
+from lib.history import AppliedMigration, History
+from lib.plan import MigrationStatus, Plan, State
 from lib.report.text import next_step_text
 from lib.settings.config import Config
 from lib.source.numbering import BranchFile, NextNumber

@@ -15,7 +15,7 @@ from lib.drift import (
     summary,
 )
 from lib.errors import SchemaDrift
-from lib.plan import History
+from lib.history import History
 from lib.printable import hanging
 from lib.report.document import iso
 from lib.report.text import exit_text

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lib.history import History
 from lib.observation import Query
-from lib.plan import History
 from lib.queries import FORMAT
 from lib.settings.config import Config
 

@@ -37,7 +37,8 @@ from lib.errors import (
     WrongEnvironment,
 )
 from lib.events import Event, Notice, Progress, Retry, Running, RunResult, Started
-from lib.plan import Finding, History, MigrationStatus, Plan, State
+from lib.history import History
+from lib.plan import Finding, MigrationStatus, Plan, State
 from lib.printable import hanging
 from lib.settings.assistant import Assistant
 from lib.settings.config import Config

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from lib import runner
 from lib.errors import ConfigError, DatabaseUnavailable, LockBusy, OnwardError, PasswordRefused
-from lib.plan import History, Plan
+from lib.history import History
+from lib.plan import Plan
 from lib.postgres.connecting import READ_BUDGET, Budget
 from lib.postgres.executor import Executor
 from lib.report.document import run_dict, status_dict, summary_dict, validation_dict

@@ -21,7 +21,8 @@ from lib.errors import (
     TableBusy,
 )
 from lib.events import Notice, Progress, Retry, Running, RunResult, Started
-from lib.plan import AppliedMigration, History, MigrationStatus, Plan, make_plan
+from lib.history import AppliedMigration, History
+from lib.plan import MigrationStatus, Plan, make_plan
 from lib.report import document, github
 from lib.report import text as report_text
 from lib.report.text import StatusView
