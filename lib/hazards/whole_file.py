@@ -137,10 +137,7 @@ class WholeFile(Comparison):
         if len(locked) > MANY_LOCKS:
             yield Seen("many-locks", self._file.steps[-1].line, locked[0])
         yield from self._one_after_another()
-        for oid in self._start.relations:
-            lines = [step.line for step in self._file.steps if self._reads_all(step, oid)]
-            if len(lines) > 1:
-                yield Seen("several-scans", lines[1], oid)
+        yield from self._several_scans()
 
     def _one_after_another(self) -> Iterator[Seen]:
         """Tables that statement after statement locks against reads."""
@@ -154,6 +151,14 @@ class WholeFile(Comparison):
             late = next(oid for oid, line in taken.items() if line == lines[1])
             names = sorted(self._start.relations[oid].name for oid in taken if oid != late)
             yield Seen("many-tables-locked", lines[1], late, ", ".join(names))
+
+    def _several_scans(self) -> Iterator[Seen]:
+        """Tables that several ALTER TABLE read, where one could have all their actions."""
+        alters = [step for step in self._file.steps if step.keywords[:2] == ("ALTER", "TABLE")]
+        for oid in self._start.relations:
+            lines = [step.line for step in alters if self._reads_all(step, oid)]
+            if len(lines) > 1:
+                yield Seen("several-scans", lines[1], oid)
 
     def _locks_reads(self, step: Step, oid: int) -> bool:
         return self._existed(oid) and self._file.mode(step.after, oid).blocks_reads

@@ -38,6 +38,15 @@ def test_tables_that_are_locked_one_after_another_are_noted(database: Database) 
     assert found(database, "ALTER TABLE a ADD z int;\nALTER TABLE a ADD y int;") == []
 
 
+def test_only_tables_that_one_statement_could_alter_are_read_twice(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, a int)")
+    check = "ALTER TABLE t ADD CHECK (a > {});".format
+    twice = found(database, f"{check(1)}\n{check(2)}")
+    assert ("several-scans", 2) in [(one.name, one.line) for one in twice]
+    index = found(database, "CREATE INDEX ON t (a);\nUPDATE t SET a = 1;")
+    assert sorted(one.name for one in index) == ["backfill", "index-blocks-writes"]
+
+
 def test_a_file_that_waits_longer_for_locks_than_it_should_is_noted(database: Database) -> None:
     limit = "SET lock_timeout = '5s'"
     longer = found(database, "SET LOCAL lock_timeout = '1min';", session=limit)
