@@ -41,8 +41,8 @@ commands:
   rehearse            for a database that is thrown away: apply all pending
                       files, and show what they block, read and break
   plan                the same in one transaction that is rolled back
-  queries             write the statements that a database runs, for --queries of
-                      `rehearse` and `plan`; read-only
+  queries             print the statements that a database runs, for --queries
+                      of `rehearse` and `plan`; read-only
   repair VERSION      accept a changed or renamed file: record its checksum and
                       name, without running it
 """
