@@ -16,8 +16,9 @@ from lib.hazards.judging import blocked, find, require_known, with_acceptances
 from lib.history import History
 from lib.observation import FileObservation, Query
 from lib.plan import Plan
-from lib.postgres.catalog import Observer
+from lib.postgres.catalog import Observer, read_catalog
 from lib.postgres.executor import Executor
+from lib.postgres.queries import parse_all
 from lib.queries import Queries, read_queries
 from lib.settings.config import Config
 from lib.sizes import Size, Sizes, read_sizes
@@ -108,9 +109,9 @@ def _parsed(queries: Sequence[Query], executor: Executor, source: str) -> Querie
 
     Raises ConfigError if this database has tables, and can parse none of them.
     """
-    said = executor.parsed(queries) if queries else {}
+    said = parse_all(executor.connection, queries, executor.limits) if queries else {}
     fine = tuple(query for query in queries if not said[query].error)
-    if queries and not fine and executor.catalog().relations:
+    if queries and not fine and read_catalog(executor.connection).relations:
         raise ConfigError(
             f"{source} has the statements of another database: it lists {len(queries)}, and none "
             f"of them can be parsed here. The first: {said[queries[0]].error}",
@@ -127,7 +128,7 @@ def _own_sizes(history: History) -> Sizes:
 
 def _require_same_tables(sizes: Sizes, executor: Executor, source: str) -> None:
     """Raise ConfigError if none of the tables that a file lists is here."""
-    here = {recipes.qualified(one) for one in executor.catalog().relations.values()}
+    here = {recipes.qualified(one) for one in read_catalog(executor.connection).relations.values()}
     if here and here.isdisjoint(sizes.tables):
         raise ConfigError(
             f"{source} has the sizes of another database: it lists {len(sizes.tables)} tables, and "

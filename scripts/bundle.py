@@ -2,9 +2,10 @@
 """Builds the zip for AWS Lambda and lists what is in one: `scripts/bundle.py --help`.
 
 The zip contains the packages of scripts/locks/runtime.txt, for Lambda's Python and processor and
-not this machine's, and the project's api/, lib/, migrations/ and public/. Every module comes with
-its bytecode: without it, or with bytecode that depends on a file's date, a cold start compiles
-everything and takes twice as long. The same files make the same zip, byte for byte.
+not this machine's, and the project's api/, migrations/ and public/, with the modules of lib/ that
+the handlers import. Every module comes with its bytecode: without it, or with bytecode that depends
+on a file's date, a cold start compiles everything and takes twice as long. The same files make the
+same zip, byte for byte.
 """
 
 import signal
@@ -14,6 +15,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+import ast
 import hashlib
 import os
 import re
@@ -279,7 +281,8 @@ def _installer(python: str, target: Target) -> list[str]:
 
 
 def _copy_project(directory: Path) -> None:
-    files = [path for folder in ("api", "lib") for path in (ROOT / folder).rglob("*.py")]
+    handlers = [*(ROOT / "api").rglob("*.py"), *(ROOT / "lib" / "aws").rglob("*.py")]
+    files = [*handlers, *_modules_of_lib(handlers)]
     files += [ROOT / "migrations" / migration.path.name for migration in load(ROOT / "migrations")]
     for path in [*files, *(ROOT / "public").glob("index.html")]:
         copy = directory / path.relative_to(ROOT)
@@ -288,6 +291,37 @@ def _copy_project(directory: Path) -> None:
     # Not in the repository, because Vercel would make a function of it.
     (directory / "api").mkdir(exist_ok=True)
     (directory / "api" / "__init__.py").touch()
+
+
+def _modules_of_lib(importers: Sequence[Path]) -> set[Path]:
+    """The modules of lib/ that files import, directly or not: no command is among them."""
+    found: set[Path] = set()
+    waiting = list(importers)
+    while waiting:
+        for name in _imports(ast.parse(waiting.pop().read_text())):
+            new = {path for path in _files_of(name) if path.is_file()} - found
+            found |= new
+            waiting += new
+    return found
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """What a file imports, but for types alone; of what it imports from a package, each name."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield from _imports(node)
+
+
+def _files_of(name: str) -> Iterator[Path]:
+    """Where a dotted name may be, and the packages that it is in."""
+    parts = name.split(".") if name.partition(".")[0] == "lib" else []
+    for count in range(1, len(parts) + 1):
+        path = ROOT.joinpath(*parts[:count])
+        yield from (path.with_suffix(".py"), path / "__init__.py")
 
 
 def _compile(python: str, directory: Path) -> None:

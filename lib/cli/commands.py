@@ -160,13 +160,14 @@ def _tell_rehearsal(config: Config, found: Rehearsal, terminal: Terminal) -> int
 
 
 def _queries(options: SimpleNamespace, terminal: Terminal) -> int:
+    from lib.postgres.queries import running_queries  # noqa: PLC0415 - as above
     from lib.report.queries import queries_dict, queries_text  # noqa: PLC0415 - as above
 
     terminal.as_json = True  # the document is all that it is asked for
     config = _config(options, terminal)
     with Executor(config, budget=READ_BUDGET) as database:
         history = database.read()
-        found = database.running_queries()
+        found = running_queries(database.connection, history.role)
     terminal.info(queries_text(found))
     terminal.json(queries_dict(config, history, found))
     return 0

@@ -55,7 +55,6 @@ from lib.settings.database_url import DatabaseURL
 from lib.source.migration import Migration
 
 if TYPE_CHECKING:  # a run that observes nothing does not load it
-    from lib.observation import Catalog, Parsed, Query
     from lib.postgres.catalog import Observer
 
 MIN_FILE_SECONDS = 1.0  # no file begins when the deadline is nearer than this
@@ -103,6 +102,16 @@ class Executor:
         self._session.close()
 
     @property
+    def connection(self) -> Connection:
+        """The run's connection, to read by what a run itself does not read."""
+        return self._session.connection
+
+    @property
+    def limits(self) -> str:
+        """The run's limits, as SQL for one transaction on its connection."""
+        return self._session.limits.as_sql(self._session.history)
+
+    @property
     def seconds_left(self) -> float:
         """Until the deadline; infinite without one."""
         return self._session.seconds_left
@@ -134,28 +143,6 @@ class Executor:
         if reply.lost:
             raise connection.error_for(reply)
         return set() if reply.error else {str(name) for (name,) in reply.rows}
-
-    def catalog(self) -> Catalog:
-        """The relations of the user's schemas. Reads only."""
-        from lib.postgres.catalog import read_catalog  # noqa: PLC0415 - a run does not need it
-
-        return read_catalog(self._session.connection)
-
-    def running_queries(self) -> list[Query]:
-        """The statements that this database really runs, the most frequent first. Reads only.
-
-        Raises DatabaseUnsuitable where the server does not keep them, or does not show them.
-        """
-        from lib.postgres.queries import running_queries  # noqa: PLC0415 - a run does not need it
-
-        return running_queries(self._session.connection, self._session.history.role)
-
-    def parsed(self, queries: Iterable[Query]) -> dict[Query, Parsed]:
-        """What the server says of each statement, which it parses and does not run."""
-        from lib.postgres.queries import parse_all  # noqa: PLC0415 - a run does not need it
-
-        limits = self._session.limits.as_sql(self._session.history)
-        return parse_all(self._session.connection, queries, limits)
 
     def prepare(self) -> None:
         """Create the history's table, its schema, or its audit columns, where they are missing.

@@ -296,7 +296,8 @@ def test_a_preview_with_productions_url_fails_and_changes_nothing(
     built = vercel.build(tools, checkout, production.url, **PREVIEW)
     assert (built.code != 0, built.functions) == (True, [])
     assert "this database was last migrated as production, and this run is preview" in built.log
-    assert f"set MIGRATION_CLAIM=preview@{before[0][-3]}" in built.log
+    [(identity,)] = production.execute("SELECT DISTINCT identity FROM schema_migrations")
+    assert f"set MIGRATION_CLAIM=preview@{identity}" in built.log
     assert "exited with 3" in built.log
     assert production.execute("SELECT xmin::text, * FROM schema_migrations ORDER BY id") == before
     assert tables(production) == ["sessions", "users"]
