@@ -28,6 +28,8 @@ from tests.kit import BEARER, OURS, SECRET, history, login, role, tables
 from tests.platform.lambda_runtime import function_url
 from tests.proxy import Proxy, proxied
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

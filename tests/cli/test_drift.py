@@ -13,6 +13,8 @@ import pytest
 from tests.conftest import Completed, Database, Here, Server
 from tests.kit import ONE, TWO, Write, by_name, contents, dump_and_restore, login, role, run
 
+pytestmark = pytest.mark.slow
+
 ORDERS = {
     "001-orders.sql": """
 CREATE TABLE orders (id int PRIMARY KEY, total numeric(12,2) NOT NULL);

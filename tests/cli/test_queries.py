@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import Completed, Database, Here
 from tests.kit import HEAD, Write, contents, holding, recorded, rows, tables, until
 
+pytestmark = pytest.mark.slow
+
 BASE = {
     "001-orders.sql": "CREATE TABLE orders (id int PRIMARY KEY, total int, notes varchar(9));\n"
     "CREATE TABLE users (id int);\n"

@@ -24,6 +24,8 @@ from tests.kit import (
 )
 from tests.proxy import Action, Proxy, cut_after, cut_before
 
+pytestmark = pytest.mark.slow
+
 BASE = {"001-orders.sql": "CREATE TABLE orders (id int PRIMARY KEY, total int, notes text);\n"}
 CHECK = "ALTER TABLE orders ADD CONSTRAINT orders_total_positive CHECK (total >= 0);\n"
 THREE = {

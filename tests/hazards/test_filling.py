@@ -9,6 +9,8 @@ from tests.conftest import Database
 from tests.hazards.conftest import found, observed
 from tests.kit import fill, run
 
+pytestmark = pytest.mark.slow
+
 KEYED = "CREATE TABLE t (id int PRIMARY KEY, a int NOT NULL, m text)"
 ROWS = "INSERT INTO t SELECT g, g, g FROM generate_series(-1500, 1500) g"
 CHANGES = [

@@ -9,6 +9,8 @@ from lib.sizes import Size, Sizes
 from tests.conftest import ROOT, Database
 from tests.hazards.conftest import BIG, found, major, names
 
+pytestmark = pytest.mark.slow
+
 TRUTH: dict[str, Any] = json.loads((ROOT / "tests" / "ddl_truth.json").read_text())
 # What the truth table does not judge.
 BESIDE = {

@@ -6,6 +6,8 @@ from lib.sizes import Size, Sizes
 from tests.conftest import Database
 from tests.hazards.conftest import found
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = """
     CREATE TYPE mood AS ENUM ('sad', 'ok');
     CREATE TABLE t (id int PRIMARY KEY, m mood);

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from lib.hazards.table import Level
 from tests.conftest import Database
 from tests.hazards.conftest import found, rehearsed, statements
 from tests.kit import HEAD
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_change_that_a_savepoint_takes_back_is_no_hazard(database: Database) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from lib import runner
 from lib.hazards.findings import Circumstances
 from lib.hazards.judging import find
@@ -10,6 +12,8 @@ from lib.sizes import Sizes
 from tests.conftest import Database
 from tests.hazards.conftest import BIG, found, names
 from tests.kit import HEAD, config_of, fill
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_constraint_validated_in_the_file_that_adds_it_is_a_scan(database: Database) -> None:

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from lib.hazards.table import Level
 from tests.conftest import Database
 from tests.hazards.conftest import found, rehearsed, statements
 from tests.kit import HEAD
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_column_that_old_code_does_not_fill_fails(database: Database) -> None:

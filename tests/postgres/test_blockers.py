@@ -31,6 +31,8 @@ from tests.kit import (
 )
 from tests.proxy import Hold, Proxy
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_that_cannot_get_the_lock_gives_up_and_changes_nothing(
     server: Server, database: Database, migrations: Write

@@ -15,6 +15,8 @@ from tests.conftest import Database, Server
 from tests.histories import HISTORIES
 from tests.kit import contents, dump_and_restore, fill, holding, login, run, session_of
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(lock=0.2, statement=15.0)
 # Of each kind something, with the texts that a restore is known to print in another way.
 RICH = """

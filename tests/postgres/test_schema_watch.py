@@ -35,6 +35,8 @@ from tests.kit import (
     until,
 )
 
+pytestmark = pytest.mark.slow
+
 THREE = {**TWO, "003-three.sql": "CREATE TABLE three (id int);\n"}
 SLEEP = "SELECT pg_sleep(60)"
 ASLEEP = (

@@ -667,6 +667,7 @@ def test_any_text_is_looked_through(text: str) -> None:
         ),
     ],
 )
+@pytest.mark.slow
 def test_any_hint_many_times_over_is_looked_at_in_linear_time(opener: str) -> None:
     # Quadratic work on this much would take longer than this test may.
     sql = (opener * (80_000 // len(opener))).encode().decode("latin-1")
