@@ -78,6 +78,7 @@ NOWHERE = [
 
 
 @pytest.mark.parametrize("path", NOWHERE)
+@pytest.mark.slow
 def test_no_other_path_leads_to_the_route(
     database: Database, request_by: Request, path: str
 ) -> None:
