@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from lib.errors import FilesError, OnwardError, SchemaDrift
 from lib.history import AppliedMigration, History
+from lib.printed import read_printed
 
 RULES = 1
 """The version of the query that reads definitions, and of `normal`: others are not comparable."""
@@ -27,8 +28,8 @@ _NAMES_SHOWN = 5
 _NOT_STORED = "what this and later migrations changed was not stored"
 _SAVE = "scripts/migrate.py drift --json > schema.json"
 
-Objects = Mapping[str, str]
-"""Definitions by kind and name, such as `column public.orders.total`."""
+Definitions = Mapping[str, str]
+"""By kind and name, such as `column public.orders.total`."""
 
 
 class Drift(StrEnum):
@@ -52,7 +53,7 @@ class Schema(NamedTuple):
 
     postgres: int
     """The server's major version."""
-    objects: Objects
+    objects: Definitions
     rules: int = RULES
     gap: str = ""
     """The first migration whose changes are not known; empty if all are."""
@@ -220,16 +221,13 @@ def schema_of(document: Mapping[str, Any]) -> Schema:
 
 def load_schema(file: str) -> Schema:
     """The schema in a saved `drift --json`. Raises FilesError."""
-    try:
-        return schema_of(json.loads(Path(file).read_text(encoding="utf-8"))["schema"])
-    except OSError as error:
-        raise FilesError(f"{file} cannot be read: {error.strerror}", changed_nothing=True) from None
-    except (ValueError, KeyError, TypeError):
-        raise FilesError(
-            f"{file} is not what `drift --json` prints: it has no schema that can be read",
-            changed_nothing=True,
-            next_step=f"Save it where the schema is as it should be:\n  {_SAVE}",
-        ) from None
+    return read_printed(
+        Path(file),
+        lambda document: schema_of(document["schema"]),
+        error=FilesError,
+        otherwise="is not what `drift --json` prints: it has no schema that can be read",
+        next_step=f"Save it where the schema is as it should be:\n  {_SAVE}",
+    )
 
 
 def require_no_drift(verdict: Verdict) -> None:
@@ -296,7 +294,7 @@ def normal(definition: str) -> str:
     return f"{definition[:_LONGEST_DEFINITION]}… ({len(definition)} characters, #{digest})"
 
 
-def _changes(before: Objects, after: Objects) -> Iterator[Difference]:
+def _changes(before: Definitions, after: Definitions) -> Iterator[Difference]:
     for name in sorted(before.keys() | after.keys()):
         was, now = before.get(name), after.get(name)
         if was != now:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise, starmap
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple
 from lib.errors import ConfigError
 from lib.history import TABLE
 from lib.observation import Parsed, Query
-from lib.source.lexer import split, tokens, upper
+from lib.printed import OtherFormat, read_printed
+from lib.source.lexer import split, tokens, upper, without_comments
 
 FORMAT = 1  # of the document; any other is refused
 KINDS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH"})
@@ -86,6 +86,19 @@ def _named(queries: Sequence[Query]) -> str:
     return f"{shown}{more} (calls a minute: {rate})"
 
 
+def listed(counted: Iterable[tuple[str, float]]) -> list[Query]:
+    """The statements that may be in the document, by their calls a minute, the most frequent first.
+
+    Without their comments, in which an application may have written values.
+    """
+    calls: dict[str, float] = {}
+    for text, rate in counted:
+        if is_kept(text):
+            bare = without_comments(text)
+            calls[bare] = calls.get(bare, 0.0) + rate
+    return sorted(starmap(Query, calls.items()), key=lambda one: (-one.calls_a_minute, one.text))
+
+
 def is_kept(text: str) -> bool:
     """Whether a text of pg_stat_statements may be in the document.
 
@@ -104,21 +117,21 @@ def is_kept(text: str) -> bool:
 
 def read_queries(path: Path) -> tuple[Query, ...]:
     """The statements of a file that `queries` wrote. Raises ConfigError."""
-    try:
-        document = json.loads(path.read_bytes())
-        if document["format"] == FORMAT:
-            return tuple(map(_query, document["queries"]))
-        problem = f"has the format {document['format']!r}, and this version reads {FORMAT}"
-    except OSError as error:
-        problem = f"cannot be read: {(error.strerror or str(error)).lower()}"
-    except (ValueError, KeyError, TypeError, RecursionError):
-        problem = "is no document of `queries`"
-    raise ConfigError(
-        f"{path} {problem}",
-        changed_nothing=True,
+    return read_printed(
+        path,
+        _queries,
+        error=ConfigError,
+        otherwise="is no document of `queries`",
         next_step="To write one, with the URL of the database that runs the statements:"
         f"\n  scripts/migrate.py queries > {path}",
     )
+
+
+def _queries(document: Any) -> tuple[Query, ...]:
+    if document["format"] != FORMAT:
+        found = document["format"]
+        raise OtherFormat(f"has the format {found!r}, and this version reads {FORMAT}")
+    return tuple(map(_query, document["queries"]))
 
 
 def _query(entry: Any) -> Query:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib.errors import ConfigError
+from lib.printed import read_printed
 
 LISTED_BYTES = 1_000_000  # smaller tables are not listed
 
@@ -36,15 +36,17 @@ class Sizes(NamedTuple):
 
 def read_sizes(path: Path) -> Sizes:
     """The sizes of a file that `status --json` wrote. Raises ConfigError."""
-    try:
-        listed = json.loads(path.read_bytes())["sizes"]
-        return Sizes({name: Size(int(size), rows) for name, (size, rows) in listed.items()})
-    except OSError as error:
-        problem = f"cannot be read: {(error.strerror or str(error)).lower()}"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        problem = "is no document of `status --json` with `sizes`"
-    raise ConfigError(
-        f"{path} {problem}",
+    return read_printed(
+        path,
+        lambda document: Sizes(
+            {str(name): _size(*listed) for name, listed in document["sizes"].items()}
+        ),
+        error=ConfigError,
+        otherwise="is no document of `status --json` with `sizes`",
         next_step="To write one, with the URL of the database that the sizes are of:"
         f"\n  scripts/migrate.py status --json > {path}",
     )
+
+
+def _size(size: Any, rows: Any) -> Size:
+    return Size(int(size), None if rows is None else int(rows))

@@ -218,7 +218,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, document: Any) -> Non
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FilesError, match="cannot be read: No such file"):
+    with pytest.raises(FilesError, match="cannot be read: no such file"):
         load_schema(str(tmp_path / "none.json"))
 
 

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 # A module imports from its own line's package and from the lines above it.
 FLOORS = """
 errors printable quoting retry
+printed
 settings
 source
 activity observation sizes
@@ -30,7 +31,7 @@ aws cli vercel
 PURE = (
     "cli.main cli.offline cli.process "
     "diagnosis drift errors events guard hazards.judging history observation plan printable "
-    "queries quoting sizes "
+    "printed queries quoting sizes "
     "report.document report.drift report.github report.queries report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "

@@ -8,7 +8,7 @@ import pytest
 
 from lib.errors import ConfigError
 from lib.observation import Parsed, Query
-from lib.queries import changes, is_kept, read_queries
+from lib.queries import changes, is_kept, listed, read_queries
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,19 @@ def test_what_an_application_asks_of_its_tables_is_listed(text: str) -> None:
 )
 def test_nothing_else_is_listed(text: str) -> None:
     assert not is_kept(text)
+
+
+def test_comments_are_not_listed_and_statements_alike_are_one() -> None:
+    counted = [
+        ("/* user=ada@example.org */ SELECT id -- canary\nFROM orders /*traceparent='1'*/", 2.0),
+        ("SELECT total->>$1 FROM orders", 2.5),
+        ("/*traceparent='2'*/ SELECT id /**/ FROM orders", 1.0),
+        ("ALTER ROLE app PASSWORD 'secret' /* SELECT */", 9.0),
+    ]
+    assert listed(counted) == [
+        Query("SELECT id FROM orders", 3.0),
+        Query("SELECT total->>$1 FROM orders", 2.5),
+    ]
 
 
 def saved(tmp_path: Path, document: Any) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from lib.errors import DatabaseUnsuitable
 from lib.observation import Parsed, Query
 from lib.postgres.connection import NO_TIMEOUT, USUAL_PATH, Connection
-from lib.queries import is_kept
+from lib.queries import listed
 from lib.quoting import identifier
 
 _EXTENSION = """
@@ -25,7 +25,7 @@ FROM (
     WHERE s.toplevel
         AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 ) AS counted
-GROUP BY query ORDER BY 2 DESC, 1
+GROUP BY query
 """
 _HIDDEN = "<insufficient privilege>"
 _LOAD = """\
@@ -72,7 +72,7 @@ def running_queries(connection: Connection, role: str) -> list[Query]:
             f"the role {role} may not see the statements of other roles",
             f"Let a superuser run:\n  GRANT pg_read_all_stats TO {identifier(role)};",
         )
-    return [Query(text, float(calls or 0)) for text, calls in reply.rows if text and is_kept(text)]
+    return listed((text, float(calls or 0)) for text, calls in reply.rows if text)
 
 
 def parse_all(

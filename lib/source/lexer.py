@@ -246,6 +246,16 @@ def tokens(sql: str, start: int = 0) -> Iterator[re.Match[str]]:
         start = token.end()
 
 
+def without_comments(sql: str) -> str:
+    """The SQL with a space for each comment between tokens, and nothing behind the last token."""
+    parts, end = list[str](), _text_start(sql)
+    for token in tokens(sql, end):
+        gap = sql[end : token.start()]
+        parts += [" " if gap.strip() else gap, token[0]]
+        end = token.end()
+    return "".join(parts).strip()
+
+
 def _first_tokens(sql: str) -> Iterator[str]:
     return (token[0] for token in islice(tokens(sql), 16))
 

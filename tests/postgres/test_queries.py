@@ -196,7 +196,7 @@ def test_statements_are_written_with_their_calls_and_no_password(
     ask(counted, "SELECT notes FROM orders WHERE id = 4", times=6)
     ask(
         counted,
-        "UPDATE orders SET notes = 'canary-of-a-row'",
+        "UPDATE orders /* canary-of-a-user */ SET notes = 'canary-of-a-row'",
         "CREATE ROLE app LOGIN PASSWORD 'canary-of-a-role'",
         "ALTER ROLE app PASSWORD 'canary-of-a-role'",
         "DROP ROLE app",
@@ -205,6 +205,7 @@ def test_statements_are_written_with_their_calls_and_no_password(
     )
     texts = counted.execute("SELECT query FROM stats.pg_stat_statements")
     assert "canary-of-a-role" in str(texts)
+    assert "canary-of-a-user" in str(texts)
     found = written(here, counted)
     assert [*found] == ["SELECT notes FROM orders WHERE id = $1", "UPDATE orders SET notes = $1"]
     assert 0 < found["SELECT notes FROM orders WHERE id = $1"] <= 6
