@@ -24,7 +24,7 @@ from lib.observation import (
     Relation,
     Step,
 )
-from lib.postgres.connection import NO_TIMEOUT, Connection, Reply
+from lib.postgres.connection import A_TABLE, NO_TIMEOUT, Connection, Reply
 from lib.postgres.leftovers import is_concurrent
 from lib.postgres.objects import read_objects
 from lib.postgres.queries import parse_all
@@ -189,7 +189,7 @@ def _read(
     query = _QUERY.format(
         everything=str(everything).lower(), known=", ".join(map(str, known)) or "0"
     )
-    found = json.loads(str(connection.query(query, usual=NO_TIMEOUT)[-1][0]))
+    found = json.loads(str(connection.query(query, usual=NO_TIMEOUT, of=A_TABLE)[-1][0]))
     catalog = _catalog(found)
     return catalog, {*known, *catalog.locks}
 

@@ -49,6 +49,8 @@ PIN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security 
 USUAL_PATH = "SET LOCAL search_path TO DEFAULT; SET LOCAL row_security TO DEFAULT;"
 # For what is read while a file runs: a limit that it sets is for its own statements.
 NO_TIMEOUT = "SET LOCAL statement_timeout = 0;"
+# What a statement of Onward's asks for.
+THE_HISTORY, A_TABLE = "the history", "a table that is observed"
 _IN_SAVEPOINT = (
     "SAVEPOINT onward_query",
     "ROLLBACK TO SAVEPOINT onward_query; RELEASE SAVEPOINT onward_query",
@@ -206,21 +208,21 @@ class Connection:
             self.send("ROLLBACK")
         return reply
 
-    def query(self, sql: str, *, usual: str = "") -> Rows:
+    def query(self, sql: str, *, usual: str = "", of: str = THE_HISTORY) -> Rows:
         """`read`, and return the rows. Raises `error_for` of a reply that failed."""
         reply = self.read(sql, usual=usual)
         if reply.failed:
-            raise self.error_for(reply)
+            raise self.error_for(reply, of)
         return reply.rows
 
-    def error_for(self, reply: Reply) -> OnwardError:
-        """The user's error for a statement of Onward's that failed."""
+    def error_for(self, reply: Reply, of: str = THE_HISTORY) -> OnwardError:
+        """The user's error for a statement of Onward's that failed; `of` is what it asked for."""
         error = reply.error
         if error is None:
             message = "the connection to the database was lost"
             return DatabaseUnavailable(message, next_step="Run again.")
         message = redact(f"{error.message} (SQLSTATE {error.sqlstate})", self.url)
-        busy = f"the history is locked by another session: {message}"
+        busy = f"{of} is locked by another session: {message}"
         if error.sqlstate in BUSY:
             return TableBusy(busy, next_step="Run again later.")
         if error.sqlstate == _CANCELLED:

@@ -10,7 +10,7 @@ import json
 
 from lib.history import TABLE
 from lib.observation import Object, Objects
-from lib.postgres.connection import NO_TIMEOUT, Connection
+from lib.postgres.connection import A_TABLE, NO_TIMEOUT, Connection
 
 # Functions of triggers are called by no client. What belongs to an extension changes with it.
 _QUERY = f"""
@@ -88,5 +88,5 @@ SELECT json_agg(json_build_array(kind, key, relation::bigint, name, value)) FROM
 
 def read_objects(connection: Connection) -> Objects:
     """The objects of the user's schemas, by kind and oid. Reads only."""
-    found = json.loads(str(connection.query(_QUERY, usual=NO_TIMEOUT)[-1][0]))
+    found = json.loads(str(connection.query(_QUERY, usual=NO_TIMEOUT, of=A_TABLE)[-1][0]))
     return {(one.kind, one.key): one for one in (Object(*fields) for fields in found or ())}

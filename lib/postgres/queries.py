@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from lib.errors import DatabaseUnsuitable
 from lib.observation import Parsed, Query
-from lib.postgres.connection import NO_TIMEOUT, USUAL_PATH, Connection
+from lib.postgres.connection import A_TABLE, NO_TIMEOUT, USUAL_PATH, Connection
 from lib.queries import listed
 from lib.quoting import identifier
 
@@ -93,7 +93,7 @@ def _parse(connection: Connection, query: Query) -> Parsed:
     reply = connection.parse(query.text)
     if not reply.failed:
         return Parsed(columns=reply.columns)
-    error = connection.error_for(reply)
+    error = connection.error_for(reply, A_TABLE)
     if type(error) is not DatabaseUnsuitable:  # it says nothing of the statement
         raise error
     _send(connection, "ROLLBACK TO SAVEPOINT onward_query")
