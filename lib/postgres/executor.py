@@ -250,7 +250,7 @@ class Executor:
         self, migration: Migration, following: Migration | None, backoff: Backoff
     ) -> None:
         """A no-transaction file runs on a second connection, while this one holds the lock."""
-        self._recorder.rehearse(migration, self.schema.begun_sql(migration.version))
+        self._recorder.try_row(migration, self.schema.begun_sql(migration.version))
         self._transaction.hold_lock(migration.version)
         self._log.running(migration.version)
         started = time.perf_counter()

@@ -107,7 +107,7 @@ class Recorder:
         row_id, digest = committed.rows[0]
         self._transaction.row_added(int(row_id or 0), int(digest or 0))
 
-    def rehearse(self, migration: Migration, begun: str) -> None:
+    def try_row(self, migration: Migration, begun: str) -> None:
         """Write the row of a no-transaction file and roll it back: the file cannot be undone.
 
         Then commit `begun`, if it is anything and succeeds. Raises what prevents the row from being
@@ -120,7 +120,7 @@ class Recorder:
             self._transaction.send_commit(f"ROLLBACK TO onward;{begun}", Reply())
         self._transaction.rollback()
         if reply.failed:
-            raise self._rehearsal_failure(migration, reply)
+            raise self._trial_failure(migration, reply)
 
     def clean_up_sql(self) -> str:
         """What ends a file whose transaction goes on with the next one."""
@@ -179,7 +179,7 @@ class Recorder:
             return PartlyApplied(diagnostic, state=ENDED_ITS_TRANSACTION, next_step=remedy)
         return MigrationFailed(diagnostic, state=ROLLED_BACK, next_step=remedy)
 
-    def _rehearsal_failure(self, migration: Migration, reply: Reply) -> OnwardError:
+    def _trial_failure(self, migration: Migration, reply: Reply) -> OnwardError:
         if reply.failure.sqlstate in BUSY:
             return table_busy(migration, reply.failure, self._session.blockers)
         diagnostic, remedy = _diagnosis(migration, reply)
