@@ -26,7 +26,7 @@ from lib.errors import (
     WrongEnvironment,
     raised_by,
 )
-from lib.events import Event, RunLog, RunResult
+from lib.events import Emit, RunLog, RunResult
 from lib.guard import Change, reason_to_skip, require_confirmed_production, require_consent
 from lib.history import History
 from lib.plan import Plan, State, with_applied
@@ -84,8 +84,11 @@ def _run(options: SimpleNamespace, terminal: Terminal) -> int:
     config = _config_to_write(options, terminal, Change.run())
     if config.rehearse and not config.production:
         return _run_observed(config, terminal)
-    result = runner.run(config, lambda event: terminal.info(event_text(config, event)))
-    return _tell_run(result, terminal)
+    return _tell_run(runner.run(config, _emit_to(terminal, config)), terminal)
+
+
+def _emit_to(terminal: Terminal, config: Config) -> Emit:
+    return lambda event: terminal.info(event_text(config, event))
 
 
 def _tell_run(result: RunResult, terminal: Terminal) -> int:
@@ -100,9 +103,7 @@ def _run_observed(config: Config, terminal: Terminal) -> int:
     from lib import rehearsal  # noqa: PLC0415 - a run that observes nothing does not need it
     from lib.report.rehearsal import finding_annotations, rehearsal_text  # noqa: PLC0415
 
-    def emit(event: Event) -> None:
-        terminal.info(event_text(config, event))
-
+    emit = _emit_to(terminal, config)
     try:
         prepared = rehearsal.prepare(config, Change.run())
     except (WrongEnvironment, FilesError) as refused:
@@ -123,9 +124,7 @@ def _rehearse(options: SimpleNamespace, terminal: Terminal) -> int:
     config = _with_consent(_config(options, terminal), options, terminal, Change.rehearse())
     documents = rehearsal.Documents(options.sizes_from, options.queries)
     prepared = rehearsal.prepare(config, Change.rehearse(), documents)
-    _, found = rehearsal.rehearse(
-        config, lambda event: terminal.info(event_text(config, event)), prepared
-    )
+    _, found = rehearsal.rehearse(config, _emit_to(terminal, config), prepared)
     return _tell_rehearsal(config, found, terminal)
 
 
@@ -135,9 +134,7 @@ def _plan(options: SimpleNamespace, terminal: Terminal) -> int:
     config = _with_consent(_config(options, terminal), options, terminal, Change.plan())
     terminal.info(_PLAN_LEAVES)
     documents = rehearsal.Documents(options.sizes_from, options.queries)
-    found = rehearsal.plan(
-        config, lambda event: terminal.info(event_text(config, event)), documents
-    )
+    found = rehearsal.plan(config, _emit_to(terminal, config), documents)
     return _tell_rehearsal(config, found, terminal)
 
 
@@ -213,7 +210,7 @@ def _status(options: SimpleNamespace, terminal: Terminal) -> int:
         migrations = load(config.directory)
     except DuplicateNumbers as found:
         raise _with_applied(config, found) from None
-    log = RunLog(lambda event: terminal.info(event_text(config, event)))
+    log = RunLog(_emit_to(terminal, config))
     with Executor(config, log, budget=READ_BUDGET) as executor:
         history, plan = runner.read_plan(config, executor, migrations, activity=True)
     now = datetime.now(UTC) if terminal.is_live else None
