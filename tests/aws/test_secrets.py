@@ -96,7 +96,6 @@ def change_password(server: Server, database: Database, password: str) -> Databa
     return Database(database.name, urlsplit(database.url)._replace(netloc=netloc).geturl())
 
 
-@pytest.mark.slow
 def test_a_url_may_be_a_secret_by_name_or_arn(aws: None, plain: Database) -> None:
     arn = store("prod/app-url", plain.url)
     works(referring(DATABASE_URL="secretsmanager:prod/app-url"), plain)
@@ -108,13 +107,11 @@ def test_a_url_may_be_one_string_of_a_json_secret(aws: None, plain: Database) ->
     works(referring(MIGRATION_DATABASE_URL="secretsmanager:app#url"), plain)
 
 
-@pytest.mark.slow
 def test_a_url_may_be_an_encrypted_parameter(aws: None, plain: Database) -> None:
     boto3.client("ssm").put_parameter(Name="/app/url", Value=plain.url, Type="SecureString")
     works(referring(DATABASE_URL="ssm:/app/url"), plain)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "password", ["plain", "p@ss/w%rd?:#&= \"'{}", "%41", "pässwörd", "\\1\\g<0>"]
 )
@@ -158,7 +155,6 @@ def test_the_address_may_name_a_user_who_is_not_the_secret_s(aws: None, plain: D
     works(referring(MIGRATION_DATABASE_URL="secretsmanager:rds", DATABASE_URL=url), plain)
 
 
-@pytest.mark.slow
 def test_a_url_with_a_password_of_its_own_is_no_address_for_a_secret(
     aws: None, plain: Database
 ) -> None:
@@ -246,7 +242,6 @@ def test_what_cannot_be_used_is_named_by_its_reference_and_never_shown(
     assert "canary" not in said + str(document)
 
 
-@pytest.mark.slow
 def test_a_secret_that_the_role_may_not_read_is_told_as_such(
     aws: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +290,6 @@ def test_without_credentials_the_answer_names_the_variable(
     assert "DATABASE_URL refers to secretsmanager:app" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_a_warm_instance_does_not_ask_for_a_secret_again(aws: None, plain: Database) -> None:
     store("app", plain.url)
     handler = referring(DATABASE_URL="secretsmanager:app")
@@ -305,7 +299,6 @@ def test_a_warm_instance_does_not_ask_for_a_secret_again(aws: None, plain: Datab
     assert reaches(referring(DATABASE_URL="secretsmanager:app")) == "not_configured"
 
 
-@pytest.mark.slow
 def test_a_warm_instance_asks_again_when_its_password_is_refused(
     aws: None, server: Server, plain: Database
 ) -> None:
@@ -317,7 +310,6 @@ def test_a_warm_instance_asks_again_when_its_password_is_refused(
     works(handler, rotated)
 
 
-@pytest.mark.slow
 def test_a_rotation_that_is_under_way_stops_nobody(
     aws: None, server: Server, plain: Database
 ) -> None:
@@ -351,7 +343,6 @@ def test_a_rotation_that_is_under_way_stops_nobody(
     works(referring(**environ), rotated)
 
 
-@pytest.mark.slow
 def test_a_rotation_that_is_taken_back_stops_nobody(
     aws: None, server: Server, plain: Database
 ) -> None:
@@ -391,7 +382,6 @@ def test_a_url_without_a_reference_is_tried_once(server: Server, plain: Database
         assert len(proxy.connections) == 1
 
 
-@pytest.mark.slow
 def test_a_password_that_is_the_same_in_every_version_is_tried_once(
     aws: None, server: Server, plain: Database
 ) -> None:
@@ -464,7 +454,6 @@ def test_a_bearer_secret_whose_reference_leads_to_none_closes_the_route(
     assert tables(database) == []
 
 
-@pytest.mark.slow
 def test_a_bearer_secret_that_is_missing_closes_its_route_alone(
     aws: None, migrated: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -499,7 +488,6 @@ def asked(aws: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return questions
 
 
-@pytest.mark.slow
 def test_guessing_does_not_ask_a_store_that_fails_each_time(
     asked: list[str], migrated: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -532,7 +520,6 @@ def test_a_status_without_its_secret_does_not_ask_the_store_each_time(
     )
 
 
-@pytest.mark.slow
 def test_a_password_that_is_refused_is_asked_for_once_in_some_seconds(
     asked: list[str], server: Server, plain: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -551,7 +538,6 @@ def test_a_password_that_is_refused_is_asked_for_once_in_some_seconds(
     assert asked[5:] == [current, pending]
 
 
-@pytest.mark.slow
 def test_many_at_once_ask_a_store_once(asked: list[str], plain: Database) -> None:
     store("app", plain.url)
     store("onward", SECRET)
@@ -572,7 +558,6 @@ def test_many_at_once_ask_a_store_once(asked: list[str], plain: Database) -> Non
     assert history(plain) == OURS
 
 
-@pytest.mark.slow
 def test_after_a_minute_a_bearer_secret_that_was_revoked_opens_nothing(
     aws: None, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -609,7 +594,6 @@ def test_a_clock_that_is_set_back_makes_no_secret_last_longer(
     assert tables(database) == []
 
 
-@pytest.mark.slow
 def test_a_store_that_says_nothing_is_given_up_in_seconds_with_an_answer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,7 +127,6 @@ def test_all_changes_by_hand_are_still_named_after_the_next_run(
     assert STRICTLY_TOO in strictly
 
 
-@pytest.mark.slow
 def test_maintenance_a_dump_and_its_restore_are_no_drift(
     server: Server, here: Here, migrations: Write, database: Database
 ) -> None:

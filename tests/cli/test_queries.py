@@ -253,7 +253,6 @@ END $$;
 """
 
 
-@pytest.mark.slow
 def test_a_busy_table_does_not_run_a_file_without_a_transaction_twice(
     here: Here, shop: Database, migrations: Write
 ) -> None:

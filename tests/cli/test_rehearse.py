@@ -193,7 +193,6 @@ def test_a_plan_that_loses_its_connection_says_so_and_changes_nothing(
     assert after == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_plan_that_is_stopped_in_a_statement_changes_nothing(
     cli: Cli, server: Server, shop: Database, migrations: Write, number: signal.Signals
@@ -480,7 +479,6 @@ def test_on_github_each_finding_is_beside_its_line(here: Here, shop: Database) -
     assert recorded(shop) == ["001-orders"]
 
 
-@pytest.mark.slow
 def test_a_busy_table_is_tried_again_under_observation(here: Here, shop: Database) -> None:
     env = {"MIGRATION_LOCK_TIMEOUT": "50ms", "MIGRATION_RETRY": "1s"}
     with holding(shop, "LOCK TABLE orders IN ACCESS SHARE MODE"):

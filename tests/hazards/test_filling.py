@@ -6,8 +6,9 @@ import pytest
 
 from lib.hazards.filling import batched
 from tests.conftest import Database
-from tests.hazards.conftest import found, observed
+from tests.hazards.conftest import found
 from tests.kit import fill, run
+from tests.truth import observed
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,6 @@ def apply_recipe(database: Database, directory: Path, sql: str, name: str) -> No
     assert run(database, fill(directory, files)).applied == [one[:-4] for one in files]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rows", [ROWS, "SELECT 1"], ids=["filled", "empty"])
 @pytest.mark.parametrize("sql", CHANGES)
 def test_a_recipe_leaves_the_columns_and_values_of_the_statement(
@@ -51,7 +51,6 @@ def test_a_recipe_leaves_the_columns_and_values_of_the_statement(
     database.execute("INSERT INTO t (id, a) VALUES (9000, 1)")
 
 
-@pytest.mark.slow
 def test_an_identity_goes_on_after_the_numbers_of_its_recipe(
     database: Database, tmp_path: Path
 ) -> None:

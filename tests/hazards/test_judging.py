@@ -1,17 +1,14 @@
 """Hazards and their levels, on what a real server does."""
 
-import json
-from typing import Any
-
 import pytest
 
 from lib.sizes import Size, Sizes
-from tests.conftest import ROOT, Database
+from tests.conftest import Database
 from tests.hazards.conftest import BIG, found, major, names
+from tests.truth import TRUTH
 
 pytestmark = pytest.mark.slow
 
-TRUTH: dict[str, Any] = json.loads((ROOT / "tests" / "ddl_truth.json").read_text())
 # What the truth table does not judge.
 BESIDE = {
     "fk-without-index", "several-scans", "partition-locks-parent", "detach-locks-parent",
@@ -19,7 +16,6 @@ BESIDE = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TRUTH)
 def test_a_statement_has_the_hazards_of_the_truth_table(clone: Database, name: str) -> None:
     truth = TRUTH[name]
@@ -32,7 +28,6 @@ def test_a_statement_has_the_hazards_of_the_truth_table(clone: Database, name: s
     assert names == set(truth["hazards"])
 
 
-@pytest.mark.slow
 def test_the_level_of_a_scan_depends_on_the_size_of_the_table(clone: Database) -> None:
     sql = "ALTER TABLE t ADD CONSTRAINT positive CHECK (a > 0);"
     assert names(found(clone, sql)) == [("constraint-scan", "warn")]

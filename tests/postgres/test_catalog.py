@@ -1,51 +1,29 @@
 """The observer sees of each statement what a second session saw of it."""
 
-import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 
 from lib.observation import FileObservation, Mode, Parsed, Query
 from lib.postgres.catalog import Observer
-from lib.source.lexer import split
-from tests.conftest import ROOT, Database, Server
+from tests.conftest import Database, Server
 from tests.kit import file, session_of
+from tests.truth import TRUTH, clone_of, observed, rich_database
 
-TRUTH: dict[str, Any] = json.loads((ROOT / "tests" / "ddl_truth.json").read_text())
-SCHEMA = (ROOT / "tests" / "ddl_truth.sql").read_text()
 SHORT = dict(zip(Mode, ("AS", "RS", "RX", "SUX", "S", "SRX", "X", "AX"), strict=True))
 
 
 @pytest.fixture(scope="module")
 def rich(server: Server) -> Iterator[Database]:
-    """A database with tables of all kinds, for clones."""
-    database = server.create(name=f"{server.run}_{server.worker}_{os.getpid()}_rich")
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        for statement in split(SCHEMA):
-            connection.execute(statement.text.encode())
-    yield database
-    server.drop(database)
+    with rich_database(server, "rich") as database:
+        yield database
 
 
 @pytest.fixture
 def clone(server: Server, rich: Database) -> Iterator[Database]:
-    database = server.create(template=rich.name)
-    yield database
-    server.drop(database)
-
-
-def observed(database: Database, sql: str, session: str = "") -> FileObservation:
-    """A file observed in a transaction that is rolled back."""
-    observer = Observer()
-    with session_of(database) as connection:
-        connection.send(f"{session}; BEGIN")
-        reply = observer.send(file("001-x", sql), connection)
-        assert not reply.failed, reply.error
-        connection.send("ROLLBACK")
-    return observer.files[0]
+    with clone_of(server, rich) as database:
+        yield database
 
 
 def seen(found: FileObservation) -> dict[str, Any]:

@@ -197,7 +197,6 @@ def test_maintenance_data_and_partitions_change_no_definition(
         assert changed(before, schema(database), strict=True) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_dump_and_restore_changes_no_definition(
     server: Server, rich: Database, times: int
@@ -216,7 +215,6 @@ def test_a_dump_and_restore_changes_no_definition(
             server.drop(target)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("files", HISTORIES.values(), ids=HISTORIES)
 def test_a_dump_of_a_history_and_its_restore_change_no_definition(
     server: Server, database: Database, tmp_path: Path, files: Mapping[str, str]

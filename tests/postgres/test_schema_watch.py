@@ -217,7 +217,6 @@ def test_a_run_that_stored_nothing_makes_drift_unknown_since_its_first_file(
     assert verdict(database).since == "002-two"
 
 
-@pytest.mark.slow
 def test_a_run_killed_before_its_document_is_stored_makes_drift_unknown(
     cli: Cli, database: Database, migrations: Write
 ) -> None:
@@ -243,7 +242,6 @@ def test_a_run_killed_before_its_document_is_stored_makes_drift_unknown(
     assert verdict(database).drift is Drift.UNKNOWN
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_no_transaction_file_that_is_killed_makes_drift_unknown(
     cli: Cli, database: Database, migrations: Write, number: signal.Signals
