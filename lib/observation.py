@@ -205,6 +205,15 @@ class FileObservation(NamedTuple):
         """The catalog after the last statement."""
         return self.steps[-1].after if self.steps else self.start
 
+    @property
+    def schemas(self) -> dict[str, str]:
+        """The names of the schemas at the start, and what each is called at the end."""
+        return {
+            one.name: self.objects_after.get(key, one).name
+            for key, one in self.objects_before.items()
+            if one.kind == "schema"
+        }
+
     def mode(self, moment: Catalog, oid: int) -> Mode:
         """The strongest lock on a relation since this file began.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from lib.hazards.recipes import NO_TRANSACTION, Files, joined, not_null, qualified, unquoted
+from lib.hazards.recipes import NO_TRANSACTION, Files, joined, not_null, qualified, text, unquoted
 from lib.observation import Catalog, Column, Constraint, Index, Relation
 from lib.source.lexer import tokens, upper
 
@@ -129,7 +129,7 @@ def _numbered(catalog: Catalog, table: Relation, one: Column, major: int) -> Fil
     base = joined(table.base_name, one.name, "numbers" if one.identity else "seq")
     sequence, alter = f"{table.schema}.{base}", f"ALTER TABLE {table.name}"
     owned = "" if one.identity else f"\nALTER SEQUENCE {sequence} OWNED BY {table.name}.{one.name};"
-    value = f"nextval({_text(sequence)})"
+    value = f"nextval({text(sequence)})"
     return (
         f"{alter} ADD COLUMN {one.name} {one.type};\n"
         f"CREATE SEQUENCE {sequence} AS {one.type};{owned}\n"
@@ -144,8 +144,8 @@ def _identity(table: Relation, one: Column, sequence: str) -> str:
     return _IDENTITY.format(
         table=table.name, column=one.name, sequence=sequence,
         when="ALWAYS" if one.identity == "a" else "BY DEFAULT",
-        table_text=_text(qualified(table)), column_text=_text(unquoted(one.name)),
-        sequence_text=_text(sequence),
+        table_text=text(qualified(table)), column_text=text(unquoted(one.name)),
+        sequence_text=text(sequence),
     )  # fmt: skip
 
 
@@ -182,10 +182,6 @@ def _is_of(table: Relation, statement: str) -> bool:
 
 def _words(sql: str) -> set[str]:
     return {token[0] for token in tokens(sql)}
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def _is_used(catalog: Catalog, column: Column) -> bool:

@@ -117,23 +117,29 @@ def _strongest(seen: Iterable[Seen]) -> list[Seen]:
     ]
 
 
-def _by_parent(seen: list[Seen], file: FileObservation) -> list[Seen]:
+def _by_parent(seen: Sequence[Seen], file: FileObservation) -> list[Seen]:
     """One finding for a partitioned table instead of one for each of its partitions."""
-    kept: dict[tuple[str, int, int], Seen] = {}
-    for one in seen:
-        relation = file.start.relations.get(one.relation)
-        if not relation:
-            kept[one.name, one.line, hash(one)] = one
-            continue
-        found = file.end.relations.get(one.relation, relation)
-        parent = relation.parent if relation.parent == found.parent else None
-        root = parent if parent in file.start.relations else None
-        if root is None or one.name in ("drop", "detach-locks-parent"):
-            kept[one.name, one.line, hash(one)] = one
-        else:
-            kept.setdefault((one.name, one.line, root), one._replace(relation=root))
-    own = {(one.name, one.line, one.relation) for key, one in kept.items() if key[2] == hash(one)}
-    return [one for key, one in kept.items() if key[2] == hash(one) or key not in own]
+    parents = [_parent(one, file) for one in seen]
+    told = {
+        (one.name, one.line, one.relation) for one, up in zip(seen, parents, strict=True) if not up
+    }
+    found = []
+    for one, parent in zip(seen, parents, strict=True):
+        if not parent:
+            found.append(one)
+        elif (key := (one.name, one.line, parent)) not in told:
+            told.add(key)
+            found.append(one._replace(relation=parent))
+    return found
+
+
+def _parent(one: Seen, file: FileObservation) -> int | None:
+    """The partitioned table that a finding about one of its partitions is told of."""
+    was = file.start.relations.get(one.relation)
+    now = file.end.relations.get(one.relation, was)
+    if not (was and now) or one.name in ("drop", "detach-locks-parent"):
+        return None
+    return was.parent if was.parent == now.parent and was.parent in file.start.relations else None
 
 
 def _finding(one: Seen, file: FileObservation, given: Circumstances) -> Finding | None:

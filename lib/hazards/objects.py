@@ -38,11 +38,7 @@ class ObjectChanges:
         self._known = file.objects_before if given.known_objects is None else given.known_objects
         self._start, self._end = file.objects_before, file.objects_after
         self._names = {(one.kind, one.name) for one in self._end.values()}
-        self._schemas = {
-            one.name: self._end[key].name
-            for key, one in self._start.items()
-            if one.kind == "schema" and key in self._end
-        }
+        self._schemas = file.schemas
 
     def findings(self) -> Iterator[Seen]:
         """All of them."""

@@ -39,12 +39,8 @@ class OldNames(Comparison):
         """What has another name only because its schema has is not told again."""
         if now.name == was.name:
             return False
-        schemas = {
-            one.name: (self._file.objects_after.get(key) or one).name
-            for key, one in self._file.objects_before.items()
-            if one.kind == "schema"
-        }
-        return now.base_name != was.base_name or now.schema != schemas.get(was.schema)
+        moved = self._file.schemas.get(was.schema)
+        return now.base_name != was.base_name or now.schema != moved
 
     def _old_columns(self) -> Iterator[Seen]:
         for key, was in self._start.columns.items():

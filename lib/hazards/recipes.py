@@ -35,22 +35,16 @@ def partitioned_index(parent: Index, table: Relation, parts: Sequence[Index]) ->
 
 def constraint(table: Relation, one: Constraint) -> Files:
     """A CHECK or FOREIGN KEY that is validated while the table is written."""
-    alter = f"ALTER TABLE {table.name}"
-    return (
-        f"{alter} ADD CONSTRAINT {one.name} {one.definition} NOT VALID;",
-        f"{alter} VALIDATE CONSTRAINT {one.name};",
-    )
+    return _validated_later(table, one.name, one.definition)
 
 
 def not_null(table: Relation, column: Column, major: int) -> Files:
     """A NOT NULL that is checked while the table is written."""
     name, alter = joined(table.base_name, column.name, "not_null"), f"ALTER TABLE {table.name}"
-    validate = f"{alter} VALIDATE CONSTRAINT {name};"
     if major >= 18:
-        return f"{alter} ADD CONSTRAINT {name} NOT NULL {column.name} NOT VALID;", validate
+        return _validated_later(table, name, f"NOT NULL {column.name}")
     return (
-        f"{alter} ADD CONSTRAINT {name} CHECK ({column.name} IS NOT NULL) NOT VALID;",
-        validate,
+        *_validated_later(table, name, f"CHECK ({column.name} IS NOT NULL)"),
         # Two statements: in one, the constraint is dropped first, and all rows are read after all.
         f"{alter} ALTER COLUMN {column.name} SET NOT NULL;\n{alter} DROP CONSTRAINT {name};",
     )
@@ -76,26 +70,18 @@ def unique(
 
 def narrower(table: Relation, column: Column, condition: str) -> Files:
     """The rule of a narrower type as a constraint; the column keeps its type."""
-    name, alter = joined(table.base_name, column.name, "range"), f"ALTER TABLE {table.name}"
-    return (
-        f"{alter} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID;",
-        f"{alter} VALIDATE CONSTRAINT {name};",
-    )
+    name = joined(table.base_name, column.name, "range")
+    return _validated_later(table, name, f"CHECK ({condition})")
 
 
 def without_value(columns: Iterable[tuple[Relation, Column]], value: str) -> Files:
     """A value of an enum that no row may have; the type keeps it."""
-    label = "'" + value.replace("'", "''") + "'"
-    rules = [
-        (f"ALTER TABLE {table.name}", joined(table.base_name, one.name, "values"), one.name)
+    files = (
+        _validated_later(table, joined(table.base_name, one.name, "values"), rule)
         for table, one in columns
-    ]
-    added = (
-        f"{alter} ADD CONSTRAINT {name} CHECK ({column} <> {label}) NOT VALID;"
-        for alter, name, column in rules
+        for rule in [f"CHECK ({one.name} <> {text(value)})"]
     )
-    validated = (f"{alter} VALIDATE CONSTRAINT {name};" for alter, name, _ in rules)
-    return ("\n".join(added), "\n".join(validated)) if rules else ()
+    return tuple(map("\n".join, zip(*files, strict=True)))
 
 
 def nullable_first(table: Relation, column: Column, major: int) -> Files:
@@ -183,6 +169,19 @@ def refresh(view: Relation) -> Files:
 def qualified(relation: Relation) -> str:
     """The name with its schema, as definitions have it."""
     return f"{relation.schema}.{relation.base_name}"
+
+
+def text(value: str) -> str:
+    """A string as SQL, as people write it."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _validated_later(table: Relation, name: str, rule: str) -> Files:
+    alter = f"ALTER TABLE {table.name}"
+    return (
+        f"{alter} ADD CONSTRAINT {name} {rule} NOT VALID;",
+        f"{alter} VALIDATE CONSTRAINT {name};",
+    )
 
 
 def _concurrently(definition: str) -> str:

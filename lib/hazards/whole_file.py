@@ -89,11 +89,9 @@ class WholeFile(Comparison):
                 for index in self._end.indexes.values()
                 if index.relation == one.relation
             ):
-                line = self._line(
-                    key in step.after.constraints and key not in step.before.constraints
-                    for step in self._file.steps
+                yield Seen(
+                    "fk-without-index", self._line_of_constraint(key), one.relation, one.name
                 )
-                yield Seen("fk-without-index", line, one.relation, one.name)
 
     def _rules(self) -> Iterator[Seen]:
         """What writes of the running code must satisfy, though old rows need not yet."""
@@ -102,11 +100,15 @@ class WholeFile(Comparison):
             if key in self._start.constraints or not old or not self._existed(one.relation):
                 continue
             if not one.valid or one.kind in "ux":
-                line = self._line(
-                    key in step.after.constraints and key not in step.before.constraints
-                    for step in self._file.steps
+                yield Seen(
+                    "new-rule-on-old-writes", self._line_of_constraint(key), one.relation, one.name
                 )
-                yield Seen("new-rule-on-old-writes", line, one.relation, one.name)
+
+    def _line_of_constraint(self, key: int) -> int:
+        return self._line(
+            key in step.after.constraints and key not in step.before.constraints
+            for step in self._file.steps
+        )
 
     def _replaced_indexes(self) -> Iterator[Seen]:
         """In a file with a transaction, nobody sees the time between."""
