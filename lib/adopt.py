@@ -34,6 +34,7 @@ def baseline(config: Config, number: int) -> tuple[Migration, ...]:
                 config._replace(allow_out_of_order=True), database, migrations
             )
             require_trust(history)
+            _require_taken_over(history)
             plan.require_no_conflict()
             recorded = tuple(one for one in plan.pending if one.number <= number)
             require_runnable(recorded)
@@ -61,6 +62,7 @@ def repair(config: Config, version: str) -> tuple[Migration, bool]:
             history, plan = read_plan(config, database, migrations)
             file, row = _applied_file(plan, version)
             require_trust(history)
+            _require_taken_over(history)
             if (file.version, file.checksum) == (row.version, row.checksum):
                 return file, False
             require_finished([file])
@@ -96,6 +98,16 @@ def expect_schema(config: Config, *, refresh: bool) -> Verdict:
             except HistoryChanged:
                 continue
             return verdict
+
+
+def _require_taken_over(history: History) -> None:
+    """Raise HistoryConflict while another tool's history is the only one."""
+    if history.takeover:
+        raise HistoryConflict(
+            f"what {history.takeover.title} has applied is not taken over yet",
+            changed_nothing=True,
+            next_step="A run does it:\n  scripts/migrate.py",
+        )
 
 
 def _require_rows(history: History) -> None:

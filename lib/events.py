@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lib.errors import MigrationResult, TableBusy
-from lib.history import History
+from lib.history import History, Takeover
 from lib.plan import Plan
 from lib.source.migration import Migration
 
@@ -14,6 +14,12 @@ class Started(NamedTuple):
 
     history: History
     plan: Plan
+
+
+class TakenOver(NamedTuple):
+    """What another tool has applied is recorded."""
+
+    takeover: Takeover
 
 
 class Notice(NamedTuple):
@@ -44,7 +50,7 @@ class Retry(NamedTuple):
     pause: float
 
 
-Event = Started | Notice | Running | Progress | Retry | MigrationResult
+Event = Started | TakenOver | Notice | Running | Progress | Retry | MigrationResult
 Emit = Callable[[Event], None]
 
 
@@ -74,6 +80,10 @@ class RunLog:
     def started(self, history: History, plan: Plan) -> None:
         """A plan was made."""
         self._emit(Started(history, plan))
+
+    def taken_over(self, takeover: Takeover) -> None:
+        """What another tool has applied is recorded."""
+        self._emit(TakenOver(takeover))
 
     def tell(self, text: str) -> None:
         """Show a line of Onward's own."""

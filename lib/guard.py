@@ -172,7 +172,7 @@ def require_rehearsal(config: Config, history: History, change: Change) -> None:
 def require_trust(history: History) -> None:
     """Raise UntrustedHistory if the table's owner must not decide what this role runs."""
     if not history.trusted:
-        raise untrusted(history.schema or "", history.owner or "", history.role)
+        raise untrusted(history.table, history.owner or "", history.role)
 
 
 def require_environment(config: Config, history: History) -> str:
@@ -203,7 +203,7 @@ def require_environment(config: Config, history: History) -> str:
 
 def require_empty(config: Config, history: History) -> None:
     """Raise NotEmpty for a database with tables and no history, unless the Config allows that."""
-    if history.rows or not history.occupants or config.allow_nonempty:
+    if history.known or not history.occupants or config.allow_nonempty:
         return
     shown = [*history.occupants[:_OCCUPANTS_SHOWN]]
     if len(history.occupants) > _OCCUPANTS_SHOWN:
@@ -247,14 +247,14 @@ def _is_free(config: Config, history: History) -> bool:
 
     Taken over from a runner that left no marks, by production or with MIGRATION_ENV set.
     """
-    if not (history.rows or history.occupants):
+    if not (history.known or history.occupants):
         return True
     named = config.production or config.environment_source == "MIGRATION_ENV"
     return named or _is_copied(history)
 
 
 def _is_new_or_copied(history: History) -> bool:
-    return not history.rows or _is_copied(history)
+    return not history.known or _is_copied(history)
 
 
 def _is_copied(history: History) -> bool:
@@ -276,6 +276,8 @@ def _identity_form(identity: str) -> tuple[bool, bool]:
 def _unmarked(history: History) -> str:
     if history.rows:
         return "has a history that names no environment"
+    if history.takeover:
+        return f"has the history of {history.takeover.title}, which names no environment"
     return f"has no history, but already contains {history.occupants[0]}"
 
 
@@ -305,7 +307,7 @@ def _options(config: Config, history: History, last: str | None) -> str:
 def _ways_to_adopt(config: Config, history: History) -> Iterator[str]:
     confirmed = " --production" if config.production else ""
     if tool := _other_tool(history):
-        yield f"{tool} has a history here: record what it has applied by `baseline`, as below"
+        yield f"{tool} has a history here: take it over (docs/importing.md)"
     yield f"if the files up to NNN made these tables: scripts/migrate.py baseline NNN{confirmed}"
     yield (
         "if all files are to run beside them: scripts/migrate.py --allow-nonempty "

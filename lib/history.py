@@ -1,5 +1,7 @@
 """What a history is: the table, its rows, and what is known of the database with it. Pure."""
 
+from __future__ import annotations
+
 from datetime import datetime
 from typing import NamedTuple
 
@@ -27,6 +29,49 @@ class AppliedMigration(NamedTuple):
     applied_by: str | None = None
     drift: str | None = None
     """In the row with the document of the expected schema: what is known of drift."""
+
+
+class ToolRow(NamedTuple):
+    """A row of another migration tool's history."""
+
+    key: str
+    state: str
+    at: datetime | None
+    milliseconds: int | None
+    checksum: str | None
+
+
+class FoundTable(NamedTuple):
+    """Another tool's history as it was read."""
+
+    schema: str
+    name: str
+    table_id: tuple[int, int]
+    """The oids of the table and of its owner."""
+    rows: tuple[ToolRow, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def sql(self) -> str:
+        """Its name, qualified and quoted."""
+        return f"{identifier(self.schema)}.{identifier(self.name)}"
+
+
+class Takeover(NamedTuple):
+    """What another tool has applied, and the next run is to record."""
+
+    tool: str
+    """As in TABLES of lib/tool_tables.py."""
+    title: str
+    found: FoundTable
+    rows: tuple[AppliedMigration, ...]
+    """The rows to record, in the order of the files."""
+    edited: tuple[str, ...]
+    """Versions whose files are not what the tool has recorded."""
+    skipped: tuple[str, ...]
+    """Files that the tool has applied, and that were not imported."""
 
 
 class History(NamedTuple):
@@ -65,6 +110,21 @@ class History(NamedTuple):
     """Whether the table has SCHEMA_COLUMNS, which no run adds before its files."""
     activity: Activity | None = None
     """What is going on in the database; None if that was not asked for."""
+    takeover: Takeover | None = None
+    """What another tool has applied, where nothing is recorded yet."""
+
+    @property
+    def known(self) -> tuple[AppliedMigration, ...]:
+        """What is applied: the recorded migrations, or those that are to be taken over."""
+        return self.rows or (self.takeover.rows if self.takeover else ())
+
+    def with_takeover(self, takeover: Takeover | None, found: FoundTable) -> History:
+        """The same, with what is to be taken over from another tool's table.
+
+        The table of a tool that has applied nothing says nothing of the database.
+        """
+        others = tuple(one for one in self.occupants if takeover or one != str(found))
+        return self._replace(takeover=takeover, occupants=others)
 
     @property
     def fingerprint(self) -> tuple[int, int]:
@@ -82,9 +142,10 @@ def qualified(schema: str) -> str:
     return f"{identifier(schema)}.{TABLE}"
 
 
-def untrusted(schema: str, owner: str, role: str) -> UntrustedHistory:
-    """The error for a history whose owner must not decide what this role runs."""
-    table = qualified(schema)
+def untrusted(table: str, owner: str, role: str) -> UntrustedHistory:
+    """The error for a history whose owner must not decide what this role runs; `table` is its
+    qualified name.
+    """
     return UntrustedHistory(
         f"{table} belongs to the role {owner}, which the role {role} does not trust\n"
         "  Its rows and its code do not decide what runs here.",

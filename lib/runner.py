@@ -22,7 +22,7 @@ from lib.errors import (
 )
 from lib.events import Emit, RunLog, RunResult
 from lib.guard import last_migrated_as, require_extensions, require_permission
-from lib.history import History
+from lib.history import History, Takeover
 from lib.plan import Plan, make_plan
 from lib.postgres.executor import MIN_FILE_SECONDS, Executor
 from lib.postgres.no_transaction import require_no_session_state
@@ -52,13 +52,16 @@ def read_plan(
 ) -> tuple[History, Plan]:
     """Read the history and compare the files with it. Reads only.
 
+    Where nothing is recorded yet, what another tool has applied counts: a run takes it over.
     With `activity`, the history also says what is going on in the database.
     """
     history = executor.read(activity=activity)
+    if config.imported and not history.rows:
+        history = executor.takeover(config.imported, migrations)
     production = config.production or last_migrated_as(history) == "production"
     plan = make_plan(
         migrations,
-        history.rows,
+        history.known,
         allow_out_of_order=config.allow_out_of_order,
         production=production,
     )
@@ -74,7 +77,7 @@ def connect_and_read_plan(config: Config, **connecting: Any) -> tuple[History, P
 
 def require_run_allowed(config: Config, history: History, plan: Plan) -> str:
     """Raise what forbids a run of this plan here; return a warning, mostly empty."""
-    warning = require_permission(config, history, pending=bool(plan.pending))
+    warning = require_permission(config, history, pending=bool(plan.pending or history.takeover))
     plan.require_no_conflict()
     require_runnable(plan.pending)
     if not history.direct:
@@ -163,12 +166,20 @@ class _Run:
         warning = require_run_allowed(self._config, history, plan)
         if warning:
             self._log.tell(warning)
+        if history.takeover:
+            self._take_over(history.takeover)
         if wanted := extensions.created(plan.pending):
             names = [extension.name for extension in wanted]
             require_extensions(wanted, self._executor.unavailable_extensions(names))
         if plan.pending and self._executor.has_time_for_a_file:
             self._look_for_drift()
             self._retry_while_busy(self._executor.prepare, self._backoff())
+
+    def _take_over(self, takeover: Takeover) -> None:
+        """Record what another tool has applied. Raises HistoryChanged: now it is in the history."""
+        self._retry_while_busy(lambda: self._executor.take_over(takeover), self._backoff())
+        self._log.taken_over(takeover)
+        raise HistoryChanged
 
     def _look_for_drift(self) -> None:
         """Tell what is not as the migrations left it. Raises SchemaDrift if it is to fail."""

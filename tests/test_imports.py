@@ -14,12 +14,15 @@ from tests.conftest import ROOT
 FLOORS = """
 errors printable quoting retry
 printed
+tool_tables
+imported
 settings
 source
 activity observation sizes
 history
-plan queries
+plan queries takeover
 diagnosis drift events guard hazards validation
+importers
 postgres
 runner
 adopt rehearsal

@@ -11,6 +11,7 @@ from typing import NoReturn
 from lib import VERSION
 from lib.errors import OnwardError
 from lib.report.text import SHORT_STATUS_ROWS
+from lib.tool_tables import TABLES
 
 _PROGRAM = "scripts/migrate.py"
 # What people type by habit from other tools.
@@ -36,6 +37,8 @@ commands:
   renumber VERSION    give a file that is not applied the next free number
   check [--base REF]  for a pull request: check that no file of the base branch
                       was changed, and that the numbers are above its own
+  import TOOL DIR     write another migration tool's files as migrations; the next
+                      run takes its history over
   baseline NNN        record the files up to NNN as applied, without running
                       them
   rehearse            for a database that is thrown away: apply all pending
@@ -113,6 +116,12 @@ examples:
 """
 
 
+_IMPORT = """\
+Write the files of another migration tool as migrations, in its order. The next
+run on a database that the tool has migrated records what it has applied there;
+its table is not changed. No database is connected to."""
+
+
 class UsageError(OnwardError):
     """The command line is wrong; nothing was read or written."""
 
@@ -127,7 +136,7 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str], options: SimpleNamespace) -> None:
     """Set the options that are given; the defaults are the caller's. Raises UsageError."""
     main, commands = _parsers()
-    if "--dry-run" in arguments:
+    if "--dry-run" in arguments and "import" not in arguments:
         raise _usage_error(_NO_DRY_RUN, f"To see it:\n  {_PROGRAM} status")
     main.parse_args(_command_first(arguments, commands), options)
 
@@ -215,8 +224,36 @@ def _add_commands_on_files(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     renumber.add_argument("version", metavar="VERSION", help="such as 004-add-orders, or its path")
     check = add("check", description="Check the files of a branch against its base. Read-only.")
+    _add_import(add("import", description=_IMPORT))
     check.add_argument(
         "--base", metavar="REF", help="such as origin/main; by default the pull request's, or main"
+    )
+
+
+def _add_import(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "tool",
+        choices=["auto", *TABLES],
+        metavar="TOOL",
+        help=f"auto, or one of {', '.join(TABLES)}",
+    )
+    command.add_argument("source", type=Path, metavar="DIR", help="the tool's directory")
+    command.add_argument(
+        "--dry-run", action="store_true", help="show what would be written, and write nothing"
+    )
+    command.add_argument(
+        "--skip", action="append", default=[], metavar="FILE", help="leave a file of DIR out"
+    )
+    command.add_argument(
+        "--keep-numbers",
+        action="store_true",
+        help="keep the tool's own numbers, where these are whole and unique",
+    )
+    command.add_argument(
+        "--table",
+        metavar="NAME",
+        help="the tool's history, if it has not its usual name; with its schema, if that is not on "
+        "the search path",
     )
 
 

@@ -10,7 +10,7 @@ from lib.report.text import SHORT_STATUS_ROWS
 from lib.settings.environ import url_variables_set, with_env_files
 
 # `offline` has these, and `commands` has those again that do more with a database.
-_OFFLINE = frozenset({"create", "renumber", "check", "validate"})
+_OFFLINE = frozenset({"create", "renumber", "check", "validate", "import"})
 _BOTH = frozenset({"renumber", "validate"})
 _ANSWERED_BY_THE_PARSER = frozenset(
     {"-h", "--help", "--version", "--dry-run", "help", "down", "rollback", "undo"}
@@ -64,6 +64,9 @@ def _parse(arguments: Sequence[str]) -> SimpleNamespace:
         markdown=False,
         sizes_from=None,
         queries=None,
+        keep_numbers=False,
+        table=None,
+        dry_run=False,
     )
     if arguments:
         # A build passes no arguments, and should not wait for argparse.

@@ -203,9 +203,25 @@ def _unmerged(directory: Path, terminal: Terminal) -> list[BranchFile]:
         return []
 
 
+def _import(options: SimpleNamespace, terminal: Terminal) -> int:
+    from lib.importers.conversion import Options  # noqa: PLC0415 - few need it
+    from lib.importers.importing import plan_import, write_import  # noqa: PLC0415 - as above
+    from lib.report.importing import import_dict, import_text  # noqa: PLC0415 - as above
+
+    directory = migrations_directory(terminal.environ)
+    asked = Options(directory, options.table, options.keep_numbers, frozenset(options.skip))
+    found = plan_import(options.tool, options.source, asked)
+    if not options.dry_run:
+        write_import(found, directory)
+    terminal.info(import_text(found, written=not options.dry_run))
+    terminal.json(import_dict(found, written=not options.dry_run))
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "check": _check,
     "renumber": renumber,
     "validate": _validate,
     "create": _create,
+    "import": _import,
 }

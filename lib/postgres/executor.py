@@ -25,7 +25,8 @@ from lib.errors import (
     TableBusy,
 )
 from lib.events import RunLog
-from lib.history import AppliedMigration, History
+from lib.history import AppliedMigration, History, Takeover
+from lib.imported import Imported
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED
 from lib.postgres.commit_recovery import Commit, CommitResult, Outcome
 from lib.postgres.connecting import CONNECT_BUDGET, Budget
@@ -47,12 +48,14 @@ from lib.postgres.recording import (
 )
 from lib.postgres.schema_watch import SchemaWatch
 from lib.postgres.session import RunSession, limits_in_force
+from lib.postgres.tool_history import find_tool_history, is_unchanged, locked_tool_history
 from lib.postgres.transaction import HistoryChanged, Transaction
 from lib.quoting import literal
 from lib.retry import Backoff
 from lib.settings.config import Config
 from lib.settings.database_url import DatabaseURL
 from lib.source.migration import Migration
+from lib.takeover import take_over
 
 if TYPE_CHECKING:  # a run that observes nothing does not load it
     from lib.postgres.catalog import Observer
@@ -131,6 +134,18 @@ class Executor:
         self._transaction.expect(history)
         return history
 
+    def takeover(self, imported: Imported, migrations: Sequence[Migration]) -> History:
+        """The history, with what is to be taken over from another tool's. Reads only.
+
+        Raises HistoryConflict where the tool's history does not say what is applied.
+        """
+        history = self._session.history
+        found = find_tool_history(self._session.connection, imported, self.limits)
+        if found:
+            takeover = take_over(imported, found, migrations)
+            history = self._session.history = history.with_takeover(takeover, found)
+        return history
+
     def unavailable_extensions(self, names: Iterable[str]) -> set[str]:
         """Those of the extensions that the server cannot create. Reads only.
 
@@ -149,9 +164,8 @@ class Executor:
 
         Raises DatabaseUnsuitable if this role cannot.
         """
+        self._require_no_obstacle()
         history = self._session.history
-        if history.obstacle:
-            raise DatabaseUnsuitable(history.obstacle, changed_nothing=True)
         if history.table_id is None:
             self._transaction.begin_unplanned()
             created = self._commit(creation(history), committed_when=None)
@@ -163,6 +177,38 @@ class Executor:
             self._transaction.begin()
             self._commit(addition(history), committed_when=None)
             self._session.history = history._replace(missing_columns=())
+
+    def _require_no_obstacle(self) -> None:
+        if obstacle := self._session.history.obstacle:
+            raise DatabaseUnsuitable(obstacle, changed_nothing=True)
+
+    def take_over(self, takeover: Takeover) -> None:
+        """Record what another tool has applied, in one transaction with the table that holds it.
+
+        Raises HistoryChanged if the tool has recorded anything since, or if the COMMIT's answer is
+        lost; DatabaseUnsuitable, LockBusy.
+        """
+        self._require_no_obstacle()
+        self._log.running("the takeover")
+        history = self._session.history
+        if history.table_id is None:
+            self._transaction.begin_unplanned()
+            self._send_of_takeover(creation(history))
+        else:
+            self._transaction.begin()
+            self._send_of_takeover(addition(history) if history.missing_columns else "")
+        reply = self._send_of_takeover(locked_tool_history(takeover))
+        if not is_unchanged(takeover, reply):
+            self._transaction.rollback()
+            raise HistoryChanged
+        self._commit(self._recorder.takeover_sql(takeover.rows), committed_when=None)
+
+    def _send_of_takeover(self, sql: str) -> Reply:
+        reply = self._session.connection.send(sql)
+        if reply.failed:
+            self._transaction.rollback()
+            raise self._change_failed(reply)
+        return reply
 
     def apply(self, migration: Migration, following: Migration | None, backoff: Backoff) -> None:
         """Apply one file and record it. A file that follows begins in the same message.

@@ -38,6 +38,23 @@ PLATFORM_SCHEMAS = (
     "pgsodium_masks realtime storage supabase_functions vault".split()
 )
 
+# Whose table may decide what runs: who could change what this role owns anyway, and roles that this
+# one can act as. Before 16 every grant allows that; since then a grant without either option only
+# lets the role be administered. pg_has_role would not do: to a superuser it is true of everybody.
+TRUSTED_ROLES = """
+    WITH RECURSIVE granted (role) AS (
+        SELECT oid FROM pg_roles WHERE rolname IN (current_user, session_user)
+        UNION
+        SELECT m.roleid FROM granted JOIN pg_auth_members m ON m.member = granted.role
+        WHERE coalesce((to_jsonb(m) ->> 'inherit_option')::boolean
+            OR (to_jsonb(m) ->> 'set_option')::boolean, true)
+    )
+    SELECT array_agg(role) FROM (
+        SELECT role FROM granted
+        UNION SELECT datdba FROM pg_database WHERE datname = current_database()
+        UNION SELECT oid FROM pg_roles WHERE rolsuper OR rolname = 'pg_database_owner') either
+"""
+
 # Read on the usual path, before ours is set: every name in it is qualified. A path that came with
 # the connection, by `options` in the URL, has another source than one that is set for the database
 # or the role.
@@ -77,20 +94,7 @@ DECLARE
     document refcursor := 'onward_document';
 BEGIN
     SELECT oid, datdba INTO database FROM pg_database WHERE datname = current_database();
-    -- Whose table may decide what runs: who could change what this role owns anyway, and roles that
-    -- this one can act as. Before 16 every grant allows that; since then a grant without either
-    -- option only lets the role be administered.
-    -- pg_has_role would not do: to a superuser it is true of everybody.
-    WITH RECURSIVE granted (role) AS (
-        SELECT oid FROM pg_roles WHERE rolname IN (current_user, session_user)
-        UNION
-        SELECT m.roleid FROM granted JOIN pg_auth_members m ON m.member = granted.role
-        WHERE coalesce((to_jsonb(m) ->> 'inherit_option')::boolean
-            OR (to_jsonb(m) ->> 'set_option')::boolean, true)
-    )
-    SELECT array_agg(role) INTO trusted_roles FROM (
-        SELECT role FROM granted UNION SELECT database.datdba
-        UNION SELECT oid FROM pg_roles WHERE rolsuper OR rolname = 'pg_database_owner') either;
+    trusted_roles := ({trusted});
 
     SELECT jsonb_agg(to_jsonb(candidate) ORDER BY candidate.place NULLS LAST) INTO tables FROM (
         SELECT c.oid::bigint, n.nspname AS schema, array_position(path, n.nspname) AS place,
@@ -197,6 +201,7 @@ def read_history(
     """
     query = _QUERY.format(
         table=TABLE,
+        trusted=TRUSTED_ROLES,
         schema=literal(schema),
         columns=_literals(name for name in AppliedMigration._fields if name != "applied_at"),
         platform=_literals(PLATFORM_SCHEMAS),
@@ -224,7 +229,7 @@ def read_history(
     elif chosen is None:
         _require_free_place(facts)
     elif chosen["hidden"]:
-        raise _hidden(chosen, facts["role"])
+        raise hidden_rows(qualified(chosen["schema"]), facts["role"], forced=chosen["forced"])
     columns = chosen["columns"] if chosen else AUDIT_COLUMNS
     return History(
         rows=tuple(_applied(row) for row in facts["history"]),
@@ -252,12 +257,12 @@ def _literals(names: Iterable[str]) -> str:
 
 
 def _applied(row: dict[str, Any]) -> AppliedMigration:
-    row["applied_at"] = _moment(row["onward_epoch"])
+    row["applied_at"] = moment(row["onward_epoch"])
     values: Iterator[Any] = map(row.get, AppliedMigration._fields)
     return AppliedMigration(*values)
 
 
-def _moment(epoch: float | str | None) -> datetime | None:
+def moment(epoch: float | str | None) -> datetime | None:
     """The time; None where it is not known, is infinite, or is not in the years 1 to 9999."""
     try:
         return None if epoch is None else datetime.fromtimestamp(float(epoch), UTC)
@@ -297,12 +302,13 @@ def _require_free_place(facts: dict[str, Any]) -> None:
         return
     first = in_the_way[0]
     if first["ours"]:
-        raise untrusted(first["schema"], first["owner"], facts["role"])
+        raise untrusted(qualified(first["schema"]), first["owner"], facts["role"])
     raise HistoryConflict(
         f"{first['schema']}.{TABLE} was created by another tool: it has other columns",
         changed_nothing=True,
-        next_step="Set MIGRATION_SCHEMA to the schema that is to hold the "
-        "history, or rename that table.",
+        next_step="If it is the history of dbmate or golang-migrate, take it over "
+        "(docs/importing.md):\n  scripts/migrate.py import auto DIRECTORY\n"
+        "Otherwise set MIGRATION_SCHEMA to the schema that is to hold the history.",
     )
 
 
@@ -328,9 +334,9 @@ def _is_only_read(table: dict[str, Any]) -> bool:
     return bool(table["readable"] and not table["insertable"] and table["inert"])
 
 
-def _hidden(chosen: dict[str, Any], role: str) -> HistoryHidden:
-    table = qualified(chosen["schema"])
-    off = "NO FORCE" if chosen["forced"] else "DISABLE"
+def hidden_rows(table: str, role: str, *, forced: bool = False) -> HistoryHidden:
+    """The error for a history, of this qualified name, of which a role may not see all rows."""
+    off = "NO FORCE" if forced else "DISABLE"
     return HistoryHidden(
         f"row security hides rows of {table} from the role {role}, so what is applied cannot be "
         "read",

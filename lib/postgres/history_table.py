@@ -8,6 +8,7 @@ name in it is qualified. All else runs behind PIN_PATH.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from lib.history import SCHEMA_COLUMNS, TABLE, History
@@ -141,6 +142,8 @@ class Row(NamedTuple):
     identity: str
     git_commit: str | None
     applied_by: str
+    applied_at: datetime | None = None
+    """None for the time at which the row is written."""
 
 
 def creation(history: History) -> str:
@@ -273,8 +276,14 @@ def _values(row: Row) -> str:
     before = (
         literal(row.version),
         literal(row.name),
-        "pg_catalog.clock_timestamp()",
+        _moment(row.applied_at),
         literal(row.milliseconds),
     )
     audit = (row.checksum, row.environment, row.identity, row.git_commit, row.applied_by)
     return f"({', '.join((*before, *map(literal, audit)))})"
+
+
+def _moment(applied_at: datetime | None) -> str:
+    if applied_at is None:
+        return "pg_catalog.clock_timestamp()"
+    return f"CAST({literal(applied_at.isoformat())} AS pg_catalog.timestamptz)"

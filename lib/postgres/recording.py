@@ -15,7 +15,7 @@ from lib.errors import (
     TableBusy,
 )
 from lib.events import RunLog
-from lib.history import TABLE
+from lib.history import TABLE, AppliedMigration
 from lib.postgres.check import (
     NOT_STORED,
     OTHER_TABLE,
@@ -131,6 +131,10 @@ class Recorder:
         """Write the rows of files that were not run, and see that they are stored."""
         return self._insertion_sql([self._row(migration, None) for migration in migrations])
 
+    def takeover_sql(self, rows: Sequence[AppliedMigration]) -> str:
+        """Write the rows of what another tool has applied, and see that they are stored."""
+        return self._insertion_sql([self._taken_over(row) for row in rows])
+
     def _recording_sql(
         self, migration: Migration, milliseconds: int, transaction_id: str | None
     ) -> str:
@@ -161,6 +165,19 @@ class Recorder:
             identity=self._session.history.identity,
             git_commit=config.git_commit,
             applied_by=config.applied_by,
+        )
+
+    def _taken_over(self, row: AppliedMigration) -> Row:
+        return Row(
+            version=row.version,
+            name=row.name,
+            milliseconds=row.execution_time_ms,
+            checksum=row.checksum or "",
+            environment=self._session.config.environment,
+            identity=self._session.history.identity,
+            git_commit=self._session.config.git_commit,
+            applied_by="import",
+            applied_at=row.applied_at,
         )
 
     def _failure(self, migration: Migration, reply: Reply, milliseconds: int) -> OnwardError:

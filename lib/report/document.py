@@ -9,7 +9,7 @@ from lib.activity import Activity, RunningRun
 from lib.drift import mark_of
 from lib.errors import MigrationFailed, MigrationResult, OnwardError, RunFailed
 from lib.events import RunResult
-from lib.history import AppliedMigration, History
+from lib.history import AppliedMigration, History, Takeover
 from lib.plan import MigrationStatus, Plan, State
 from lib.report.text import next_step_text
 from lib.settings.config import Config
@@ -54,9 +54,21 @@ def status_dict(
     if full:
         document |= {"trusted": history.trusted, "owner": history.owner}
         document |= {"schemaHash": mark.hash}
+        if history.takeover:
+            document |= {"takeover": _takeover_dict(history.takeover)}
         if history.activity:
             document |= _activity_dict(history.activity, plan)
     return document
+
+
+def _takeover_dict(takeover: Takeover) -> dict[str, Any]:
+    return {
+        "tool": takeover.tool,
+        "table": str(takeover.found),
+        "versions": [row.version for row in takeover.rows],
+        "edited": list(takeover.edited),
+        "skipped": list(takeover.skipped),
+    }
 
 
 def _activity_dict(activity: Activity, plan: Plan) -> dict[str, Any]:

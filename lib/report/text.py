@@ -36,8 +36,8 @@ from lib.errors import (
     UntrustedHistory,
     WrongEnvironment,
 )
-from lib.events import Event, Notice, Progress, Retry, Running, RunResult, Started
-from lib.history import History
+from lib.events import Event, Notice, Progress, Retry, Running, RunResult, Started, TakenOver
+from lib.history import History, Takeover
 from lib.plan import Finding, MigrationStatus, Plan, State
 from lib.printable import hanging
 from lib.settings.assistant import Assistant
@@ -45,6 +45,7 @@ from lib.settings.config import Config
 from lib.source.migration import DRAFT
 from lib.source.numbering import MAX_LEAP, NextNumber
 from lib.source.pull_request import Base, Problem
+from lib.takeover import takeover_lines
 
 _EXIT_CODES_PAGE = "docs/exit-codes.md#exit-codes"
 _NUMBERS_PAGE = "docs/writing-migrations.md#numbers-and-branches"
@@ -127,6 +128,7 @@ def status_text(config: Config, history: History, plan: Plan, view: StatusView) 
         f"Database: {history.database}",
         f"Environment: {config.environment}",
         *_running_text(activity.running, plan, view.now),
+        *_takeover_text(history.takeover),
     ]
     sections = [_section(part, plan, view) for part in _SECTIONS]
     if view.is_short(plan):
@@ -173,6 +175,16 @@ def _running_text(running: RunningRun | None, plan: Plan, now: datetime | None) 
     since = f" since {_moment(running.since)}{_ago(running.since, now)}" if running.since else ""
     file = running.file_among(entry.version for entry in plan.entries)
     return [f"Running now: {file or 'a run'}{since} (pid {running.pid})"]
+
+
+def _takeover_text(takeover: Takeover | None) -> list[str]:
+    if not takeover:
+        return []
+    return [
+        "",
+        "To be taken over by the next run:",
+        *map(_indented, takeover_lines(takeover)),
+    ]
 
 
 def _leftovers(activity: Activity) -> list[str]:
@@ -286,17 +298,25 @@ def event_text(config: Config, event: Event) -> str:
     match event:
         case Started(history, plan):
             return _started_text(config, history, plan)
+        case TakenOver(takeover):
+            return _joined(["✅ Taken over:", *map(_indented, takeover_lines(takeover))])
         case Notice(migration, text):
             return hanging(f"   {migration.version}: {text}" if migration else f"⚠️  {text}")
         case Running(version):
             return f"▶ {version}"
-        case Progress(version, seconds, details):
-            return _joined([f"⏳ {version}: running for {seconds:.0f} s", *map(_indented, details)])
-        case Retry(error, pause):
-            retrying = f"⏳ {error.message}; retrying in {pause:.1f} s"
-            return _joined([retrying, *_blocked_by(error)])
+        case Progress() | Retry():
+            return _waiting_text(event)
         case MigrationResult(version, _, milliseconds):
             return f"✅ Applied: {version} ({milliseconds}ms)"
+
+
+def _waiting_text(event: Progress | Retry) -> str:
+    match event:
+        case Progress(version, seconds, details):
+            lines = [f"⏳ {version}: running for {seconds:.0f} s", *map(_indented, details)]
+        case Retry(error, pause):
+            lines = [f"⏳ {error.message}; retrying in {pause:.1f} s", *_blocked_by(error)]
+    return _joined(lines)
 
 
 def _started_text(config: Config, history: History, plan: Plan) -> str:

@@ -1,4 +1,6 @@
-"""The environment made into a Config: which database, which environment, which limits. Pure.
+"""The environment made into a Config: which database, which environment, which limits.
+
+Pure, but that it reads `imported.json`.
 
 No error, `str` or `repr` from here shows a user, a password, or a part of a URL that could not be
 parsed. Passwords are in `DatabaseURL.parameters`, which go to the driver.
@@ -11,6 +13,7 @@ from typing import NamedTuple
 
 from lib import ROOT
 from lib.errors import ConfigError
+from lib.imported import Imported, read_imported
 from lib.settings.assistant import Assistant, find_assistant
 from lib.settings.database_url import DatabaseURL, configured_urls, parse_url
 from lib.settings.environ import URL_VARIABLES, is_set, url_variables_set, value_of
@@ -47,6 +50,8 @@ class Config(NamedTuple):
     environment: str
     environment_source: str
     directory: Path
+    imported: Imported | None
+    """What was imported into the directory from another migration tool."""
     schema: str | None
     lock_timeout: float
     statement_timeout: float
@@ -83,18 +88,25 @@ class Config(NamedTuple):
 
 
 def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) -> Config:
-    """Make a Config; connects to nothing. Raises ConfigError that names the variable at fault."""
+    """Make a Config; connects to nothing.
+
+    Raises ConfigError that names the variable at fault, FilesError for an imported.json that is
+    none.
+    """
     environment = read_environment(environ)
     url = choose_database(environ)
     assistant = find_assistant(environ)
+    directory = migrations_directory(environ)
+    imported = read_imported(directory)
     deploying = is_deploying(environ) and not assistant
     return Config(
         url=url,
         status_url=_status_url(environ, url),
         environment=environment.name,
         environment_source=environment.source,
-        directory=migrations_directory(environ),
-        schema=_schema(environ),
+        directory=directory,
+        imported=imported,
+        schema=_schema(environ) or (imported.schema if imported else None),
         lock_timeout=read_duration(environ, "MIGRATION_LOCK_TIMEOUT", "1s"),
         statement_timeout=read_duration(environ, "MIGRATION_STATEMENT_TIMEOUT", "0"),
         lock_wait=read_duration(environ, "MIGRATION_WAIT", "120s"),

@@ -264,7 +264,12 @@ def _read(file: os.DirEntry[str], path: Path) -> Migration:
         )
     content = _content(file, path)
     _require_text(content)
-    version = file.name.removesuffix(".sql")
+    return migration_of(path, content)
+
+
+def migration_of(path: Path, content: bytes) -> Migration:
+    """The migration of a file with such a name. Raises ValueError for an unknown directive."""
+    version = path.name.removesuffix(".sql")
     return Migration(
         number=int(version.partition("-")[0]),
         version=version,

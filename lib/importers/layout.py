@@ -1,0 +1,125 @@
+"""What an importer finds in a tool's directory, and how it changes a text: lines keep their
+numbers.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.errors import FilesError
+from lib.source.migration import reason_of
+
+
+class SourceFile(NamedTuple):
+    """A file that the tool would run."""
+
+    path: str
+    """Below the tool's directory, with slashes."""
+    key: str
+    """What the tool's history calls it."""
+    description: str
+    """What its name says, without its number."""
+    sql: str
+    """What the tool runs of it, its own marks and what undoes it blanked."""
+    number: int | None = None
+    """Its own number, where these are whole and unique."""
+    no_transaction: bool = False
+    """Whether the tool runs it without a transaction."""
+    checksums: tuple[str, ...] = ()
+    """Those that the tool may have recorded of it."""
+
+
+class Obstacle(NamedTuple):
+    """A file that cannot be converted, and why."""
+
+    path: str
+    key: str
+    reason: str
+
+
+class Layout(NamedTuple):
+    """A tool's directory."""
+
+    files: tuple[SourceFile | Obstacle, ...]
+    """In the order in which the tool runs them."""
+    table: str | None = None
+    """The tool's history, where the directory says that it has another name than usual."""
+
+
+class NotConvertible(Exception):
+    """A file that cannot become a migration; says why."""
+
+
+def layout(
+    paths: Iterable[Path],
+    convert: Callable[[Path], SourceFile],
+    key_of: Callable[[Path], str],
+) -> Layout:
+    """The files in this order; those that `convert` raises NotConvertible for are obstacles."""
+    files = list[SourceFile | Obstacle]()
+    for path in paths:
+        try:
+            files.append(convert(path))
+        except NotConvertible as reason:
+            files.append(Obstacle(path.name, key_of(path), str(reason)))
+    return Layout(tuple(files))
+
+
+def read_text(path: Path) -> str:
+    """A file's text, its line ends as they are. Raises NotConvertible, and FilesError."""
+    content = content_of(path)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 at offset {error.start}; save it as UTF-8"
+        raise NotConvertible(problem) from None
+
+
+def text_if_readable(path: Path) -> str:
+    """A file's text; empty if it is none. Raises FilesError."""
+    try:
+        return read_text(path)
+    except NotConvertible:
+        return ""
+
+
+def content_of(path: Path) -> bytes:
+    """A file's bytes. Raises FilesError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FilesError(
+            f"{path}: cannot be read: {reason_of(error)}", changed_nothing=True
+        ) from None
+
+
+def entries(directory: Path) -> list[Path]:
+    """What is in a directory, by name, without hidden files. Raises FilesError."""
+    try:
+        return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise FilesError(
+            f"{directory}: cannot be read: {reason_of(error)}", changed_nothing=True
+        ) from None
+
+
+def sha256_forms(content: bytes) -> tuple[str, ...]:
+    """The SHA-256 of a text as it is, and with either line end, without repetition."""
+    lf = content.replace(b"\r\n", b"\n")
+    forms = (content, lf, lf.replace(b"\n", b"\r\n"))
+    return tuple(dict.fromkeys(sha256(form).hexdigest() for form in forms))
+
+
+def blank(text: str, start: int, end: int) -> str:
+    """The text without what is from `start` to `end`: all lines keep their numbers.
+
+    What follows on the last line keeps its column, too.
+    """
+    spaces = re.sub(r"[^\r\n]", " ", text[start:end])
+    line_start = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
+    line_end = re.compile(r"[^\r\n]*").match(text, end)
+    stop = line_end.end() if line_end else end
+    touched = text[line_start:start] + spaces + text[end:stop]
+    return text[:line_start] + re.sub(r"(?m)[ \t]+(?=\r?$)", "", touched) + text[stop:]

@@ -1,0 +1,111 @@
+"""Reads the history of another migration tool, which is never changed."""
+
+from __future__ import annotations
+
+from lib.errors import HistoryConflict
+from lib.history import FoundTable, Takeover, ToolRow, untrusted
+from lib.imported import FILE_NAME, Imported
+from lib.postgres.connection import PIN_PATH, Connection, Reply, Rows
+from lib.postgres.history import TRUSTED_ROLES, hidden_rows, moment
+from lib.quoting import literal
+from lib.tool_tables import TABLES, ToolTable
+
+_USUAL_TIME = "SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT;"
+_USUAL = """
+{usual_time}
+{limits}
+SELECT pg_catalog.set_config('onward.path',
+    CAST(pg_catalog.current_schemas(false) AS pg_catalog.text), true);
+"""
+_FIND = """
+SELECT n.nspname, c.relname, c.oid, c.relowner, pg_get_userbyid(c.relowner), current_user,
+    (c.relowner = ANY (({trusted})::oid[]))::int, row_security_active(c.oid)::int,
+    c.relforcerowsecurity::int,
+    array_to_string(ARRAY(
+        SELECT wanted FROM unnest(ARRAY[{columns}]) AS wanted
+        WHERE wanted NOT IN (SELECT attname FROM pg_attribute
+            WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)), ', ')
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = {name} AND c.relkind IN ('r', 'p') AND n.nspname = {schema}
+ORDER BY array_position(current_setting('onward.path')::name[], n.nspname) LIMIT 1;
+"""
+_ON_PATH = "ANY (current_setting('onward.path')::name[])"
+_ROWS = "SELECT {rows} FROM {table} t ORDER BY {order};"
+# A run of the tool that is under way is waited for, and none records anything meanwhile.
+_LOCK = "LOCK TABLE {table} IN SHARE MODE;"
+_SAME_TABLE = "SELECT oid, relowner FROM pg_class WHERE oid = to_regclass({table});"
+
+
+def find_tool_history(connection: Connection, imported: Imported, limits: str) -> FoundTable | None:
+    """The tool's history, if this database has it, by two queries. Reads only.
+
+    Raises HistoryConflict for a table of another shape, UntrustedHistory for another role's,
+    HistoryHidden where row security hides rows.
+    """
+    tool = TABLES[imported.tool]
+    *schema, name = imported.table.split(".", 1)
+    query = _FIND.format(
+        trusted=TRUSTED_ROLES,
+        columns=", ".join(map(literal, tool.columns)),
+        name=literal(name if schema else imported.table),
+        schema=literal(schema[0]) if schema else _ON_PATH,
+    )
+    usual = _USUAL.format(usual_time=_USUAL_TIME, limits=limits)
+    _, *found = connection.query(query, usual=usual)
+    if not found:
+        return None
+    table = _checked(tool, found[0])
+    rows = connection.query(_rows_sql(tool, table), usual=_USUAL_TIME + limits)
+    return table._replace(rows=_tool_rows(rows))
+
+
+def locked_tool_history(takeover: Takeover) -> str:
+    """SQL that keeps a tool from recording anything until the transaction ends.
+
+    The rows that come back make `is_unchanged`'s comparison.
+    """
+    table = takeover.found
+    rows = _rows_sql(TABLES[takeover.tool], table)
+    lock, same = _LOCK.format(table=table.sql), _SAME_TABLE.format(table=literal(table.sql))
+    return f"{_USUAL_TIME} {PIN_PATH} {lock} {same} {rows}"
+
+
+def is_unchanged(takeover: Takeover, reply: Reply) -> bool:
+    """Whether the tool's history is what the takeover was made of."""
+    (oid, owner), *rows = reply.rows
+    found = takeover.found._replace(
+        table_id=(int(oid or 0), int(owner or 0)), rows=_tool_rows(rows)
+    )
+    return found == takeover.found
+
+
+def _checked(tool: ToolTable, facts: tuple[str | None, ...]) -> FoundTable:
+    schema, name, oid, owner_id, owner, role, trusted, hidden, forced, missing = map(str, facts)
+    table = FoundTable(schema, name, (int(oid), int(owner_id)))
+    if missing:
+        raise HistoryConflict(
+            f"{table} is not the history of {tool.title}: it has no column {missing}",
+            changed_nothing=True,
+            next_step=f'Name that table in {FILE_NAME}, with its schema, as "table".',
+        )
+    if not int(trusted):
+        raise untrusted(table.sql, owner, role)
+    if int(hidden):
+        raise hidden_rows(table.sql, role, forced=bool(int(forced)))
+    return table
+
+
+def _rows_sql(tool: ToolTable, table: FoundTable) -> str:
+    return _ROWS.format(rows=tool.rows, table=table.sql, order=tool.order)
+
+
+def _tool_rows(rows: Rows) -> tuple[ToolRow, ...]:
+    return tuple(
+        ToolRow(str(key), str(state), moment(at), _milliseconds(took), checksum)
+        for key, state, at, took, checksum in rows
+    )
+
+
+def _milliseconds(text: str | None) -> int | None:
+    return None if text is None else round(float(text))

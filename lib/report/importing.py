@@ -1,0 +1,59 @@
+"""What an import has found, as text and as a JSON document. Pure."""
+
+from typing import Any
+
+from lib.imported import FILE_NAME
+from lib.importers.importing import Import
+from lib.source.migration import NO_TRANSACTION
+from lib.tool_tables import TABLES
+
+
+def import_text(found: Import, *, written: bool) -> str:
+    """What was written, or would be."""
+    tool, count = TABLES[found.tool].title, len(found.conversion.files)
+    verb = "Imported" if written else "To import"
+    lines = [f"✅ {verb}: {count} {'file' if count == 1 else 'files'} of {tool}"]
+    lines += [f"   {line}" for line in _changes(found)]
+    if not written:
+        return "\n".join([*lines, "Nothing was written (--dry-run)"])
+    return "\n".join([*lines, _next_step(found)])
+
+
+def import_dict(found: Import, *, written: bool) -> dict[str, Any]:
+    """The same as a document."""
+    new = {one.version for one in found.new}
+    return {
+        "success": True,
+        "tool": found.tool,
+        "table": found.imported.table,
+        "schema": found.imported.schema,
+        "written": written,
+        "files": [
+            {
+                "path": source.path,
+                "version": migration.version,
+                "new": migration.version in new,
+                "transactional": migration.transactional,
+            }
+            for source, migration in found.conversion.files
+        ],
+        "skipped": [one.path for one in found.imported.files if one.version is None],
+    }
+
+
+def _changes(found: Import) -> list[str]:
+    lines = []
+    for source, migration in found.conversion.files:
+        mode = "" if migration.transactional else f" ({NO_TRANSACTION})"
+        lines.append(f"{source.path} -> {migration.path.name}{mode}")
+    skipped = [one.path for one in found.imported.files if one.version is None]
+    return lines + [f"{path}: left out" for path in skipped]
+
+
+def _next_step(found: Import) -> str:
+    schema = found.imported.schema
+    beside = f"; Onward's own history goes to the schema {schema}" if schema else ""
+    return (
+        f"Commit them with {FILE_NAME}. The next run records what the table {found.imported.table} "
+        f"says is applied{beside}.\nTo see that first:\n  scripts/migrate.py status"
+    )

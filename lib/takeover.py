@@ -1,0 +1,134 @@
+"""What another migration tool has applied, matched with the files that were imported from it. Pure.
+
+Each file by its own row, never up to a newest one: what the tool has skipped stays pending. Only a
+tool that keeps nothing but its newest version is taken at its word.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from typing import NamedTuple
+
+from lib.errors import HistoryConflict
+from lib.history import AppliedMigration, FoundTable, Takeover, ToolRow
+from lib.imported import Imported, ImportedFile
+from lib.source.migration import Migration
+from lib.tool_tables import APPLIED, FAILED, TABLES, UP_TO, ToolTable
+
+# It makes Onward's own table, which is there when the rows are written to it.
+_OWN_TABLE = "000-create-migration-table"
+_NAMES_SHOWN = 5
+_MAX_MILLISECONDS = 2**31 - 1
+
+
+class _Applied(NamedTuple):
+    file: ImportedFile
+    row: ToolRow
+
+
+def take_over(
+    imported: Imported, found: FoundTable, migrations: Sequence[Migration]
+) -> Takeover | None:
+    """What the next run is to record; None if the tool has applied nothing.
+
+    Raises HistoryConflict for rows that failed, and for rows of files that were not imported.
+    """
+    tool = TABLES[imported.tool]
+    last = {row.key: row for row in found.rows}
+    _require_none_failed(tool, found)
+    _require_known(imported, tool, found, last)
+    applied = list(_applied(imported.files, last))
+    if not applied:
+        return None
+    files = {one.version: one for one in migrations}
+    kept = [one for one in applied if one.file.version]
+    own = [_own_row(files[_OWN_TABLE])] if _OWN_TABLE in files else []
+    rows = [*own, *(_row(one, files.get(one.file.version or "")) for one in kept)]
+    return Takeover(
+        tool=imported.tool,
+        title=tool.title,
+        found=found,
+        rows=tuple(row._replace(id=number) for number, row in enumerate(rows, 1)),
+        edited=tuple(one.file.version or "" for one in kept if _is_edited(one)),
+        skipped=tuple(one.file.path for one in applied if not one.file.version),
+    )
+
+
+def takeover_lines(takeover: Takeover) -> Iterator[str]:
+    """What a takeover records, and what it does not, in words."""
+    taken = [row for row in takeover.rows if row.version != _OWN_TABLE]
+    noun = "migration" if len(taken) == 1 else "migrations"
+    yield f"{len(taken)} {noun} that {takeover.title} has applied ({takeover.found})"
+    if takeover.edited:
+        yield (
+            f"edited after {takeover.title} had applied it: {_named(takeover.edited)}; recorded as "
+            "the file is now"
+        )
+    if takeover.skipped:
+        yield f"not recorded, since not imported: {_named(takeover.skipped)}"
+
+
+def _require_none_failed(tool: ToolTable, found: FoundTable) -> None:
+    failed = [row.key for row in found.rows if row.state == FAILED]
+    if failed:
+        raise HistoryConflict(
+            f"{tool.title} has not finished {_named(failed)} ({found}), so what of it is "
+            "applied is unknown",
+            changed_nothing=True,
+            next_step=f"With {tool.title}, {tool.failed}".replace("NAME", failed[0]),
+        )
+
+
+def _require_known(
+    imported: Imported, tool: ToolTable, found: FoundTable, rows: dict[str, ToolRow]
+) -> None:
+    keys = {one.key for one in imported.files}
+    unknown = [row.key for row in rows.values() if row.state in (APPLIED, UP_TO)]
+    unknown = [key for key in unknown if key not in keys]
+    if unknown:
+        raise HistoryConflict(
+            f"{tool.title} has applied {_named(unknown)} ({found}), and no imported file is "
+            "that migration",
+            changed_nothing=True,
+            next_step="Get the files that this database was migrated with, and import again:\n"
+            f"  scripts/migrate.py import {imported.tool} DIRECTORY",
+        )
+
+
+def _applied(files: Sequence[ImportedFile], rows: dict[str, ToolRow]) -> Iterator[_Applied]:
+    """The files that the tool has applied, in their order, each with what the tool says of it."""
+    newest = next((row for row in rows.values() if row.state == UP_TO), None)
+    if newest:
+        before = takewhile(lambda one: one.key != newest.key, files)
+        own = (one for one in files if one.key == newest.key)
+        yield from (_Applied(one, newest) for one in (*before, *own))
+    for one in files:
+        if (row := rows.get(one.key)) and row.state == APPLIED:
+            yield _Applied(one, row)
+
+
+def _row(applied: _Applied, file: Migration | None) -> AppliedMigration:
+    row, milliseconds = applied.row, applied.row.milliseconds
+    return AppliedMigration(
+        0,
+        applied.file.version or "",
+        file.name if file else "",
+        row.at,
+        None if milliseconds is None else min(max(milliseconds, 0), _MAX_MILLISECONDS),
+        file.checksum if file else None,
+        applied_by="import",
+    )
+
+
+def _own_row(file: Migration) -> AppliedMigration:
+    return AppliedMigration(0, file.version, file.name, checksum=file.checksum, applied_by="import")
+
+
+def _is_edited(applied: _Applied) -> bool:
+    """Whether the tool has recorded another text than that which was imported."""
+    known, recorded = applied.file.checksums, applied.row.checksum
+    return bool(known and recorded) and recorded not in known
+
+
+def _named(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _NAMES_SHOWN} more" if len(keys) > _NAMES_SHOWN else ""
+    return f"{', '.join(keys[:_NAMES_SHOWN])}{more}"

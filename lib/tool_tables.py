@@ -1,0 +1,53 @@
+"""How other migration tools keep their histories: which table, and what its rows mean. Pure."""
+
+from typing import NamedTuple
+
+APPLIED, FAILED, UNDONE, UP_TO = "applied", "failed", "undone", "up to"
+
+
+class ToolTable(NamedTuple):
+    """The history of one tool."""
+
+    title: str
+    name: str
+    """By default: on the search path, or with its schema."""
+    columns: tuple[str, ...]
+    """Those that its table must have to be this tool's."""
+    rows: str
+    """The select list of a row: its key, its state (one of the above), when it was applied (seconds
+    since 1970), how long that took (milliseconds), its checksum.
+
+    The table is `t`. Every name is looked up in pg_catalog. UP_TO stands for all files up to the
+    key's; of several rows with one key, the last one counts.
+    """
+    order: str
+    failed: str
+    """What to do about a row of the state FAILED, in the tool."""
+
+
+_UNKNOWN = "CAST(NULL AS float8)"
+
+TABLES = {
+    "prisma": ToolTable(
+        "Prisma Migrate",
+        "_prisma_migrations",
+        ("migration_name", "checksum", "finished_at", "rolled_back_at", "started_at"),
+        # Old versions wrote checksums without leading zeros.
+        """t.migration_name, CASE WHEN t.rolled_back_at IS NOT NULL THEN 'undone'
+            WHEN t.finished_at IS NULL THEN 'failed' ELSE 'applied' END,
+        extract(epoch FROM t.finished_at),
+        extract(epoch FROM t.finished_at - t.started_at) * 1000, lpad(t.checksum, 64, '0')""",
+        "t.started_at, t.finished_at NULLS FIRST",
+        "finish or undo it by hand, then tell Prisma:\n"
+        "  npx prisma migrate resolve --applied NAME\n"
+        "  npx prisma migrate resolve --rolled-back NAME",
+    ),
+    "dbmate": ToolTable(
+        "dbmate",
+        "schema_migrations",
+        ("version",),
+        f"t.version, 'applied', {_UNKNOWN}, {_UNKNOWN}, NULL",
+        "t.version",
+        "",
+    ),
+}
