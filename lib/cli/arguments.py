@@ -37,7 +37,7 @@ commands:
   renumber VERSION    give a file that is not applied the next free number
   check [--base REF]  for a pull request: check that no file of the base branch
                       was changed, and that the numbers are above its own
-  import TOOL DIR     write another migration tool's files as migrations; the next
+  import TOOL DIR     write another tool's files as migrations; the next
                       run takes its history over
   baseline NNN        record the files up to NNN as applied, without running
                       them
