@@ -52,6 +52,26 @@ CREATE TABLE events_2026 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO (
 CREATE TABLE _prisma_migrations (id text PRIMARY KEY);
 GRANT SELECT ON customers TO PUBLIC;
 """
+PRISMAS = {
+    "20250114093012_init": "CREATE TABLE customers (id int PRIMARY KEY);\n",
+    "20250301120000_add_invoices": "CREATE TABLE invoices (id int, customer_id int);\n",
+    "20250907101500_index_invoices": "CREATE INDEX CONCURRENTLY i ON invoices (customer_id);\n",
+}
+PRISMAS_HISTORY = """
+CREATE TABLE _prisma_migrations (
+    id varchar(36) PRIMARY KEY, checksum varchar(64) NOT NULL, finished_at timestamptz,
+    migration_name varchar(255) NOT NULL, logs text, rolled_back_at timestamptz,
+    started_at timestamptz NOT NULL DEFAULT now(), applied_steps_count integer NOT NULL DEFAULT 0
+);
+INSERT INTO _prisma_migrations (id, checksum, migration_name, started_at, finished_at)
+SELECT name, encode(sha256(convert_to(sql, 'UTF8')), 'hex'), name, at, at + took
+FROM (VALUES
+    ('20250114093012_init', E'CREATE TABLE customers (id int PRIMARY KEY);\\n',
+        timestamptz '2025-01-14 09:31:20Z' - interval '40 ms', interval '40 ms'),
+    ('20250301120000_add_invoices', E'CREATE TABLE invoices (id int, customer_id int);\\n',
+        timestamptz '2025-03-01 12:10:05Z' - interval '12 ms', interval '12 ms')
+) AS applied (name, sql, at, took);
+"""
 TWO_INDEXES = """\
 -- migrate: no-transaction
 CREATE INDEX CONCURRENTLY IF NOT EXISTS sessions_created_at_idx ON sessions (created_at);
@@ -113,6 +133,24 @@ def an_applications_database(place: Place) -> Iterator[None]:
     assert {"customers", "orders", "_prisma_migrations"} <= set(tables(place.database))
     assert {"customers", "events_2026"} <= set(tables(empty))
     assert "_prisma_migrations" not in tables(empty)
+
+
+@contextmanager
+def prismas_database(place: Place) -> Iterator[None]:
+    """A new adopter's shell for production: Prisma has applied two of its three migrations."""
+    for path in sorted((place.root / "migrations").glob("*.sql"))[1:]:
+        path.unlink()
+    for name, sql in PRISMAS.items():
+        folder = place.root / "prisma" / "migrations" / name
+        folder.mkdir(parents=True)
+        (folder / "migration.sql").write_text(sql)
+    place.start_from_nothing()
+    place.be_on_call()
+    place.database.execute(PRISMAS_HISTORY + "".join(list(PRISMAS.values())[:2]))
+    yield
+    versions = ["000-create-migration-table", "001-init", "002-add-invoices", "003-index-invoices"]
+    assert history(place.database) == versions
+    assert place.database.execute("SELECT count(*) FROM _prisma_migrations") == [(2,)]
 
 
 @contextmanager
@@ -425,6 +463,7 @@ SITUATIONS: dict[str, Situation] = {
     "docs/environments.md#from-a-file-to-production": orders_pending,
     "docs/environments.md#the-sandbox-with-docker": docker,
     "docs/existing-database.md#step-by-step": an_applications_database,
+    "docs/importing.md#step-by-step": prismas_database,
     "docs/no-transaction.md#data-in-batches": many_users,
     "docs/on-call.md#first": orders_pending_on_call,
     "docs/on-call.md#it-hangs": a_file_that_takes_long,

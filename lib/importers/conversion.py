@@ -3,7 +3,6 @@
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,24 +53,30 @@ def convert(found: Layout, earlier: Imported, names: Iterable[str], options: Opt
     A file that was imported `earlier` keeps its version. `names` are those of all files in the
     directory of the migrations.
     """
-    kept, skip, directory = options.kept(found), options.skip, options.directory
+    kept = options.kept(found)
     versions = earlier.version_of
     versions |= _new_versions(kept, versions, names, keep_numbers=options.keep_numbers)
-    files = [(one, _migration(one, directory, versions[one.path])) for one in kept]
-    refused = [_refusals(one, migration) for one, migration in files]
-    gaps = [one for one in found.files if isinstance(one, Obstacle) and one.path not in skip]
-    known = (
-        ImportedFile(
-            one.path,
-            one.key,
-            None if one.path in skip else versions.get(one.path),
-            one.checksums if isinstance(one, SourceFile) else (),
-        )
-        for one in found.files
-    )
-    return Conversion(
-        tuple(files), (*gaps, *chain.from_iterable(refused)), earlier._replace(files=tuple(known))
-    )
+    files = list[tuple[SourceFile, Migration]]()
+    obstacles = [
+        one for one in found.files if isinstance(one, Obstacle) and one.path not in options.skip
+    ]
+    for one in kept:
+        try:
+            files.append((one, _migration(one, options.directory, versions[one.path])))
+        except ValueError as error:
+            obstacles.append(Obstacle(one.path, one.key, str(error)))
+    for one, migration in files:
+        obstacles += [Obstacle(one.path, one.key, reason) for reason in migration.refusals()]
+    known = (_known(one, versions, options) for one in found.files)
+    return Conversion(tuple(files), tuple(obstacles), earlier._replace(files=tuple(known)))
+
+
+def _known(
+    one: SourceFile | Obstacle, versions: Mapping[str, str], options: Options
+) -> ImportedFile:
+    version = None if one.path in options.skip else versions.get(one.path)
+    checksums = one.checksums if isinstance(one, SourceFile) else ()
+    return ImportedFile(one.path, one.key, version, checksums)
 
 
 def _new_versions(
@@ -102,10 +107,6 @@ def _migration(file: SourceFile, directory: Path, version: str) -> Migration:
     )
     content = (_with_directive(sql) if needed else sql).encode()
     return migration_of(directory / f"{version}.sql", content)
-
-
-def _refusals(file: SourceFile, migration: Migration) -> list[Obstacle]:
-    return [Obstacle(file.path, file.key, reason) for reason in migration.refusals()]
 
 
 def _without_enclosing_transaction(sql: str) -> str:
@@ -144,12 +145,10 @@ def _with_directive(sql: str) -> str:
     if _DIRECTIVE in map(str.rstrip, opening_comment(sql)):
         return sql
     first = next((one.offset for one in split(sql)), len(sql))
-    empty = re.compile(r"(?m)^[ \t]*(?=\r?$)").search(sql, 0, first)
-    inside = empty and not any(
-        start <= empty.start() < start + len(text) for start, text in _comments(sql)
-    )
-    if empty and inside:
-        return f"{sql[: empty.start()]}{_DIRECTIVE}{sql[empty.end() :]}"
+    comments = [(start, start + len(text)) for start, text in _comments(sql)]
+    for line in re.finditer(r"(?m)^[ \t]*(?=[\r\n])", sql):
+        if line.end() < first and not any(start <= line.start() < end for start, end in comments):
+            return f"{sql[: line.start()]}{_DIRECTIVE}{sql[line.end() :]}"
     line_end = "\r\n" if "\r\n" in sql else "\n"
     return f"{_DIRECTIVE}{line_end}{sql}"
 

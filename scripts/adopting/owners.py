@@ -67,6 +67,7 @@ TEAMS = (
     Part("docs/exit-codes.md"),
     Part("docs/hazards.md"),
     Part("docs/history.md"),
+    Part("docs/importing.md"),
     Part("docs/no-transaction.md"),
     Part("docs/on-call.md"),
     Part("docs/production-lambda.md"),
