@@ -8,7 +8,7 @@ later, until a migration changes the same object or `drift --accept` takes it in
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -77,6 +77,11 @@ class Schema(NamedTuple):
                 objects.pop(change.name, None)
             else:
                 objects[change.name] = change.now
+        return self._replace(objects=objects)
+
+    def within(self, names: Collection[str]) -> Schema:
+        """This schema's objects of these names alone."""
+        objects = {name: self.objects[name] for name in names if name in self.objects}
         return self._replace(objects=objects)
 
     def differences(self, found: Schema, *, strict: bool = False) -> tuple[Difference, ...]:

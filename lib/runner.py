@@ -91,14 +91,15 @@ def run(
     *,
     deadline: float | None = None,
     observer: Observer | None = None,
+    migrations: tuple[Migration, ...] | None = None,
 ) -> RunResult:
     """Apply all pending files, each once and in order; with a deadline, those that fit before it.
 
     The deadline is in monotonic seconds. With nothing pending it writes nothing and takes no lock.
-    An observer sees each statement.
+    An observer sees each statement. `migrations` are applied instead of the directory's.
     Raises RunFailed once there is a plan, and before that any OnwardError.
     """
-    migrations = load(config.directory)
+    migrations = load(config.directory) if migrations is None else migrations
     last = None if deadline is None else deadline - SHUTDOWN_MARGIN_SECONDS
     log = RunLog(emit)
     with Executor(config, log, deadline=last) as executor:

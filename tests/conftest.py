@@ -292,6 +292,17 @@ def migrated(server: Server, template: str) -> Iterator[Database]:
 
 
 @pytest.fixture
+def scratch_databases(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], list[tuple[Any, ...]]]:
+    """`scratch_databases()` lists those of this test; other workers have theirs on the server."""
+    prefix = f"{server.run}_{server.worker}_scratch_"
+    monkeypatch.setattr("lib.postgres.scratch._NAME", prefix)
+    names = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
+    return lambda: server.admin.execute(names, [prefix])
+
+
+@pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
     """A proxy in front of the run's server."""
     with proxied(server.url) as proxy:

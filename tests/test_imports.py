@@ -22,17 +22,18 @@ activity observation sizes
 history
 plan queries takeover
 diagnosis drift events guard hazards validation
-importers
+comparison importers
 postgres
 runner
-adopt rehearsal
+scratch
+adopt proof rehearsal
 report
 web
 aws cli vercel
 """.strip().splitlines()
 # What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
-    "cli.main cli.offline cli.process "
+    "cli.main cli.offline cli.process cli.scratch comparison "
     "diagnosis drift errors events guard hazards.judging history observation plan printable "
     "printed queries quoting sizes "
     "report.document report.drift report.github report.queries report.rehearsal report.text "
@@ -97,7 +98,7 @@ def test_a_library_is_known_in_one_package(library: str, package_: str) -> None:
 
 
 def test_of_the_command_line_one_module_knows_the_database() -> None:
-    below = tuple(f"lib.{part}" for part in ("postgres", "runner", "adopt", "rehearsal"))
+    below = tuple(f"lib.{part}" for part in ("postgres", "runner", "scratch", "adopt", "rehearsal"))
     cli = [path for path in MODULES if package(path) == "cli"]
     users = {path.stem for path in cli if any(name.startswith(below) for name in imported(path))}
     assert users == {"commands"}

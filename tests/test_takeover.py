@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from tests.conftest import ROOT, Database, Here
-from tests.kit import Write
+from tests.kit import Write, tables
 
 OWN = "000-create-migration-table"
 NAMED = {"MIGRATION_ENV": "development"}
@@ -68,3 +68,20 @@ def test_a_complete_history_is_recorded_and_nothing_is_run(here: Here, database:
     assert here(url=database.url, env=NAMED).code == 0
     assert versions(database) == [OWN, *VERSIONS]
     assert here("validate", url=database.url, env=NAMED).code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("source")
+def test_import_proves_that_history_and_schema_agree(
+    here: Here, database: Database, source: Path
+) -> None:
+    dbmate(database, "create_one", "create_three")
+    result = here("import", "dbmate", str(source), "--prove", url=database.url, env=NAMED)
+    assert (result.code, result.err) == (0, "")
+    assert "✅ History and schema agree: 5 objects" in result.out
+    database.execute("ALTER TABLE three ADD COLUMN extra text DEFAULT 'x'")
+    result = here("import", "dbmate", str(source), "--prove", url=database.url, env=NAMED)
+    assert result.code == 3
+    assert "column public.three.extra\n    the files make: not there\n" in result.out
+    assert tables(database) == ["one", "three"]
+    assert rows_of_dbmate(database) == ["20240101000000", "20240103000000"]

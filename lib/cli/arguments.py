@@ -119,7 +119,7 @@ examples:
 _IMPORT = """\
 Write the files of another migration tool as migrations, in its order. The next
 run on a database that the tool has migrated records what it has applied there;
-its table is not changed. No database is connected to."""
+its table is not changed. Without --prove, no database is connected to."""
 
 
 class UsageError(OnwardError):
@@ -240,6 +240,18 @@ def _add_import(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", type=Path, metavar="DIR", help="the tool's directory")
     command.add_argument(
         "--dry-run", action="store_true", help="show what would be written, and write nothing"
+    )
+    command.add_argument(
+        "--prove",
+        action="store_true",
+        help="also run the applied files in a scratch database, and compare the schema that they "
+        "make with that of the database; reads only",
+    )
+    command.add_argument(
+        "--scratch",
+        metavar="URL",
+        help="a server for the scratch database, which is made there and dropped again; by "
+        "default a Postgres is started on this machine",
     )
     command.add_argument(
         "--skip", action="append", default=[], metavar="FILE", help="leave a file of DIR out"

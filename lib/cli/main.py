@@ -38,7 +38,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         options = _parse(arguments)
         terminal.environ = with_env_files(environ)
-        return _command(options.command, terminal.environ)(options, terminal)
+        return _command(options, terminal.environ)(options, terminal)
     except OnwardError as error:
         return terminal.fail(error)
     except DriverMissing:  # another Python may have it
@@ -67,6 +67,8 @@ def _parse(arguments: Sequence[str]) -> SimpleNamespace:
         keep_numbers=False,
         table=None,
         dry_run=False,
+        prove=False,
+        scratch=None,
     )
     if arguments:
         # A build passes no arguments, and should not wait for argparse.
@@ -76,12 +78,23 @@ def _parse(arguments: Sequence[str]) -> SimpleNamespace:
     return options
 
 
-def _command(name: str | None, environ: Mapping[str, str]) -> Command:
+def _command(options: SimpleNamespace, environ: Mapping[str, str]) -> Command:
+    name = options.command
+    if options.prove:
+        return _proving()
     if name in _OFFLINE and not (name in _BOTH and url_variables_set(environ)):
         from lib.cli import offline  # noqa: PLC0415 - a build does not need it
 
         return offline.COMMANDS[name]
     return _commands_with_database()[name]
+
+
+def _proving() -> Command:
+    try:
+        from lib.cli.proving import import_and_prove  # noqa: PLC0415 - it imports the driver
+    except ImportError as missing:
+        raise DriverMissing(str(missing)) from missing
+    return import_and_prove
 
 
 def _commands_with_database() -> Mapping[str | None, Command]:

@@ -1,11 +1,14 @@
 """The commands on files alone: they need no database, and import no driver."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from lib.cli.output import Command, Terminal, files_passed
 from lib.errors import BaseConflict, FilesError, HistoryConflict, RepositoryError
@@ -25,6 +28,9 @@ from lib.source.numbering import (
     shares_number,
 )
 from lib.source.pull_request import Base, new_files, problems
+
+if TYPE_CHECKING:
+    from lib.importers.importing import Import
 
 _NOT_ASKED = "No database URL is set, so no database was asked whether the file is applied"
 
@@ -204,9 +210,18 @@ def _unmerged(directory: Path, terminal: Terminal) -> list[BranchFile]:
 
 
 def _import(options: SimpleNamespace, terminal: Terminal) -> int:
+    from lib.report.importing import import_dict  # noqa: PLC0415 - few need it
+
+    found = do_import(options, terminal)
+    terminal.json(import_dict(found, written=not options.dry_run))
+    return 0
+
+
+def do_import(options: SimpleNamespace, terminal: Terminal) -> Import:
+    """Write what an import makes, but for --dry-run, and say so. Raises FilesError."""
     from lib.importers.conversion import Options  # noqa: PLC0415 - few need it
     from lib.importers.importing import plan_import, write_import  # noqa: PLC0415 - as above
-    from lib.report.importing import import_dict, import_text  # noqa: PLC0415 - as above
+    from lib.report.importing import import_text  # noqa: PLC0415 - as above
 
     directory = migrations_directory(terminal.environ)
     asked = Options(directory, options.table, options.keep_numbers, frozenset(options.skip))
@@ -214,8 +229,7 @@ def _import(options: SimpleNamespace, terminal: Terminal) -> int:
     if not options.dry_run:
         write_import(found, directory)
     terminal.info(import_text(found, written=not options.dry_run))
-    terminal.json(import_dict(found, written=not options.dry_run))
-    return 0
+    return found
 
 
 COMMANDS: dict[str, Command] = {

@@ -51,13 +51,13 @@ def drift_warnings(verdict: Verdict | None) -> list[str]:
     """The same in short, for `validate`; nothing where there is no drift, or it was not asked."""
     if verdict is None or verdict.drift is Drift.NONE:
         return []
-    return ["\n".join([summary(verdict), *map(_difference_text, verdict.differences)])]
+    return ["\n".join([summary(verdict), *map(difference_text, verdict.differences)])]
 
 
 def accepted_text(verdict: Verdict) -> str:
     """What `drift --accept` and `drift --refresh` say."""
     lines = [f"✅ The schema is expected to be as it is now{_counted(verdict)}"]
-    return "\n".join([*lines, *map(_difference_text, verdict.differences)])
+    return "\n".join([*lines, *map(difference_text, verdict.differences)])
 
 
 def drift_exit_text() -> str:
@@ -79,7 +79,7 @@ def _lines(history: History, verdict: Verdict, saved: str) -> Iterator[str]:
             yield _MAY_BE_MIGRATIONS
     else:
         yield f"⚠️  The schema is not {expected}{_counted(verdict)}:"
-    yield from map(_difference_text, verdict.differences)
+    yield from map(difference_text, verdict.differences)
     if not saved:
         yield f"Next: {_REFRESH if verdict.drift is Drift.UNKNOWN else WAYS}"
 
@@ -89,8 +89,9 @@ def _counted(verdict: Verdict) -> str:
     return f" ({count} {'difference' if count == 1 else 'differences'})" if count else ""
 
 
-def _difference_text(one: Difference) -> str:
-    return f"  {one.name}\n    was: {_shown(one.was)}\n    is:  {_shown(one.now)}"
+def difference_text(one: Difference, was: str = "was:", now: str = "is: ") -> str:
+    """An object that differs, and its two definitions."""
+    return f"  {one.name}\n    {was} {_shown(one.was)}\n    {now} {_shown(one.now)}"
 
 
 def _shown(definition: str | None) -> str:

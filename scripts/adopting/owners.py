@@ -54,6 +54,7 @@ TEAMS = (
     Part("scripts/rehearse_branch.py"),
     Part("scripts/sandbox"),
     Part("scripts/sandbox.py"),
+    Part("scripts/scratch.py"),
     Part("scripts/bundle.py", ("sam",)),
     Part("scripts/invoke.py", ("sam",)),
     Part("template.yaml", ("sam",)),

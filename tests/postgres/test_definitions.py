@@ -1,19 +1,25 @@
 """What the definitions show of a change by hand, and what they do not change for."""
 
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from lib.comparison import kind_of, prints_alike
 from lib.drift import Schema
 from lib.errors import LockBusy
 from lib.postgres.definitions import Limits, read_definitions
 from lib.postgres.history import read_history
-from tests.conftest import Database, Server
+from scripts.embedded import Embedded
+from tests.conftest import ROOT, Database, Server
+from tests.conftest import SETTINGS as QUICK
+from tests.every_kind import EVERY_KIND
 from tests.histories import HISTORIES
 from tests.kit import contents, dump_and_restore, fill, holding, login, run, session_of
+from tests.truth import rich_database
 
 pytestmark = pytest.mark.slow
 
@@ -295,3 +301,56 @@ def test_a_long_definition_is_cut_and_still_seen_to_change(database: Database) -
     assert change.name == "function public.long()"
     assert change.was and change.now and len(change.was) < 500
     assert change.was[:400] == change.now[:400]
+
+
+def programs_of_other_servers() -> list[str]:
+    """The directories of programs that are here; empty for the embedded ones."""
+    return ["", *(str(path) for path in sorted(ROOT.glob(".pg/*/bin")))]
+
+
+@pytest.fixture(scope="module", params=programs_of_other_servers(), ids=lambda path: path[-6:-4])
+def other_server(request: pytest.FixtureRequest, server: Server) -> Iterator[Server]:
+    """A server of another major version than the run's; one after another if several are here."""
+    embedded = Embedded(Path(tempfile.mkdtemp(prefix="onward-tests-")), settings=QUICK)
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as after:
+        patch.setenv("POSTGRES_BIN", request.param)
+        after.callback(embedded.drop)
+        other = Server(after.enter_context(embedded).url(), "other", "x")
+        if _major(other.admin) == _major(server.admin):
+            pytest.skip("the same major version")
+        yield other
+
+
+def _major(database: Database) -> int:
+    return int(database.execute("SHOW server_version_num")[0][0]) // 10000
+
+
+@pytest.mark.parametrize("what", ["every kind", "truth", *HISTORIES])
+def test_the_kinds_that_are_said_to_print_alike_do_so(
+    server: Server, other_server: Server, tmp_path: Path, what: str
+) -> None:
+    one, other = (_filled(place, tmp_path, what) for place in (server, other_server))
+    assert one.postgres != other.postgres
+    names = one.objects.keys() | other.objects.keys()
+    differing = {name for name in names if one.objects.get(name) != other.objects.get(name)}
+    alike = {name for name in names if prints_alike(kind_of(name), one, other)}
+    assert alike & differing == set()
+    assert len(alike) > 20
+    # What is said not to print alike does not: else it could be compared.
+    if what == "every kind":
+        assert {kind_of(name) for name in names - alike} == {kind_of(name) for name in differing}
+
+
+def _filled(server: Server, directory: Path, what: str) -> Schema:
+    if what == "truth":
+        with rich_database(server, "alike") as database:
+            return schema(database)
+    database = server.create()
+    try:
+        if what == "every kind":
+            database.execute(EVERY_KIND)
+        else:
+            run(database, fill(directory, HISTORIES[what]))
+        return schema(database)
+    finally:
+        server.drop(database)
