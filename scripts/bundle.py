@@ -37,6 +37,7 @@ from scripts.in_venv import require
 
 require()
 
+from lib import imported
 from lib.errors import OnwardError
 from lib.source.migration import load
 
@@ -283,7 +284,9 @@ def _installer(python: str, target: Target) -> list[str]:
 def _copy_project(directory: Path) -> None:
     handlers = [*(ROOT / "api").rglob("*.py"), *(ROOT / "lib" / "aws").rglob("*.py")]
     files = [*handlers, *_modules_of_lib(handlers)]
-    files += [ROOT / "migrations" / migration.path.name for migration in load(ROOT / "migrations")]
+    migrations = ROOT / "migrations"
+    files += [migrations / one.path.name for one in load(migrations)]
+    files += [migrations / imported.FILE_NAME] if imported.read_imported(migrations) else []
     for path in [*files, *(ROOT / "public").glob("index.html")]:
         copy = directory / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.imported import FILE_NAME, Imported, imported_text
 from scripts.bundle import ARCHITECTURES, MAGIC, NEEDED, BundleError, Target, find_python
 from tests.conftest import ROOT, Completed
 
@@ -65,6 +66,8 @@ def repository(place: Path) -> Path:
     """A repository with ours in it, and a good deal else."""
     for folder in ("api", "lib", "migrations", "public", "scripts"):
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    imported = Imported("prisma", "_prisma_migrations", None, ())
+    (place / "migrations" / FILE_NAME).write_text(imported_text(imported))
     for name in STRAY:
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text("canary")
@@ -180,7 +183,8 @@ def test_it_holds_what_the_function_needs_and_nothing_that_lay_beside(zipped: Pa
     assert names == sorted(names)
     assert set(NEEDED) <= set(names)
     assert {name for name in names if name.startswith("migrations/")} == {
-        f"migrations/{path.name}" for path in (ROOT / "migrations").glob("*.sql")
+        f"migrations/{name}"
+        for name in (FILE_NAME, *(path.name for path in (ROOT / "migrations").glob("*.sql")))
     }
     assert not [
         name
