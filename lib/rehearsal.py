@@ -57,9 +57,14 @@ def prepare(config: Config, change: Change, documents: Documents = NO_DOCUMENTS)
         return _prepare(config, executor, change, documents)
 
 
-def rehearse(config: Config, emit: Emit, prepared: Prepared) -> tuple[RunResult, Rehearsal]:
-    """Apply the pending files by the run loop, observed. Raises as a run does."""
-    observer = Observer(prepared.queries.parsed)
+def rehearse(
+    config: Config, emit: Emit, prepared: Prepared, *, required: bool = True
+) -> tuple[RunResult, Rehearsal]:
+    """Apply the pending files by the run loop, observed. Raises as a run does.
+
+    Unless it is `required`, a file that cannot be observed is applied all the same.
+    """
+    observer = Observer(prepared.queries.parsed, required=required)
     result = runner.run(config, emit, observer=observer)
     return result, _rehearsal(prepared, observer, is_plan=False)
 
@@ -75,7 +80,7 @@ def plan(config: Config, emit: Emit, documents: Documents = NO_DOCUMENTS) -> Reh
         observer = Observer(prepared.queries.parsed)
         log.started(prepared.history, prepared.plan)
         runner.require_run_allowed(config, prepared.history, prepared.plan)
-        executor.observer = observer
+        executor.observe(observer)
         if prepared.plan.pending:
             executor.plan(prepared.plan.pending)
     return _rehearsal(prepared, observer, is_plan=True)
@@ -143,7 +148,7 @@ def _rehearsal(prepared: Prepared, observer: Observer, *, is_plan: bool) -> Rehe
         first = observer.files[0]
         given = given._replace(known=first.start, known_objects=first.objects_before)
     seen = {one.version: one for one in observer.files}
-    files = [_report(one, seen.get(one.version), given) for one in prepared.plan.pending]
+    files = [_report(one, seen.get(one.version), given, is_plan) for one in prepared.plan.pending]
     if is_plan:
         files[1:] = [one._replace(at_most=bool(one.blocked)) for one in files[1:]]
     return Rehearsal(
@@ -151,10 +156,12 @@ def _rehearsal(prepared: Prepared, observer: Observer, *, is_plan: bool) -> Rehe
     )
 
 
-def _report(migration: Migration, seen: FileObservation | None, given: Circumstances) -> FileReport:
+def _report(
+    migration: Migration, seen: FileObservation | None, given: Circumstances, is_plan: bool
+) -> FileReport:
     version, transactional = migration.version, migration.transactional
     if not seen:
-        return FileReport(version, transactional, ran=False)
+        return FileReport(version, transactional, ran=not is_plan, observed=False)
     findings = with_acceptances(
         find(seen, given), migration.accepted(), version, str(migration.path)
     )

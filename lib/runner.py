@@ -99,7 +99,8 @@ def run(
     last = None if deadline is None else deadline - SHUTDOWN_MARGIN_SECONDS
     log = RunLog(emit)
     with Executor(config, log, deadline=last) as executor:
-        executor.observer = observer
+        if observer:
+            executor.observe(observer)
         return _Run(config, executor, migrations, log).run()
 
 

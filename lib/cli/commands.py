@@ -18,6 +18,7 @@ from lib.cli.output import Command, Terminal, files_passed
 from lib.cli.signals import ignore_further_signals
 from lib.drift import Drift, Mark, Verdict, holder_of, judge_against, load_schema, mark_of
 from lib.errors import (
+    DatabaseUnsuitable,
     DuplicateNumbers,
     FilesError,
     Interrupted,
@@ -106,10 +107,10 @@ def _run_observed(config: Config, terminal: Terminal) -> int:
     emit = _emit_to(terminal, config)
     try:
         prepared = rehearsal.prepare(config, Change.run())
-    except (WrongEnvironment, FilesError) as refused:
+    except (WrongEnvironment, FilesError, LockBusy, DatabaseUnsuitable) as refused:
         terminal.info(f"⚠️  MIGRATION_REHEARSE: not observed: {refused.message}")
         return _tell_run(runner.run(config, emit), terminal)
-    result, found = rehearsal.rehearse(config, emit, prepared)
+    result, found = rehearsal.rehearse(config, emit, prepared, required=False)
     if found.files:
         terminal.info(rehearsal_text(found, fails=False))
         terminal.annotate(finding_annotations(found, terminal.path_in_workspace))

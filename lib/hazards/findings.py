@@ -54,11 +54,12 @@ class Blocked(NamedTuple):
 
 
 class FileReport(NamedTuple):
-    """What a pending file does; of one that was not run, nothing is known."""
+    """What a pending file does; of one that did not run, or was not observed, nothing is known."""
 
     version: str
     transactional: bool
     ran: bool
+    observed: bool = True
     at_most: bool = False
     """Whether files before it hold locks, so that it may need weaker ones itself."""
     findings: tuple[Finding, ...] = ()

@@ -104,6 +104,11 @@ class RunSession:
         """The sessions that were last seen to block the run."""
         return self._monitor.last_blockers
 
+    @property
+    def blocked_table(self) -> str:
+        """The table that they were last seen to block; empty if it is none."""
+        return self._monitor.last_table
+
     def read_history(self, *, activity: bool = False) -> History:
         """Read the history, by one query. Reads only: creates nothing, locks nothing.
 

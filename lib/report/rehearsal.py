@@ -103,6 +103,8 @@ def _effect(file: FileReport) -> str:
     """What other sessions wait for."""
     if not file.ran:
         return "no-transaction: not run by a plan"
+    if not file.observed:
+        return "not observed"
     kind = "" if file.transactional else "no-transaction"
     limit = "at most" if file.at_most else ""
     return " · ".join(filter(None, [kind, limit, *_waits(file.blocked)]))
