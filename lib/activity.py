@@ -2,7 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from enum import Enum, auto
 from typing import NamedTuple
+
+
+class Asked(Enum):
+    """How much of it is read with the history."""
+
+    NOTHING = auto()
+    RUN = auto()
+    """Only the run that is under way."""
+    ALL = auto()
 
 
 class RunningRun(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib import runner
+from lib.activity import Asked
 from lib.errors import ConfigError
 from lib.events import Emit, RunLog, RunResult
 from lib.guard import Change, require_rehearsal
@@ -89,7 +90,7 @@ def plan(config: Config, emit: Emit, documents: Documents = NO_DOCUMENTS) -> Reh
 def _prepare(config: Config, executor: Executor, change: Change, documents: Documents) -> Prepared:
     saved = read_sizes(documents.sizes) if documents.sizes else Sizes()
     queries = read_queries(documents.queries) if documents.queries else ()
-    history, plan = runner.read_plan(config, executor, load(config.directory), activity=True)
+    history, plan = runner.read_plan(config, executor, load(config.directory), activity=Asked.ALL)
     require_rehearsal(config, history, change)
     require_known(plan.pending)
     if saved.tables:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from lib import runner
+from lib.activity import Asked
 from lib.adopt import baseline, expect_schema, repair
 from lib.cli.output import Command, Terminal, files_passed
 from lib.cli.signals import ignore_further_signals
@@ -213,7 +214,7 @@ def _status(options: SimpleNamespace, terminal: Terminal) -> int:
         raise _with_applied(config, found) from None
     log = RunLog(_emit_to(terminal, config))
     with Executor(config, log, budget=READ_BUDGET) as executor:
-        history, plan = runner.read_plan(config, executor, migrations, activity=True)
+        history, plan = runner.read_plan(config, executor, migrations, activity=Asked.ALL)
     now = datetime.now(UTC) if terminal.is_live else None
     last = None if options.all else options.last
     view = StatusView(now, last=last, pending_only=options.pending)

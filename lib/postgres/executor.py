@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
+from lib.activity import Asked
 from lib.diagnosis import diagnose, remedy_for
 from lib.errors import (
     DatabaseUnavailable,
@@ -126,10 +127,10 @@ class Executor:
         """Whether the deadline is far enough to begin a file."""
         return self.seconds_left > MIN_FILE_SECONDS
 
-    def read(self, *, activity: bool = False) -> History:
+    def read(self, *, activity: Asked = Asked.NOTHING) -> History:
         """Read the history, by one query. Reads only: creates nothing, locks nothing.
 
-        With `activity`, it also says what is going on in the database.
+        It also says what is asked of what is going on in the database.
         Raises HistoryConflict for a table that is not Onward's, or for several.
         """
         history = self._session.read_history(activity=activity)

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from lib.activity import Activity, PendingDetach
+from lib.activity import Activity, Asked, PendingDetach
 from lib.postgres.executor import Executor
 from tests.conftest import Cli, Database
 from tests.kit import Write, config_of, holding, run, until
@@ -15,7 +15,7 @@ from tests.kit import Write, config_of, holding, run, until
 
 def activity(database: Database, directory: Path) -> Activity:
     with Executor(config_of(database, directory)) as executor:
-        found = executor.read(activity=True).activity
+        found = executor.read(activity=Asked.ALL).activity
     assert found
     return found
 
