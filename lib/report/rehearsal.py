@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def rehearsal_markdown(found: Rehearsal, *, fails: bool) -> str:
     for file in found.files:
         for one in file.findings:
             lines += ["", *_finding_markdown(one)]
-    lines += ["", f"<sub>{_headline(found)} · [hazards]({HAZARDS_PAGE})</sub>"]
+    lines += ["", f"<sub>{_escaped(_headline(found))} · [hazards]({HAZARDS_PAGE})</sub>"]
     return "\n".join(lines)
 
 
@@ -167,7 +168,14 @@ def _finding_markdown(one: Finding) -> list[str]:
         return [f"{head} Accepted: {_escaped(one.accepted)}"]
     if not one.recipe:
         return [f"{head} {_escaped(one.remedy)}"]
-    return [head, "```sql", "\n-- and in a file of its own:\n".join(one.recipe), "```"]
+    return [head, *_fenced("\n-- and in a file of its own:\n".join(one.recipe))]
+
+
+def _fenced(sql: str) -> list[str]:
+    """A code block that no name in the SQL can end."""
+    longest = max(map(len, re.findall("`+", sql)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}sql", sql, fence]
 
 
 def _escaped(text: str) -> str:
