@@ -45,3 +45,5 @@ class Activity(NamedTuple):
     pending_detaches: tuple[PendingDetach, ...] = ()
     sizes: Mapping[str, tuple[int, int | None]] = {}
     """Bytes and rows of the tables of 1 MB and more, by qualified and quoted name."""
+    as_of: datetime | None = None
+    """When this was read, by the server's clock."""

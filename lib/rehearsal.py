@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class Prepared(NamedTuple):
     given: Circumstances
     sizes_from: str
     queries: Queries = Queries()
+    sizes_as_of: datetime | None = None
 
 
 class Documents(NamedTuple):
@@ -89,7 +91,7 @@ def plan(config: Config, emit: Emit, documents: Documents = NO_DOCUMENTS) -> Reh
 
 def _prepare(config: Config, executor: Executor, change: Change, documents: Documents) -> Prepared:
     saved = read_sizes(documents.sizes) if documents.sizes else Sizes()
-    queries = read_queries(documents.queries) if documents.queries else ()
+    queries, made = read_queries(documents.queries) if documents.queries else ((), None)
     history, plan = runner.read_plan(config, executor, load(config.directory), activity=Asked.ALL)
     require_rehearsal(config, history, change)
     require_known(plan.pending)
@@ -99,8 +101,8 @@ def _prepare(config: Config, executor: Executor, change: Change, documents: Docu
     sources = {_THIS_DATABASE: own, str(documents.sizes): saved}
     sizes_from = ", else ".join(name for name, one in sources.items() if one.tables)
     given = _circumstances(config, history, own.else_of(saved))
-    parsed = _parsed(queries, executor, str(documents.queries or ""))
-    return Prepared(history, plan, given, sizes_from, parsed)
+    parsed = _parsed(queries, executor, str(documents.queries or ""))._replace(as_of=made)
+    return Prepared(history, plan, given, sizes_from, parsed, saved.as_of)
 
 
 def _circumstances(config: Config, history: History, sizes: Sizes) -> Circumstances:
@@ -153,8 +155,9 @@ def _rehearsal(prepared: Prepared, observer: Observer, *, is_plan: bool) -> Rehe
     if is_plan:
         files[1:] = [one._replace(at_most=bool(one.blocked)) for one in files[1:]]
     return Rehearsal(
-        tuple(files), prepared.history.version, prepared.sizes_from, is_plan, prepared.queries
-    )
+        tuple(files), prepared.history.version, prepared.sizes_from, is_plan, prepared.queries,
+        prepared.sizes_as_of, datetime.now(UTC),
+    )  # fmt: skip
 
 
 def _report(

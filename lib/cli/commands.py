@@ -165,7 +165,7 @@ def _queries(options: SimpleNamespace, terminal: Terminal) -> int:
     terminal.as_json = True  # the document is all that it is asked for
     config = _config(options, terminal)
     with Executor(config, budget=READ_BUDGET) as database:
-        history = database.read()
+        history = database.read(activity=Asked.RUN)
         found = running_queries(database.connection, history.role)
     terminal.info(queries_text(found))
     terminal.json(queries_dict(config, history, found))

@@ -37,7 +37,7 @@ GROUP BY 1 HAVING sum(pages) * current_setting('block_size')::bigint >= {LISTED_
 """  # noqa: S608
 
 _HOLDERS = f"""
-    'holders', (SELECT json_agg(one)
+    'now', extract(epoch FROM clock_timestamp()), 'holders', (SELECT json_agg(one)
         FROM ({HOLDERS.format(key=RUN_LOCK_KEY)}) AS one (pid, name, age, since))
 """  # noqa: S608
 # Expressions of type json, for the query that reads the history: they cost no round trip.
@@ -63,6 +63,7 @@ def activity_of(facts: dict[str, Any]) -> Activity:
         pending_detaches=tuple(
             PendingDetach(one["parent"], one["name"]) for one in left if one["parent"]
         ),
+        as_of=datetime.fromtimestamp(facts["now"], UTC),
         sizes={name: (size, rows) for name, (size, rows) in (facts.get("sizes") or {}).items()},
     )
 

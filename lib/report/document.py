@@ -62,6 +62,7 @@ def status_dict(
 
 def _activity_dict(activity: Activity) -> dict[str, Any]:
     return {
+        "asOf": iso(activity.as_of),
         "invalidIndexes": list(activity.invalid_indexes),
         "pendingDetaches": [one._asdict() for one in activity.pending_detaches],
         "sizes": {name: list(size) for name, size in sorted(activity.sizes.items())},

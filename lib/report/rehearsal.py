@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from lib.hazards.findings import Blocked, FileReport, Finding, Rehearsal
 from lib.hazards.table import Level
+from lib.report.document import iso
 from lib.report.github import escaped, escaped_property
 from lib.sizes import Size
 
@@ -52,7 +54,9 @@ def rehearsal_dict(found: Rehearsal, *, fails: bool) -> dict[str, Any]:
         "mode": "plan" if found.is_plan else "rehearse",
         "pgVersion": f"PostgreSQL {found.server.split()[0]}",
         "sizesFrom": found.sizes_from or None,
+        "sizesAsOf": iso(found.sizes_as_of),
         "queriesFrom": found.queries.source or None,
+        "queriesAsOf": iso(found.queries.as_of),
         "queries": found.queries.listed,
         "queriesParsed": len(found.queries.parsed),
         "files": [_file_dict(file) for file in found.files],
@@ -80,14 +84,26 @@ def _headline(found: Rehearsal) -> str:
 
 
 def _sizes(found: Rehearsal) -> str:
-    return f"sizes: {found.sizes_from}" if found.sizes_from else "sizes unknown"
+    if not found.sizes_from:
+        return "sizes unknown"
+    return f"sizes: {found.sizes_from}{_old(found.sizes_as_of, found)}"
 
 
 def _queries(found: Rehearsal) -> str:
-    source, listed, parsed = found.queries
+    source, listed, parsed, as_of = found.queries
     if not source:
         return ""
-    return f" · queries: {source}, {listed - len(parsed)} of {listed} could not be parsed before"
+    lost = f"{listed - len(parsed)} of {listed} could not be parsed before"
+    return f" · queries: {source}{_old(as_of, found)}, {lost}"
+
+
+def _old(as_of: datetime | None, found: Rehearsal) -> str:
+    """How old a document is; empty if it does not say."""
+    if not as_of or not found.made_at:
+        return ""
+    hours = max(0, (found.made_at - as_of) // timedelta(hours=1))
+    age = _count(hours // 24, "day") if hours >= 24 else _count(hours, "hour")
+    return f" ({age} old)" if hours else " (less than an hour old)"
 
 
 def _file_text(file: FileReport) -> list[str]:

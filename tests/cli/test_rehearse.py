@@ -331,6 +331,7 @@ def test_the_status_lists_sizes_that_a_rehearsal_takes(here: Here, shop: Databas
     result = here("plan", *LARGE, url=shop.url, env={"MIGRATION_PLAN_LARGE": "1MB"})
     assert result.code == 9
     assert "20 k rows" in result.out
+    assert "else sizes.json (less than an hour old)" in result.out
     assert recorded(shop) == ["001-orders"]
 
 

@@ -21,7 +21,8 @@ def activity(database: Database, directory: Path) -> Activity:
 
 
 def test_an_idle_database_has_nothing_to_show(database: Database, migrations: Write) -> None:
-    assert activity(database, migrations({"001-one.sql": "SELECT 1"})) == Activity()
+    found = activity(database, migrations({"001-one.sql": "SELECT 1"}))
+    assert found._replace(as_of=None) == Activity()
 
 
 @pytest.mark.parametrize("head", ["", "-- migrate: no-transaction\n"])

@@ -1,10 +1,20 @@
 """What a name may hold, in the comment of a pull request and in annotations."""
 
 import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from lib.hazards.findings import Blocked, FileReport, Finding, Rehearsal
 from lib.hazards.table import Level
-from lib.report.rehearsal import finding_annotations, rehearsal_markdown
+from lib.queries import Queries
+from lib.report.document import iso
+from lib.report.rehearsal import (
+    finding_annotations,
+    rehearsal_dict,
+    rehearsal_markdown,
+    rehearsal_text,
+)
 
 NAME = '"a```\n````sql | b\n::error::100%\r\n<!--"'
 RECIPE = f"CREATE INDEX CONCURRENTLY ON {NAME} (i);"
@@ -50,3 +60,33 @@ def test_no_name_begins_another_workflow_command() -> None:
     assert command.startswith(head)
     assert not {"\n", "\r"} & set(command)
     assert "%0A\\x3a:error::100%25%0A<" in command
+
+
+@pytest.mark.parametrize(
+    ("hours", "words"),
+    [
+        (-5, "less than an hour old"),
+        (0, "less than an hour old"),
+        (1, "1 hour old"),
+        (23, "23 hours old"),
+        (47, "1 day old"),
+        (48, "2 days old"),
+    ],
+)
+def test_the_report_says_how_old_sizes_and_queries_are(hours: int, words: str) -> None:
+    now = datetime(2026, 11, 26, 14, 0, tzinfo=UTC)
+    made = now - timedelta(hours=hours)
+    queries = Queries("queries.json", 2, (), made)
+    found = rehearsal()._replace(
+        sizes_from="sizes.json", sizes_as_of=made, queries=queries, made_at=now
+    )
+    counted = "2 of 2 could not be parsed before"
+    said = f"sizes: sizes.json ({words}) · queries: queries.json ({words}), {counted}"
+    assert said in rehearsal_text(found, fails=True)
+    assert said in rehearsal_markdown(found, fails=True)
+    assert rehearsal_dict(found, fails=True)["sizesAsOf"] == iso(made)
+
+
+def test_the_report_does_not_guess_the_age_of_an_older_document() -> None:
+    found = rehearsal()._replace(made_at=datetime(2026, 11, 26, 14, 0, tzinfo=UTC))
+    assert " old" not in rehearsal_text(found, fails=True)

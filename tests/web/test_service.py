@@ -518,6 +518,7 @@ def test_the_full_status_adds_checksums_and_audit_columns_and_runs_nothing(
     assert len(full.pop("schemaHash")) == 16
     assert [full.pop(name) for name in ("invalidIndexes", "pendingDetaches")] == [[], []]
     assert full.pop("sizes") == {}
+    assert full.pop("asOf").endswith("Z")
     assert full == public
     assert start(database).post({"action": "status"}).json()["pendingMigrations"] == 3
     assert untouched(database)
