@@ -35,7 +35,7 @@ def first(tmp_path: Path, cli: Cli) -> Cli:
     return Cli(place, cli.directory)
 
 
-def test_after_a_file_of_the_first_release_drift_is_unknown_until_refreshed(
+def test_drift_is_unknown_after_a_file_of_the_first_release(
     cli: Cli, first: Cli, database: Database, migrations: Write
 ) -> None:
     migrations(TWO)

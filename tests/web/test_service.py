@@ -111,7 +111,7 @@ def test_the_status_says_what_the_last_run_found_and_looks_for_no_drift(
     assert "by_hand" not in instance.status().text + instance.post({"action": "status"}).text
 
 
-def test_the_status_says_which_file_runs_since_when_and_not_in_which_session(
+def test_the_status_says_which_file_runs_since_when_and_no_session(
     start: Start, database: Database, migrations: Write
 ) -> None:
     directory = migrations({"001-a.sql": "CREATE TABLE a (id int)"})
