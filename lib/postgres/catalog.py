@@ -7,9 +7,11 @@ only those are read again. ROLLBACK TO a savepoint releases locks, hence "or hel
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from lib.errors import Interrupted, OnwardError
 from lib.history import TABLE
 from lib.observation import (
     Catalog,
@@ -103,10 +105,16 @@ SELECT json_build_object(
 class Observer:
     """Runs a file's statements one by one, and keeps what it sees of each file."""
 
-    def __init__(self, queries: Sequence[Query] = ()) -> None:
-        """The queries are parsed before the first file and after each one."""
+    def __init__(self, queries: Sequence[Query] = (), *, required: bool = True) -> None:
+        """The queries are parsed before the first file and after each one.
+
+        Unless it is `required`, a file that cannot be observed runs on without.
+        """
+        self.failed: Callable[[Migration, OnwardError, bool], None]
+        """Raises or tells why a file cannot be observed, and is told whether it is required."""
         self._files: dict[str, FileObservation] = {}
         self._queries = queries
+        self._required = required
 
     @property
     def files(self) -> tuple[FileObservation, ...]:
@@ -115,13 +123,14 @@ class Observer:
 
     def begin(self, migration: Migration, connection: Connection) -> None:
         """A file is about to run: read everything."""
-        queries = self._parsed_before(migration, connection)
-        objects = read_objects(connection)
-        start = read_catalog(connection)
-        self._files[migration.version] = FileObservation(
-            migration.version, str(migration.path), migration.transactional, start, (), objects,
-            objects, queries,
-        )  # fmt: skip
+        with self._observing(migration):
+            queries = self._parsed_before(migration, connection)
+            objects = read_objects(connection)
+            start = read_catalog(connection)
+            self._files[migration.version] = FileObservation(
+                migration.version, str(migration.path), migration.transactional, start, (), objects,
+                objects, queries,
+            )  # fmt: skip
 
     def send(self, migration: Migration, connection: Connection) -> Reply:
         """Send a file in its transaction, as `Connection.send` does, but by statements.
@@ -142,23 +151,38 @@ class Observer:
 
     def see(self, migration: Migration, connection: Connection, statement: Statement) -> None:
         """A statement of the file has run."""
-        file = self._files[migration.version]
-        before = file.end
-        after = (
-            read_changed(connection, before)
-            if connection.in_transaction
-            else read_catalog(connection)
-        )
-        keywords, concurrent = statement.keywords, is_concurrent(statement)
-        step = Step(statement.line, statement.text, keywords, concurrent, before, after)
-        self._files[migration.version] = file._replace(steps=(*file.steps, step))
+        file = self._files.get(migration.version)
+        if not file:
+            return
+        with self._observing(migration):
+            before, after = file.end, _read_after(connection, file.end)
+            keywords, concurrent = statement.keywords, is_concurrent(statement)
+            step = Step(statement.line, statement.text, keywords, concurrent, before, after)
+            self._files[migration.version] = file._replace(steps=(*file.steps, step))
 
     def end(self, migration: Migration, connection: Connection) -> None:
         """All statements of the file have run: read what is read only then."""
-        file = self._files[migration.version]
-        self._files[migration.version] = file._replace(
-            objects_after=read_objects(connection), queries_after=self._parsed(connection)
-        )
+        file = self._files.get(migration.version)
+        if not file:
+            return
+        with self._observing(migration):
+            self._files[migration.version] = file._replace(
+                objects_after=read_objects(connection), queries_after=self._parsed(connection)
+            )
+
+    @contextmanager
+    def _observing(self, migration: Migration) -> Iterator[None]:
+        """An error within the block ends the observing of the file, if it is not raised.
+
+        A failed query is rolled back alone, so the file's transaction goes on.
+        """
+        try:
+            yield
+        except Interrupted:
+            raise
+        except OnwardError as error:
+            self.failed(migration, error, self._required)
+            self._files.pop(migration.version, None)
 
     def _parsed_before(
         self, migration: Migration, connection: Connection
@@ -180,6 +204,13 @@ def read_changed(connection: Connection, before: Catalog) -> Catalog:
     """The catalog before a statement brought up to date after it. Reads only."""
     part, scope = _read(connection, everything=False, known=before.locks)
     return before.with_part(part, scope)
+
+
+def _read_after(connection: Connection, before: Catalog) -> Catalog:
+    """The catalog after a statement. Outside a transaction, no lock tells what has changed."""
+    if connection.in_transaction:
+        return read_changed(connection, before)
+    return read_catalog(connection)
 
 
 def _read(
