@@ -36,6 +36,8 @@ from lib.source.migration import Migration
 _READS_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "WITH"})
 _WITHOUT_SEQSCAN = "SET LOCAL enable_seqscan = off"
 _WITH_SEQSCAN = "SET LOCAL enable_seqscan TO DEFAULT"
+# A transaction that has asked anything has a snapshot, and can set its isolation level no more.
+_NEED_NO_SNAPSHOT = frozenset({"BEGIN", "START", "SET", "LOCK"})
 
 _MODES = ", ".join(f"'{mode.name.title().replace('_', '')}Lock'" for mode in sorted(Mode))
 # Partitions' constraints and hidden ones of foreign keys follow those of their parents.
@@ -144,12 +146,13 @@ class Observer:
         """A statement of the file has run."""
         file = self._files[migration.version]
         before = file.end
-        after = (
-            read_changed(connection, before)
-            if connection.in_transaction
-            else read_catalog(connection)
-        )
         keywords, concurrent = statement.keywords, is_concurrent(statement)
+        if not connection.in_transaction:
+            after = read_catalog(connection)
+        elif not migration.transactional and _NEED_NO_SNAPSHOT & {*keywords[:1]}:
+            after = before  # what it locks is seen after the next statement
+        else:
+            after = read_changed(connection, before)
         step = Step(statement.line, statement.text, keywords, concurrent, before, after)
         self._files[migration.version] = file._replace(steps=(*file.steps, step))
 
