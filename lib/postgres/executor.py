@@ -70,6 +70,8 @@ _ONE_BY_ONE = (
     "by one, so this file may work there. Try it on a database that is thrown away:\n"
     "  scripts/migrate.py rehearse\nIf it fails there, too:"
 )
+# The classes of what is missing, held or not satisfied: 42830, 55P04, 55006, 23503.
+_FOR_WANT_OF_A_COMMIT = ("23", "42", "55")
 _NO_LIMITS_THROUGH_A_POOLER = (
     "this file runs without a transaction and through a pooler, where Onward cannot set limits. "
     "To have its limits, set MIGRATION_DATABASE_URL to the direct URL"
@@ -368,7 +370,8 @@ def _others_before(others: bool) -> Iterator[None]:
     try:
         yield
     except MigrationFailed as error:
-        if others and not isinstance(error, PartlyApplied):
+        state = error.failure.server.sqlstate or ""
+        if others and state.startswith(_FOR_WANT_OF_A_COMMIT):
             error.next_step = f"{_ONE_BY_ONE} {error.next_step}"
         raise
 

@@ -121,6 +121,7 @@ def test_a_plan_whose_file_fails_changes_nothing(
     assert result.code == 1
     assert "division by zero" in result.err
     assert "statement 2 of 2" in result.err
+    assert "may work" not in result.err
     assert contents(shop) == before
 
 
