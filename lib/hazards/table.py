@@ -215,7 +215,7 @@ HAZARDS = {
         ),
         Hazard(
             "many-tables-locked", Level.NOTE, 0,
-            "{table} is locked against reads after {subject}: sessions that use them in another "
+            "{table} and {subject} are locked against reads: sessions that use them in another "
             "order deadlock.",
             "Change one table in a file.",
         ),
