@@ -220,7 +220,11 @@ class FileObservation(NamedTuple):
         If an earlier file of the same transaction holds it already, that is an upper bound.
         """
         held = moment.locks.get(oid, frozenset())
-        return max(held - self.start.locks.get(oid, frozenset()) or held, default=Mode.ACCESS_SHARE)
+        return max(self.taken(moment, oid) or held, default=Mode.ACCESS_SHARE)
+
+    def taken(self, moment: Catalog, oid: int) -> frozenset[Mode]:
+        """The locks on a relation that no earlier file of the same transaction has held."""
+        return moment.locks.get(oid, frozenset()) - self.start.locks.get(oid, frozenset())
 
 
 P = TypeVar("P", Constraint, Index, Policy)

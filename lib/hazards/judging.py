@@ -24,7 +24,10 @@ from lib.source.lexer import tokens, upper
 from lib.source.migration import Migration
 
 # Of one statement and table only the first is told: the others are parts of it.
-_PRECEDENCE = ("required-column", "rewrite", "not-null-scan", "constraint-scan", "scan-under-lock")
+_PRECEDENCE = (
+    "required-column", "rewrite", "not-null-scan", "constraint-scan", "scan-under-lock",
+    "work-under-lock",
+)  # fmt: skip
 
 
 def blocked(file: FileObservation, given: Circumstances) -> list[Blocked]:

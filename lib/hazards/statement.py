@@ -226,7 +226,7 @@ class Statement:
             for oid in self._before.locks
             if self._existed(oid)
             and self._file.mode(self._before, oid) >= weakest
-            and self._before.locks[oid] - self._file.start.locks.get(oid, frozenset())
+            and self._file.taken(self._before, oid)
         ]
 
     def _scans(self) -> Iterator[Seen]:
@@ -273,8 +273,9 @@ class Statement:
             weight = _FK_WEIGHT if own[0].kind == "f" else 1
             recipe = self._recipe_of_constraint(own[0])
             yield self._seen("constraint-scan", oid, what=what, recipe=recipe, weight=weight)
-        # Whether a key's referenced table is read, the planner decides.
-        elif not validated:
+        # Whether a key's referenced table is read, the planner decides. A lock that an earlier file
+        # of a plan holds is none that this statement needs.
+        elif not validated and self._file.taken(self._after, oid):
             yield self._scan_under_lock(oid, what)
 
     def _recipe_of_constraint(self, one: Constraint) -> Files:
@@ -302,7 +303,9 @@ class Statement:
 
     def _work_under_lock(self) -> Iterator[Seen]:
         works_on = {*self._rewritten, *(one.relation for one in self._built)} | {
-            oid for oid in self._scanned if self._mode(oid).blocks_writes
+            oid
+            for oid in self._scanned
+            if self._mode(oid).blocks_writes and oid not in self._backfilled
         }
         held = self._held(Mode.ACCESS_EXCLUSIVE)
         for oid in works_on:

@@ -36,8 +36,7 @@ HAZARDS = {
     for one in (
         Hazard(
             "required-column", Level.FAIL, 0,
-            "{subject} has NOT NULL and no default: adding it fails if {table} has rows, and "
-            "INSERTs of the running code do not name it.",
+            "{subject}, and INSERTs of the running code do not name it.",
             "Give it a constant default; or add it nullable, fill it, and set NOT NULL as for "
             "not-null-scan.",
         ),
@@ -106,12 +105,12 @@ HAZARDS = {
         ),
         Hazard(
             "backfill-under-lock", Level.WARN, 16,
-            f"{_ROWS_CHANGED}, while {{subject}} stays locked.",
+            f"{_ROWS_CHANGED}, while others wait for {{subject}}.",
             "Put it into a file of its own, in batches that are committed one by one.",
         ),
         Hazard(
             "work-under-lock", Level.WARN, 1,
-            "{subject} stays locked against reads while this statement works on {table}.",
+            "Reads of {subject} wait while this statement works on {table}.",
             "Put the quick change of {subject} last, or into a file of its own.",
         ),
         Hazard(
@@ -216,7 +215,7 @@ HAZARDS = {
         ),
         Hazard(
             "many-tables-locked", Level.NOTE, 0,
-            "{table} is locked against reads while {subject} is: sessions that use them in another "
+            "{table} and {subject} are locked against reads: sessions that use them in another "
             "order deadlock.",
             "Change one table in a file.",
         ),

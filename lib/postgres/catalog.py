@@ -38,6 +38,8 @@ from lib.source.migration import Migration
 _READS_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "WITH"})
 _WITHOUT_SEQSCAN = "SET LOCAL enable_seqscan = off"
 _WITH_SEQSCAN = "SET LOCAL enable_seqscan TO DEFAULT"
+# A transaction that has asked anything has a snapshot, and can set its isolation level no more.
+_NEED_NO_SNAPSHOT = frozenset({"BEGIN", "START", "SET", "LOCK"})
 
 _MODES = ", ".join(f"'{mode.name.title().replace('_', '')}Lock'" for mode in sorted(Mode))
 # Partitions' constraints and hidden ones of foreign keys follow those of their parents.
@@ -155,8 +157,8 @@ class Observer:
         if not file:
             return
         with self._observing(migration):
-            before, after = file.end, _read_after(connection, file.end)
             keywords, concurrent = statement.keywords, is_concurrent(statement)
+            before, after = file.end, _read_after(connection, file.end, migration, keywords)
             step = Step(statement.line, statement.text, keywords, concurrent, before, after)
             self._files[migration.version] = file._replace(steps=(*file.steps, step))
 
@@ -206,11 +208,15 @@ def read_changed(connection: Connection, before: Catalog) -> Catalog:
     return before.with_part(part, scope)
 
 
-def _read_after(connection: Connection, before: Catalog) -> Catalog:
+def _read_after(
+    connection: Connection, before: Catalog, migration: Migration, keywords: Sequence[str]
+) -> Catalog:
     """The catalog after a statement. Outside a transaction, no lock tells what has changed."""
-    if connection.in_transaction:
-        return read_changed(connection, before)
-    return read_catalog(connection)
+    if not connection.in_transaction:
+        return read_catalog(connection)
+    if not migration.transactional and _NEED_NO_SNAPSHOT & {*keywords[:1]}:
+        return before  # what it locks is seen after the next statement
+    return read_changed(connection, before)
 
 
 def _read(

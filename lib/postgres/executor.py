@@ -67,6 +67,13 @@ SELECT wanted FROM unnest(ARRAY[{names}]) AS wanted
 WHERE NOT EXISTS (SELECT FROM pg_available_extensions WHERE name = wanted)
     AND NOT EXISTS (SELECT FROM pg_extension WHERE extname IN (wanted, 'pg_tle'))
 """
+_ONE_BY_ONE = (
+    "A plan has all files in one transaction, without those that have none; a run commits them one "
+    "by one, so this file may work there. Try it on a database that is thrown away:\n"
+    "  scripts/migrate.py rehearse\nIf it fails there, too:"
+)
+# The classes of what is missing, held or not satisfied: 42830, 55P04, 55006, 23503.
+_FOR_WANT_OF_A_COMMIT = ("23", "42", "55")
 _NO_LIMITS_THROUGH_A_POOLER = (
     "this file runs without a transaction and through a pooler, where Onward cannot set limits. "
     "To have its limits, set MIGRATION_DATABASE_URL to the direct URL"
@@ -194,7 +201,8 @@ class Executor:
         try:
             for migration in migrations:
                 if migration.transactional:
-                    self._run_for_plan(migration)
+                    with _others_before(migration is not migrations[0]):
+                        self._run_for_plan(migration)
         finally:
             self._transaction.rollback()
 
@@ -370,6 +378,18 @@ def _second_connection() -> Iterator[None]:
         yield
     except DatabaseUnavailable as error:
         error.next_step = f"{TWO_CONNECTIONS} {error.next_step}"
+        raise
+
+
+@contextmanager
+def _others_before(others: bool) -> Iterator[None]:
+    """If there are any, an error of a file within the block says that a run may not meet it."""
+    try:
+        yield
+    except MigrationFailed as error:
+        state = error.failure.server.sqlstate or ""
+        if others and state.startswith(_FOR_WANT_OF_A_COMMIT):
+            error.next_step = f"{_ONE_BY_ONE} {error.next_step}"
         raise
 
 

@@ -122,7 +122,21 @@ def test_a_plan_whose_file_fails_changes_nothing(
     assert result.code == 1
     assert "division by zero" in result.err
     assert "statement 2 of 2" in result.err
+    assert "may work" not in result.err
     assert contents(shop) == before
+
+
+def test_a_plan_says_that_a_file_after_others_may_work_in_a_run(
+    here: Here, shop: Database, migrations: Write
+) -> None:
+    migrations({"007-cluster.sql": "ALTER TABLE orders CLUSTER ON orders_total_idx;\n"})
+    result = here("plan", url=shop.url)
+    assert result.code == 1
+    assert "this file may work there" in result.err
+    assert here(url=shop.url).code == 0
+    migrations({"008-wrong.sql": "ALTER TABLE orders CLUSTER ON wrong;\n"})
+    assert "this file may work there" not in here("plan", url=shop.url).err
+    assert recorded(shop) == ["001-orders", *VERSIONS, "007-cluster"]
 
 
 def test_a_plan_finds_a_mistake_in_its_line(here: Here, shop: Database, migrations: Write) -> None:

@@ -5,6 +5,8 @@ from tests.conftest import ROOT
 
 # The page shows each sentence about a table `orders`.
 SUBJECTS = {
+    "required-column": "orders.total has NOT NULL and no default: adding it fails if orders has "
+    "rows",
     "narrower-type": "orders.note was text and is character varying(20)",
     "new-rule-on-old-writes": "orders_total_positive",
     "view-columns": "total",
