@@ -13,18 +13,19 @@ from lib.quoting import identifier
 Files = tuple[str, ...]
 
 NO_TRANSACTION = "-- migrate: no-transaction\n"
+_NAME_BYTES = 63  # NAMEDATALEN - 1: Postgres would cut off the end, by which names differ
 
 
 def index(one: Index) -> Files:
     """An index of a table, built while the table is written."""
-    return (f"{NO_TRANSACTION}{_concurrently(one.definition)};",)
+    return (f"{NO_TRANSACTION}{concurrently(one.definition)};",)
 
 
 def partitioned_index(parent: Index, table: Relation, parts: Sequence[Index]) -> Files:
     """An index of a partitioned table, built partition by partition."""
     only = parent.definition.replace(f" ON ONLY {qualified(table)} ", f" ON {qualified(table)} ")
     only = only.replace(f" ON {qualified(table)} ", f" ON ONLY {qualified(table)} ")
-    builds = "\n".join(f"{_concurrently(part.definition)};" for part in parts)
+    builds = "\n".join(f"{concurrently(part.definition)};" for part in parts)
     schema = table.schema
     attached = "\n".join(
         f"ALTER INDEX {schema}.{parent.name} ATTACH PARTITION {schema}.{part.name};"
@@ -56,15 +57,22 @@ def unique(
     """A UNIQUE or PRIMARY KEY whose index is built while the table is written."""
     if table.kind == "p":
         return ()
-    kind = "PRIMARY KEY" if one.kind == "p" else "UNIQUE"
-    deferrable = " DEFERRABLE" if " DEFERRABLE" in one.definition else ""
-    initially = " INITIALLY DEFERRED" if "INITIALLY DEFERRED" in one.definition else ""
     columns = nullable if one.kind == "p" else ()
     return (
         *(file for column in columns for file in not_null(table, column, major)),
-        f"{NO_TRANSACTION}{_concurrently(built.definition)};",
-        f"ALTER TABLE {table.name} ADD CONSTRAINT {one.name} {kind} USING INDEX {built.name}"
-        f"{deferrable}{initially};",
+        f"{NO_TRANSACTION}{concurrently(built.definition)};",
+        using_index(table, one, built.name),
+    )
+
+
+def using_index(table: Relation, one: Constraint, built: str) -> str:
+    """A UNIQUE or PRIMARY KEY of an index that is there; the index gets the constraint's name."""
+    kind = "PRIMARY KEY" if one.kind == "p" else "UNIQUE"
+    deferrable = " DEFERRABLE" if " DEFERRABLE" in one.definition else ""
+    initially = " INITIALLY DEFERRED" if "INITIALLY DEFERRED" in one.definition else ""
+    return (
+        f"ALTER TABLE {table.name} ADD CONSTRAINT {one.name} {kind} USING INDEX {built}"
+        f"{deferrable}{initially};"
     )
 
 
@@ -98,7 +106,7 @@ def collation(table: Relation, column: Column, rebuilt: Index) -> Files:
     if not (column.collation and rebuilt.definition.endswith(end)):
         return ()
     fresh, base = joined(rebuilt.name, "new"), rebuilt.definition.removesuffix(end)
-    made = _concurrently(base).replace(f" {rebuilt.name} ON ", f" {fresh} ON ", 1)
+    made = concurrently(base).replace(f" {rebuilt.name} ON ", f" {fresh} ON ", 1)
     return (
         f"{NO_TRANSACTION}{made}({column.name} COLLATE {column.collation});\n"
         f"DROP INDEX CONCURRENTLY IF EXISTS {table.schema}.{rebuilt.name};",
@@ -121,7 +129,7 @@ def drop_table(table: Relation, key: Constraint) -> Files:
 def replaced(table: Relation, old: Index, new: Index) -> Files:
     """An index exchanged for another without a time that has none."""
     name = joined(new.name, "new") if new.name == old.name else new.name
-    made = _concurrently(new.definition).replace(f" {new.name} ON ", f" {name} ON ", 1)
+    made = concurrently(new.definition).replace(f" {new.name} ON ", f" {name} ON ", 1)
     files = (
         f"{NO_TRANSACTION}{made};\nDROP INDEX CONCURRENTLY IF EXISTS {table.schema}.{old.name};",
     )
@@ -184,7 +192,8 @@ def _validated_later(table: Relation, name: str, rule: str) -> Files:
     )
 
 
-def _concurrently(definition: str) -> str:
+def concurrently(definition: str) -> str:
+    """An index's definition as one that is built while its table is written."""
     return definition.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
 
 
@@ -194,6 +203,8 @@ def unquoted(name: str) -> str:
 
 
 def joined(*parts: str) -> str:
-    """A name made of names, quoted only if one of them is."""
+    """A name made of names, quoted only if one of them is; the end of one that is too long."""
     name = "_".join(map(unquoted, parts))
-    return identifier(name) if any(part.startswith('"') for part in parts) else name
+    short = name.encode()[-_NAME_BYTES:].decode(errors="ignore")
+    quoted = short != name or any(part.startswith('"') for part in parts)
+    return identifier(short) if quoted else name

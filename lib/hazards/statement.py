@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from lib.hazards import filling, recipes
+from lib.hazards.batches import batched
 from lib.hazards.findings import Circumstances
+from lib.hazards.new_type import new_type
 from lib.hazards.recipes import Files
 from lib.hazards.seen import Seen, existed
 from lib.hazards.table import MANY_ROWS
@@ -116,18 +118,23 @@ class Statement:
         )
 
     def _recipe_of_rewrite(self, oid: int) -> Files:
-        table, major = self._after.relations[oid], self._given.major
+        table, major = self._root(oid), self._given.major
         changed = [
-            (self._before.columns.get((oid, one.number)), one)
-            for one in self._after.columns_of(oid)
-            if self._before.columns.get((oid, one.number)) != one
+            one
+            for one in self._after.columns_of(table.oid)
+            if self._before.columns.get((table.oid, one.number)) != one
         ]
         if len(changed) != 1:
             return ()
-        was, now = changed[0]
-        if not was:
+        (now,) = changed
+        if (table.oid, now.number) not in self._before.columns:
             return filling.added_column(self._before, table, now, major)
-        return filling.new_type(self._before, table, was, now, major)
+        return new_type(self._step, table, now, major)
+
+    def _root(self, oid: int) -> Relation:
+        """The partitioned table of a partition; other tables are their own."""
+        table = self._after.relations[oid]
+        return self._root(table.parent) if table.parent else table
 
     def _builds(self) -> Iterator[Seen]:
         names = {(one.relation, one.name) for one in self._before.indexes.values()}
@@ -195,7 +202,7 @@ class Statement:
         ]
         for oid in self._backfilled:
             name = "backfill-under-lock" if held else "backfill"
-            recipe = filling.batched(self._before, self._after.relations[oid], self._step.text)
+            recipe = batched(self._before, self._root(oid), self._step.text)
             yield self._seen(name, oid, ", ".join(held), recipe=recipe)
 
     @cached_property
@@ -279,7 +286,12 @@ class Statement:
 
     def _recipe_of_constraint(self, one: Constraint) -> Files:
         table = self._after.relations[one.relation]
-        if one.kind == "f" and table.kind == "p" and self._given.major < 18:
+        again = (one.relation, one.name) in {
+            (other.relation, other.name)
+            for key, other in self._before.constraints.items()
+            if key != one.oid
+        }
+        if again or (one.kind == "f" and table.kind == "p" and self._given.major < 18):
             return ()
         return recipes.constraint(table, one)
 
