@@ -31,6 +31,7 @@ def recipe_cases() -> list[tuple[str, str]]:
         ("backfill", "UPDATE t SET b = 'y'"),
         ("backfill", "UPDATE t SET b = 'y' WHERE b <> 'y' OR b IS NULL -- rarely"),
         ("backfill", "DELETE FROM child"),
+        ("backfill-under-lock", "ALTER TABLE other ADD z int; UPDATE t SET b = 'y'"),
         ("narrower-type", "ALTER TABLE t ALTER COLUMN vc TYPE varchar(10)"),
         ("narrower-type", "ALTER TABLE parent ALTER COLUMN n TYPE smallint"),
         (
