@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from lib.observation import Column, Constraint, Index, Relation
 from lib.quoting import identifier
+from lib.source.lexer import tokens, upper, without_comments
 
 Files = tuple[str, ...]
 
@@ -32,6 +33,45 @@ def partitioned_index(parent: Index, table: Relation, parts: Sequence[Index]) ->
         for part in parts
     )
     return f"{only};", f"{NO_TRANSACTION}{builds}", attached
+
+
+def partitioned_unique(
+    table: Relation, one: Constraint, parts: Sequence[tuple[Relation, Index]]
+) -> Files:
+    """A UNIQUE or PRIMARY KEY of a partitioned table, built partition by partition."""
+    builds = "\n".join(f"{concurrently(built.definition)};" for _, built in parts)
+    made = (using_index(part, one._replace(name=on.name), on.name) for part, on in parts)
+    whole = f"ALTER INDEX {table.schema}.{one.name} ATTACH PARTITION"
+    return (
+        f"ALTER TABLE ONLY {table.name} ADD CONSTRAINT {one.name} {one.definition};",
+        f"{NO_TRANSACTION}{builds}",
+        "\n".join((*made, *(f"{whole} {part.schema}.{built.name};" for part, built in parts))),
+    )
+
+
+def partitioned_key(table: Relation, parts: Sequence[Relation], one: Constraint) -> Files:
+    """A FOREIGN KEY of a partitioned table that takes over those of its partitions."""
+    if any(part.kind != "r" for part in parts):
+        return ()
+    files = zip(*(_validated_later(part, one.name, one.definition) for part in parts), strict=True)
+    whole = f"ALTER TABLE {table.name} ADD CONSTRAINT {one.name} {one.definition};"
+    return *("\n".join(lines) for lines in files), whole
+
+
+def domain(statement: str, columns: Iterable[tuple[Relation, Column]]) -> Files:
+    """A CHECK of a domain for new values, and one for the rows of each column that has it."""
+    statement = without_comments(statement)
+    found = [*tokens(statement)]
+    words = [upper(token[0]) for token in found]
+    if "CHECK" not in words or words[-1] != ")":
+        return ()
+    rule = statement[found[words.index("CHECK")].start() :]
+    later = (
+        _validated_later(table, joined(table.base_name, one.name, "domain"), _of(one, rule))
+        for table, one in columns
+    )
+    files = tuple(map("\n".join, zip(*later, strict=True)))
+    return (f"{statement} NOT VALID;", *files) if files else ()
 
 
 def constraint(table: Relation, one: Constraint) -> Files:
@@ -182,6 +222,16 @@ def qualified(relation: Relation) -> str:
 def text(value: str) -> str:
     """A string as SQL, as people write it."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def _of(column: Column, rule: str) -> str:
+    """A rule of a domain as one of a column."""
+    parts, end = list[str](), 0
+    for token in tokens(rule):
+        value = column.name if upper(token[0]) == "VALUE" else token[0]
+        parts += [rule[end : token.start()], value]
+        end = token.end()
+    return "".join(parts)
 
 
 def _validated_later(table: Relation, name: str, rule: str) -> Files:
