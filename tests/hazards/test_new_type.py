@@ -4,14 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.guard import Change
 from lib.hazards.new_type import using
-from lib.hazards.table import Level
-from lib.rehearsal import prepare, rehearse
-from lib.sizes import Sizes
 from tests.conftest import Database
-from tests.hazards.conftest import found
-from tests.kit import config_of, fill
+from tests.hazards.conftest import definitions, found, rehearse_recipe
 
 ROWS = "INSERT INTO t (a, b, c) SELECT g, nullif(g % 7, 0), g FROM generate_series(1, 2500) g;"
 KEYED = f"CREATE TABLE t (id serial, a int, b int, c int, PRIMARY KEY (id)); {ROWS}"
@@ -102,54 +97,11 @@ CASES = {
         "text USING coalesce(t.b::text, 'none, or unknown') -- said, plainly",
     ),
 }  # fmt: skip
-CATALOG = """
-    SELECT 'column' AS kind, attrelid::regclass::text, attname::text, concat_ws(' ',
-        format_type(atttypid, atttypmod), attnotnull, attidentity, attgenerated, attcollation,
-        pg_get_expr(adbin, adrelid)) AS definition
-    FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-    WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace
-        AND relkind = 'r' AND relname <> 'schema_migrations') AND attnum > 0 AND NOT attisdropped
-    UNION ALL
-    SELECT 'constraint', conrelid::regclass::text, conname,
-        concat_ws(' ', convalidated, pg_get_constraintdef(oid))
-    FROM pg_constraint
-    WHERE connamespace = 'public'::regnamespace AND conrelid <> 'schema_migrations'::regclass
-    UNION ALL
-    SELECT 'index', indrelid::regclass::text, indexrelid::regclass::text,
-        concat_ws(' ', indisvalid, pg_get_indexdef(indexrelid))
-    FROM pg_index
-    WHERE indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace
-        AND relname <> 'schema_migrations')
-    UNION ALL
-    SELECT 'sequence', '', sequencename, concat_ws(' ', start_value, increment_by, cycle,
-        pg_sequence_last_value(format('%I.%I', schemaname, sequencename)::regclass))
-    FROM pg_sequences WHERE sequencename <> 'schema_migrations_id_seq'
-    UNION ALL
-    SELECT 'trigger or function', tgrelid::regclass::text, tgname, '' FROM pg_trigger
-    WHERE NOT tgisinternal AND tgrelid <> 'schema_migrations'::regclass
-    UNION ALL
-    SELECT 'trigger or function', '', proname, '' FROM pg_proc
-    WHERE pronamespace = 'public'::regnamespace
-    ORDER BY 1, 2, 3, 4
-"""
 # The order of columns is the one difference.
 VALUES = """
     SELECT jsonb_object(array_agg(key ORDER BY key), array_agg(value ORDER BY key))
     FROM {0} AS x, jsonb_each_text(to_jsonb(x)) GROUP BY x.tableoid, x.ctid ORDER BY 1
 """
-
-
-def rehearsed_recipe(database: Database, directory: Path, sql: str, name: str) -> list[str]:
-    recipe = next(one.recipe for one in found(database, f"{sql};") if one.name == name)
-    assert recipe
-    files = {f"{number:03}-step.sql": text for number, text in enumerate(recipe, start=1)}
-    config = config_of(database, fill(directory, files))
-    prepared = prepare(config, Change.rehearse())
-    # No table is known to be small, so that every finding shows.
-    prepared = prepared._replace(given=prepared.given._replace(sizes=Sizes()))
-    result, rehearsal = rehearse(config, lambda _: None, prepared)
-    assert [one.version for one in result.applied] == [one[:-4] for one in files]
-    return [str(one) for level in (Level.WARN, Level.FAIL) for one in rehearsal.findings(level)]
 
 
 @pytest.mark.slow
@@ -161,12 +113,12 @@ def test_the_recipe_of_a_new_type_leaves_what_the_statement_leaves(
     table = '"T 1"' if '"T 1"' in schema else "t"
     sql, values = f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {new_type}", VALUES.format(table)
     database.execute(schema)
-    assert rehearsed_recipe(database, tmp_path, sql, "rewrite") == []
-    made = database.execute(CATALOG), database.execute(values)
+    assert rehearse_recipe(database, tmp_path, sql, "rewrite") == []
+    made = definitions(database), database.execute(values)
     database.execute(f"DROP TABLE {table} CASCADE; DROP TABLE IF EXISTS child")
     database.execute(schema)
     database.execute(sql)
-    assert made == (database.execute(CATALOG), database.execute(values))
+    assert made == (definitions(database), database.execute(values))
 
 
 @pytest.mark.parametrize(
