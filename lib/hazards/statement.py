@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from lib.hazards import filling, recipes
 from lib.hazards.batches import batched
 from lib.hazards.findings import Circumstances
-from lib.hazards.new_type import new_type
+from lib.hazards.new_type import new_type, using
 from lib.hazards.recipes import Files
 from lib.hazards.seen import Seen, existed
 from lib.hazards.table import MANY_ROWS
@@ -126,12 +127,19 @@ class Statement:
             for one in self._after.columns_of(table.oid)
             if self._before.columns.get((table.oid, one.number)) != one
         ]
-        if len(changed) != 1:
+        added = [one for one in changed if (table.oid, one.number) not in self._before.columns]
+        if not added:
+            return self._recipe_of_types(table, changed)
+        if len(changed) == 1:
+            return filling.added_column(self._before, table, added[0], major)
+        return ()
+
+    def _recipe_of_types(self, table: Relation, changed: list[Column]) -> Files:
+        """One column after the other, unless one's value might be made of another's old one."""
+        if len(changed) > 1 and using(self._step.text):
             return ()
-        (now,) = changed
-        if (table.oid, now.number) not in self._before.columns:
-            return filling.added_column(self._before, table, now, major)
-        return new_type(self._step, table, now, major)
+        files = [new_type(self._step, table, one, self._given.major) for one in changed]
+        return tuple(chain(*files)) if all(files) else ()
 
     def _root(self, oid: int) -> Relation:
         """The partitioned table of a partition; other tables are their own."""

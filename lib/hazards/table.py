@@ -68,8 +68,8 @@ HAZARDS = {
             "For a new type, identity or stored column: add a column without it, fill it by a "
             "no-transaction file, and exchange the two.",
             "No recipe for SET LOGGED, SET UNLOGGED, another access method, VACUUM FULL, CLUSTER, "
-            "several columns in one statement, a column of an exclusion constraint, a generated "
-            "one, an indexed one of a partitioned table, and a table without a key: "
+            "several columns with USING in one statement, a column of an exclusion constraint, a "
+            "generated one, an indexed one of a partitioned table, and a table without a key: "
             f"{_QUIET}",
         ),
         Hazard(

@@ -1,12 +1,16 @@
 """A new type of a column leaves what the statement itself leaves, whatever is on the column."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
+import psycopg
 import pytest
 
 from lib.hazards.new_type import using
 from tests.conftest import Database
 from tests.hazards.conftest import definitions, found, rehearse_recipe
+from tests.kit import until
 
 ROWS = "INSERT INTO t (a, b, c) SELECT g, nullif(g % 7, 0), g FROM generate_series(1, 2500) g;"
 KEYED = f"CREATE TABLE t (id serial, a int, b int, c int, PRIMARY KEY (id)); {ROWS}"
@@ -56,6 +60,18 @@ CASES = {
     "composite key": (
         f"CREATE TABLE t (a int, b int DEFAULT 0, c int, PRIMARY KEY (a, c)); {ROWS}",
         "c", "bigint",
+    ),
+    "two columns": (
+        KEYED + """
+        ALTER TABLE t ADD CONSTRAINT self_key FOREIGN KEY (b) REFERENCES t (id),
+        ADD CHECK (b <= id OR id < 7);
+        CREATE UNIQUE INDEX t_two ON t (b, id) WHERE b <> id;
+        """,
+        "id", "bigint, ALTER b TYPE bigint",
+    ),
+    "with a default and NOT NULL in one": (
+        KEYED + "ALTER TABLE t ALTER a SET DEFAULT 1",
+        "a", "text USING 'n' || a, ALTER a SET NOT NULL, ALTER a SET DEFAULT 'none'",
     ),
     "collation": (
         f"CREATE TABLE t (id serial PRIMARY KEY, a int, b varchar(10), c text UNIQUE); {ROWS}",
@@ -161,3 +177,46 @@ def test_what_cannot_be_exchanged_has_no_recipe(
     findings = found(database, f"ALTER TABLE t ALTER {column} TYPE bigint;")
     assert [one.recipe for one in findings if one.name == "rewrite"] == [()]
     assert database.execute("SELECT count(*) FROM t") == [(0,)]
+
+
+@pytest.mark.slow
+def test_a_sequence_goes_on_beyond_the_limit_of_the_old_type(
+    database: Database, tmp_path: Path
+) -> None:
+    database.execute(f"{KEYED} SELECT setval('t_id_seq', 2147483647)")
+    rehearse_recipe(database, tmp_path, "ALTER TABLE t ALTER id TYPE bigint", "rewrite")
+    made = database.execute("INSERT INTO t (a) VALUES (1) RETURNING id")
+    assert made == [(2147483648,)]
+
+
+@pytest.mark.slow
+def test_what_others_write_meanwhile_is_in_the_new_column(
+    database: Database, tmp_path: Path
+) -> None:
+    database.execute(f"{KEYED} CREATE TABLE child (t_id int REFERENCES t (id))")
+    database.execute("INSERT INTO child SELECT id FROM t")
+    ended, written = Event(), list[int]()
+
+    def write() -> None:
+        with psycopg.connect(database.url, autocommit=True, prepare_threshold=None) as other:
+            while not ended.is_set():
+                new = "INSERT INTO t (a, b, c) VALUES (0, 1, 1) RETURNING id"
+                (row,) = other.execute(new).fetchall()
+                both = "UPDATE t SET a = 0, b = id, c = id WHERE id IN (%s, %s)"
+                other.execute(both, (row[0], len(written) + 1))
+                other.execute("INSERT INTO child VALUES (%s)", row)
+                written.append(row[0])
+
+    with ThreadPoolExecutor() as pool:
+        writer = pool.submit(write)
+        try:
+            until(lambda: written)
+            sql = "ALTER TABLE t ALTER id TYPE bigint, ALTER b TYPE bigint"
+            assert rehearse_recipe(database, tmp_path, sql, "rewrite") == []
+        finally:
+            ended.set()
+        writer.result()
+    wrong = "SELECT id, a, b, c FROM t WHERE b IS DISTINCT FROM CASE a WHEN 0 THEN c ELSE {} END"
+    assert database.execute(wrong.format("nullif(a % 7, 0)")) == []
+    assert database.execute("SELECT count(*) FROM t") == [(2500 + len(written),)]
+    assert database.execute("SELECT count(*) FROM child") == [(2500 + len(written),)]
