@@ -23,6 +23,7 @@ from lib.hazards.recipes import (
 from lib.observation import Catalog, Column, Constraint, Index, OwnedSequence, Relation, Step
 from lib.source.lexer import tokens, upper, without_comments
 
+_GIST_KEY = "WITHOUT OVERLAPS"  # 18
 _INTEGERS = ("smallint", "integer", "bigint")
 _NOT_TAKEN_OVER = (
     "-- Its comment, privileges, statistics and place among the columns do not go over.\n"
@@ -89,7 +90,8 @@ class _NewType:
             return not (rules or self._indexes)
         tables = [self._after.relations[one.relation] for one in rules if one.kind == "f"]
         late = major >= 18 or all(one.kind != "p" for one in tables)  # NOT VALID on partitioned
-        return late and all(one.kind != "x" for one in rules)
+        built = all(one.kind != "x" and _GIST_KEY not in one.definition for one in rules)
+        return late and built  # what cannot be made of an index that is there
 
     def files(self, value: str, major: int) -> Files:
         """A second column that is kept and filled, what is on it, the exchange, the validation."""
