@@ -144,10 +144,14 @@ class _NewType:
         return f"ALTER TABLE {self._after.relations[one.relation].name}"
 
     def _exchange(self) -> Iterator[str]:
-        """First the tables that reference this one are locked, as by those that write them."""
-        for one in self._constraints.values():
-            if self._references(one):
-                yield f"{self._alter_of(one)} DROP CONSTRAINT {one.name};"
+        """First all tables are locked, in the order in which those that write them lock them."""
+        keys = [one for one in self._constraints.values() if self._references(one)]
+        others = {self._after.relations[one.relation].name for one in keys} - {self._table.name}
+        if others:
+            names = ", ".join((*sorted(others), self._table.name))
+            yield f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE;"
+        for one in keys:
+            yield f"{self._alter_of(one)} DROP CONSTRAINT {one.name};"
         yield kept_no_more(self._table, self._fresh)
         yield from self._default()
         yield f"{self._alter} DROP COLUMN {self._was.name};"

@@ -9,6 +9,7 @@ from lib import runner
 from lib.guard import Change
 from lib.hazards.findings import Circumstances, Finding
 from lib.hazards.judging import find
+from lib.hazards.recipes import Files
 from lib.hazards.table import Level
 from lib.postgres.catalog import Observer
 from lib.rehearsal import prepare, rehearse
@@ -91,9 +92,17 @@ def rehearsed(database: Database, directory: Path, sql: str) -> list[Finding]:
 
 
 def rehearse_recipe(database: Database, directory: Path, sql: str, name: str) -> list[Finding]:
-    """Apply the files of a recipe, and return what warns or fails in them."""
+    """Apply the recipe for a statement, and return what warns or fails in its files."""
+    return rehearse_files(database, directory, recipe_of(database, sql, name))
+
+
+def recipe_of(database: Database, sql: str, name: str) -> Files:
     recipe = next(one.recipe for one in found(database, f"{sql};") if one.name == name)
     assert recipe
+    return recipe
+
+
+def rehearse_files(database: Database, directory: Path, recipe: Files) -> list[Finding]:
     files = {f"{number:03}-step.sql": text for number, text in enumerate(recipe, start=1)}
     config = config_of(database, fill(directory, files))
     prepared = prepare(config, Change.rehearse())

@@ -9,7 +9,7 @@ import pytest
 
 from lib.hazards.new_type import using
 from tests.conftest import Database
-from tests.hazards.conftest import definitions, found, rehearse_recipe
+from tests.hazards.conftest import definitions, found, recipe_of, rehearse_files, rehearse_recipe
 from tests.kit import until
 
 ROWS = "INSERT INTO t (a, b, c) SELECT g, nullif(g % 7, 0), g FROM generate_series(1, 2500) g;"
@@ -194,7 +194,10 @@ def test_what_others_write_meanwhile_is_in_the_new_column(
     database: Database, tmp_path: Path
 ) -> None:
     database.execute(f"{KEYED} CREATE TABLE child (t_id int REFERENCES t (id))")
-    database.execute("INSERT INTO child SELECT id FROM t")
+    database.execute("INSERT INTO child SELECT id FROM t; CREATE TABLE child_2 (LIKE child)")
+    database.execute("ALTER TABLE child_2 ADD FOREIGN KEY (t_id) REFERENCES t (id)")
+    sql = "ALTER TABLE t ALTER id TYPE bigint, ALTER b TYPE bigint"
+    recipe = recipe_of(database, sql, "rewrite")  # before: the statement itself would deadlock
     ended, written = Event(), list[int]()
 
     def write() -> None:
@@ -205,14 +208,14 @@ def test_what_others_write_meanwhile_is_in_the_new_column(
                 both = "UPDATE t SET a = 0, b = id, c = id WHERE id IN (%s, %s)"
                 other.execute(both, (row[0], len(written) + 1))
                 other.execute("INSERT INTO child VALUES (%s)", row)
+                other.execute("INSERT INTO child_2 VALUES (%s)", row)
                 written.append(row[0])
 
     with ThreadPoolExecutor() as pool:
         writer = pool.submit(write)
         try:
             until(lambda: written)
-            sql = "ALTER TABLE t ALTER id TYPE bigint, ALTER b TYPE bigint"
-            assert rehearse_recipe(database, tmp_path, sql, "rewrite") == []
+            assert rehearse_files(database, tmp_path, recipe) == []
         finally:
             ended.set()
         writer.result()
