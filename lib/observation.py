@@ -61,6 +61,15 @@ class Relation(NamedTuple):
         return self.base_name if self.schema == "public" else f"{self.schema}.{self.base_name}"
 
 
+class OwnedSequence(NamedTuple):
+    """A sequence that a column owns, of an identity or not."""
+
+    schema: str
+    name: str
+    options: str
+    """Other than its type, as CREATE SEQUENCE has them."""
+
+
 class Column(NamedTuple):
     """A column of a table."""
 
@@ -74,6 +83,7 @@ class Column(NamedTuple):
     generated: str
     collation: str
     """If it is not that of the type."""
+    sequence: OwnedSequence | None = None
 
 
 class Constraint(NamedTuple):

@@ -154,9 +154,10 @@ def _finding(one: Seen, file: FileObservation, given: Circumstances) -> Finding 
     if level is None:
         return None
     words = {"table": table, "subject": one.subject, "what": one.what or "read or write"}
+    remedy = hazard.remedy if one.recipe else hazard.otherwise or hazard.remedy
     return Finding(
         one.name, level, file.version, file.path, one.line, table, size,
-        hazard.sentence.format(**words), hazard.remedy.format(**words), one.recipe,
+        hazard.sentence.format(**words), remedy.format(**words), one.recipe,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from lib.observation import (
     FileObservation,
     Index,
     Mode,
+    OwnedSequence,
     Parsed,
     Policy,
     Query,
@@ -42,6 +43,23 @@ _WITH_SEQSCAN = "SET LOCAL enable_seqscan TO DEFAULT"
 _NEED_NO_SNAPSHOT = frozenset({"BEGIN", "START", "SET", "LOCK"})
 
 _MODES = ", ".join(f"'{mode.name.title().replace('_', '')}Lock'" for mode in sorted(Mode))
+# The sequence that a column owns. A limit that is its type's is none.
+_SEQUENCE = """
+    SELECT json_build_array(quote_ident(n.nspname), quote_ident(c.relname), concat_ws(' ',
+        'START WITH ' || o.seqstart, 'INCREMENT BY ' || o.seqincrement, 'CACHE ' || o.seqcache,
+        CASE WHEN o.seqmin NOT IN (1, -32768, -2147483648, -9223372036854775808)
+            THEN 'MINVALUE ' || o.seqmin END,
+        CASE WHEN o.seqmax NOT IN (-1, 32767, 2147483647, 9223372036854775807)
+            THEN 'MAXVALUE ' || o.seqmax END,
+        CASE WHEN o.seqcycle THEN 'CYCLE' END)) AS sequence
+    FROM pg_depend p
+    JOIN pg_sequence o ON o.seqrelid = p.objid
+    JOIN pg_class c ON c.oid = o.seqrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE p.classid = 'pg_class'::regclass AND p.refclassid = 'pg_class'::regclass
+        AND p.refobjid = a.attrelid AND p.refobjsubid = a.attnum AND p.deptype IN ('a', 'i')
+    LIMIT 1
+"""
 # Partitions' constraints and hidden ones of foreign keys follow those of their parents.
 _QUERY = f"""
 WITH mine AS (
@@ -77,13 +95,15 @@ SELECT json_build_object(
         a.attrelid::bigint, a.attnum, quote_ident(a.attname),
         format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
         a.attidentity, a.attgenerated,
-        CASE WHEN a.attcollation = t.typcollation THEN '' ELSE quote_ident(l.collname) END)
+        CASE WHEN a.attcollation = t.typcollation THEN '' ELSE quote_ident(l.collname) END,
+        q.sequence)
         ORDER BY a.attrelid, a.attnum)
         FROM seen s
         JOIN pg_attribute a ON a.attrelid = s.oid AND a.attnum > 0 AND NOT a.attisdropped
         JOIN pg_type t ON t.oid = a.atttypid
         LEFT JOIN pg_collation l ON l.oid = a.attcollation
         LEFT JOIN pg_attrdef d ON d.adrelid = s.oid AND d.adnum = a.attnum
+        LEFT JOIN LATERAL ({_SEQUENCE}) q ON a.attidentity <> '' OR d.oid IS NOT NULL
         WHERE s.relkind IN ('r', 'p', 'f', 'v', 'm')),
     'constraints', (SELECT json_agg(json_build_array(
         k.oid::bigint, k.conrelid::bigint, k.confrelid::bigint, quote_ident(k.conname), k.contype,
@@ -233,7 +253,7 @@ def _read(
 
 def _catalog(found: dict[str, Any]) -> Catalog:
     relations = [Relation(*fields) for fields in found["relations"] or ()]
-    columns = [Column(*one) for one in found["columns"] or ()]
+    columns = [_column(fields) for fields in found["columns"] or ()]
     return Catalog(
         {one.oid: one for one in relations},
         {(one.relation, one.number): one for one in columns},
@@ -243,6 +263,11 @@ def _catalog(found: dict[str, Any]) -> Catalog:
         {oid: frozenset(map(Mode, modes)) for oid, modes in found["locks"] or ()},
         found["lock_timeout"],
     )
+
+
+def _column(fields: list[Any]) -> Column:
+    one = Column(*fields)
+    return one._replace(sequence=OwnedSequence(*one.sequence) if one.sequence else None)
 
 
 def _constraint(fields: list[Any]) -> Constraint:
