@@ -2,7 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from enum import Enum, auto
 from typing import NamedTuple
+
+
+class Asked(Enum):
+    """How much of it is read with the history."""
+
+    NOTHING = auto()
+    RUN = auto()
+    """Only the run that is under way."""
+    ALL = auto()
 
 
 class RunningRun(NamedTuple):
@@ -35,3 +45,5 @@ class Activity(NamedTuple):
     pending_detaches: tuple[PendingDetach, ...] = ()
     sizes: Mapping[str, tuple[int, int | None]] = {}
     """Bytes and rows of the tables of 1 MB and more, by qualified and quoted name."""
+    as_of: datetime | None = None
+    """When this was read, by the server's clock."""

@@ -61,6 +61,15 @@ class Relation(NamedTuple):
         return self.base_name if self.schema == "public" else f"{self.schema}.{self.base_name}"
 
 
+class OwnedSequence(NamedTuple):
+    """A sequence that a column owns, of an identity or not."""
+
+    schema: str
+    name: str
+    options: str
+    """Other than its type, as CREATE SEQUENCE has them."""
+
+
 class Column(NamedTuple):
     """A column of a table."""
 
@@ -74,6 +83,7 @@ class Column(NamedTuple):
     generated: str
     collation: str
     """If it is not that of the type."""
+    sequence: OwnedSequence | None = None
 
 
 class Constraint(NamedTuple):
@@ -220,7 +230,11 @@ class FileObservation(NamedTuple):
         If an earlier file of the same transaction holds it already, that is an upper bound.
         """
         held = moment.locks.get(oid, frozenset())
-        return max(held - self.start.locks.get(oid, frozenset()) or held, default=Mode.ACCESS_SHARE)
+        return max(self.taken(moment, oid) or held, default=Mode.ACCESS_SHARE)
+
+    def taken(self, moment: Catalog, oid: int) -> frozenset[Mode]:
+        """The locks on a relation that no earlier file of the same transaction has held."""
+        return moment.locks.get(oid, frozenset()) - self.start.locks.get(oid, frozenset())
 
 
 P = TypeVar("P", Constraint, Index, Policy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,3 +41,12 @@ def read_printed(
     except _OTHER_SHAPE:
         problem = otherwise
     raise error(f"{path} {problem}", changed_nothing=True, next_step=next_step)
+
+
+def time_of(document: Any) -> datetime | None:
+    """When a document says that it was made; None if it says nothing, as older ones do.
+
+    Raises ValueError or TypeError for what is no time.
+    """
+    said = document.get("asOf")
+    return None if said is None else datetime.fromisoformat(said).astimezone(UTC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from itertools import pairwise, starmap
 from math import inf
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from lib.errors import ConfigError
 from lib.history import TABLE
 from lib.observation import Parsed, Query
-from lib.printed import OtherFormat, read_printed
+from lib.printed import OtherFormat, read_printed, time_of
 from lib.source.lexer import split, tokens, upper, without_comments
 
 FORMAT = 1  # of the document; any other is refused
@@ -40,6 +41,8 @@ class Queries(NamedTuple):
     listed: int = 0
     parsed: tuple[Query, ...] = ()
     """Those that this database can parse. Nothing is known of the others."""
+    as_of: datetime | None = None
+    """When the document was made; None if it does not say."""
 
 
 class QueryChange(NamedTuple):
@@ -115,8 +118,8 @@ def is_kept(text: str) -> bool:
     )
 
 
-def read_queries(path: Path) -> tuple[Query, ...]:
-    """The statements of a file that `queries` wrote. Raises ConfigError."""
+def read_queries(path: Path) -> tuple[tuple[Query, ...], datetime | None]:
+    """The statements of a file that `queries` wrote, and when it did. Raises ConfigError."""
     return read_printed(
         path,
         _queries,
@@ -127,11 +130,11 @@ def read_queries(path: Path) -> tuple[Query, ...]:
     )
 
 
-def _queries(document: Any) -> tuple[Query, ...]:
+def _queries(document: Any) -> tuple[tuple[Query, ...], datetime | None]:
     if document["format"] != FORMAT:
         found = document["format"]
         raise OtherFormat(f"has the format {found!r}, and this version reads {FORMAT}")
-    return tuple(map(_query, document["queries"]))
+    return tuple(map(_query, document["queries"])), time_of(document)
 
 
 def _query(entry: Any) -> Query:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from lib import runner
+from lib.activity import Asked
 from lib.errors import ConfigError
 from lib.events import Emit, RunLog, RunResult
 from lib.guard import Change, require_rehearsal
@@ -35,6 +37,7 @@ class Prepared(NamedTuple):
     given: Circumstances
     sizes_from: str
     queries: Queries = Queries()
+    sizes_as_of: datetime | None = None
 
 
 class Documents(NamedTuple):
@@ -57,9 +60,14 @@ def prepare(config: Config, change: Change, documents: Documents = NO_DOCUMENTS)
         return _prepare(config, executor, change, documents)
 
 
-def rehearse(config: Config, emit: Emit, prepared: Prepared) -> tuple[RunResult, Rehearsal]:
-    """Apply the pending files by the run loop, observed. Raises as a run does."""
-    observer = Observer(prepared.queries.parsed)
+def rehearse(
+    config: Config, emit: Emit, prepared: Prepared, *, required: bool = True
+) -> tuple[RunResult, Rehearsal]:
+    """Apply the pending files by the run loop, observed. Raises as a run does.
+
+    Unless it is `required`, a file that cannot be observed is applied all the same.
+    """
+    observer = Observer(prepared.queries.parsed, required=required)
     result = runner.run(config, emit, observer=observer)
     return result, _rehearsal(prepared, observer, is_plan=False)
 
@@ -75,7 +83,7 @@ def plan(config: Config, emit: Emit, documents: Documents = NO_DOCUMENTS) -> Reh
         observer = Observer(prepared.queries.parsed)
         log.started(prepared.history, prepared.plan)
         runner.require_run_allowed(config, prepared.history, prepared.plan)
-        executor.observer = observer
+        executor.observe(observer)
         if prepared.plan.pending:
             executor.plan(prepared.plan.pending)
     return _rehearsal(prepared, observer, is_plan=True)
@@ -83,8 +91,8 @@ def plan(config: Config, emit: Emit, documents: Documents = NO_DOCUMENTS) -> Reh
 
 def _prepare(config: Config, executor: Executor, change: Change, documents: Documents) -> Prepared:
     saved = read_sizes(documents.sizes) if documents.sizes else Sizes()
-    queries = read_queries(documents.queries) if documents.queries else ()
-    history, plan = runner.read_plan(config, executor, load(config.directory), activity=True)
+    queries, made = read_queries(documents.queries) if documents.queries else ((), None)
+    history, plan = runner.read_plan(config, executor, load(config.directory), activity=Asked.ALL)
     require_rehearsal(config, history, change)
     require_known(plan.pending)
     if saved.tables:
@@ -93,8 +101,8 @@ def _prepare(config: Config, executor: Executor, change: Change, documents: Docu
     sources = {_THIS_DATABASE: own, str(documents.sizes): saved}
     sizes_from = ", else ".join(name for name, one in sources.items() if one.tables)
     given = _circumstances(config, history, own.else_of(saved))
-    parsed = _parsed(queries, executor, str(documents.queries or ""))
-    return Prepared(history, plan, given, sizes_from, parsed)
+    parsed = _parsed(queries, executor, str(documents.queries or ""))._replace(as_of=made)
+    return Prepared(history, plan, given, sizes_from, parsed, saved.as_of)
 
 
 def _circumstances(config: Config, history: History, sizes: Sizes) -> Circumstances:
@@ -143,18 +151,21 @@ def _rehearsal(prepared: Prepared, observer: Observer, *, is_plan: bool) -> Rehe
         first = observer.files[0]
         given = given._replace(known=first.start, known_objects=first.objects_before)
     seen = {one.version: one for one in observer.files}
-    files = [_report(one, seen.get(one.version), given) for one in prepared.plan.pending]
+    files = [_report(one, seen.get(one.version), given, is_plan) for one in prepared.plan.pending]
     if is_plan:
         files[1:] = [one._replace(at_most=bool(one.blocked)) for one in files[1:]]
     return Rehearsal(
-        tuple(files), prepared.history.version, prepared.sizes_from, is_plan, prepared.queries
-    )
+        tuple(files), prepared.history.version, prepared.sizes_from, is_plan, prepared.queries,
+        prepared.sizes_as_of, datetime.now(UTC),
+    )  # fmt: skip
 
 
-def _report(migration: Migration, seen: FileObservation | None, given: Circumstances) -> FileReport:
+def _report(
+    migration: Migration, seen: FileObservation | None, given: Circumstances, is_plan: bool
+) -> FileReport:
     version, transactional = migration.version, migration.transactional
     if not seen:
-        return FileReport(version, transactional, ran=False)
+        return FileReport(version, transactional, ran=not is_plan, observed=False)
     findings = with_acceptances(
         find(seen, given), migration.accepted(), version, str(migration.path)
     )

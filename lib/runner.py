@@ -8,6 +8,7 @@ from contextlib import suppress
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lib.activity import Asked
 from lib.drift import Drift, require_no_drift, summary
 from lib.errors import (
     DatabaseUnavailable,
@@ -48,12 +49,12 @@ def read_plan(
     executor: Executor,
     migrations: tuple[Migration, ...],
     *,
-    activity: bool = False,
+    activity: Asked = Asked.NOTHING,
 ) -> tuple[History, Plan]:
     """Read the history and compare the files with it. Reads only.
 
     Where nothing is recorded yet, what another tool has applied counts: a run takes it over.
-    With `activity`, the history also says what is going on in the database.
+    The history also says what is asked of what is going on in the database.
     """
     history = executor.read(activity=activity)
     if config.imported and not history.rows:
@@ -103,7 +104,8 @@ def run(
     last = None if deadline is None else deadline - SHUTDOWN_MARGIN_SECONDS
     log = RunLog(emit)
     with Executor(config, log, deadline=last) as executor:
-        executor.observer = observer
+        if observer:
+            executor.observe(observer)
         return _Run(config, executor, migrations, log).run()
 
 

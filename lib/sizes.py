@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.errors import ConfigError
-from lib.printed import read_printed
+from lib.printed import read_printed, time_of
 
 LISTED_BYTES = 1_000_000  # smaller tables are not listed
 
@@ -24,6 +25,8 @@ class Sizes(NamedTuple):
 
     tables: Mapping[str, Size] = {}
     """By qualified and quoted name."""
+    as_of: datetime | None = None
+    """When they were read; None if the document does not say."""
 
     def of(self, name: str) -> Size | None:
         """The size of a table by its qualified name; None if it is not known."""
@@ -39,7 +42,8 @@ def read_sizes(path: Path) -> Sizes:
     return read_printed(
         path,
         lambda document: Sizes(
-            {str(name): _size(*listed) for name, listed in document["sizes"].items()}
+            {str(name): _size(*listed) for name, listed in document["sizes"].items()},
+            time_of(document),
         ),
         error=ConfigError,
         otherwise="is no document of `status --json` with `sizes`",

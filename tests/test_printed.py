@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ OTHERS: list[Any] = [
     {"sizes": {"public.a": [2_000_000, ENDLESS]}},
     {"sizes": {"public.a": [2_000_000, "many"]}},
     {"sizes": {"public.a": [2_000_000]}},
+    {"sizes": {}, "asOf": "lately", "format": 1, "queries": []},
+    {"sizes": {}, "asOf": 7, "format": 1, "queries": []},
     {"schema": {"postgres": ENDLESS, "rules": 1, "objects": {}}},
     {"schema": {"postgres": 18, "rules": 1, "objects": 5}},
     {"format": 1, "queries": [{"text": "SELECT 1", "callsPerMinute": ENDLESS}]},
@@ -58,3 +61,13 @@ def test_rows_that_were_never_counted_are_unknown(tmp_path: Path) -> None:
     path = tmp_path / "sizes.json"
     path.write_text('{"sizes": {"public.a": [2000000, null]}}')
     assert read_sizes(path) == Sizes({"public.a": Size(2_000_000, None)})
+
+
+def test_a_document_may_say_when_it_was_made(tmp_path: Path) -> None:
+    path = tmp_path / "saved.json"
+    made = datetime(2026, 11, 26, 14, 0, tzinfo=UTC)
+    document = {"format": 1, "queries": [], "sizes": {}, "asOf": "2026-11-26T14:00:00.000Z"}
+    path.write_text(json.dumps(document))
+    assert (read_sizes(path).as_of, read_queries(path)[1]) == (made, made)
+    path.write_text(json.dumps({**document, "asOf": None}))
+    assert (read_sizes(path).as_of, read_queries(path)[1]) == (None, None)

@@ -76,7 +76,7 @@ def saved(tmp_path: Path, document: Any) -> Path:
 def test_a_document_is_read_as_it_was_written(tmp_path: Path) -> None:
     listed = [{"text": "SELECT 1", "callsPerMinute": 2}]
     path = saved(tmp_path, {"format": 1, "queries": listed, "more": None})
-    assert read_queries(path) == (Query("SELECT 1", 2.0),)
+    assert read_queries(path) == ((Query("SELECT 1", 2.0),), None)
 
 
 @pytest.mark.parametrize(

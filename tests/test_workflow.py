@@ -516,7 +516,7 @@ def test_production_is_read_by_the_scheduled_job_and_known_in_a_pull_request(
         job = team.observed(reader.url)
     assert job.failed == "", job.printed
     saved = {one.name: one.read_text() for one in (team.temporary / "production").iterdir()}
-    assert [*json.loads(saved["sizes.json"])] == ["sizes"]
+    assert [*json.loads(saved["sizes.json"])] == ["asOf", "sizes"]
     team.github.save(saved)
     assert re.search(r"of orders \(\d\.?\d? MB, 20 k rows\)", text(team.pull_request(DROP)))
 

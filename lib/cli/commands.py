@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from lib import runner
+from lib.activity import Asked
 from lib.adopt import baseline, expect_schema, repair
 from lib.cli.output import Command, Terminal, files_passed
 from lib.cli.signals import ignore_further_signals
 from lib.drift import Drift, Mark, Verdict, holder_of, judge_against, load_schema, mark_of
 from lib.errors import (
+    DatabaseUnsuitable,
     DuplicateNumbers,
     FilesError,
     Interrupted,
@@ -106,10 +108,10 @@ def _run_observed(config: Config, terminal: Terminal) -> int:
     emit = _emit_to(terminal, config)
     try:
         prepared = rehearsal.prepare(config, Change.run())
-    except (WrongEnvironment, FilesError) as refused:
+    except (WrongEnvironment, FilesError, LockBusy, DatabaseUnsuitable) as refused:
         terminal.info(f"⚠️  MIGRATION_REHEARSE: not observed: {refused.message}")
         return _tell_run(runner.run(config, emit), terminal)
-    result, found = rehearsal.rehearse(config, emit, prepared)
+    result, found = rehearsal.rehearse(config, emit, prepared, required=False)
     if found.files:
         terminal.info(rehearsal_text(found, fails=False))
         terminal.annotate(finding_annotations(found, terminal.path_in_workspace))
@@ -163,7 +165,7 @@ def _queries(options: SimpleNamespace, terminal: Terminal) -> int:
     terminal.as_json = True  # the document is all that it is asked for
     config = _config(options, terminal)
     with Executor(config, budget=READ_BUDGET) as database:
-        history = database.read()
+        history = database.read(activity=Asked.RUN)
         found = running_queries(database.connection, history.role)
     terminal.info(queries_text(found))
     terminal.json(queries_dict(config, history, found))
@@ -212,7 +214,7 @@ def _status(options: SimpleNamespace, terminal: Terminal) -> int:
         raise _with_applied(config, found) from None
     log = RunLog(_emit_to(terminal, config))
     with Executor(config, log, budget=READ_BUDGET) as executor:
-        history, plan = runner.read_plan(config, executor, migrations, activity=True)
+        history, plan = runner.read_plan(config, executor, migrations, activity=Asked.ALL)
     now = datetime.now(UTC) if terminal.is_live else None
     last = None if options.all else options.last
     view = StatusView(now, last=last, pending_only=options.pending)

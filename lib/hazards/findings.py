@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple
 
 from lib.hazards.recipes import Files
@@ -54,11 +55,12 @@ class Blocked(NamedTuple):
 
 
 class FileReport(NamedTuple):
-    """What a pending file does; of one that was not run, nothing is known."""
+    """What a pending file does; of one that did not run, or was not observed, nothing is known."""
 
     version: str
     transactional: bool
     ran: bool
+    observed: bool = True
     at_most: bool = False
     """Whether files before it hold locks, so that it may need weaker ones itself."""
     findings: tuple[Finding, ...] = ()
@@ -76,6 +78,9 @@ class Rehearsal(NamedTuple):
     is_plan: bool
     """Whether all files ran in one transaction: what a later one locks is an upper bound."""
     queries: Queries = Queries()
+    sizes_as_of: datetime | None = None
+    """When the document of the sizes was made, if it says that."""
+    made_at: datetime | None = None
 
     def findings(self, level: Level, *, accepted: bool = False) -> list[Finding]:
         """The findings of this level that are, or are not, accepted."""

@@ -6,7 +6,7 @@ table that is truncated looks like one that is rewritten.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from lib.errors import FilesError
 from lib.hazards import recipes
@@ -17,13 +17,17 @@ from lib.hazards.seen import Seen
 from lib.hazards.statement import Statement
 from lib.hazards.table import HAZARDS, Hazard, Level
 from lib.hazards.whole_file import WholeFile
-from lib.observation import TABLES, FileObservation, Mode
-from lib.queries import changes
+from lib.observation import TABLES, Catalog, FileObservation, Mode, Step
+from lib.queries import QueryChange, changes
 from lib.sizes import LISTED_BYTES, Size
+from lib.source.lexer import tokens, upper
 from lib.source.migration import Migration
 
 # Of one statement and table only the first is told: the others are parts of it.
-_PRECEDENCE = ("required-column", "rewrite", "not-null-scan", "constraint-scan", "scan-under-lock")
+_PRECEDENCE = (
+    "required-column", "rewrite", "not-null-scan", "constraint-scan", "scan-under-lock",
+    "work-under-lock",
+)  # fmt: skip
 
 
 def blocked(file: FileObservation, given: Circumstances) -> list[Blocked]:
@@ -150,20 +154,56 @@ def _finding(one: Seen, file: FileObservation, given: Circumstances) -> Finding 
     if level is None:
         return None
     words = {"table": table, "subject": one.subject, "what": one.what or "read or write"}
+    remedy = hazard.remedy if one.recipe else hazard.otherwise or hazard.remedy
     return Finding(
         one.name, level, file.version, file.path, one.line, table, size,
-        hazard.sentence.format(**words), hazard.remedy.format(**words), one.recipe,
+        hazard.sentence.format(**words), remedy.format(**words), one.recipe,
     )  # fmt: skip
 
 
 def _of_queries(file: FileObservation) -> Iterator[Finding]:
-    line = file.steps[0].line if file.steps else 1
     for one in changes(file.queries_before, file.queries_after):
         hazard = HAZARDS["query-breaks" if one.fails else "result-shape"]
+        line = _line_of_query(file, one)
         yield Finding(
             hazard.name, hazard.level, file.version, file.path, line, "", None,
             hazard.sentence.format(subject=one.words), hazard.remedy, queries=one.texts,
         )  # fmt: skip
+
+
+def _line_of_query(file: FileObservation, change: QueryChange) -> int:
+    """The line of the last statement that changed what the query names; else of the first."""
+    words = {_folded(token[0]) for token in tokens(change.texts[0])}
+    lines = [step.line for step in file.steps if _changes_names(step, words, change)]
+    first = file.steps[0].line if file.steps else 1
+    return lines[-1] if lines else first
+
+
+def _changes_names(step: Step, words: Collection[str], change: QueryChange) -> bool:
+    """Whether a table or view of these names is changed: itself, or its columns.
+
+    A query fails for a column that it names, and has another result for any.
+    """
+    named = {oid for oid, one in step.before.relations.items() if _folded(one.base_name) in words}
+    before, after = (_shapes(moment, named) for moment in (step.before, step.after))
+    if not change.fails:
+        return before != after
+    return any(_folded(name) in words for _, name, _ in before - after)
+
+
+def _shapes(moment: Catalog, relations: Collection[int]) -> set[tuple[object, str, str]]:
+    """The names of relations and columns, with schemas and types."""
+    there = (moment.relations[oid] for oid in relations if oid in moment.relations)
+    columns = (one for one in moment.columns.values() if one.relation in relations)
+    return {
+        *((one.oid, one.base_name, one.schema) for one in there),
+        *(((one.relation, one.number), one.name, one.type) for one in columns),
+    }
+
+
+def _folded(word: str) -> str:
+    """A word of SQL as it compares with others, with or without quotes."""
+    return upper(word).strip('"')
 
 
 def _level(hazard: Hazard, weight: int, size: Size | None, large: int) -> Level | None:

@@ -77,10 +77,18 @@ class ObjectChanges:
             None,
         )
         if not now:
-            yield self._seen("function-signature", was, f"{_short(was)} is gone")
+            if not self._is_served(was):
+                yield self._seen("function-signature", was, f"{_short(was)} is gone")
         elif now.value != was.value:
             change = f"{_short(was)} returned {was.value} and returns {now.value}"
             yield self._seen("function-signature", was, change)
+
+    def _is_served(self, was: Object) -> bool:
+        """Whether another function takes its calls, by defaults of the arguments that it adds."""
+        return any(
+            (one.kind, one.name, one.value) == ("call", was.name, was.value)
+            for one in self._end.values()
+        )
 
     def _enum_value(self, was: Object, now: Object | None) -> Iterator[Seen]:
         values = {(one.name, one.value) for one in self._end.values() if one.kind == was.kind}

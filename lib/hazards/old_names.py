@@ -93,7 +93,21 @@ class OldNames(Comparison):
             if (was.relation, was.number) in step.before.columns
             and (was.relation, was.number) not in step.after.columns
         ]  # fmt: skip
-        return sorted({name for step in steps for name in _gone(step, was)})
+        return sorted({name for step in steps for name in _gone(step, was)} - self._made_again(was))
+
+    def _made_again(self, was: Column) -> set[str]:
+        """What has the same name at the end, on the column that serves the same code."""
+        rules = {
+            f"constraint {one.name}"
+            for one in self._end.constraints.values()
+            if was.relation in (one.relation, one.referenced)
+        }
+        indexes = {
+            f"index {one.name}"
+            for one in self._end.indexes.values()
+            if one.relation == was.relation
+        }
+        return rules | indexes
 
     def _named(self, oid: int, name: str) -> Column | None:
         """The column that has this name at the end."""

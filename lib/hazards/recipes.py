@@ -9,28 +9,69 @@ from collections.abc import Iterable, Sequence
 
 from lib.observation import Column, Constraint, Index, Relation
 from lib.quoting import identifier
+from lib.source.lexer import tokens, upper, without_comments
 
 Files = tuple[str, ...]
 
 NO_TRANSACTION = "-- migrate: no-transaction\n"
+_NAME_BYTES = 63  # NAMEDATALEN - 1: Postgres would cut off the end, by which names differ
 
 
 def index(one: Index) -> Files:
     """An index of a table, built while the table is written."""
-    return (f"{NO_TRANSACTION}{_concurrently(one.definition)};",)
+    return (f"{NO_TRANSACTION}{concurrently(one.definition)};",)
 
 
 def partitioned_index(parent: Index, table: Relation, parts: Sequence[Index]) -> Files:
     """An index of a partitioned table, built partition by partition."""
     only = parent.definition.replace(f" ON ONLY {qualified(table)} ", f" ON {qualified(table)} ")
     only = only.replace(f" ON {qualified(table)} ", f" ON ONLY {qualified(table)} ")
-    builds = "\n".join(f"{_concurrently(part.definition)};" for part in parts)
+    builds = "\n".join(f"{concurrently(part.definition)};" for part in parts)
     schema = table.schema
     attached = "\n".join(
         f"ALTER INDEX {schema}.{parent.name} ATTACH PARTITION {schema}.{part.name};"
         for part in parts
     )
     return f"{only};", f"{NO_TRANSACTION}{builds}", attached
+
+
+def partitioned_unique(
+    table: Relation, one: Constraint, parts: Sequence[tuple[Relation, Index]]
+) -> Files:
+    """A UNIQUE or PRIMARY KEY of a partitioned table, built partition by partition."""
+    builds = "\n".join(f"{concurrently(built.definition)};" for _, built in parts)
+    made = (using_index(part, one._replace(name=on.name), on.name) for part, on in parts)
+    whole = f"ALTER INDEX {table.schema}.{one.name} ATTACH PARTITION"
+    return (
+        f"ALTER TABLE ONLY {table.name} ADD CONSTRAINT {one.name} {one.definition};",
+        f"{NO_TRANSACTION}{builds}",
+        "\n".join((*made, *(f"{whole} {part.schema}.{built.name};" for part, built in parts))),
+    )
+
+
+def partitioned_key(table: Relation, parts: Sequence[Relation], one: Constraint) -> Files:
+    """A FOREIGN KEY of a partitioned table that takes over those of its partitions."""
+    if any(part.kind != "r" for part in parts):
+        return ()
+    files = zip(*(_validated_later(part, one.name, one.definition) for part in parts), strict=True)
+    whole = f"ALTER TABLE {table.name} ADD CONSTRAINT {one.name} {one.definition};"
+    return *("\n".join(lines) for lines in files), whole
+
+
+def domain(statement: str, columns: Iterable[tuple[Relation, Column]]) -> Files:
+    """A CHECK of a domain for new values, and one for the rows of each column that has it."""
+    statement = without_comments(statement)
+    found = [*tokens(statement)]
+    words = [upper(token[0]) for token in found]
+    if "CHECK" not in words or words[-1] != ")":
+        return ()
+    rule = statement[found[words.index("CHECK")].start() :]
+    later = (
+        _validated_later(table, joined(table.base_name, one.name, "domain"), _of(one, rule))
+        for table, one in columns
+    )
+    files = tuple(map("\n".join, zip(*later, strict=True)))
+    return (f"{statement} NOT VALID;", *files) if files else ()
 
 
 def constraint(table: Relation, one: Constraint) -> Files:
@@ -56,15 +97,22 @@ def unique(
     """A UNIQUE or PRIMARY KEY whose index is built while the table is written."""
     if table.kind == "p":
         return ()
-    kind = "PRIMARY KEY" if one.kind == "p" else "UNIQUE"
-    deferrable = " DEFERRABLE" if " DEFERRABLE" in one.definition else ""
-    initially = " INITIALLY DEFERRED" if "INITIALLY DEFERRED" in one.definition else ""
     columns = nullable if one.kind == "p" else ()
     return (
         *(file for column in columns for file in not_null(table, column, major)),
-        f"{NO_TRANSACTION}{_concurrently(built.definition)};",
-        f"ALTER TABLE {table.name} ADD CONSTRAINT {one.name} {kind} USING INDEX {built.name}"
-        f"{deferrable}{initially};",
+        f"{NO_TRANSACTION}{concurrently(built.definition)};",
+        using_index(table, one, built.name),
+    )
+
+
+def using_index(table: Relation, one: Constraint, built: str) -> str:
+    """A UNIQUE or PRIMARY KEY of an index that is there; the index gets the constraint's name."""
+    kind = "PRIMARY KEY" if one.kind == "p" else "UNIQUE"
+    deferrable = " DEFERRABLE" if " DEFERRABLE" in one.definition else ""
+    initially = " INITIALLY DEFERRED" if "INITIALLY DEFERRED" in one.definition else ""
+    return (
+        f"ALTER TABLE {table.name} ADD CONSTRAINT {one.name} {kind} USING INDEX {built}"
+        f"{deferrable}{initially};"
     )
 
 
@@ -98,7 +146,7 @@ def collation(table: Relation, column: Column, rebuilt: Index) -> Files:
     if not (column.collation and rebuilt.definition.endswith(end)):
         return ()
     fresh, base = joined(rebuilt.name, "new"), rebuilt.definition.removesuffix(end)
-    made = _concurrently(base).replace(f" {rebuilt.name} ON ", f" {fresh} ON ", 1)
+    made = concurrently(base).replace(f" {rebuilt.name} ON ", f" {fresh} ON ", 1)
     return (
         f"{NO_TRANSACTION}{made}({column.name} COLLATE {column.collation});\n"
         f"DROP INDEX CONCURRENTLY IF EXISTS {table.schema}.{rebuilt.name};",
@@ -121,7 +169,7 @@ def drop_table(table: Relation, key: Constraint) -> Files:
 def replaced(table: Relation, old: Index, new: Index) -> Files:
     """An index exchanged for another without a time that has none."""
     name = joined(new.name, "new") if new.name == old.name else new.name
-    made = _concurrently(new.definition).replace(f" {new.name} ON ", f" {name} ON ", 1)
+    made = concurrently(new.definition).replace(f" {new.name} ON ", f" {name} ON ", 1)
     files = (
         f"{NO_TRANSACTION}{made};\nDROP INDEX CONCURRENTLY IF EXISTS {table.schema}.{old.name};",
     )
@@ -176,6 +224,16 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+def _of(column: Column, rule: str) -> str:
+    """A rule of a domain as one of a column."""
+    parts, end = list[str](), 0
+    for token in tokens(rule):
+        value = column.name if upper(token[0]) == "VALUE" else token[0]
+        parts += [rule[end : token.start()], value]
+        end = token.end()
+    return "".join(parts)
+
+
 def _validated_later(table: Relation, name: str, rule: str) -> Files:
     alter = f"ALTER TABLE {table.name}"
     return (
@@ -184,7 +242,8 @@ def _validated_later(table: Relation, name: str, rule: str) -> Files:
     )
 
 
-def _concurrently(definition: str) -> str:
+def concurrently(definition: str) -> str:
+    """An index's definition as one that is built while its table is written."""
     return definition.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
 
 
@@ -194,6 +253,8 @@ def unquoted(name: str) -> str:
 
 
 def joined(*parts: str) -> str:
-    """A name made of names, quoted only if one of them is."""
+    """A name made of names, quoted only if one of them is; the end of one that is too long."""
     name = "_".join(map(unquoted, parts))
-    return identifier(name) if any(part.startswith('"') for part in parts) else name
+    short = name.encode()[-_NAME_BYTES:].decode(errors="ignore")
+    quoted = short != name or any(part.startswith('"') for part in parts)
+    return identifier(short) if quoted else name

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from lib.hazards import filling, recipes
+from lib.hazards.batches import batched
 from lib.hazards.findings import Circumstances
+from lib.hazards.new_type import new_type, using
 from lib.hazards.recipes import Files
 from lib.hazards.seen import Seen, existed
 from lib.hazards.table import MANY_ROWS
@@ -22,9 +25,11 @@ from lib.observation import (
     Relation,
     Step,
 )
+from lib.source.lexer import tokens
 
 _FK_WEIGHT, _REINDEX_WEIGHT = 8, 4
 _CORRECT_MINOR = 4
+_NOT_VALID_PARTITIONED = 18  # since then a partitioned table may have a foreign key that is so
 
 
 class Statement:
@@ -116,18 +121,30 @@ class Statement:
         )
 
     def _recipe_of_rewrite(self, oid: int) -> Files:
-        table, major = self._after.relations[oid], self._given.major
+        table, major = self._root(oid), self._given.major
         changed = [
-            (self._before.columns.get((oid, one.number)), one)
-            for one in self._after.columns_of(oid)
-            if self._before.columns.get((oid, one.number)) != one
+            one
+            for one in self._after.columns_of(table.oid)
+            if self._before.columns.get((table.oid, one.number)) != one
         ]
-        if len(changed) != 1:
+        added = [one for one in changed if (table.oid, one.number) not in self._before.columns]
+        if not added:
+            return self._recipe_of_types(table, changed)
+        if len(changed) == 1:
+            return filling.added_column(self._before, table, added[0], major)
+        return ()
+
+    def _recipe_of_types(self, table: Relation, changed: list[Column]) -> Files:
+        """One column after the other, unless one's value might be made of another's old one."""
+        if len(changed) > 1 and using(self._step.text):
             return ()
-        was, now = changed[0]
-        if not was:
-            return filling.added_column(self._before, table, now, major)
-        return filling.new_type(self._before, table, was, now, major)
+        files = [new_type(self._step, table, one, self._given.major) for one in changed]
+        return tuple(chain(*files)) if all(files) else ()
+
+    def _root(self, oid: int) -> Relation:
+        """The partitioned table of a partition; other tables are their own."""
+        table = self._after.relations[oid]
+        return self._root(table.parent) if table.parent else table
 
     def _builds(self) -> Iterator[Seen]:
         names = {(one.relation, one.name) for one in self._before.indexes.values()}
@@ -164,8 +181,20 @@ class Statement:
             other for other in self._built
             if self._after.relations[other.relation].parent == parent.relation
         ]  # fmt: skip
-        recipe = recipes.partitioned_index(parent, self._after.relations[parent.relation], parts)
+        recipe = self._recipe_of_partitioned(parent, parts)
         return self._seen("index-blocks-writes", table.oid, parent.name, recipe=recipe)
+
+    def _recipe_of_partitioned(self, parent: Index, parts: list[Index]) -> Files:
+        table, owner = self._after.relations[parent.relation], self._constraint_of(parent)
+        if not owner:
+            return recipes.partitioned_index(parent, table, parts)
+        columns = self._made_not_null(table.oid) if owner.kind == "p" else ()
+        return (
+            *(file for one in columns for file in recipes.not_null(table, one, self._given.major)),
+            *recipes.partitioned_unique(
+                table, owner, [(self._after.relations[one.relation], one) for one in parts]
+            ),
+        )
 
     def _constraint_of(self, index: Index) -> Constraint | None:
         return next(
@@ -195,7 +224,7 @@ class Statement:
         ]
         for oid in self._backfilled:
             name = "backfill-under-lock" if held else "backfill"
-            recipe = filling.batched(self._before, self._after.relations[oid], self._step.text)
+            recipe = batched(self._before, self._root(oid), self._step.text)
             yield self._seen(name, oid, ", ".join(held), recipe=recipe)
 
     @cached_property
@@ -226,7 +255,7 @@ class Statement:
             for oid in self._before.locks
             if self._existed(oid)
             and self._file.mode(self._before, oid) >= weakest
-            and self._before.locks[oid] - self._file.start.locks.get(oid, frozenset())
+            and self._file.taken(self._before, oid)
         ]
 
     def _scans(self) -> Iterator[Seen]:
@@ -238,23 +267,23 @@ class Statement:
             if now.kind == "m" and not mode.blocks_reads:
                 continue
             what = "read or write" if mode.blocks_reads else "write"
-            if nullable := self._not_null_scanned(oid):
-                recipe = recipes.not_null(now, nullable[0], self._given.major)
+            if nullable := self._not_null_scanned(self._root(oid).oid, oid):
+                table = self._after.relations[nullable[0].relation]
+                recipe = recipes.not_null(table, nullable[0], self._given.major)
                 yield self._seen("not-null-scan", oid, what=what, recipe=recipe)
             elif oid not in built:
                 yield from self._other_scan(oid, what)
 
-    def _not_null_scanned(self, oid: int) -> list[Column]:
+    def _not_null_scanned(self, *tables: int) -> list[Column]:
         """The columns whose NOT NULL was checked: new, or valid only now (18)."""
-        validated = {
-            (oid, number)
+        validated = [
+            self._after.columns[one.relation, number]
+            for oid in tables
             for one in self._validated(oid)
-            if one.kind == "n"
             for number in one.columns
-        }
-        made = self._made_not_null(oid)
-        known = [self._after.columns[key] for key in validated if key in self._before.columns]
-        return made or known
+            if one.kind == "n" and (one.relation, number) in self._before.columns
+        ]
+        return [one for oid in tables for one in self._made_not_null(oid)] or validated
 
     def _validated(self, oid: int) -> list[Constraint]:
         """The constraints of a table that are valid now, and were not, or not there."""
@@ -267,21 +296,33 @@ class Statement:
         ]
 
     def _other_scan(self, oid: int, what: str) -> Iterator[Seen]:
-        validated = [one for one in self._validated(oid) if one.kind in "cf"]
-        own = [one for one in validated if one.relation == oid]
+        tables = self._root(oid).oid, oid
+        validated = [one for table in tables for one in self._validated(table) if one.kind in "cf"]
+        own = [one for one in validated if one.relation in tables]
         if own:
             weight = _FK_WEIGHT if own[0].kind == "f" else 1
             recipe = self._recipe_of_constraint(own[0])
             yield self._seen("constraint-scan", oid, what=what, recipe=recipe, weight=weight)
-        # Whether a key's referenced table is read, the planner decides.
-        elif not validated:
+        # Whether a key's referenced table is read, the planner decides. A lock that an earlier file
+        # of a plan holds is none that this statement needs.
+        elif not validated and self._file.taken(self._after, oid):
             yield self._scan_under_lock(oid, what)
 
     def _recipe_of_constraint(self, one: Constraint) -> Files:
         table = self._after.relations[one.relation]
-        if one.kind == "f" and table.kind == "p" and self._given.major < 18:
+        again = (one.relation, one.name) in {
+            (other.relation, other.name)
+            for key, other in self._before.constraints.items()
+            if key != one.oid
+        }
+        if again:
             return ()
+        if one.kind == "f" and table.kind == "p" and self._given.major < _NOT_VALID_PARTITIONED:
+            return recipes.partitioned_key(table, self._parts(table), one)
         return recipes.constraint(table, one)
+
+    def _parts(self, table: Relation) -> list[Relation]:
+        return [one for one in self._after.relations.values() if one.parent == table.oid]
 
     def _scan_under_lock(self, oid: int, what: str) -> Seen:
         now, before = self._after.relations[oid], self._before.relations[oid]
@@ -295,14 +336,31 @@ class Statement:
                 "scan-under-lock", oid, what="read or write", weight=_REINDEX_WEIGHT,
                 recipe=recipes.reindex(now, rebuilt),
             )  # fmt: skip
+        if self._step.keywords[:2] == ("ALTER", "DOMAIN"):
+            recipe = recipes.domain(self._step.text, self._of_domain())
+            return self._seen("scan-under-lock", oid, what=what, recipe=recipe)
         if now.parent and not before.parent and now.bound_check:
             recipe = recipes.attach(self._after.relations[now.parent], now)
             return self._seen("scan-under-lock", oid, what=what, recipe=recipe)
         return self._seen("scan-under-lock", oid, what=what)
 
+    def _of_domain(self) -> list[tuple[Relation, Column]]:
+        """The columns whose values were read for the domain that the statement names."""
+        words = [token[0] for token in tokens(self._step.text)]
+        name = words[4] if words[3:4] == ["."] else words[2]
+        return [
+            (table, one)
+            for oid in self._scanned
+            for table in [self._after.relations[oid]]
+            for one in self._after.columns_of(oid)
+            if one.type.rpartition(".")[2] in (name, name.lower()) and table.kind == "r"
+        ]
+
     def _work_under_lock(self) -> Iterator[Seen]:
         works_on = {*self._rewritten, *(one.relation for one in self._built)} | {
-            oid for oid in self._scanned if self._mode(oid).blocks_writes
+            oid
+            for oid in self._scanned
+            if self._mode(oid).blocks_writes and oid not in self._backfilled
         }
         held = self._held(Mode.ACCESS_EXCLUSIVE)
         for oid in works_on:

@@ -26,32 +26,50 @@ class Hazard(NamedTuple):
     """Of a byte of the table, against the limit above which it fails; 0: size does not matter."""
     sentence: str
     remedy: str
+    otherwise: str = ""
+    """Where some have no recipe: which, and what harms least."""
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether a file can fail for it, if only on a large table."""
+        return self.weight > 0 or self.level is Level.FAIL
 
 
 _READ_ALL = "All rows of {table} are read while nobody can {what} it"
 _DEPLOY_FIRST = "Deploy code that does not use it first; in a later deploy accept this."
+_QUIET = (
+    "run it in a quiet hour with a low MIGRATION_LOCK_TIMEOUT, and accept this with the reason."
+)
+_BY_HAND = (
+    "No recipe for a table without a primary key or a UNIQUE of NOT NULL columns, for a statement "
+    "with FROM, USING, WITH or RETURNING, and where the key is changed: write the batches by hand, "
+    "with a condition that leaves changed rows out."
+)
 _ROWS_CHANGED = "All rows of {table} are read, and maybe changed, in one transaction"
 HAZARDS = {
     one.name: one
     for one in (
         Hazard(
             "required-column", Level.FAIL, 0,
-            "{subject} has NOT NULL and no default: adding it fails if {table} has rows, and "
-            "INSERTs of the running code do not name it.",
+            "{subject}, and INSERTs of the running code do not name it.",
             "Give it a constant default; or add it nullable, fill it, and set NOT NULL as for "
             "not-null-scan.",
         ),
         Hazard(
             "data-loss", Level.FAIL, 0,
             "All rows of {table} are deleted; nothing brings them back.",
-            "Accept this if it is intended.",
+            "No recipe: rename the table and create an empty one of its name, so that the rows are "
+            "there until a later deploy drops them; or accept this with the reason.",
         ),
         Hazard(
             "rewrite", Level.WARN, 16,
             "Every row of {table} is written anew while nobody can {what} it.",
             "For a new type, identity or stored column: add a column without it, fill it by a "
-            "no-transaction file, and exchange the two. A column under an index or constraint "
-            "needs these again on the new one. Otherwise accept this for a quiet hour.",
+            "no-transaction file, and exchange the two.",
+            "No recipe for SET LOGGED, SET UNLOGGED, another access method, VACUUM FULL, CLUSTER, "
+            "several columns with USING in one statement, a column of an exclusion constraint, a "
+            "generated one, an indexed one of a partitioned table, and a table without a key: "
+            f"{_QUIET}",
         ),
         Hazard(
             "not-null-scan", Level.WARN, 1, f"{_READ_ALL}.",
@@ -63,7 +81,9 @@ HAZARDS = {
         ),
         Hazard(
             "scan-under-lock", Level.WARN, 1, f"{_READ_ALL}.",
-            "For a domain: put a CHECK on the column of each table instead, NOT VALID first.",
+            "For a domain: add its CHECK NOT VALID, and validate one on each column instead.",
+            "No recipe for NOT NULL of a domain and VALIDATE of its constraint, which lock against "
+            f"writes in every version: {_QUIET}",
         ),
         Hazard(
             "index-blocks-writes", Level.WARN, 4,
@@ -78,12 +98,16 @@ HAZARDS = {
         Hazard(
             "exclusion", Level.WARN, 4,
             "Nobody can read or write {table} while the index of {subject} is built.",
-            "It cannot be built concurrently: accept this for a quiet hour.",
+            "No recipe: its index cannot be built concurrently. If all its operators are =, add a "
+            "UNIQUE instead; else create a table that has it and move the rows in batches, or "
+            f"{_QUIET}",
         ),
         Hazard(
             "index-rebuilt", Level.WARN, 4,
             "The index {subject} is built again while nobody can read or write {table}.",
             "Create the new index concurrently, drop the old one, then make the change.",
+            "No recipe for an index of an expression or several columns: create it concurrently "
+            "for a second column that has the change, and exchange the two.",
         ),
         Hazard(
             "index-drop", Level.WARN, 0,
@@ -103,16 +127,18 @@ HAZARDS = {
         Hazard(
             "backfill", Level.WARN, 8, f"{_ROWS_CHANGED}.",
             "Change them in batches that are committed one by one, in a no-transaction file.",
+            _BY_HAND,
         ),
         Hazard(
             "backfill-under-lock", Level.WARN, 16,
-            f"{_ROWS_CHANGED}, while {{subject}} stays locked.",
-            "Put it into a file of its own, in batches that are committed one by one.",
+            f"{_ROWS_CHANGED}, while others wait for {{subject}}.",
+            "Put it into a file of its own, in batches that are committed one by one.", _BY_HAND,
         ),
         Hazard(
             "work-under-lock", Level.WARN, 1,
-            "{subject} stays locked against reads while this statement works on {table}.",
-            "Put the quick change of {subject} last, or into a file of its own.",
+            "Reads of {subject} wait while this statement works on {table}.",
+            "No recipe but the order: put the quick change of {subject} last, or into a file of "
+            "its own.",
         ),
         Hazard(
             "several-scans", Level.NOTE, 0,
@@ -192,7 +218,8 @@ HAZARDS = {
         Hazard(
             "trigger-disabled", Level.FAIL, 0,
             "{subject} on {table} is disabled: what it checks and writes is left out.",
-            "Enable it again in the same file, or accept this.",
+            "No recipe: enable it again in the same file; to leave it out for your own rows only, "
+            "have the trigger test a setting that the file sets; or accept this with the reason.",
         ),
         Hazard(
             "privileges", Level.WARN, 0,
@@ -216,7 +243,7 @@ HAZARDS = {
         ),
         Hazard(
             "many-tables-locked", Level.NOTE, 0,
-            "{table} is locked against reads while {subject} is: sessions that use them in another "
+            "{table} and {subject} are locked against reads: sessions that use them in another "
             "order deadlock.",
             "Change one table in a file.",
         ),
@@ -230,7 +257,8 @@ HAZARDS = {
             "cic-corruption", Level.FAIL, 0,
             "PostgreSQL before 14.4 may leave rows of {table} out of {subject} if they are written "
             "while it is built concurrently.",
-            "Upgrade the server first.",
+            "No recipe: upgrade the server first, which takes a restart; or build the index "
+            "without CONCURRENTLY in a quiet hour.",
         ),
         Hazard(
             "lock-timeout", Level.NOTE, 0,
@@ -241,7 +269,7 @@ HAZARDS = {
         Hazard(
             "query-breaks", Level.FAIL, 0,
             "{subject}.",
-            "Deploy code that does not send it first; in a later deploy accept this.",
+            "No recipe: deploy code that does not send it first; in a later deploy accept this.",
         ),
         Hazard(
             "result-shape", Level.WARN, 0,

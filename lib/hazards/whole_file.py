@@ -8,7 +8,7 @@ from lib.hazards import recipes
 from lib.hazards.comparison import Comparison
 from lib.hazards.seen import Seen
 from lib.hazards.table import MANY_LOCKS
-from lib.observation import Catalog, Relation, Step
+from lib.observation import Catalog, Column, Constraint, Relation, Step
 
 _TYPES = (
     ("json", "use jsonb: json has no equality"),
@@ -36,20 +36,39 @@ class WholeFile(Comparison):
         for key, one in self._end.columns.items():
             if key in self._start.columns or not self._existed(key[0]):
                 continue
-            table, line = self._end.relations[key[0]], self._line_of_column(key)
-            if table.kind in "vm":
+            if self._end.relations[key[0]].kind in "vm":
                 continue
-            name = f"{table.name}.{one.name}"
             if one.not_null and one.default is None and not one.identity and not one.generated:
-                recipe = recipes.nullable_first(table, one, self._given.major)
-                yield Seen("required-column", line, table.oid, name, recipe=recipe)
-            for prefix, advice in _TYPES:
-                if one.type == prefix or (
-                    prefix.endswith("(")
-                    and one.type.startswith(prefix)
-                    and "with time zone" not in one.type
-                ):
-                    yield Seen("type", line, table.oid, f"{name} is {one.type}: {advice}")
+                yield self._required(one)
+            # What other columns of the table have is a team's custom, or its ORM's.
+            if one.type not in {old.type for old in self._start.columns_of(key[0])}:
+                yield from self._types(one)
+
+    def _required(self, one: Column) -> Seen:
+        """Rows that are there make it fail only if the same statement adds it so."""
+        key, table = (one.relation, one.number), self._end.relations[one.relation]
+        added = next(
+            step.after.columns[key] for step in self._file.steps if key in step.after.columns
+        )
+        name = f"{table.name}.{one.name}"
+        change = (
+            f"{name} has NOT NULL and no default: adding it fails if {table.name} has rows"
+            if added.not_null and added.default is None
+            else f"{name} is NOT NULL and has no default in the end"
+        )
+        recipe = recipes.nullable_first(table, one, self._given.major)
+        return Seen("required-column", self._line_of_column(key), table.oid, change, recipe=recipe)
+
+    def _types(self, one: Column) -> Iterator[Seen]:
+        line = self._line_of_column((one.relation, one.number))
+        name = f"{self._end.relations[one.relation].name}.{one.name}"
+        for prefix, advice in _TYPES:
+            if one.type == prefix or (
+                prefix.endswith("(")
+                and one.type.startswith(prefix)
+                and "with time zone" not in one.type
+            ):
+                yield Seen("type", line, one.relation, f"{name} is {one.type}: {advice}")
 
     def _security(self) -> Iterator[Seen]:
         for oid, was in self._start.relations.items():
@@ -99,10 +118,20 @@ class WholeFile(Comparison):
             old = any((one.relation, number) in self._start.columns for number in one.columns)
             if key in self._start.constraints or not old or not self._existed(one.relation):
                 continue
-            if not one.valid or one.kind in "ux":
+            if (not one.valid or one.kind in "ux") and not self._held_before(one):
                 yield Seen(
                     "new-rule-on-old-writes", self._line_of_constraint(key), one.relation, one.name
                 )
+
+    def _held_before(self, one: Constraint) -> bool:
+        """Whether a rule that asks the same of new rows was there, whatever its name or actions."""
+        by_definition = one.kind in "cx"
+        return any(
+            (was.relation, was.referenced, was.kind, was.columns)
+            == (one.relation, one.referenced, one.kind, one.columns)
+            and (was.definition == one.definition or not by_definition)
+            for was in self._start.constraints.values()
+        )
 
     def _line_of_constraint(self, key: int) -> int:
         return self._line(
@@ -127,14 +156,23 @@ class WholeFile(Comparison):
         limit = self._start.lock_timeout
         for step in self._file.steps if self._file.transactional and limit else ():
             now = step.after.lock_timeout
-            if not 0 < now <= limit:
+            if not 0 < now <= limit and self._waits_after(step):
                 yield Seen("lock-timeout", step.line, 0, f"{now} ms" if now else "none")
                 return
 
+    def _waits_after(self, step: Step) -> bool:
+        """Whether later statements lock a table that others use."""
+        return any(
+            mode.blocks_writes
+            for later in self._file.steps
+            for oid, modes in later.after.locks.items()
+            if self._existed(oid)
+            for mode in modes - step.after.locks.get(oid, frozenset())
+        )
+
     def _totals(self) -> Iterator[Seen]:
         locked = [
-            oid for oid in self._end.locks
-            if self._existed(oid) and self._file.mode(self._end, oid).blocks_reads
+            oid for oid in self._end.locks if self._locks_reads(self._end, oid)
         ]  # fmt: skip
         if len(locked) > MANY_LOCKS:
             yield Seen("many-locks", self._file.steps[-1].line, locked[0])
@@ -146,7 +184,7 @@ class WholeFile(Comparison):
         taken: dict[int, int] = {}
         for step in self._file.steps if self._file.transactional else ():
             for oid in step.after.locks:
-                if self._locks_reads(step, oid) and self._start.relations[oid].parent is None:
+                if self._locks_reads(step.after, oid) and self._start.relations[oid].parent is None:
                     taken.setdefault(oid, step.line)
         lines = sorted({*taken.values()})
         if len(lines) > 1:
@@ -162,8 +200,8 @@ class WholeFile(Comparison):
             if len(lines) > 1:
                 yield Seen("several-scans", lines[1], oid)
 
-    def _locks_reads(self, step: Step, oid: int) -> bool:
-        return self._existed(oid) and self._file.mode(step.after, oid).blocks_reads
+    def _locks_reads(self, moment: Catalog, oid: int) -> bool:
+        return self._existed(oid) and any(one.blocks_reads for one in self._file.taken(moment, oid))
 
     def _reads_all(self, step: Step, oid: int) -> bool:
         before, after = step.before.relations.get(oid), step.after.relations.get(oid)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
-from lib.activity import Activity, PendingDetach, RunningRun
+from lib.activity import Activity, Asked, PendingDetach, RunningRun
 from lib.postgres.blockers import HOLDERS
 from lib.postgres.leftovers import LEFTOVERS
 from lib.postgres.lock import RUN_LOCK_KEY
@@ -35,26 +36,35 @@ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 GROUP BY 1 HAVING sum(pages) * current_setting('block_size')::bigint >= {LISTED_BYTES}
 """  # noqa: S608
 
-# An expression of type json, for the query that reads the history: it costs no round trip.
-ACTIVITY = f"""json_build_object(
-    'holders', (SELECT json_agg(one)
-        FROM ({HOLDERS.format(key=RUN_LOCK_KEY)}) AS one (pid, name, age, since)),
+_HOLDERS = f"""
+    'now', extract(epoch FROM clock_timestamp()), 'holders', (SELECT json_agg(one)
+        FROM ({HOLDERS.format(key=RUN_LOCK_KEY)}) AS one (pid, name, age, since))
+"""  # noqa: S608
+# Expressions of type json, for the query that reads the history: they cost no round trip.
+ACTIVITY = {
+    Asked.NOTHING: "NULL",
+    Asked.RUN: f"json_build_object({_HOLDERS})",
+    Asked.ALL: f"""json_build_object({_HOLDERS},
     'sizes', (SELECT json_object_agg(name, json_build_array(bytes, rows))
         FROM ({_SIZES}) AS one),
     'left', (SELECT json_agg(one) FROM ({LEFTOVERS}) AS one (kind, oid, name, parent)))
-"""  # noqa: S608
+""",  # noqa: S608
+}
+# Whoever takes the lock has set this name, perhaps to something else.
+_NAME_OF_A_RUN = r"onward \S+ .+ ([0-9]{3,}-[a-z0-9-]*)"
 
 
 def activity_of(facts: dict[str, Any]) -> Activity:
     """What `ACTIVITY` has yielded."""
-    holders, left = facts["holders"] or [], facts["left"] or []
+    holders, left = facts["holders"] or [], facts.get("left") or []
     return Activity(
         running=_running(**holders[0]) if holders else None,
         invalid_indexes=tuple(one["name"] for one in left if not one["parent"]),
         pending_detaches=tuple(
             PendingDetach(one["parent"], one["name"]) for one in left if one["parent"]
         ),
-        sizes={name: (size, rows) for name, (size, rows) in (facts["sizes"] or {}).items()},
+        as_of=datetime.fromtimestamp(facts["now"], UTC),
+        sizes={name: (size, rows) for name, (size, rows) in (facts.get("sizes") or {}).items()},
     )
 
 
@@ -65,5 +75,5 @@ def _running(pid: int, name: str | None, since: float | None, **_: object) -> Ru
 
 def _version(application_name: str) -> str | None:
     """The last word of `onward VERSION ENVIRONMENT FILE`."""
-    last = application_name.rpartition(" ")[2]
-    return last if last[:1].isdigit() and application_name.count(" ") > 2 else None
+    found = re.fullmatch(_NAME_OF_A_RUN, application_name)
+    return found[1] if found else None

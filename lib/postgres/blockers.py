@@ -18,7 +18,9 @@ SAMPLE_SECONDS = 1.0  # the waiting connection cannot read its own reply during 
 # Only for a session that waits for a lock: pg_blocking_pids stops all others for a moment.
 _BLOCKERS = """
 SELECT DISTINCT blocking.pid, a.application_name,
-    round(extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.backend_start))), a.query
+    round(extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.backend_start))), a.query,
+    (SELECT max(relation::regclass::text) FROM pg_locks
+    WHERE pid = waiting.pid AND NOT granted AND locktype = 'relation')
 FROM pg_stat_activity waiting
 CROSS JOIN LATERAL unnest(pg_blocking_pids(waiting.pid)) blocking(pid)
 LEFT JOIN pg_stat_activity a ON a.pid = blocking.pid
@@ -63,15 +65,21 @@ class SessionMonitor:
         """The sessions that block now, each described."""
         self.last_blockers: tuple[str, ...] = ()
         """Those of the last sample that found any."""
+        self.last_table = ""
+        """The table that was waited for then, qualified and quoted."""
 
     def forget(self) -> None:
         """Forget the blockers: another file begins."""
         self.blockers = self.last_blockers = ()
+        self.last_table = ""
 
     def sample(self, pid: str) -> None:
         """See which sessions block this one."""
-        self.blockers = tuple(_described(*row) for row in self._rows(_BLOCKERS, pid))
-        self.last_blockers = self.blockers or self.last_blockers
+        found = self._rows(_BLOCKERS, pid)
+        self.blockers = tuple(_described(*session) for *session, _ in found)
+        if found:
+            self.last_blockers = self.blockers
+            self.last_table = found[0][-1] or ""
 
     def index_build(self, pid: str) -> tuple[str, ...]:
         """How far the index build of this session is, if it builds one."""

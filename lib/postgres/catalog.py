@@ -7,9 +7,11 @@ only those are read again. ROLLBACK TO a savepoint releases locks, hence "or hel
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from lib.errors import Interrupted, OnwardError
 from lib.history import TABLE
 from lib.observation import (
     Catalog,
@@ -18,6 +20,7 @@ from lib.observation import (
     FileObservation,
     Index,
     Mode,
+    OwnedSequence,
     Parsed,
     Policy,
     Query,
@@ -36,8 +39,27 @@ from lib.source.migration import Migration
 _READS_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "WITH"})
 _WITHOUT_SEQSCAN = "SET LOCAL enable_seqscan = off"
 _WITH_SEQSCAN = "SET LOCAL enable_seqscan TO DEFAULT"
+# A transaction that has asked anything has a snapshot, and can set its isolation level no more.
+_NEED_NO_SNAPSHOT = frozenset({"BEGIN", "START", "SET", "LOCK"})
 
 _MODES = ", ".join(f"'{mode.name.title().replace('_', '')}Lock'" for mode in sorted(Mode))
+# The sequence that a column owns. A limit that is its type's is none.
+_SEQUENCE = """
+    SELECT json_build_array(quote_ident(n.nspname), quote_ident(c.relname), concat_ws(' ',
+        'START WITH ' || o.seqstart, 'INCREMENT BY ' || o.seqincrement, 'CACHE ' || o.seqcache,
+        CASE WHEN o.seqmin NOT IN (1, -32768, -2147483648, -9223372036854775808)
+            THEN 'MINVALUE ' || o.seqmin END,
+        CASE WHEN o.seqmax NOT IN (-1, 32767, 2147483647, 9223372036854775807)
+            THEN 'MAXVALUE ' || o.seqmax END,
+        CASE WHEN o.seqcycle THEN 'CYCLE' END)) AS sequence
+    FROM pg_depend p
+    JOIN pg_sequence o ON o.seqrelid = p.objid
+    JOIN pg_class c ON c.oid = o.seqrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE p.classid = 'pg_class'::regclass AND p.refclassid = 'pg_class'::regclass
+        AND p.refobjid = a.attrelid AND p.refobjsubid = a.attnum AND p.deptype IN ('a', 'i')
+    LIMIT 1
+"""
 # Partitions' constraints and hidden ones of foreign keys follow those of their parents.
 _QUERY = f"""
 WITH mine AS (
@@ -73,13 +95,15 @@ SELECT json_build_object(
         a.attrelid::bigint, a.attnum, quote_ident(a.attname),
         format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
         a.attidentity, a.attgenerated,
-        CASE WHEN a.attcollation = t.typcollation THEN '' ELSE quote_ident(l.collname) END)
+        CASE WHEN a.attcollation = t.typcollation THEN '' ELSE quote_ident(l.collname) END,
+        q.sequence)
         ORDER BY a.attrelid, a.attnum)
         FROM seen s
         JOIN pg_attribute a ON a.attrelid = s.oid AND a.attnum > 0 AND NOT a.attisdropped
         JOIN pg_type t ON t.oid = a.atttypid
         LEFT JOIN pg_collation l ON l.oid = a.attcollation
         LEFT JOIN pg_attrdef d ON d.adrelid = s.oid AND d.adnum = a.attnum
+        LEFT JOIN LATERAL ({_SEQUENCE}) q ON a.attidentity <> '' OR d.oid IS NOT NULL
         WHERE s.relkind IN ('r', 'p', 'f', 'v', 'm')),
     'constraints', (SELECT json_agg(json_build_array(
         k.oid::bigint, k.conrelid::bigint, k.confrelid::bigint, quote_ident(k.conname), k.contype,
@@ -103,10 +127,16 @@ SELECT json_build_object(
 class Observer:
     """Runs a file's statements one by one, and keeps what it sees of each file."""
 
-    def __init__(self, queries: Sequence[Query] = ()) -> None:
-        """The queries are parsed before the first file and after each one."""
+    def __init__(self, queries: Sequence[Query] = (), *, required: bool = True) -> None:
+        """The queries are parsed before the first file and after each one.
+
+        Unless it is `required`, a file that cannot be observed runs on without.
+        """
+        self.failed: Callable[[Migration, OnwardError, bool], None]
+        """Raises or tells why a file cannot be observed, and is told whether it is required."""
         self._files: dict[str, FileObservation] = {}
         self._queries = queries
+        self._required = required
 
     @property
     def files(self) -> tuple[FileObservation, ...]:
@@ -115,13 +145,14 @@ class Observer:
 
     def begin(self, migration: Migration, connection: Connection) -> None:
         """A file is about to run: read everything."""
-        queries = self._parsed_before(migration, connection)
-        objects = read_objects(connection)
-        start = read_catalog(connection)
-        self._files[migration.version] = FileObservation(
-            migration.version, str(migration.path), migration.transactional, start, (), objects,
-            objects, queries,
-        )  # fmt: skip
+        with self._observing(migration):
+            queries = self._parsed_before(migration, connection)
+            objects = read_objects(connection)
+            start = read_catalog(connection)
+            self._files[migration.version] = FileObservation(
+                migration.version, str(migration.path), migration.transactional, start, (), objects,
+                objects, queries,
+            )  # fmt: skip
 
     def send(self, migration: Migration, connection: Connection) -> Reply:
         """Send a file in its transaction, as `Connection.send` does, but by statements.
@@ -142,23 +173,38 @@ class Observer:
 
     def see(self, migration: Migration, connection: Connection, statement: Statement) -> None:
         """A statement of the file has run."""
-        file = self._files[migration.version]
-        before = file.end
-        after = (
-            read_changed(connection, before)
-            if connection.in_transaction
-            else read_catalog(connection)
-        )
-        keywords, concurrent = statement.keywords, is_concurrent(statement)
-        step = Step(statement.line, statement.text, keywords, concurrent, before, after)
-        self._files[migration.version] = file._replace(steps=(*file.steps, step))
+        file = self._files.get(migration.version)
+        if not file:
+            return
+        with self._observing(migration):
+            keywords, concurrent = statement.keywords, is_concurrent(statement)
+            before, after = file.end, _read_after(connection, file.end, migration, keywords)
+            step = Step(statement.line, statement.text, keywords, concurrent, before, after)
+            self._files[migration.version] = file._replace(steps=(*file.steps, step))
 
     def end(self, migration: Migration, connection: Connection) -> None:
         """All statements of the file have run: read what is read only then."""
-        file = self._files[migration.version]
-        self._files[migration.version] = file._replace(
-            objects_after=read_objects(connection), queries_after=self._parsed(connection)
-        )
+        file = self._files.get(migration.version)
+        if not file:
+            return
+        with self._observing(migration):
+            self._files[migration.version] = file._replace(
+                objects_after=read_objects(connection), queries_after=self._parsed(connection)
+            )
+
+    @contextmanager
+    def _observing(self, migration: Migration) -> Iterator[None]:
+        """An error within the block ends the observing of the file, if it is not raised.
+
+        A failed query is rolled back alone, so the file's transaction goes on.
+        """
+        try:
+            yield
+        except Interrupted:
+            raise
+        except OnwardError as error:
+            self.failed(migration, error, self._required)
+            self._files.pop(migration.version, None)
 
     def _parsed_before(
         self, migration: Migration, connection: Connection
@@ -182,6 +228,17 @@ def read_changed(connection: Connection, before: Catalog) -> Catalog:
     return before.with_part(part, scope)
 
 
+def _read_after(
+    connection: Connection, before: Catalog, migration: Migration, keywords: Sequence[str]
+) -> Catalog:
+    """The catalog after a statement. Outside a transaction, no lock tells what has changed."""
+    if not connection.in_transaction:
+        return read_catalog(connection)
+    if not migration.transactional and _NEED_NO_SNAPSHOT & {*keywords[:1]}:
+        return before  # what it locks is seen after the next statement
+    return read_changed(connection, before)
+
+
 def _read(
     connection: Connection, *, everything: bool, known: Iterable[int]
 ) -> tuple[Catalog, set[int]]:
@@ -196,7 +253,7 @@ def _read(
 
 def _catalog(found: dict[str, Any]) -> Catalog:
     relations = [Relation(*fields) for fields in found["relations"] or ()]
-    columns = [Column(*one) for one in found["columns"] or ()]
+    columns = [_column(fields) for fields in found["columns"] or ()]
     return Catalog(
         {one.oid: one for one in relations},
         {(one.relation, one.number): one for one in columns},
@@ -206,6 +263,11 @@ def _catalog(found: dict[str, Any]) -> Catalog:
         {oid: frozenset(map(Mode, modes)) for oid, modes in found["locks"] or ()},
         found["lock_timeout"],
     )
+
+
+def _column(fields: list[Any]) -> Column:
+    one = Column(*fields)
+    return one._replace(sequence=OwnedSequence(*one.sequence) if one.sequence else None)
 
 
 def _constraint(fields: list[Any]) -> Constraint:

@@ -198,14 +198,14 @@ class Connection:
     def read(self, sql: str, *, usual: str = "") -> Reply:
         """Send a query of Onward's, with every name looked up in pg_catalog only.
 
-        `usual` is sent before it, on the usual path. Path and settings of an open transaction are
-        as they were afterwards.
+        `usual` is sent before it, on the usual path. An open transaction goes on afterwards, with
+        its path and settings, also if the query fails.
         """
         nested = self.in_transaction
         before, after = _IN_SAVEPOINT if nested else _IN_TRANSACTION
         reply = self.send(f"{before}; {usual} {PIN_PATH} {sql}; {after}")
-        if self.in_transaction and not nested:
-            self.send("ROLLBACK")
+        if reply.failed and self.in_transaction:
+            self.send(after if nested else "ROLLBACK")
         return reply
 
     def query(self, sql: str, *, usual: str = "", of: str = THE_HISTORY) -> Rows:

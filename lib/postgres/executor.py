@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
+from lib.activity import Asked
 from lib.diagnosis import diagnose, remedy_for
 from lib.errors import (
     DatabaseUnavailable,
     DatabaseUnsuitable,
     HistoryConflict,
     Interrupted,
+    LockBusy,
     MigrationFailed,
     MigrationResult,
     OnwardError,
@@ -30,7 +32,7 @@ from lib.imported import Imported
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED
 from lib.postgres.commit_recovery import Commit, CommitResult, Outcome
 from lib.postgres.connecting import CONNECT_BUDGET, Budget
-from lib.postgres.connection import BUSY, Connection, Reply
+from lib.postgres.connection import A_TABLE, BUSY, Connection, Reply
 from lib.postgres.history_table import (
     INSPECT_TRIGGERS,
     addition,
@@ -68,6 +70,13 @@ SELECT wanted FROM unnest(ARRAY[{names}]) AS wanted
 WHERE NOT EXISTS (SELECT FROM pg_available_extensions WHERE name = wanted)
     AND NOT EXISTS (SELECT FROM pg_extension WHERE extname IN (wanted, 'pg_tle'))
 """
+_ONE_BY_ONE = (
+    "A plan has all files in one transaction, without those that have none; a run commits them one "
+    "by one, so this file may work there. Try it on a database that is thrown away:\n"
+    "  scripts/migrate.py rehearse\nIf it fails there, too:"
+)
+# The classes of what is missing, held or not satisfied: 42830, 55P04, 55006, 23503.
+_FOR_WANT_OF_A_COMMIT = ("23", "42", "55")
 _NO_LIMITS_THROUGH_A_POOLER = (
     "this file runs without a transaction and through a pooler, where Onward cannot set limits. "
     "To have its limits, set MIGRATION_DATABASE_URL to the direct URL"
@@ -88,8 +97,7 @@ class Executor:
     ) -> None:
         """Connect within the budget; at `deadline` (monotonic seconds) statements are cancelled."""
         self._config = config
-        self.observer: Observer | None = None
-        """Sends the files instead, by statements."""
+        self._observer: Observer | None = None
         self._log = log or RunLog()
         self._session = RunSession(
             config, url or config.url, budget=budget, deadline=deadline, log=self._log
@@ -109,6 +117,11 @@ class Executor:
         """The run's connection, to read by what a run itself does not read."""
         return self._session.connection
 
+    def observe(self, observer: Observer) -> None:
+        """Have the files sent by the observer, which sees each statement."""
+        self._observer = observer
+        observer.failed = self._observing_failed
+
     @property
     def limits(self) -> str:
         """The run's limits, as SQL for one transaction on its connection."""
@@ -124,10 +137,10 @@ class Executor:
         """Whether the deadline is far enough to begin a file."""
         return self.seconds_left > MIN_FILE_SECONDS
 
-    def read(self, *, activity: bool = False) -> History:
+    def read(self, *, activity: Asked = Asked.NOTHING) -> History:
         """Read the history, by one query. Reads only: creates nothing, locks nothing.
 
-        With `activity`, it also says what is going on in the database.
+        It also says what is asked of what is going on in the database.
         Raises HistoryConflict for a table that is not Onward's, or for several.
         """
         history = self._session.read_history(activity=activity)
@@ -234,7 +247,8 @@ class Executor:
         try:
             for migration in migrations:
                 if migration.transactional:
-                    self._run_for_plan(migration)
+                    with _others_before(migration is not migrations[0]):
+                        self._run_for_plan(migration)
         finally:
             self._transaction.rollback()
 
@@ -284,13 +298,24 @@ class Executor:
         self._record(result, migration, transaction_id, following)
 
     def _send(self, migration: Migration, connection: Connection) -> Reply:
-        if not self.observer:
+        if not self._observer:
             return connection.send(migration.sql, collect=False)
         try:
-            return self.observer.send(migration, connection)
+            return self._observer.send(migration, connection)
         except OnwardError:
             self._transaction.rollback()
             raise
+
+    def _observing_failed(self, migration: Migration, error: OnwardError, required: bool) -> None:
+        """Raise the error, with what was waited for; where no file need be observed, tell it."""
+        if isinstance(error, LockBusy):
+            error.blockers = self._session.blockers
+            table = self._session.blocked_table
+            error.message = error.message.replace(A_TABLE, table or A_TABLE)
+        if required:
+            raise error
+        blocked = "".join(f"; blocked by {session}" for session in error.blockers)
+        self._log.notice(migration, f"applied, but not observed: {error.message}{blocked}")
 
     def _apply_statements(
         self, migration: Migration, following: Migration | None, backoff: Backoff
@@ -308,7 +333,7 @@ class Executor:
 
     def _run_statements(self, migration: Migration, work: Connection, backoff: Backoff) -> None:
         runner = StatementRunner(migration, work, self._session, self._log, backoff)
-        runner.observer = self.observer
+        runner.observer = self._observer
         # A pooler accepts a connection before it has one to the server.
         with _second_connection():
             self._set_limits(migration, work, runner)
@@ -399,6 +424,18 @@ def _second_connection() -> Iterator[None]:
         yield
     except DatabaseUnavailable as error:
         error.next_step = f"{TWO_CONNECTIONS} {error.next_step}"
+        raise
+
+
+@contextmanager
+def _others_before(others: bool) -> Iterator[None]:
+    """If there are any, an error of a file within the block says that a run may not meet it."""
+    try:
+        yield
+    except MigrationFailed as error:
+        state = error.failure.server.sqlstate or ""
+        if others and state.startswith(_FOR_WANT_OF_A_COMMIT):
+            error.next_step = f"{_ONE_BY_ONE} {error.next_step}"
         raise
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from lib.activity import Asked
 from lib.errors import DatabaseUnsuitable, HistoryConflict, HistoryHidden
 from lib.history import (
     AUDIT_COLUMNS,
@@ -191,7 +192,7 @@ FETCH ALL FROM onward_document
 
 
 def read_history(
-    session: Connection, *, schema: str | None, limits: str, activity: bool = False
+    session: Connection, *, schema: str | None, limits: str, activity: Asked = Asked.NOTHING
 ) -> History:
     """Read it by one query under these `SET LOCAL` limits. Reads only: creates nothing, locks
     nothing, needs SELECT.
@@ -206,7 +207,7 @@ def read_history(
         columns=_literals(name for name in AppliedMigration._fields if name != "applied_at"),
         platform=_literals(PLATFORM_SCHEMAS),
         tools=_literals(HISTORY_TABLES),
-        activity=ACTIVITY if activity else "NULL",
+        activity=ACTIVITY[activity],
     )
     rows = session.query(
         query, usual=_USUAL.format(limits=limits, optional=_literals(OPTIONAL_LIMITS))
@@ -248,7 +249,7 @@ def read_history(
         limits=frozenset(facts["settings"]) & OPTIONAL_LIMITS,
         creates_schema=creates_schema,
         keeps_schema=all(column in columns for column in SCHEMA_COLUMNS),
-        activity=activity_of(facts["activity"]) if activity else None,
+        activity=activity_of(facts["activity"]) if facts["activity"] else None,
     )
 
 

@@ -12,7 +12,8 @@ from lib.history import TABLE
 from lib.observation import Object, Objects
 from lib.postgres.connection import A_TABLE, NO_TIMEOUT, Connection
 
-# Functions of triggers are called by no client. What belongs to an extension changes with it.
+# Functions of triggers are called by no client. What belongs to an extension changes with it. A
+# call is a function as it looks to those who leave out arguments that have defaults.
 _QUERY = f"""
 WITH member AS MATERIALIZED (
     SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
@@ -28,7 +29,8 @@ WITH member AS MATERIALIZED (
         AND c.relname NOT IN ('{TABLE}', '{TABLE}_id_seq')
         AND (c.oid, 'pg_class'::regclass) NOT IN (SELECT objid, classid FROM member)
 ), routine AS MATERIALIZED (
-    SELECT p.*, space.name || '.' || quote_ident(p.proname)
+    SELECT p.*, space.name || '.' || quote_ident(p.proname) AS base_name,
+        space.name || '.' || quote_ident(p.proname)
         || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS name
     FROM pg_proc p JOIN space ON space.oid = p.pronamespace
     WHERE p.prorettype <> 'trigger'::regtype
@@ -50,6 +52,14 @@ WITH member AS MATERIALIZED (
     SELECT 'schema', oid::text, 0::oid, name, '' FROM space
     UNION ALL
     SELECT 'function', oid::text, 0, name, pg_get_function_result(oid) FROM routine
+    UNION ALL
+    SELECT 'call', r.oid || ' ' || omitted, 0, r.base_name || '(' || coalesce((
+            SELECT string_agg(concat_ws(' ', nullif(quote_ident(r.proargnames[i]), '""'),
+                format_type(r.proargtypes[i - 1], NULL)), ', ' ORDER BY i)
+            FROM generate_series(1, r.pronargs - omitted) i
+        ), '') || ')', pg_get_function_result(r.oid)
+    FROM routine r CROSS JOIN generate_series(1, r.pronargdefaults) omitted
+    WHERE NOT coalesce(r.proargmodes && '{{o,b,v}}', false)
     UNION ALL
     SELECT 'type', oid::text, 0, name, '' FROM enum
     UNION ALL

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from lib import VERSION
+from lib.activity import Asked
 from lib.errors import DatabaseUnavailable
 from lib.events import RunLog
 from lib.history import History
@@ -104,7 +105,12 @@ class RunSession:
         """The sessions that were last seen to block the run."""
         return self._monitor.last_blockers
 
-    def read_history(self, *, activity: bool = False) -> History:
+    @property
+    def blocked_table(self) -> str:
+        """The table that they were last seen to block; empty if it is none."""
+        return self._monitor.last_table
+
+    def read_history(self, *, activity: Asked = Asked.NOTHING) -> History:
         """Read the history, by one query. Reads only: creates nothing, locks nothing.
 
         Only now does a pooler report that its server is gone: then it reconnects, within the
@@ -129,7 +135,7 @@ class RunSession:
             else:
                 return self._history
 
-    def _read_once(self, *, activity: bool) -> History:
+    def _read_once(self, *, activity: Asked) -> History:
         return read_history(
             self.connection,
             schema=self.config.schema,

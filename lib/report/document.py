@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from lib.activity import Activity, RunningRun
+from lib.activity import Activity
 from lib.drift import mark_of
 from lib.errors import MigrationFailed, MigrationResult, OnwardError, RunFailed
 from lib.events import RunResult
@@ -49,6 +49,7 @@ def status_dict(
         "lastMigration": _last_dict(last) if last else None,
         "drift": str(mark.drift),
         "driftAsOf": iso(mark.as_of),
+        "running": _running_dict(history.activity, plan, full=full),
         "migrations": [_entry_dict(entry, full=full) for entry in plan.entries],
     }
     if full:
@@ -57,7 +58,7 @@ def status_dict(
         if history.takeover:
             document |= {"takeover": _takeover_dict(history.takeover)}
         if history.activity:
-            document |= _activity_dict(history.activity, plan)
+            document |= _activity_dict(history.activity)
     return document
 
 
@@ -71,18 +72,21 @@ def _takeover_dict(takeover: Takeover) -> dict[str, Any]:
     }
 
 
-def _activity_dict(activity: Activity, plan: Plan) -> dict[str, Any]:
+def _activity_dict(activity: Activity) -> dict[str, Any]:
     return {
-        "running": activity.running and _running_dict(activity.running, plan),
+        "asOf": iso(activity.as_of),
         "invalidIndexes": list(activity.invalid_indexes),
         "pendingDetaches": [one._asdict() for one in activity.pending_detaches],
         "sizes": {name: list(size) for name, size in sorted(activity.sizes.items())},
     }
 
 
-def _running_dict(running: RunningRun, plan: Plan) -> dict[str, Any]:
+def _running_dict(activity: Activity | None, plan: Plan, *, full: bool) -> dict[str, Any] | None:
+    if not activity or not (running := activity.running):
+        return None
     version = running.file_among(entry.version for entry in plan.entries)
-    return {"version": version, "since": iso(running.since), "pid": running.pid}
+    document = {"version": version, "since": iso(running.since)}
+    return document | {"pid": running.pid} if full else document
 
 
 def summary_dict(config: Config, history: History, plan: Plan) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from lib.history import History
 from lib.observation import Query
 from lib.queries import FORMAT
+from lib.report.document import iso
 from lib.settings.config import Config
 
 
@@ -17,6 +18,7 @@ def queries_dict(config: Config, history: History, queries: Sequence[Query]) -> 
         "environment": config.environment,
         "database": history.database,
         "pgVersion": f"PostgreSQL {history.version.split()[0]}",
+        "asOf": iso(history.activity.as_of) if history.activity else None,
         "queries": [
             {"text": one.text, "callsPerMinute": round(one.calls_a_minute, 3)} for one in queries
         ],

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from lib.hazards.findings import Blocked, FileReport, Finding, Rehearsal
 from lib.hazards.table import Level
+from lib.report.document import iso
 from lib.report.github import escaped, escaped_property
 from lib.sizes import Size
 
@@ -40,7 +43,7 @@ def rehearsal_markdown(found: Rehearsal, *, fails: bool) -> str:
     for file in found.files:
         for one in file.findings:
             lines += ["", *_finding_markdown(one)]
-    lines += ["", f"<sub>{_headline(found)} · [hazards]({HAZARDS_PAGE})</sub>"]
+    lines += ["", f"<sub>{_escaped(_headline(found))} · [hazards]({HAZARDS_PAGE})</sub>"]
     return "\n".join(lines)
 
 
@@ -51,7 +54,9 @@ def rehearsal_dict(found: Rehearsal, *, fails: bool) -> dict[str, Any]:
         "mode": "plan" if found.is_plan else "rehearse",
         "pgVersion": f"PostgreSQL {found.server.split()[0]}",
         "sizesFrom": found.sizes_from or None,
+        "sizesAsOf": iso(found.sizes_as_of),
         "queriesFrom": found.queries.source or None,
+        "queriesAsOf": iso(found.queries.as_of),
         "queries": found.queries.listed,
         "queriesParsed": len(found.queries.parsed),
         "files": [_file_dict(file) for file in found.files],
@@ -79,14 +84,26 @@ def _headline(found: Rehearsal) -> str:
 
 
 def _sizes(found: Rehearsal) -> str:
-    return f"sizes: {found.sizes_from}" if found.sizes_from else "sizes unknown"
+    if not found.sizes_from:
+        return "sizes unknown"
+    return f"sizes: {found.sizes_from}{_old(found.sizes_as_of, found)}"
 
 
 def _queries(found: Rehearsal) -> str:
-    source, listed, parsed = found.queries
+    source, listed, parsed, as_of = found.queries
     if not source:
         return ""
-    return f" · queries: {source}, {listed - len(parsed)} of {listed} could not be parsed before"
+    lost = f"{listed - len(parsed)} of {listed} could not be parsed before"
+    return f" · queries: {source}{_old(as_of, found)}, {lost}"
+
+
+def _old(as_of: datetime | None, found: Rehearsal) -> str:
+    """How old a document is; empty if it does not say."""
+    if not as_of or not found.made_at:
+        return ""
+    hours = max(0, (found.made_at - as_of) // timedelta(hours=1))
+    age = _count(hours // 24, "day") if hours >= 24 else _count(hours, "hour")
+    return f" ({age} old)" if hours else " (less than an hour old)"
 
 
 def _file_text(file: FileReport) -> list[str]:
@@ -103,6 +120,8 @@ def _effect(file: FileReport) -> str:
     """What other sessions wait for."""
     if not file.ran:
         return "no-transaction: not run by a plan"
+    if not file.observed:
+        return "not observed"
     kind = "" if file.transactional else "no-transaction"
     limit = "at most" if file.at_most else ""
     return " · ".join(filter(None, [kind, limit, *_waits(file.blocked)]))
@@ -165,7 +184,14 @@ def _finding_markdown(one: Finding) -> list[str]:
         return [f"{head} Accepted: {_escaped(one.accepted)}"]
     if not one.recipe:
         return [f"{head} {_escaped(one.remedy)}"]
-    return [head, "```sql", "\n-- and in a file of its own:\n".join(one.recipe), "```"]
+    return [head, *_fenced("\n-- and in a file of its own:\n".join(one.recipe))]
+
+
+def _fenced(sql: str) -> list[str]:
+    """A code block that no name in the SQL can end."""
+    longest = max(map(len, re.findall("`+", sql)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}sql", sql, fence]
 
 
 def _escaped(text: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib import runner
+from lib.activity import Asked
 from lib.errors import ConfigError, DatabaseUnavailable, LockBusy, OnwardError, PasswordRefused
 from lib.history import History
 from lib.plan import Plan
@@ -209,7 +210,7 @@ class Service:
         self,
         config: Config,
         *,
-        activity: bool = False,
+        activity: Asked = Asked.NOTHING,
         budget: Budget = READ_BUDGET,
         **connecting: Any,
     ) -> tuple[History, Plan]:
@@ -231,6 +232,7 @@ class Service:
         try:
             history, plan = self._read_plan(
                 config._replace(statement_timeout=self.limits.status_statement_seconds),
+                activity=Asked.RUN,
                 url=config.status_url,
                 budget=READ_BUDGET.within(self.limits.status_connect_seconds),
                 deadline=time.monotonic() + self.limits.status_read_seconds,
@@ -241,7 +243,7 @@ class Service:
         return ApiResult(200, make_document(config, history, plan))
 
     def _full_status(self, config: Config) -> ApiResult:
-        history, plan = self._read_plan(config, activity=True)
+        history, plan = self._read_plan(config, activity=Asked.ALL)
         return ApiResult(200, status_dict(config, history, plan, full=True))
 
     def _validate(self, config: Config) -> ApiResult:

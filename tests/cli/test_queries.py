@@ -63,6 +63,39 @@ def test_a_dropped_column_breaks_what_names_it(
     assert recorded(shop) == ["001-orders", *applied]
 
 
+def test_a_finding_is_at_the_statement_that_broke_the_query(
+    here: Here, shop: Database, migrations: Write
+) -> None:
+    steps = (
+        "CREATE TABLE lines (id int);",
+        "ALTER TABLE orders ADD COLUMN paid boolean;",
+        "ALTER TABLE orders DROP COLUMN notes;",
+        "ALTER TABLE orders ADD COLUMN due date;",
+        "CREATE INDEX lines_id ON lines (id);",
+    )
+    migrations({"002-drop.sql": "\n".join(steps)})
+    save(here, {"SELECT notes FROM orders": 2, "SELECT * FROM orders": 1})
+    result = here("rehearse", *WITH, url=shop.url)
+    assert "line 3 · fail · query-breaks · SELECT notes FROM orders" in result.out
+    assert "line 4 · warn · result-shape · SELECT * FROM orders" in result.out
+    assert recorded(shop) == ["001-orders", "002-drop"]
+
+
+@pytest.mark.parametrize(
+    ("drop", "line"),
+    [("ALTER TABLE orders RENAME TO sales", 2), ("DROP FUNCTION due_on(int)", 1)],
+)
+def test_a_finding_is_at_the_rename_or_else_at_the_first_statement(
+    here: Here, shop: Database, migrations: Write, drop: str, line: int
+) -> None:
+    shop.execute("CREATE FUNCTION due_on(n int) RETURNS date LANGUAGE sql AS 'SELECT NULL::date'")
+    migrations({"002-drop.sql": f"CREATE TABLE lines (id int);\n{drop};\n"})
+    save(here, {"SELECT due_on(id) FROM orders": 2})
+    result = here("rehearse", *WITH, url=shop.url)
+    assert f"line {line} · fail · query-breaks · SELECT due_on(id)" in result.out
+    assert recorded(shop) == ["001-orders", "002-drop"]
+
+
 @pytest.mark.parametrize("command", ["rehearse", "plan"])
 def test_each_file_is_told_what_it_breaks(
     here: Here, shop: Database, migrations: Write, command: str

@@ -15,6 +15,7 @@ from tests.kit import (
     by_name,
     contents,
     environment,
+    fill,
     holding,
     nothing_is_left_running,
     recorded,
@@ -121,7 +122,21 @@ def test_a_plan_whose_file_fails_changes_nothing(
     assert result.code == 1
     assert "division by zero" in result.err
     assert "statement 2 of 2" in result.err
+    assert "may work" not in result.err
     assert contents(shop) == before
+
+
+def test_a_plan_says_that_a_file_after_others_may_work_in_a_run(
+    here: Here, shop: Database, migrations: Write
+) -> None:
+    migrations({"007-cluster.sql": "ALTER TABLE orders CLUSTER ON orders_total_idx;\n"})
+    result = here("plan", url=shop.url)
+    assert result.code == 1
+    assert "this file may work there" in result.err
+    assert here(url=shop.url).code == 0
+    migrations({"008-wrong.sql": "ALTER TABLE orders CLUSTER ON wrong;\n"})
+    assert "this file may work there" not in here("plan", url=shop.url).err
+    assert recorded(shop) == ["001-orders", *VERSIONS, "007-cluster"]
 
 
 def test_a_plan_finds_a_mistake_in_its_line(here: Here, shop: Database, migrations: Write) -> None:
@@ -330,6 +345,7 @@ def test_the_status_lists_sizes_that_a_rehearsal_takes(here: Here, shop: Databas
     result = here("plan", *LARGE, url=shop.url, env={"MIGRATION_PLAN_LARGE": "1MB"})
     assert result.code == 9
     assert "20 k rows" in result.out
+    assert "else sizes.json (less than an hour old)" in result.out
     assert recorded(shop) == ["001-orders"]
 
 
@@ -485,3 +501,66 @@ def test_a_busy_table_is_tried_again_under_observation(here: Here, shop: Databas
         result = here("rehearse", url=shop.url, env=env)
     assert result.code == 4
     assert recorded(shop) == ["001-orders"]
+
+
+LOCKED = "LOCK TABLE invoices IN ACCESS EXCLUSIVE MODE"
+SOON = {"MIGRATION_REHEARSE": "1", "MIGRATION_LOCK_TIMEOUT": "500ms"}
+# The second statement takes from the role of the third what observing needs.
+UNOBSERVABLE = """\
+CREATE TABLE kept (id int); INSERT INTO kept VALUES (1);
+REVOKE EXECUTE ON FUNCTION pg_catalog.pg_get_constraintdef(oid) FROM PUBLIC;
+SET LOCAL ROLE pg_monitor;
+RESET ROLE; INSERT INTO kept VALUES (2);
+"""
+
+
+@pytest.fixture
+def billing(shop: Database) -> Database:
+    """Beside the shop, a table whose definition cannot be printed while it is locked."""
+    shop.execute("CREATE TABLE invoices (id int PRIMARY KEY, total int CHECK (total > 0))")
+    return shop
+
+
+def test_a_run_applies_what_it_cannot_observe_and_names_the_lock(
+    here: Here, billing: Database
+) -> None:
+    with holding(billing, LOCKED):
+        result = here(url=billing.url, env=SOON)
+    assert result.code == 0
+    assert (
+        "004-add-order-totals: applied, but not observed: public.invoices is locked" in result.out
+    )
+    assert "; blocked by pid" in result.out
+    assert ", reporting, for " in result.out
+    assert "retrying" not in result.out
+    assert recorded(billing) == ["001-orders", *VERSIONS]
+
+
+@pytest.mark.parametrize("form", ["{}", HEAD + "BEGIN;\n{}COMMIT;\n"])
+def test_a_run_keeps_what_a_file_did_before_observing_failed(
+    here: Here, billing: Database, migrations: Write, form: str
+) -> None:
+    migrations({"004-add-order-totals.sql": form.format(UNOBSERVABLE)})
+    result = here(url=billing.url, env=SOON)
+    assert result.code == 0
+    assert "applied, but not observed: permission denied for function" in result.out
+    assert "004-add-order-totals       not observed\n" in result.out
+    assert "line 1 · warn · drop-column" in result.out
+    assert rows(billing.url, "SELECT id FROM kept ORDER BY 1") == [(1,), (2,)]
+    assert recorded(billing) == ["001-orders", *VERSIONS]
+
+
+def test_a_rehearsal_that_cannot_observe_fails_and_names_the_lock(
+    here: Here, billing: Database
+) -> None:
+    assert here(url=billing.url).code == 0
+    before = contents(billing)
+    fill(here.directory / "migrations", {"007-more.sql": "CREATE TABLE more (id int);\n"})
+    impatient = {**SOON, "MIGRATION_RETRY": "0"}
+    with holding(billing, LOCKED):
+        found = [here(command, url=billing.url, env=impatient) for command in ("rehearse", "plan")]
+    assert [one.code for one in found] == [4, 4]
+    for one in found:
+        assert "public.invoices is locked by another session" in one.err
+        assert "Blocked by pid" in one.err
+    assert contents(billing) == before

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.hazards.filling import batched
 from tests.conftest import Database
 from tests.hazards.conftest import found
 from tests.kit import fill, run
-from tests.truth import observed
 
 pytestmark = pytest.mark.slow
 
@@ -59,25 +57,3 @@ def test_an_identity_goes_on_after_the_numbers_of_its_recipe(
     database.execute("INSERT INTO t (id, a) VALUES (9000, 1)")
     assert database.execute("SELECT z = max(z) OVER () FROM t WHERE id = 9000") == [(True,)]
     assert database.execute("SELECT count(*) = count(DISTINCT z) FROM t") == [(True,)]
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "UPDATE t SET a = o.a FROM other o WHERE o.id = t.id",
-        "DELETE FROM t USING other o WHERE o.id = t.id",
-        "UPDATE t SET a = 1 RETURNING id",
-        "WITH x AS (SELECT 1) UPDATE t SET a = 1",
-        "UPDATE t SET m = $$x$$",
-        "TRUNCATE t",
-        "DELETE FROM parent",
-    ],
-)
-def test_a_statement_whose_condition_cannot_be_extended_has_no_batches(
-    database: Database, sql: str
-) -> None:
-    database.execute(KEYED)
-    start = observed(database, "SELECT 1;").start
-    (table,) = (one for one in start.relations.values() if one.name == "t")
-    assert batched(start, table, "DELETE FROM t WHERE a IN (SELECT id FROM other)")
-    assert batched(start, table, sql) == ()

@@ -27,6 +27,7 @@ REBUILT = """
     ALTER TABLE t ALTER COLUMN m TYPE mood USING m::text::mood;
     DROP TYPE old_mood;
 """
+PRICE = "CREATE FUNCTION price(a int, {0}) RETURNS {1} LANGUAGE sql AS 'SELECT NULL::{1}'"
 CASES = [
     ("DROP FUNCTION price", "function-signature", "price(a integer) is gone"),
     (
@@ -35,6 +36,8 @@ CASES = [
         "function-signature",
         "returned integer and returns text",
     ),
+    (f"DROP FUNCTION price; {PRICE.format('b text', 'int')}", "function-signature", "is gone"),
+    (f"DROP FUNCTION price; {PRICE.format('b int = 1', 'text')}", "function-signature", "is gone"),
     ("ALTER FUNCTION price RENAME TO cost", "rename", "function price(a integer) is cost("),
     ("ALTER TYPE mood RENAME TO feeling", "rename", "type mood is feeling now"),
     ("ALTER TYPE mood RENAME VALUE 'sad' TO 'low'", "rename", "value 'sad' of mood is 'low' now"),
@@ -49,6 +52,8 @@ CASES = [
 QUIET = [
     "ALTER FUNCTION price STABLE",
     "CREATE OR REPLACE FUNCTION price(a int) RETURNS int LANGUAGE sql AS 'SELECT a + 1'",
+    f"DROP FUNCTION price; {PRICE.format('b mood = NULL, c int = 1', 'int')}",
+    "DROP FUNCTION app.f; CREATE FUNCTION app.f(int = 1) RETURNS int LANGUAGE sql AS 'SELECT 1'",
     "DROP TRIGGER touched ON t; DROP FUNCTION touch()",
     "ALTER TYPE mood ADD VALUE 'fine'",
     "ALTER TABLE t DISABLE TRIGGER touched; ALTER TABLE t ENABLE TRIGGER touched",

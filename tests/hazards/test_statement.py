@@ -7,6 +7,7 @@ import pytest
 from lib import runner
 from lib.hazards.findings import Circumstances
 from lib.hazards.judging import find
+from lib.hazards.table import Level
 from lib.postgres.catalog import Observer
 from lib.sizes import Sizes
 from tests.conftest import Database
@@ -31,7 +32,14 @@ def test_work_while_another_table_is_locked_is_told(database: Database) -> None:
     sql = "ALTER TABLE busy ADD COLUMN z int;\nCREATE INDEX t_a ON t (a);"
     findings = found(database, sql)
     assert [one.name for one in findings] == ["index-blocks-writes", "work-under-lock"]
-    assert "busy stays locked" in findings[1].sentence
+    assert "Reads of busy wait" in findings[1].sentence
+    scan = "ALTER TABLE busy ADD COLUMN z int;\nALTER TABLE t ADD CHECK (a > 0);"
+    # Whoever splits it does both, and the file's line names all tables that it locks.
+    assert ("constraint-scan", "t") in [(one.name, one.table) for one in found(database, scan)]
+    assert "work-under-lock" not in [one.name for one in found(database, scan)]
+    fill = "ALTER TABLE t ADD z int; ALTER TABLE busy ADD z int;\nUPDATE t SET z = 1;"
+    told = [(one.name, one.table) for one in found(database, fill) if one.level > Level.NOTE]
+    assert told == [("backfill-under-lock", "t")]
 
 
 def test_an_update_of_all_rows_is_told_on_a_tiny_table_too(database: Database) -> None:

@@ -2,9 +2,12 @@
 
 from lib.hazards.table import HAZARDS, Level
 from tests.conftest import ROOT
+from tests.hazards.test_recipes import recipe_cases
 
 # The page shows each sentence about a table `orders`.
 SUBJECTS = {
+    "required-column": "orders.total has NOT NULL and no default: adding it fails if orders has "
+    "rows",
     "narrower-type": "orders.note was text and is character varying(20)",
     "new-rule-on-old-writes": "orders_total_positive",
     "view-columns": "total",
@@ -44,7 +47,8 @@ def page_rows() -> list[str]:
     """The rows of docs/hazards.md, from the code's table."""
     return [
         f"| `{one.name}` | {level_in_words(one.level, one.weight)} "
-        f"| {one.sentence.format(**words)} | {one.remedy.format(**words)} |"
+        f"| {one.sentence.format(**words)} "
+        f"| {f'{one.remedy} {one.otherwise}'.strip().format(**words)} |"
         for one in HAZARDS.values()
         for words in [words_of(one.name)]
     ]
@@ -62,3 +66,12 @@ def level_in_words(level: Level, weight: int) -> str:
 def test_the_page_of_the_hazards_is_the_code_s_table() -> None:
     page = (ROOT / "docs" / "hazards.md").read_text().splitlines()
     assert [line for line in page if line.startswith("| `")] == page_rows()
+
+
+def test_what_can_fail_has_a_recipe_or_says_that_there_is_none() -> None:
+    told = {one.name for one in HAZARDS.values() if one.remedy.startswith("No recipe")}
+    tried = {name for name, _ in recipe_cases()}
+    assert {one.name for one in HAZARDS.values() if one.can_fail} == {
+        name for name in tried | told if HAZARDS[name].can_fail
+    }
+    assert not tried & told

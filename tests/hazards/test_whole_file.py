@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from lib.hazards.table import Level
+from lib.rehearsal import plan
 from tests.conftest import Database
 from tests.hazards.conftest import found, rehearsed, statements
-from tests.kit import HEAD
+from tests.kit import HEAD, config_of, fill
 
 pytestmark = pytest.mark.slow
 
@@ -18,6 +19,28 @@ def test_a_column_that_old_code_does_not_fill_fails(database: Database) -> None:
     assert (only.name, only.level) == ("required-column", Level.FAIL)
 
 
+def test_a_column_that_the_same_file_fills_fails_in_the_running_code_only(
+    database: Database,
+) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    filled = "ALTER TABLE t ADD z int; UPDATE t SET z = 1 WHERE id = 5;"
+    default = "ALTER TABLE t ADD z int NOT NULL DEFAULT 0; ALTER TABLE t ALTER z DROP DEFAULT;"
+    for sql in (f"{filled} ALTER TABLE t ALTER z SET NOT NULL;", default):
+        (only,) = [one for one in found(database, sql) if one.level is Level.FAIL]
+        assert only.name == "required-column"
+        assert only.sentence == (
+            "t.z is NOT NULL and has no default in the end, and INSERTs of the running code do "
+            "not name it."
+        )
+
+
+def test_a_type_that_the_table_has_already_is_not_told(database: Database) -> None:
+    database.execute("CREATE TABLE t (at timestamp(3)); CREATE TABLE u (id int)")
+    add = "ALTER TABLE {} ADD read_at timestamp(3);".format
+    assert found(database, add("t")) == []
+    assert [one.name for one in found(database, add("u"))] == ["type"]
+
+
 def test_a_rule_holds_for_new_rows_before_it_is_validated(database: Database) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, a int)")
     rule = "ALTER TABLE t ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;"
@@ -25,6 +48,19 @@ def test_a_rule_holds_for_new_rows_before_it_is_validated(database: Database) ->
     assert (only.name, only.level) == ("new-rule-on-old-writes", Level.NOTE)
     fresh = "ALTER TABLE t ADD z int, ADD CONSTRAINT n CHECK (z > 0) NOT VALID;"
     assert found(database, fresh) == []
+
+
+def test_a_rule_that_is_made_anew_is_no_new_rule(database: Database) -> None:
+    database.execute("""
+        CREATE TABLE t (id int PRIMARY KEY, a int);
+        CREATE TABLE c (t int CONSTRAINT c_t REFERENCES t, CHECK (t > 0));
+        CREATE INDEX c_by_t ON c (t);
+    """)
+    key = "ADD FOREIGN KEY (t) REFERENCES t ON DELETE CASCADE NOT VALID"
+    assert found(database, f"ALTER TABLE c DROP CONSTRAINT c_t, {key};") == []
+    assert found(database, "ALTER TABLE c ADD CONSTRAINT twice CHECK (t > 0) NOT VALID;") == []
+    (only,) = found(database, "ALTER TABLE c ADD CONSTRAINT other CHECK (t > 1) NOT VALID;")
+    assert only.name == "new-rule-on-old-writes"
 
 
 def test_row_security_without_a_policy_is_told(database: Database) -> None:
@@ -42,6 +78,21 @@ def test_tables_that_are_locked_one_after_another_are_noted(database: Database) 
     assert found(database, "ALTER TABLE a ADD z int;\nALTER TABLE a ADD y int;") == []
 
 
+def test_tables_that_an_earlier_file_of_a_plan_has_locked_do_not_count(
+    database: Database, tmp_path: Path
+) -> None:
+    database.execute("CREATE TABLE a (id int); CREATE TABLE b (id int)")
+    files = {
+        "001-a.sql": "SELECT FROM a WHERE false;\nALTER TABLE a ADD z int;",
+        "002-b.sql": "SELECT;\nALTER TABLE b ADD z int;",
+        "003-read.sql": "SELECT count(*) FROM a;",
+    }
+    directory = fill(tmp_path, files)
+    first, *others = plan(config_of(database, directory), lambda _: None).files
+    assert not first.findings
+    assert [(one.at_most, one.findings) for one in others] == [(True, ()), (True, ())]
+
+
 def test_only_tables_that_one_statement_could_alter_are_read_twice(database: Database) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, a int)")
     check = "ALTER TABLE t ADD CHECK (a > {});".format
@@ -52,13 +103,16 @@ def test_only_tables_that_one_statement_could_alter_are_read_twice(database: Dat
 
 
 def test_a_file_that_waits_longer_for_locks_than_it_should_is_noted(database: Database) -> None:
-    limit = "SET lock_timeout = '5s'"
-    longer = found(database, "SET LOCAL lock_timeout = '1min';", session=limit)
-    never = found(database, "SET LOCAL lock_timeout = 0;", session=limit)
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    limit, change = "SET lock_timeout = '5s'", "ALTER TABLE t ADD z int"
+    longer = found(database, f"SET LOCAL lock_timeout = '1min'; {change};", session=limit)
+    never = found(database, f"SET LOCAL lock_timeout = 0; {change};", session=limit)
     assert [one.sentence.partition(":")[2][:12] for one in longer + never] == [
         " 60000 ms. W", " none. While",
     ]  # fmt: skip
-    assert found(database, "SET LOCAL lock_timeout = '1s';", session=limit) == []
+    assert found(database, f"SET LOCAL lock_timeout = '1s'; {change};", session=limit) == []
+    late = f"{change}; SET LOCAL lock_timeout = 0; CREATE TABLE new (); ALTER TABLE new ADD z int;"
+    assert found(database, late, session=limit) == []
 
 
 def test_an_index_dropped_before_its_successor_is_told(database: Database, tmp_path: Path) -> None:

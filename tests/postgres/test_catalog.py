@@ -1,14 +1,16 @@
 """The observer sees of each statement what a second session saw of it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lib import runner
 from lib.observation import FileObservation, Mode, Parsed, Query
 from lib.postgres.catalog import Observer
 from tests.conftest import Database, Server
-from tests.kit import file, session_of
+from tests.kit import HEAD, config_of, file, fill, history, session_of
 from tests.truth import TRUTH, clone_of, observed, rich_database
 
 SHORT = dict(zip(Mode, ("AS", "RS", "RX", "SUX", "S", "SRX", "X", "AX"), strict=True))
@@ -93,3 +95,19 @@ def test_a_file_that_is_tried_again_is_compared_with_what_was_before(database: D
         query: Parsed('relation "orders" does not exist (SQLSTATE 42P01)')
     }
     assert database.execute("SELECT id FROM orders") == []
+
+
+def test_a_file_may_set_the_isolation_of_its_own_transaction(
+    database: Database, tmp_path: Path
+) -> None:
+    database.execute("CREATE TABLE orders (level text)")
+    sql = """BEGIN; LOCK TABLE orders;
+    SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL work_mem = '8MB';
+    INSERT INTO orders VALUES (current_setting('transaction_isolation')); COMMIT;"""
+    observer = Observer()
+    config = config_of(database, fill(tmp_path, {"001-fill.sql": f"{HEAD}{sql}"}))
+    runner.run(config, lambda _: None, observer=observer)
+    held = [modes for step in observer.files[0].steps for modes in step.after.locks.values()]
+    assert any(Mode.ACCESS_EXCLUSIVE in modes for modes in held)
+    assert database.execute("TABLE orders") == [("repeatable read",)]
+    assert len(history(database)) == 1

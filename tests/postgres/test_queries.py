@@ -186,6 +186,7 @@ def written(here: Here, database: Database) -> dict[str, float]:
     assert (result.code, "calls a minute" in result.err) == (0, True), result.err
     found = json.loads(result.out)
     assert (found["format"], found["database"]) == (1, database.name)
+    assert found["asOf"].endswith("Z")
     return {one["text"]: one["callsPerMinute"] for one in found["queries"]}
 
 

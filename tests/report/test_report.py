@@ -251,6 +251,7 @@ def test_the_status_for_machines_is_the_public_document() -> None:
         },
         "drift": "unknown",
         "driftAsOf": None,
+        "running": None,
         "migrations": [
             *(
                 {

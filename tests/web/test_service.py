@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
 from lib import runner
@@ -17,6 +18,7 @@ from lib.web.service import Limits, Service
 from tests.conftest import Database, Server
 from tests.kit import (
     LOCK,
+    ONE,
     OURS,
     Capture,
     Write,
@@ -52,6 +54,11 @@ from tests.web.instance import (
 # The public status.
 
 
+def file_that_runs(document: dict[str, Any]) -> dict[str, Any] | None:
+    running: dict[str, Any] | None = document["running"]
+    return running if running and running["version"] else None
+
+
 def test_the_status_says_what_the_contract_says_and_no_more(
     start: Start, migrated: Database
 ) -> None:
@@ -62,7 +69,7 @@ def test_the_status_says_what_the_contract_says_and_no_more(
     assert list(document) == [
         *("success", "environment", "database", "pgVersion", "state"),
         *("appliedMigrations", "pendingMigrations", "lastMigration"),
-        *("drift", "driftAsOf", "migrations"),
+        *("drift", "driftAsOf", "running", "migrations"),
     ]
     assert (document["success"], document["environment"], document["state"]) == (
         True,
@@ -104,6 +111,68 @@ def test_the_status_says_what_the_last_run_found_and_looks_for_no_drift(
     assert "by_hand" not in instance.status().text + instance.post({"action": "status"}).text
 
 
+def test_the_status_says_which_file_runs_since_when_and_no_session(
+    start: Start, database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-a.sql": "CREATE TABLE a (id int)"})
+    run(database, directory)
+    migrations({"002-wait.sql": "ALTER TABLE a ADD b int"})
+    instance = start(database, directory)
+    idle = "LOCK TABLE a IN ACCESS SHARE MODE"
+    with holding(database, idle) as other, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, database, directory, MIGRATION_LOCK_TIMEOUT="0")
+        found = until(lambda: file_that_runs(instance.post({"action": "status"}).json()))
+        public = start(database, directory).status().json()["running"]
+        other.rollback()
+        running.result()
+    assert public == {"version": "002-wait", "since": found["since"]}
+    assert found.keys() == {"version", "since", "pid"}
+    assert history(database) == ["001-a", "002-wait"]
+    assert start(database, directory).status().json()["running"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("onward 0.2.0 production 003-add-orders", "003-add-orders"),
+        ("onward 0.2.0 preview of ada 003-add-", "003-add-orders"),
+        ("onward 0.2.0 production 1-<script>", None),
+        ("onward 0.2.0 production 003-'--", None),
+        ("onward 0.2.0 production 003-add-orders; call +1 555", None),
+        ("003-add-orders", None),
+        ("pgbouncer", None),
+        ("", None),
+    ],
+)
+def test_only_a_version_is_taken_from_the_name_of_the_locks_session(
+    start: Start, database: Database, migrations: Write, name: str, version: str | None
+) -> None:
+    directory = migrations({**ONE, "003-add-orders.sql": "SELECT 3"})
+    before = contents(database)
+    with psycopg.connect(database.url, application_name=name) as other:
+        assert start(database, directory).status().json()["running"] is None
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        running = start(database, directory).status().json()["running"]
+    assert running["version"] == version
+    assert set(running) == {"version", "since"}
+    assert contents(database) == before
+
+
+def test_a_role_that_may_not_see_sessions_sees_that_a_run_is_under_way(
+    server: Server, start: Start, database: Database, migrations: Write
+) -> None:
+    directory = migrations(ONE)
+    run(database, directory)
+    name = "onward 0.2.0 production 001-one"
+    with login(server, database) as plain:
+        database.execute(f"GRANT SELECT ON schema_migrations TO {role(plain)}")
+        with psycopg.connect(database.url, application_name=name) as other:
+            other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+            document = start(plain, directory).status().json()
+    assert document["running"] == {"version": "001-one", "since": None}
+    assert document["appliedMigrations"] == 1
+
+
 def test_only_the_secret_shows_the_hash_of_the_schema_and_the_sizes_of_tables(
     start: Start, database: Database, migrations: Write
 ) -> None:
@@ -118,7 +187,7 @@ def test_only_the_secret_shows_the_hash_of_the_schema_and_the_sizes_of_tables(
     assert (size > 1_000_000, count) == (True, 50_000)
     public = instance.status().json()
     assert public["driftAsOf"] == document["driftAsOf"]
-    private = {"schemaHash", "sizes", "running", "invalidIndexes", "pendingDetaches", "trusted"}
+    private = {"schemaHash", "sizes", "invalidIndexes", "pendingDetaches", "trusted"}
     assert private <= document.keys() and private.isdisjoint(public)
     assert contents(database) == before
 
@@ -447,9 +516,9 @@ def test_the_full_status_adds_checksums_and_audit_columns_and_runs_nothing(
     ]
     assert (full.pop("trusted"), full.pop("owner")) == (True, "postgres")
     assert len(full.pop("schemaHash")) == 16
-    assert full.pop("running") is None
     assert [full.pop(name) for name in ("invalidIndexes", "pendingDetaches")] == [[], []]
     assert full.pop("sizes") == {}
+    assert full.pop("asOf").endswith("Z")
     assert full == public
     assert start(database).post({"action": "status"}).json()["pendingMigrations"] == 3
     assert untouched(database)
