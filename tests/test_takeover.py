@@ -68,3 +68,9 @@ def test_a_complete_history_is_recorded_and_nothing_is_run(here: Here, database:
     assert here(url=database.url, env=NAMED).code == 0
     assert versions(database) == [OWN, *VERSIONS]
     assert here("validate", url=database.url, env=NAMED).code == 0
+
+
+@pytest.mark.usefixtures("source")
+def test_nothing_of_the_marks_and_of_what_undoes_a_file_is_imported(here: Here) -> None:
+    imported = (here.directory / "migrations" / f"{VERSIONS[0]}.sql").read_text()
+    assert imported == "\nCREATE TABLE one (id int);\n"
