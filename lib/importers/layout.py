@@ -107,9 +107,13 @@ def entries(directory: Path) -> list[Path]:
 
 def sha256_forms(content: bytes) -> tuple[str, ...]:
     """The SHA-256 of a text as it is, and with either line end, without repetition."""
+    return tuple(sha256(form).hexdigest() for form in line_end_forms(content))
+
+
+def line_end_forms(content: bytes) -> tuple[bytes, ...]:
+    """A text as it is, and with either line end, without repetition."""
     lf = content.replace(b"\r\n", b"\n")
-    forms = (content, lf, lf.replace(b"\n", b"\r\n"))
-    return tuple(dict.fromkeys(sha256(form).hexdigest() for form in forms))
+    return tuple(dict.fromkeys((content, lf, lf.replace(b"\n", b"\r\n"))))
 
 
 def blank(text: str, start: int, end: int) -> str:
