@@ -50,12 +50,12 @@ def take_over(
     _require_known(imported, tool, found, last)
     versions = {row.version for row in recorded}
     applied = list(_applied(imported.files, last, versions))
-    files = {one.version: one for one in migrations}
     kept = [one for one in applied if one.file.version and one.file.version not in versions]
-    own = [files[_OWN_TABLE]] if applied and not recorded and _OWN_TABLE in files else []
-    rows = [*map(_own_row, own), *(_row(one, files.get(one.file.version or "")) for one in kept)]
-    if not rows:
+    if not kept:
         return None
+    files = {one.version: one for one in migrations}
+    own = [_own_row(files[_OWN_TABLE])] if _OWN_TABLE in files and not recorded else []
+    rows = [*own, *(_row(one, files.get(one.file.version or "")) for one in kept)]
     first = max((row.id for row in recorded), default=0) + 1
     return Takeover(
         tool=imported.tool,

@@ -277,6 +277,19 @@ def test_times_and_durations_are_those_of_sqlx(begin: Begin) -> None:
 
 
 @each(*TOOLS)
+def test_a_preview_with_productions_url_changes_nothing(begin: Begin, tool: Tool) -> None:
+    project = begin(tool)
+    project.imports(1, 2, 3)
+    project.applies(1, 2)
+    before = project.table
+    preview = {"MIGRATION_ENV": "", "CI": "1", "VERCEL": "1", "VERCEL_ENV": "preview"}
+    result = project.run(**preview)
+    assert result.code == 3
+    assert f"has the history of {tool.title}, which names no environment" in result.err
+    assert (project.recorded, project.tables, project.table) == ([], ["t1", "t2"], before)
+
+
+@each(*TOOLS)
 def test_the_same_import_twice_gives_the_same_bytes(begin: Begin, tool: Tool) -> None:
     project = begin(tool)
     first = project.imports(1, 2, 3)
