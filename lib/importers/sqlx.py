@@ -6,11 +6,10 @@ sqlx-core/src/config/migrate.rs; sqlx-postgres/src/migrate.rs.
 
 import re
 import tomllib
-from collections.abc import Mapping
 from functools import partial
 from hashlib import sha384
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from lib.errors import FilesError
 from lib.importers.layout import (
@@ -35,6 +34,12 @@ _PROJECT, _SETTINGS = "Cargo.toml", "sqlx.toml"
 _DIRECTORIES_ABOVE = 3
 
 
+class _Settings(NamedTuple):
+    table: str | None
+    ignored: str
+    """Characters that no checksum counts."""
+
+
 def recognises(directory: Path) -> bool:
     """Whether its files have sqlx's names, and a Rust project around them names sqlx.
 
@@ -48,19 +53,19 @@ def recognises(directory: Path) -> bool:
 def read(directory: Path) -> Layout:
     """Its migrations. Raises FilesError."""
     settings = _settings(directory.resolve().parent / _SETTINGS)
-    ignored = "".join(settings.get("ignored-chars", ()))
     paths = sorted(_paths(directory), key=lambda path: (_number(path) or 0, path.name))
-    found = layout(paths, partial(_file, ignored=ignored), _key)
-    return found._replace(table=settings.get("table-name"))
+    found = layout(paths, partial(_file, ignored=settings.ignored), _key)
+    return found._replace(table=settings.table)
 
 
-def _settings(path: Path) -> Mapping[str, Any]:
+def _settings(path: Path) -> _Settings:
     """What `sqlx.toml` says of migrations. Raises FilesError."""
     try:
-        settings: Mapping[str, Any] = tomllib.loads(text_if_readable(path) if path.exists() else "")
-    except tomllib.TOMLDecodeError as error:
-        raise FilesError(f"{path}: is not TOML: {error}", changed_nothing=True) from None
-    return settings.get("migrate") or {}
+        document = tomllib.loads(text_if_readable(path) if path.exists() else "")
+        migrate = document.get("migrate", {})
+        return _Settings(migrate.get("table-name"), "".join(migrate.get("ignored-chars", ())))
+    except (tomllib.TOMLDecodeError, AttributeError, TypeError) as error:
+        raise FilesError(f"{path}: cannot be read: {error}", changed_nothing=True) from None
 
 
 def _paths(directory: Path) -> list[Path]:

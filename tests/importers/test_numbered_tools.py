@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+from lib.importers.importing import recognised
 from tests.conftest import ROOT, Completed, Database, Here
 from tests.kit import Write, tables
 from tests.proxy import Proxy
@@ -80,7 +81,7 @@ class Project:
     """A team's repository and its database, which a tool migrates."""
 
     def __init__(self, tool: Tool, source: Path, database: Database, here: Here) -> None:
-        self.tool, self.source, self.database, self._here = tool, source, database, here
+        self.tool, self.source, self.database, self.here = tool, source, database, here
 
     def write(self, *numbers: int) -> None:
         for number in numbers:
@@ -90,9 +91,9 @@ class Project:
     def imports(self, *numbers: int) -> bytes:
         """Write these files and import all; imported.json."""
         self.write(*numbers)
-        result = self._here("import", self.tool.name, str(self.source))
+        result = self.here("import", self.tool.name, str(self.source))
         assert result.code == 0, result.err
-        return (self._here.directory / "migrations" / "imported.json").read_bytes()
+        return (self.here.directory / "migrations" / "imported.json").read_bytes()
 
     def applies(self, *numbers: int) -> None:
         """The tool applies these files."""
@@ -102,7 +103,7 @@ class Project:
             self.database.execute(f"CREATE TABLE t{number} (id int); {self.tool.record(number)}")
 
     def run(self, *arguments: str, url: str = "", **environment: str) -> Completed:
-        return self._here(*arguments, url=url or self.database.url, env=environment)
+        return self.here(*arguments, url=url or self.database.url, env=environment)
 
     @property
     def table(self) -> str | None:
@@ -141,6 +142,16 @@ def begin(tmp_path: Path, migrations: Write, database: Database, here: Here) -> 
 
 def each(*tools: Tool) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("tool", tools, ids=[tool.name for tool in tools])
+
+
+@each(*TOOLS)
+def test_a_directory_is_recognised_as_of_this_tool_alone(begin: Begin, tool: Tool) -> None:
+    project = begin(tool)
+    project.write(1, 2)
+    if tool is SQLX:
+        (project.source.parent / "Cargo.toml").write_text('[dependencies]\nsqlx = "0.8"\n')
+    assert recognised(project.source) == tool.name
+    assert project.recorded == []
 
 
 @each(*TOOLS)

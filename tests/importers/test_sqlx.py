@@ -67,11 +67,12 @@ def test_the_settings_name_the_table_and_what_no_checksum_counts(tmp_path: Path)
     assert read(directory).table == "app._migrations"
 
 
-def test_settings_that_are_not_toml_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", ["[migrate\n", "migrate = 1\n", "migrate.ignored-chars = 1\n"])
+def test_settings_that_cannot_be_read_are_named(tmp_path: Path, settings: str) -> None:
     directory = tmp_path / "migrations"
     directory.mkdir()
-    (tmp_path / "sqlx.toml").write_text("[migrate\n")
-    with pytest.raises(FilesError, match=r"sqlx\.toml: is not TOML"):
+    (tmp_path / "sqlx.toml").write_text(settings)
+    with pytest.raises(FilesError, match=r"sqlx\.toml: cannot be read: "):
         read(directory)
 
 
