@@ -8,7 +8,15 @@ import re
 from pathlib import Path
 
 from lib.importers import sqlx
-from lib.importers.layout import Layout, NotConvertible, SourceFile, entries, layout, read_text
+from lib.importers.layout import (
+    Layout,
+    NotConvertible,
+    SourceFile,
+    entries,
+    layout,
+    read_text,
+    with_one_file_a_key,
+)
 
 _NAME = re.compile(r"(?P<number>[0-9]+)_(?P<rest>.*)\.(?P<way>down|up)\.(?P<kind>.*)")
 
@@ -21,9 +29,11 @@ def recognises(directory: Path) -> bool:
 
 def read(directory: Path) -> Layout:
     """Its migrations. Raises FilesError."""
-    # Of a number's two files, the one named `up` is the last by name, and stays.
-    files = {_number(path): path for path in sorted(_paths(directory), key=_way)}
-    return layout([files[number] for number in sorted(files)], _file, lambda p: str(_number(p)))
+    paths = sorted(_paths(directory), key=_number)
+    ups = {_number(path) for path in paths if _way(path) == "up"}
+    paths = [path for path in paths if _way(path) == "up" or _number(path) not in ups]
+    found = layout(paths, _file, lambda path: str(_number(path)))
+    return Layout(with_one_file_a_key(found.files))
 
 
 def _paths(directory: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from lib.importers.layout import (
     layout,
     read_text,
     text_if_readable,
+    with_one_file_a_key,
 )
 from lib.source.lexer import split
 
@@ -32,7 +33,9 @@ def recognises(directory: Path) -> bool:
 
 def read(directory: Path) -> Layout:
     """Its migrations. Raises FilesError."""
-    return layout(sorted(_paths(directory), key=_number), _file, lambda path: str(_number(path)))
+    paths = sorted(_paths(directory), key=_number)
+    found = layout(paths, _file, lambda path: str(_number(path)))
+    return Layout(with_one_file_a_key(found.files))
 
 
 def _paths(directory: Path) -> list[Path]:

@@ -3,6 +3,7 @@ numbers.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -65,6 +66,20 @@ def layout(
         except NotConvertible as reason:
             files.append(Obstacle(path.name, key_of(path), str(reason)))
     return Layout(tuple(files))
+
+
+def with_one_file_a_key(
+    files: Iterable[SourceFile | Obstacle],
+) -> tuple[SourceFile | Obstacle, ...]:
+    """The files; where several have one key, the tool's history cannot tell which was applied."""
+    files = list(files)
+    times = Counter(one.key for one in files if isinstance(one, SourceFile))
+    return tuple(
+        Obstacle(one.path, one.key, f"another file has the version {one.key}, too")
+        if times[one.key] > 1
+        else one
+        for one in files
+    )
 
 
 def read_text(path: Path) -> str:

@@ -23,6 +23,7 @@ from lib.importers.layout import (
     line_end_forms,
     read_text,
     text_if_readable,
+    with_one_file_a_key,
 )
 
 _NAME = re.compile(r"(?P<number>[^_]*)_(?P<rest>.*?)(?:\.up)?\.sql")
@@ -55,7 +56,7 @@ def read(directory: Path) -> Layout:
     settings = _settings(directory.resolve().parent / _SETTINGS)
     paths = sorted(_paths(directory), key=lambda path: (_number(path) or 0, path.name))
     found = layout(paths, partial(_file, ignored=settings.ignored), _key)
-    return found._replace(table=settings.table)
+    return Layout(with_one_file_a_key(found.files), settings.table)
 
 
 def _settings(path: Path) -> _Settings:

@@ -155,6 +155,20 @@ def test_a_directory_is_recognised_as_of_this_tool_alone(begin: Begin, tool: Too
 
 
 @each(*TOOLS)
+def test_two_files_of_one_number_are_refused_by_name(begin: Begin, tool: Tool) -> None:
+    project = begin(tool)
+    project.write(1)
+    name = tool.file_name.format(number=1)
+    twin = name.replace("t1", "twin")
+    (project.source / twin).write_text(tool.file(1))
+    result = project.run("import", tool.name, str(project.source))
+    assert result.code == 2
+    for one in (name, twin):
+        assert f"{project.source / one}: another file has the version 1, too" in result.err
+    assert project.recorded == []
+
+
+@each(*TOOLS)
 def test_a_complete_history_is_recorded_once_and_nothing_is_run(begin: Begin, tool: Tool) -> None:
     project = begin(tool)
     project.imports(1, 2, 3, 4, 5)
