@@ -102,7 +102,7 @@ def expect_schema(config: Config, *, refresh: bool) -> Verdict:
 
 def _require_taken_over(history: History) -> None:
     """Raise HistoryConflict while another tool's history is the only one."""
-    if history.takeover:
+    if history.takeover and not history.rows:
         raise HistoryConflict(
             f"what {history.takeover.title} has applied is not taken over yet",
             changed_nothing=True,

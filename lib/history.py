@@ -111,12 +111,12 @@ class History(NamedTuple):
     activity: Activity | None = None
     """What is going on in the database; None if that was not asked for."""
     takeover: Takeover | None = None
-    """What another tool has applied, where nothing is recorded yet."""
+    """What another tool has applied, and is not recorded yet."""
 
     @property
     def known(self) -> tuple[AppliedMigration, ...]:
-        """What is applied: the recorded migrations, or those that are to be taken over."""
-        return self.rows or (self.takeover.rows if self.takeover else ())
+        """What is applied: the recorded migrations, and those that are to be taken over."""
+        return (*self.rows, *(self.takeover.rows if self.takeover else ()))
 
     def with_takeover(self, takeover: Takeover | None, found: FoundTable) -> History:
         """The same, with what is to be taken over from another tool's table.

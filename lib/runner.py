@@ -32,6 +32,7 @@ from lib.retry import Backoff
 from lib.settings.config import Config
 from lib.source import extensions
 from lib.source.migration import Migration, load, require_runnable
+from lib.takeover import may_be_behind
 
 if TYPE_CHECKING:
     from lib.postgres.catalog import Observer
@@ -53,11 +54,11 @@ def read_plan(
 ) -> tuple[History, Plan]:
     """Read the history and compare the files with it. Reads only.
 
-    Where nothing is recorded yet, what another tool has applied counts: a run takes it over.
+    What another tool has applied and nothing records yet counts as applied: a run takes it over.
     The history also says what is asked of what is going on in the database.
     """
     history = executor.read(activity=activity)
-    if config.imported and not history.rows:
+    if config.imported and may_be_behind(config.imported, history.rows, migrations):
         history = executor.takeover(config.imported, migrations)
     production = config.production or last_migrated_as(history) == "production"
     plan = make_plan(

@@ -2,10 +2,11 @@
 
 Each file by its own row, never up to a newest one: what the tool has skipped stays pending. Only a
 tool that keeps nothing but its newest version is taken at its word.
+
+As long as both run, the tool may have applied what a run finds pending: that is taken over, too.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from lib.errors import HistoryConflict
@@ -25,10 +26,21 @@ class _Applied(NamedTuple):
     row: ToolRow
 
 
+def may_be_behind(
+    imported: Imported, recorded: Sequence[AppliedMigration], migrations: Sequence[Migration]
+) -> bool:
+    """Whether the tool may have applied what is not recorded: only then is its table read."""
+    pending = {one.version for one in migrations} - {row.version for row in recorded}
+    return not recorded or any(one.version in pending for one in imported.files)
+
+
 def take_over(
-    imported: Imported, found: FoundTable, migrations: Sequence[Migration]
+    imported: Imported,
+    found: FoundTable,
+    migrations: Sequence[Migration],
+    recorded: Sequence[AppliedMigration] = (),
 ) -> Takeover | None:
-    """What the next run is to record; None if the tool has applied nothing.
+    """What the next run is to record; None if the tool has applied nothing that is not `recorded`.
 
     Raises HistoryConflict for rows that failed, and for rows of files that were not imported.
     """
@@ -36,18 +48,20 @@ def take_over(
     last = {row.key: row for row in found.rows}
     _require_none_failed(tool, found)
     _require_known(imported, tool, found, last)
-    applied = list(_applied(imported.files, last))
-    if not applied:
+    versions = {row.version for row in recorded}
+    applied = list(_applied(imported.files, last, versions))
+    kept = [one for one in applied if one.file.version and one.file.version not in versions]
+    if not kept:
         return None
     files = {one.version: one for one in migrations}
-    kept = [one for one in applied if one.file.version]
-    own = [_own_row(files[_OWN_TABLE])] if _OWN_TABLE in files else []
+    own = [_own_row(files[_OWN_TABLE])] if _OWN_TABLE in files and not recorded else []
     rows = [*own, *(_row(one, files.get(one.file.version or "")) for one in kept)]
+    first = max((row.id for row in recorded), default=0) + 1
     return Takeover(
         tool=imported.tool,
         title=tool.title,
         found=found,
-        rows=tuple(row._replace(id=number) for number, row in enumerate(rows, 1)),
+        rows=tuple(row._replace(id=number) for number, row in enumerate(rows, first)),
         edited=tuple(one.file.version or "" for one in kept if _is_edited(one)),
         skipped=tuple(one.file.path for one in applied if not one.file.version),
     )
@@ -58,6 +72,8 @@ def takeover_lines(takeover: Takeover) -> Iterator[str]:
     taken = [row for row in takeover.rows if row.version != _OWN_TABLE]
     noun = "migration" if len(taken) == 1 else "migrations"
     yield f"{len(taken)} {noun} that {takeover.title} has applied ({takeover.found})"
+    if any(row.state == UP_TO for row in takeover.found.rows):
+        yield "it keeps its newest version only, so all before that are taken for applied"
     if takeover.edited:
         yield (
             f"edited after {takeover.title} had applied it: {_named(takeover.edited)}; recorded as "
@@ -94,16 +110,29 @@ def _require_known(
         )
 
 
-def _applied(files: Sequence[ImportedFile], rows: dict[str, ToolRow]) -> Iterator[_Applied]:
+def _applied(
+    files: Sequence[ImportedFile], rows: dict[str, ToolRow], recorded: Collection[str]
+) -> Iterator[_Applied]:
     """The files that the tool has applied, in their order, each with what the tool says of it."""
     newest = next((row for row in rows.values() if row.state == UP_TO), None)
     if newest:
-        before = takewhile(lambda one: one.key != newest.key, files)
-        own = (one for one in files if one.key == newest.key)
-        yield from (_Applied(one, newest) for one in (*before, *own))
+        yield from (_Applied(one, newest) for one in _up_to(newest.key, files, recorded))
     for one in files:
         if (row := rows.get(one.key)) and row.state == APPLIED:
             yield _Applied(one, row)
+
+
+def _up_to(
+    key: str, files: Sequence[ImportedFile], recorded: Collection[str]
+) -> Sequence[ImportedFile]:
+    """The files up to this one, behind the last of them that is recorded.
+
+    One before that was merged since, and the tool has passed it over.
+    """
+    end = max(index for index, one in enumerate(files, 1) if one.key == key)
+    numbered = enumerate(files[:end], 1)
+    start = max((index for index, one in numbered if one.version in recorded), default=0)
+    return files[start:end]
 
 
 def _row(applied: _Applied, file: Migration | None) -> AppliedMigration:

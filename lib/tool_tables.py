@@ -50,4 +50,40 @@ TABLES = {
         "t.version",
         "",
     ),
+    "goose": ToolTable(
+        "goose",
+        "goose_db_version",
+        ("id", "version_id", "is_applied", "tstamp"),
+        # The row 0 is no file's: goose writes it when it creates the table. What runs without a
+        # transaction leaves no row either when it fails.
+        f"""t.version_id, CASE WHEN t.is_applied AND t.version_id > 0 THEN 'applied'
+            ELSE 'undone' END,
+        extract(epoch FROM CAST(t.tstamp AS timestamptz)), {_UNKNOWN}, NULL""",
+        "t.id",
+        "",
+    ),
+    "golang-migrate": ToolTable(
+        "golang-migrate",
+        "schema_migrations",
+        ("version", "dirty"),
+        f"""t.version, CASE WHEN t.dirty THEN 'failed' ELSE 'up to' END,
+        {_UNKNOWN}, {_UNKNOWN}, NULL""",
+        "t.version",
+        "finish or undo it by hand, then say which version the database has now: NAME if it is\n"
+        "finished, else the one before it:\n"
+        "  migrate -database URL -path DIRECTORY force NAME",
+    ),
+    "sqlx": ToolTable(
+        "sqlx",
+        "_sqlx_migrations",
+        ("version", "installed_on", "success", "checksum", "execution_time"),
+        # Nanoseconds; -1 until a migration's end is recorded.
+        """t.version, CASE WHEN t.success THEN 'applied' ELSE 'failed' END,
+        extract(epoch FROM t.installed_on), nullif(t.execution_time, -1) / 1e6,
+        encode(t.checksum, 'hex')""",
+        "t.version",
+        "finish or undo it by hand, then correct its row:\n"
+        "  UPDATE _sqlx_migrations SET success = true WHERE version = NAME;  -- if finished\n"
+        "  DELETE FROM _sqlx_migrations WHERE version = NAME;  -- if undone",
+    ),
 }

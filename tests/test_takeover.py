@@ -85,3 +85,9 @@ def test_import_proves_that_history_and_schema_agree(
     assert "column public.three.extra\n    the files make: not there\n" in result.out
     assert tables(database) == ["one", "three"]
     assert rows_of_dbmate(database) == ["20240101000000", "20240103000000"]
+
+
+@pytest.mark.usefixtures("source")
+def test_nothing_of_the_marks_and_of_what_undoes_a_file_is_imported(here: Here) -> None:
+    imported = (here.directory / "migrations" / f"{VERSIONS[0]}.sql").read_text()
+    assert imported == "\nCREATE TABLE one (id int);\n"

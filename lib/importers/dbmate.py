@@ -59,6 +59,6 @@ def _file(path: Path) -> SourceFile:
 def _up_sections(text: str, marks: list[re.Match[str]]) -> str:
     """The text with the lines of the marks and the sections `down` blank."""
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
-    for mark, end in zip(marks, ends, strict=True):
+    for mark, end in reversed(list(zip(marks, ends, strict=True))):  # the indexes before it hold
         text = blank(text, mark.start(), end if mark["way"] == "down" else mark.end())
     return text.rstrip() + "\n"

@@ -3,6 +3,7 @@ numbers.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -67,6 +68,20 @@ def layout(
     return Layout(tuple(files))
 
 
+def with_one_file_a_key(
+    files: Iterable[SourceFile | Obstacle],
+) -> tuple[SourceFile | Obstacle, ...]:
+    """The files; where several have one key, the tool's history cannot tell which was applied."""
+    files = list(files)
+    times = Counter(one.key for one in files if isinstance(one, SourceFile))
+    return tuple(
+        Obstacle(one.path, one.key, f"another file has the version {one.key}, too")
+        if times[one.key] > 1
+        else one
+        for one in files
+    )
+
+
 def read_text(path: Path) -> str:
     """A file's text, its line ends as they are. Raises NotConvertible, and FilesError."""
     content = content_of(path)
@@ -107,9 +122,13 @@ def entries(directory: Path) -> list[Path]:
 
 def sha256_forms(content: bytes) -> tuple[str, ...]:
     """The SHA-256 of a text as it is, and with either line end, without repetition."""
+    return tuple(sha256(form).hexdigest() for form in line_end_forms(content))
+
+
+def line_end_forms(content: bytes) -> tuple[bytes, ...]:
+    """A text as it is, and with either line end, without repetition."""
     lf = content.replace(b"\r\n", b"\n")
-    forms = (content, lf, lf.replace(b"\n", b"\r\n"))
-    return tuple(dict.fromkeys(sha256(form).hexdigest() for form in forms))
+    return tuple(dict.fromkeys((content, lf, lf.replace(b"\n", b"\r\n"))))
 
 
 def blank(text: str, start: int, end: int) -> str:

@@ -155,7 +155,7 @@ class Executor:
         history = self._session.history
         found = find_tool_history(self._session.connection, imported, self.limits)
         if found:
-            takeover = take_over(imported, found, migrations)
+            takeover = take_over(imported, found, migrations, history.rows)
             history = self._session.history = history.with_takeover(takeover, found)
         return history
 
