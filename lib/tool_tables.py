@@ -32,15 +32,36 @@ TABLES = {
         "Prisma Migrate",
         "_prisma_migrations",
         ("migration_name", "checksum", "finished_at", "rolled_back_at", "started_at"),
-        # Old versions wrote checksums without leading zeros.
+        # Old versions wrote checksums without leading zeros. A name may have several rows: of a try
+        # that failed and was rolled back, and of the one that was then applied.
         """t.migration_name, CASE WHEN t.rolled_back_at IS NOT NULL THEN 'undone'
             WHEN t.finished_at IS NULL THEN 'failed' ELSE 'applied' END,
         extract(epoch FROM t.finished_at),
         extract(epoch FROM t.finished_at - t.started_at) * 1000, lpad(t.checksum, 64, '0')""",
-        "t.started_at, t.finished_at NULLS FIRST",
+        "t.rolled_back_at NULLS LAST, t.started_at, t.finished_at",
         "finish or undo it by hand, then tell Prisma:\n"
         "  npx prisma migrate resolve --applied NAME\n"
         "  npx prisma migrate resolve --rolled-back NAME",
+    ),
+    "drizzle": ToolTable(
+        "Drizzle",
+        "drizzle.__drizzle_migrations",
+        ("hash", "created_at"),
+        # Since 1.0 it has names. Before, `created_at` is the journal's time, at which the file was
+        # generated; when it was applied is unknown.
+        f"""coalesce(to_jsonb(t) ->> 'name', CAST(t.created_at AS text)), 'applied',
+        extract(epoch FROM CAST(to_jsonb(t) ->> 'applied_at' AS timestamptz)), {_UNKNOWN},
+        t.hash""",
+        "t.id",
+        "",
+    ),
+    "node-pg-migrate": ToolTable(
+        "node-pg-migrate",
+        "pgmigrations",
+        ("name", "run_on"),
+        f"t.name, 'applied', extract(epoch FROM CAST(t.run_on AS timestamptz)), {_UNKNOWN}, NULL",
+        "t.run_on, t.id",
+        "",
     ),
     "dbmate": ToolTable(
         "dbmate",

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,14 +58,19 @@ def layout(
     paths: Iterable[Path],
     convert: Callable[[Path], SourceFile],
     key_of: Callable[[Path], str],
+    *,
+    path_of: Callable[[Path], str] = attrgetter("name"),
 ) -> Layout:
-    """The files in this order; those that `convert` raises NotConvertible for are obstacles."""
+    """The files in this order; those that `convert` raises NotConvertible for are obstacles.
+
+    `path_of` says where below the tool's directory a file is.
+    """
     files = list[SourceFile | Obstacle]()
     for path in paths:
         try:
             files.append(convert(path))
         except NotConvertible as reason:
-            files.append(Obstacle(path.name, key_of(path), str(reason)))
+            files.append(Obstacle(path_of(path), key_of(path), str(reason)))
     return Layout(tuple(files))
 
 
@@ -93,9 +99,9 @@ def read_text(path: Path) -> str:
 
 
 def text_if_readable(path: Path) -> str:
-    """A file's text; empty if it is none. Raises FilesError."""
+    """A file's text; empty if it has none, or is a directory. Raises FilesError."""
     try:
-        return read_text(path)
+        return read_text(path) if path.is_file() else ""
     except NotConvertible:
         return ""
 
@@ -118,6 +124,12 @@ def entries(directory: Path) -> list[Path]:
         raise FilesError(
             f"{directory}: cannot be read: {reason_of(error)}", changed_nothing=True
         ) from None
+
+
+def leading_number(name: str) -> int | None:
+    """The number that a name begins with."""
+    digits = re.match("[0-9]+", name)
+    return int(digits[0]) if digits else None
 
 
 def sha256_forms(content: bytes) -> tuple[str, ...]:
