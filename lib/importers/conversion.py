@@ -144,7 +144,7 @@ def _with_directive(sql: str) -> str:
     if _DIRECTIVE in map(str.rstrip, opening_comment(sql)):
         return sql
     first = next((one.offset for one in split(sql)), len(sql))
-    empty = re.compile(r"(?m)^[ \t]*(?=\r?$)").search(sql, 0, first)
+    empty = re.compile(r"(?m)^[ \t]*(?=\r?\n)").search(sql, 0, first)
     inside = empty and not any(
         start <= empty.start() < start + len(text) for start, text in _comments(sql)
     )
