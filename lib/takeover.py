@@ -5,14 +5,13 @@ tool that keeps nothing but its newest version is taken at its word.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from typing import NamedTuple
 
 from lib.errors import HistoryConflict
 from lib.history import AppliedMigration, FoundTable, Takeover, ToolRow
 from lib.imported import Imported, ImportedFile
 from lib.source.migration import Migration
-from lib.tool_tables import APPLIED, FAILED, TABLES, UP_TO, ToolTable
+from lib.tool_tables import APPLIED, BASELINE, FAILED, TABLES, UP_TO, ToolTable
 
 # It makes Onward's own table, which is there when the rows are written to it.
 _OWN_TABLE = "000-create-migration-table"
@@ -96,14 +95,23 @@ def _require_known(
 
 def _applied(files: Sequence[ImportedFile], rows: dict[str, ToolRow]) -> Iterator[_Applied]:
     """The files that the tool has applied, in their order, each with what the tool says of it."""
-    newest = next((row for row in rows.values() if row.state == UP_TO), None)
-    if newest:
-        before = takewhile(lambda one: one.key != newest.key, files)
-        own = (one for one in files if one.key == newest.key)
-        yield from (_Applied(one, newest) for one in (*before, *own))
+    upper = max(
+        (row for row in rows.values() if row.state in (UP_TO, BASELINE)),
+        key=lambda row: _place(row.key),
+        default=None,
+    )
     for one in files:
-        if (row := rows.get(one.key)) and row.state == APPLIED:
+        row = rows.get(one.key)
+        if row and row.state == APPLIED:
             yield _Applied(one, row)
+        elif upper and _place(one.key) and _place(one.key) <= _place(upper.key):
+            yield _Applied(one, upper)
+
+
+def _place(key: str) -> tuple[int, ...]:
+    """What orders a key among those of its tool; nothing for a key that is no number."""
+    parts = key.split(".")
+    return tuple(map(int, parts)) if all(map(str.isdecimal, parts)) else ()
 
 
 def _row(applied: _Applied, file: Migration | None) -> AppliedMigration:

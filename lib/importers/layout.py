@@ -3,6 +3,7 @@ numbers.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -67,6 +68,20 @@ def layout(
     return Layout(tuple(files))
 
 
+def with_one_file_a_key(
+    files: Iterable[SourceFile | Obstacle],
+) -> tuple[SourceFile | Obstacle, ...]:
+    """The files; where several have one key, the tool's history cannot tell which was applied."""
+    files = list(files)
+    times = Counter(one.key for one in files if isinstance(one, SourceFile))
+    return tuple(
+        Obstacle(one.path, one.key, f"another file has the version {one.key}, too")
+        if times[one.key] > 1
+        else one
+        for one in files
+    )
+
+
 def read_text(path: Path) -> str:
     """A file's text, its line ends as they are. Raises NotConvertible, and FilesError."""
     content = content_of(path)
@@ -103,6 +118,14 @@ def entries(directory: Path) -> list[Path]:
         raise FilesError(
             f"{directory}: cannot be read: {reason_of(error)}", changed_nothing=True
         ) from None
+
+
+def files_below(directory: Path) -> list[Path]:
+    """The files in a directory and its folders, by path, without hidden ones. Raises FilesError."""
+    found = list[Path]()
+    for path in entries(directory):
+        found += files_below(path) if path.is_dir() else [path]
+    return found
 
 
 def sha256_forms(content: bytes) -> tuple[str, ...]:
