@@ -36,10 +36,10 @@ def take_over(
     _require_none_failed(tool, found)
     _require_known(imported, tool, found, last)
     applied = list(_applied(imported.files, last))
-    if not applied:
+    kept = [one for one in applied if one.file.version]
+    if not kept:
         return None
     files = {one.version: one for one in migrations}
-    kept = [one for one in applied if one.file.version]
     own = [_own_row(files[_OWN_TABLE])] if _OWN_TABLE in files else []
     rows = [*own, *(_row(one, files.get(one.file.version or "")) for one in kept)]
     return Takeover(

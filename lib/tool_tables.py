@@ -54,7 +54,16 @@ TABLES = {
     "flyway": ToolTable(
         "Flyway",
         "flyway_schema_history",
-        ("installed_rank", "version", "description", "type", "checksum", "installed_on", "success"),
+        (
+            "installed_rank",
+            "version",
+            "description",
+            "type",
+            "checksum",
+            "installed_on",
+            "execution_time",
+            "success",
+        ),
         # Version 1.0 is version 1, and 01 is, too.
         """coalesce(regexp_replace(regexp_replace(t.version, '(?<![0-9])0+(?=[0-9])', '', 'g'),
             '([.]0+)+$', ''), 'R__' || replace(t.description, ' ', '_')),
