@@ -43,24 +43,6 @@ PAUSE_IN_LOCK_TIMEOUTS = 3
 PAUSE_GROWTH = 1.5
 
 
-def read_history(
-    config: Config,
-    executor: Executor,
-    migrations: tuple[Migration, ...] = (),
-    *,
-    activity: bool = False,
-) -> History:
-    """Read the history. Reads only.
-
-    Where nothing is recorded yet, what another tool has applied counts: a run takes it over.
-    With `activity`, the history also says what is going on in the database.
-    """
-    history = executor.read(activity=activity)
-    if config.imported and not history.rows:
-        history = executor.takeover(config.imported, migrations)
-    return history
-
-
 def read_plan(
     config: Config,
     executor: Executor,
@@ -68,8 +50,14 @@ def read_plan(
     *,
     activity: bool = False,
 ) -> tuple[History, Plan]:
-    """`read_history`, and compare the files with it. Reads only."""
-    history = read_history(config, executor, migrations, activity=activity)
+    """Read the history and compare the files with it. Reads only.
+
+    Where nothing is recorded yet, what another tool has applied counts: a run takes it over.
+    With `activity`, the history also says what is going on in the database.
+    """
+    history = executor.read(activity=activity)
+    if config.imported and not history.rows:
+        history = executor.takeover(config.imported, migrations)
     production = config.production or last_migrated_as(history) == "production"
     plan = make_plan(
         migrations,

@@ -5,6 +5,7 @@ tool that keeps nothing but its newest version is taken at its word.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from lib.errors import HistoryConflict
@@ -32,14 +33,14 @@ def take_over(
     Raises HistoryConflict for rows that failed, and for rows of files that were not imported.
     """
     tool = TABLES[imported.tool]
-    last = {row.key: row for row in found.rows}
+    last = _last_rows(imported.files, found.rows)
     _require_none_failed(tool, found)
     _require_known(imported, tool, found, last)
     applied = list(_applied(imported.files, last))
-    kept = [one for one in applied if one.file.version]
-    if not kept:
+    if not applied:
         return None
     files = {one.version: one for one in migrations}
+    kept = [one for one in applied if one.file.version]
     own = [_own_row(files[_OWN_TABLE])] if _OWN_TABLE in files else []
     rows = [*own, *(_row(one, files.get(one.file.version or "")) for one in kept)]
     return Takeover(
@@ -64,6 +65,24 @@ def takeover_lines(takeover: Takeover) -> Iterator[str]:
         )
     if takeover.skipped:
         yield f"not recorded, since not imported: {_named(takeover.skipped)}"
+
+
+def _last_rows(files: Sequence[ImportedFile], rows: Sequence[ToolRow]) -> dict[str, ToolRow]:
+    """The row that counts of each key; in place of a baseline, UP_TO for the last file under it."""
+    last = {row.key: row for row in rows}
+    baseline = next((row for row in reversed(rows) if row.state == BASELINE), None)
+    if not baseline:
+        return last
+    end = _place(baseline.key)
+    under = [one.key for one in files if () < _place(one.key) <= end]
+    newer = {key: row for key, row in last.items() if not () < _place(key) <= end}
+    return newer | {key: baseline._replace(key=key, state=UP_TO) for key in under[-1:]}
+
+
+def _place(key: str) -> tuple[int, ...]:
+    """What orders a key with others; nothing for one that is not numbers with dots."""
+    parts = key.split(".")
+    return tuple(map(int, parts)) if all(map(str.isdecimal, parts)) else ()
 
 
 def _require_none_failed(tool: ToolTable, found: FoundTable) -> None:
@@ -95,23 +114,14 @@ def _require_known(
 
 def _applied(files: Sequence[ImportedFile], rows: dict[str, ToolRow]) -> Iterator[_Applied]:
     """The files that the tool has applied, in their order, each with what the tool says of it."""
-    upper = max(
-        (row for row in rows.values() if row.state in (UP_TO, BASELINE)),
-        key=lambda row: _place(row.key),
-        default=None,
-    )
+    newest = next((row for row in rows.values() if row.state == UP_TO), None)
+    if newest:
+        before = takewhile(lambda one: one.key != newest.key, files)
+        own = (one for one in files if one.key == newest.key)
+        yield from (_Applied(one, newest) for one in (*before, *own))
     for one in files:
-        row = rows.get(one.key)
-        if row and row.state == APPLIED:
+        if (row := rows.get(one.key)) and row.state == APPLIED:
             yield _Applied(one, row)
-        elif upper and _place(one.key) and _place(one.key) <= _place(upper.key):
-            yield _Applied(one, upper)
-
-
-def _place(key: str) -> tuple[int, ...]:
-    """What orders a key among those of its tool; nothing for a key that is no number."""
-    parts = key.split(".")
-    return tuple(map(int, parts)) if all(map(str.isdecimal, parts)) else ()
 
 
 def _row(applied: _Applied, file: Migration | None) -> AppliedMigration:

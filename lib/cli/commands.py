@@ -228,7 +228,7 @@ def _with_applied(config: Config, found: DuplicateNumbers) -> OnwardError:
     """The error with what this database has applied; as it is, if that cannot be read."""
     try:
         with Executor(config, budget=READ_BUDGET) as database:
-            history = runner.read_history(config, database)
+            history, _ = runner.read_plan(config, database, ())
     except Interrupted:
         raise
     except OnwardError:
@@ -328,7 +328,7 @@ def _renumber(options: SimpleNamespace, terminal: Terminal) -> int:
 
     config = _config(options, terminal)
     with Executor(config, budget=READ_BUDGET) as database:
-        applied = [row.version for row in runner.read_history(config, database).known]
+        applied = [row.version for row in runner.read_plan(config, database, ())[0].known]
     return renumber(options, terminal, applied)
 
 
