@@ -18,6 +18,7 @@ from lib.events import Event, Started, TakenOver
 from lib.web.service import Service
 from tests.conftest import ROOT, Cli, Database, Here, Server
 from tests.kit import (
+    OLD_SHAPE,
     Events,
     Write,
     config_of,
@@ -278,9 +279,9 @@ def test_a_table_whose_name_must_be_quoted_is_found(
 @pytest.mark.parametrize(
     ("alter", "said"),
     [
-        ("ALTER finished_at TYPE text", "its columns have other types"),
+        ("ALTER finished_at TYPE text", "its columns have other types or values"),
         ("ALTER migration_name TYPE bytea USING 'x'", "no imported file"),
-        ("ALTER checksum TYPE int USING 1", "its columns have other types"),
+        ("ALTER checksum TYPE int USING 1", "its columns have other types or values"),
         ("DROP COLUMN finished_at", "it has no column finished_at"),
     ],
 )
@@ -499,6 +500,68 @@ def test_a_run_that_is_stopped_during_the_takeover_leaves_nothing(
     assert places_of_ours(database) == []
     assert cli(url=database.url, env=NAMED).code == 0
     assert versions(database) == [OWN, *VERSIONS]
+
+
+# A table of ours that is there, and empty
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize("columns", ["", OLD_SHAPE])
+def test_an_empty_history_of_ours_is_filled(here: Here, database: Database, columns: str) -> None:
+    if columns:
+        database.execute(f"CREATE SCHEMA onward; CREATE TABLE onward.schema_migrations {columns}")
+    else:
+        assert here(url=database.url, env=NAMED).code == 0
+        database.execute("DELETE FROM onward.schema_migrations; DROP TABLE one, two, three")
+    dbmate(database, "create_one", "create_two")
+    assert here(url=database.url, env=NAMED).code == 0
+    assert versions(database) == [OWN, *VERSIONS]
+    marks = database.execute("SELECT DISTINCT environment FROM onward.schema_migrations")
+    assert marks == [("development",)]
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize(
+    "does",
+    [
+        "RETURN NULL",
+        "NEW.checksum := 'x'; RETURN NEW",
+        "NEW.version := NEW.version || '-x'; RETURN NEW",
+    ],
+)
+def test_a_trigger_that_changes_what_is_recorded_undoes_the_takeover(
+    here: Here, database: Database, does: str
+) -> None:
+    dbmate(database, "create_one")
+    database.execute(
+        f"CREATE SCHEMA onward; CREATE TABLE onward.schema_migrations {OLD_SHAPE};"
+        f"CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; END $$;"
+        "CREATE TRIGGER spoil BEFORE INSERT ON onward.schema_migrations"
+        " FOR EACH ROW EXECUTE FUNCTION spoil()"
+    )
+    result = here(url=database.url, env=NAMED)
+    assert (result.code, "not stored as it was written; rolled back" in result.err) == (3, True)
+    assert versions(database) == []
+    assert database.execute("SELECT to_regclass('public.two')") == [(None,)]
+
+
+def test_times_that_no_calendar_has_are_recorded_as_unknown(
+    here: Here, database: Database, of_prisma: Path
+) -> None:
+    assert here("import", "prisma", str(of_prisma)).code == 0
+    database.execute(
+        f"{prisma('_prisma_migrations', '1_one', '2_two')};"
+        "UPDATE _prisma_migrations SET finished_at = 'infinity' WHERE migration_name = '1_one';"
+        "UPDATE _prisma_migrations SET started_at = '4000-01-01 BC' WHERE migration_name = '2_two'"
+    )
+    result = here(url=database.url, env=NAMED)
+    if database.execute("SELECT current_setting('server_version_num')::int >= 170000") == [(True,)]:
+        assert ours(database) == [("001-one", "import"), ("002-two", "import")]
+        durations = database.execute("SELECT execution_time_ms FROM schema_migrations ORDER BY id")
+        assert durations == [(None,), (2**31 - 1,)]
+    else:
+        assert (result.code, "cannot subtract infinite timestamps" in result.err) == (3, True)
+        assert database.execute("SELECT to_regclass('public.schema_migrations')") == [(None,)]
 
 
 # Which environment

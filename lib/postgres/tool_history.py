@@ -37,8 +37,8 @@ _ROWS = "SELECT {rows} FROM ONLY {table} t ORDER BY {order};"
 # A run of the tool that is under way is waited for, and none records anything meanwhile.
 _LOCK = "LOCK TABLE ONLY {table} IN SHARE MODE;"
 _PERMISSION_DENIED = "42501"
-# A function or operator for other types, a cast that there is not, a value that cannot be cast.
-_OTHER_TYPES = ("42883", "42846", "42804", "22P02", "22007")
+# A function or operator for other types, a cast that there is not, a value that has no cast.
+_OTHER_TYPES = ("42883", "42846", "42804", "22P02", "22007", "22008")
 
 
 def find_tool_history(connection: Connection, imported: Imported, limits: str) -> FoundTable | None:
@@ -89,7 +89,7 @@ def tool_history_error(
     sqlstate = reply.error.sqlstate if reply.error else None
     if sqlstate in _OTHER_TYPES:
         return _of_other_shape(
-            tool, table, f"its columns have other types ({reply.failure.message})"
+            tool, table, f"its columns have other types or values ({reply.failure.message})"
         )
     error = connection.error_for(reply, str(table))
     if sqlstate == _PERMISSION_DENIED:
@@ -134,4 +134,8 @@ def _tool_rows(rows: Rows) -> tuple[ToolRow, ...]:
 
 
 def _milliseconds(text: str | None) -> int | None:
-    return None if text is None else round(float(text))
+    """The duration; None where it is not known, or infinite."""
+    try:
+        return None if text is None else round(float(text))
+    except (ValueError, OverflowError):
+        return None
