@@ -123,7 +123,8 @@ class History(NamedTuple):
 
         The table of a tool that has applied nothing says nothing of the database.
         """
-        others = tuple(one for one in self.occupants if takeover or one != str(found))
+        theirs = str(found)
+        others = tuple(one for one in self.occupants if takeover or one.replace('"', "") != theirs)
         return self._replace(takeover=takeover, occupants=others)
 
     @property

@@ -5,6 +5,7 @@ tool has a history and Onward has none.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from lib.tool_tables import TABLES
 
 FILE_NAME = "imported.json"
 FORMAT = 1
+_VERSION = r"[0-9]{3,}(?:-[a-z0-9]+)+"  # a migration's file name, without its ending
 _AGAIN = (
     "Restore it from version control, or import again:\n  scripts/migrate.py import TOOL DIRECTORY"
 )
@@ -100,9 +102,15 @@ def _file(document: Mapping[str, Any]) -> ImportedFile:
     return ImportedFile(
         _text(document["path"]),
         _text(document["key"]),
-        None if version is None else _text(version),
+        None if version is None else _version(version),
         tuple(map(_text, _list(document.get("checksums", [])))),
     )
+
+
+def _version(value: object) -> str:
+    if not re.fullmatch(_VERSION, _text(value)):
+        raise ValueError
+    return _text(value)
 
 
 def _text(value: object) -> str:

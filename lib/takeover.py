@@ -13,7 +13,7 @@ from lib.errors import HistoryConflict
 from lib.history import AppliedMigration, FoundTable, Takeover, ToolRow
 from lib.imported import Imported, ImportedFile
 from lib.source.migration import Migration
-from lib.tool_tables import APPLIED, FAILED, TABLES, UP_TO, ToolTable
+from lib.tool_tables import APPLIED, BASELINE, FAILED, TABLES, UP_TO, ToolTable
 
 # It makes Onward's own table, which is there when the rows are written to it.
 _OWN_TABLE = "000-create-migration-table"
@@ -45,7 +45,7 @@ def take_over(
     Raises HistoryConflict for rows that failed, and for rows of files that were not imported.
     """
     tool = TABLES[imported.tool]
-    last = {row.key: row for row in found.rows}
+    last = _last_rows(imported.files, found.rows)
     _require_none_failed(tool, found)
     _require_known(imported, tool, found, last)
     versions = {row.version for row in recorded}
@@ -81,6 +81,24 @@ def takeover_lines(takeover: Takeover) -> Iterator[str]:
         )
     if takeover.skipped:
         yield f"not recorded, since not imported: {_named(takeover.skipped)}"
+
+
+def _last_rows(files: Sequence[ImportedFile], rows: Sequence[ToolRow]) -> dict[str, ToolRow]:
+    """The row that counts of each key; in place of a baseline, UP_TO for the last file under it."""
+    last = {row.key: row for row in rows}
+    baseline = next((row for row in reversed(rows) if row.state == BASELINE), None)
+    if not baseline:
+        return last
+    end = _place(baseline.key)
+    under = [one.key for one in files if () < _place(one.key) <= end]
+    newer = {key: row for key, row in last.items() if not () < _place(key) <= end}
+    return newer | {key: baseline._replace(key=key, state=UP_TO) for key in under[-1:]}
+
+
+def _place(key: str) -> tuple[int, ...]:
+    """What orders a key with others; nothing for one that is not numbers with dots."""
+    parts = key.split(".")
+    return tuple(map(int, parts)) if all(map(str.isdecimal, parts)) else ()
 
 
 def _require_none_failed(tool: ToolTable, found: FoundTable) -> None:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-APPLIED, FAILED, UNDONE, UP_TO = "applied", "failed", "undone", "up to"
+APPLIED, FAILED, UNDONE, UP_TO, BASELINE = "applied", "failed", "undone", "up to", "baseline"
 
 
 class ToolTable(NamedTuple):
@@ -18,7 +18,8 @@ class ToolTable(NamedTuple):
     since 1970), how long that took (milliseconds), its checksum.
 
     The table is `t`. Every name is looked up in pg_catalog. UP_TO stands for all files up to the
-    key's; of several rows with one key, the last one counts.
+    key's, and so does BASELINE, which need not have a file; the keys are numbers, or numbers with
+    dots. Of several rows with one key, the last one counts.
     """
     order: str
     failed: str
@@ -106,5 +107,37 @@ TABLES = {
         "finish or undo it by hand, then correct its row:\n"
         "  UPDATE _sqlx_migrations SET success = true WHERE version = NAME;  -- if finished\n"
         "  DELETE FROM _sqlx_migrations WHERE version = NAME;  -- if undone",
+    ),
+    "flyway": ToolTable(
+        "Flyway",
+        "flyway_schema_history",
+        (
+            "installed_rank",
+            "version",
+            "description",
+            "type",
+            "checksum",
+            "installed_on",
+            "execution_time",
+            "success",
+        ),
+        # Version 1.0 is version 1, and 01 is, too.
+        """coalesce(regexp_replace(regexp_replace(t.version, '(?<![0-9])0+(?=[0-9])', '', 'g'),
+            '([.]0+)+$', ''), 'R__' || replace(t.description, ' ', '_')),
+        CASE WHEN NOT t.success THEN 'failed' WHEN t.type LIKE '%BASELINE%' THEN 'baseline'
+            WHEN t.type IN ('SCHEMA', 'DELETE') OR t.type LIKE 'UNDO%' THEN 'undone'
+            ELSE 'applied' END,
+        extract(epoch FROM CAST(t.installed_on AS timestamptz)), CAST(t.execution_time AS float8),
+        CAST(t.checksum AS text)""",
+        "t.installed_rank",
+        "undo by hand what it has done, then take its row out:\n  flyway repair",
+    ),
+    "supabase": ToolTable(
+        "Supabase CLI",
+        "supabase_migrations.schema_migrations",
+        ("version",),
+        f"t.version, 'applied', {_UNKNOWN}, {_UNKNOWN}, NULL",
+        "t.version",
+        "",
     ),
 }

@@ -27,6 +27,8 @@ from lib.errors import (
     PartlyApplied,
     UntrustedHistory,
 )
+from lib.imported import Imported, ImportedFile, imported_text
+from lib.tool_tables import TABLES
 from lib.web.service import Service
 from tests.conftest import Database, Server
 from tests.hostile import Wire, listening, plant, safely
@@ -44,6 +46,29 @@ UNIQUE = (
     "-- migrate: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS items_u"
     " ON items (i);\n"
 )
+# What each table of lib/tool_tables.py is, with a row that says that migration 1 is applied.
+TOOL_TABLES = {
+    "prisma": """CREATE TABLE {0} (id varchar(36), checksum varchar(64), finished_at timestamptz,
+            migration_name varchar(255), rolled_back_at timestamptz, started_at timestamptz);
+        INSERT INTO {0} VALUES ('a', 'b', '2024-01-02', '1', NULL, '2024-01-01')""",
+    "dbmate": "CREATE TABLE {0} (version varchar(255)); INSERT INTO {0} VALUES ('1')",
+    "flyway": """CREATE TABLE {0} (installed_rank int, version varchar(50),
+            description varchar(200), type varchar(20), checksum int, installed_on timestamp,
+            execution_time int, success boolean);
+        INSERT INTO {0} VALUES (1, '01.0', 'x', 'SQL', 5, '2024-01-01', 7, true)""",
+    "supabase": "CREATE TABLE {0} (version text, statements text[]); INSERT INTO {0} VALUES ('1')",
+    "drizzle": """CREATE TABLE {0} (id serial, hash text, created_at bigint);
+        INSERT INTO {0} VALUES (1, 'a', 1)""",
+    "node-pg-migrate": """CREATE TABLE {0} (id serial, name varchar(255), run_on timestamp);
+        INSERT INTO {0} VALUES (1, '1', '2024-01-01')""",
+    "goose": """CREATE TABLE {0} (id int, version_id bigint, is_applied bool, tstamp timestamp);
+        INSERT INTO {0} VALUES (1, 1, true, '2024-01-01')""",
+    "golang-migrate": """CREATE TABLE {0} (version bigint, dirty boolean);
+        INSERT INTO {0} VALUES (1, false)""",
+    "sqlx": """CREATE TABLE {0} (version bigint, description text, installed_on timestamptz,
+            success boolean, checksum bytea, execution_time bigint);
+        INSERT INTO {0} VALUES (1, 'x', '2024-01-01', true, 'x', 5000000)""",
+}
 OLD_SHAPE = """(
     id SERIAL PRIMARY KEY, version VARCHAR(255) UNIQUE NOT NULL, name VARCHAR(255) NOT NULL,
     applied_at TIMESTAMP, execution_time_ms INTEGER, checksum VARCHAR(64))"""
@@ -84,6 +109,7 @@ class Story:
             self.held_up,
             self.broken,
             self.taken_over,
+            self.of_another_tool,
         ):
             part()
             assert self.wire.called == [], part.__name__
@@ -154,6 +180,26 @@ class Story:
         )
         assert [version[:3] for version, _ in rows] == [f"{number:03}" for number in range(1, 10)]
         assert rows[-1][1] == "development"
+
+    def of_another_tool(self) -> None:
+        """The history of every tool that is known here, taken over into one of its own."""
+        directory = self.write({}).with_name("imported")
+        directory.mkdir(exist_ok=True)
+        (directory / "001-items.sql").write_text(FILES["001-items.sql"])
+        for tool in TABLES:
+            place, made = tool.replace("-", "_"), TOOL_TABLES[tool]
+            safely(self.database).execute(
+                f"CREATE SCHEMA {place}; CREATE SCHEMA {place}_ours; {made.format(f'{place}.t')}"
+            )
+            file = ImportedFile("one", "1", "001-items")
+            document = Imported(tool, f"{place}.t", f"{place}_ours", (file,))
+            (directory / "imported.json").write_text(imported_text(document))
+            assert "To be taken over" in self.command("status", MIGRATION_DIR=str(directory))
+            assert "Taken over" in self.command(MIGRATION_DIR=str(directory))
+            rows = safely(self.database).execute(
+                f"SELECT version FROM {place}_ours.schema_migrations"
+            )
+            assert rows == [("001-items",)], tool
 
 
 async def another_pid(message: Message) -> None:

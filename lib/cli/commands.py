@@ -230,12 +230,12 @@ def _with_applied(config: Config, found: DuplicateNumbers) -> OnwardError:
     """The error with what this database has applied; as it is, if that cannot be read."""
     try:
         with Executor(config, budget=READ_BUDGET) as database:
-            history = database.read()
+            history, _ = runner.read_plan(config, database, ())
     except Interrupted:
         raise
     except OnwardError:
         return found
-    return with_applied(found, names_in(config.directory), history.rows)
+    return with_applied(found, names_in(config.directory), history.known)
 
 
 def _upgrade_check(options: SimpleNamespace, terminal: Terminal) -> int:
@@ -328,8 +328,9 @@ def _expect_schema(options: SimpleNamespace, terminal: Terminal) -> int:
 def _renumber(options: SimpleNamespace, terminal: Terminal) -> int:
     from lib.cli.offline import renumber  # noqa: PLC0415 - a build does not need it
 
-    with Executor(_config(options, terminal), budget=READ_BUDGET) as database:
-        applied = [row.version for row in database.read().rows]
+    config = _config(options, terminal)
+    with Executor(config, budget=READ_BUDGET) as database:
+        applied = [row.version for row in runner.read_plan(config, database, ())[0].known]
     return renumber(options, terminal, applied)
 
 

@@ -132,6 +132,14 @@ def leading_number(name: str) -> int | None:
     return int(digits[0]) if digits else None
 
 
+def files_below(directory: Path) -> list[Path]:
+    """The files in a directory and its folders, by path, without hidden ones. Raises FilesError."""
+    found = list[Path]()
+    for path in entries(directory):
+        found += files_below(path) if path.is_dir() else [path]
+    return found
+
+
 def sha256_forms(content: bytes) -> tuple[str, ...]:
     """The SHA-256 of a text as it is, and with either line end, without repetition."""
     return tuple(sha256(form).hexdigest() for form in line_end_forms(content))

@@ -50,7 +50,12 @@ from lib.postgres.recording import (
 )
 from lib.postgres.schema_watch import SchemaWatch
 from lib.postgres.session import RunSession, limits_in_force
-from lib.postgres.tool_history import find_tool_history, is_unchanged, locked_tool_history
+from lib.postgres.tool_history import (
+    find_tool_history,
+    is_unchanged,
+    locked_tool_history,
+    tool_history_error,
+)
 from lib.postgres.transaction import HistoryChanged, Transaction
 from lib.quoting import literal
 from lib.retry import Backoff
@@ -58,12 +63,14 @@ from lib.settings.config import Config
 from lib.settings.database_url import DatabaseURL
 from lib.source.migration import Migration
 from lib.takeover import take_over
+from lib.tool_tables import TABLES
 
 if TYPE_CHECKING:  # a run that observes nothing does not load it
     from lib.postgres.catalog import Observer
 
 MIN_FILE_SECONDS = 1.0  # no file begins when the deadline is nearer than this
 _ALREADY_EXISTS = ("42P07", "42P06")  # a table, a schema
+_OTHER_NOW = ("42P01", "42703", "42809", OTHER_TABLE)  # no such table, no such column, no table
 # pg_tle keeps extensions in tables, where CREATE EXTENSION finds them and this view does not.
 _UNAVAILABLE_EXTENSIONS = """
 SELECT wanted FROM unnest(ARRAY[{names}]) AS wanted
@@ -210,10 +217,7 @@ class Executor:
         else:
             self._transaction.begin()
             self._send_of_takeover(addition(history) if history.missing_columns else "")
-        reply = self._send_of_takeover(locked_tool_history(takeover))
-        if not is_unchanged(takeover, reply):
-            self._transaction.rollback()
-            raise HistoryChanged
+        self._lock_tool_history(takeover)
         self._commit(self._recorder.takeover_sql(takeover.rows), committed_when=None)
 
     def _send_of_takeover(self, sql: str) -> Reply:
@@ -222,6 +226,19 @@ class Executor:
             self._transaction.rollback()
             raise self._change_failed(reply)
         return reply
+
+    def _lock_tool_history(self, takeover: Takeover) -> None:
+        reply = self._session.connection.send(locked_tool_history(takeover))
+        if not reply.failed and is_unchanged(takeover, reply):
+            return
+        self._transaction.rollback()
+        if not reply.failed or reply.failure.sqlstate in _OTHER_NOW:
+            raise HistoryChanged
+        raise self._with_blockers(self._tool_history_error(takeover, reply))
+
+    def _tool_history_error(self, takeover: Takeover, reply: Reply) -> OnwardError:
+        tool, role = TABLES[takeover.tool], self._session.history.role
+        return tool_history_error(tool, takeover.found, reply, self._session.connection, role)
 
     def apply(self, migration: Migration, following: Migration | None, backoff: Backoff) -> None:
         """Apply one file and record it. A file that follows begins in the same message.
@@ -391,7 +408,9 @@ class Executor:
         if failure.sqlstate in (NOT_STORED, ROWS_CHANGED):
             message = f"{failure.message}; rolled back"
             return HistoryConflict(message, next_step=INSPECT_TRIGGERS)
-        error = self._session.connection.error_for(reply)
+        return self._with_blockers(self._session.connection.error_for(reply))
+
+    def _with_blockers(self, error: OnwardError) -> OnwardError:
         if isinstance(error, TableBusy):
             error.blockers = self._session.blockers
         return error

@@ -320,8 +320,8 @@ def _require_only_history(facts: dict[str, Any]) -> None:
     found = sorted(one["schema"] for one in facts["tables"] if one["ours"] and one["trusted"])
     if found:
         raise HistoryConflict(
-            f"MIGRATION_SCHEMA is {facts['home']}, but there is no such schema in this database; "
-            f"its history is in {', '.join(found)}",
+            f"the history is to be in {facts['home']} (by MIGRATION_SCHEMA, or imported.json), and "
+            f"this database has no such schema; its history is in {', '.join(found)}",
             changed_nothing=True,
             next_step=f"Set MIGRATION_SCHEMA to {found[0]}. For a second history, first create its "
             f"schema:\n  CREATE SCHEMA {identifier(facts['home'])};",

@@ -105,7 +105,7 @@ _VERIFY = """
 SET CONSTRAINTS ALL IMMEDIATE;
 {pin}
 SELECT {failure} FROM (
-    SELECT count(*) FILTER (WHERE (version, checksum) IN ({written})) AS stored,
+    SELECT count(*) FILTER (WHERE (version, coalesce(checksum, '')) IN ({written})) AS stored,
         count(*) FILTER (WHERE NOT ({ours})) AS others,
         coalesce(sum({digest}) FILTER (WHERE NOT ({ours})), 0) AS digest
     FROM {table}
@@ -137,7 +137,8 @@ class Row(NamedTuple):
     version: str
     name: str
     milliseconds: int | None
-    checksum: str
+    checksum: str | None
+    """None for a file that is gone."""
     environment: str
     identity: str
     git_commit: str | None
@@ -171,9 +172,14 @@ def _addition(history: History, names: Sequence[str]) -> str:
 
 def same_table(history: History, *, owner: bool = False) -> str:
     """A check that the table's name, and its owner, is the same. Raises OTHER_TABLE."""
-    oid, its_owner = history.table_id or (0, 0)
+    return same_table_named(_name(history), history.table_id or (0, 0), owner=owner)
+
+
+def same_table_named(name: str, table_id: tuple[int, int], *, owner: bool) -> str:
+    """`same_table` for any table; `name` is an SQL expression of type text."""
+    oid, its_owner = table_id
     or_owner = _OR_OWNER.format(oid=oid, owner=its_owner) if owner else ""
-    return check(OTHER_TABLE, _OTHER_TABLE.format(name=_name(history), oid=oid, or_owner=or_owner))
+    return check(OTHER_TABLE, _OTHER_TABLE.format(name=name, oid=oid, or_owner=or_owner))
 
 
 def comparison(history: History) -> str:
@@ -222,7 +228,7 @@ def mark_storage(history: History, row: int, mark: str) -> str:
 def verification(
     history: History,
     before: Fingerprint,
-    written: Sequence[tuple[str, str]],
+    written: Sequence[tuple[str, str | None]],
     *,
     replaced: int | None = None,
 ) -> str:
@@ -238,7 +244,7 @@ def verification(
         pin=PIN_PATH,
         table=history.table,
         written=", ".join(
-            f"({literal(version)}, {literal(checksum)})" for version, checksum in written
+            f"({literal(version)}, {literal(checksum or '')})" for version, checksum in written
         ),
         ours=f"version IN ({versions})" if replaced is None else f"id = {replaced}",
         digest=digest if replaced is None else "0",

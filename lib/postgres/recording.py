@@ -172,7 +172,7 @@ class Recorder:
             version=row.version,
             name=row.name,
             milliseconds=row.execution_time_ms,
-            checksum=row.checksum or "",
+            checksum=row.checksum,
             environment=self._session.config.environment,
             identity=self._session.history.identity,
             git_commit=self._session.config.git_commit,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from lib.errors import HistoryConflict
+from lib.errors import HistoryConflict, OnwardError
 from lib.history import FoundTable, Takeover, ToolRow, untrusted
 from lib.imported import FILE_NAME, Imported
 from lib.postgres.connection import PIN_PATH, Connection, Reply, Rows
 from lib.postgres.history import TRUSTED_ROLES, hidden_rows, moment
-from lib.quoting import literal
+from lib.postgres.history_table import same_table_named
+from lib.quoting import identifier, literal
 from lib.tool_tables import TABLES, ToolTable
 
 _USUAL_TIME = "SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT;"
@@ -27,14 +28,17 @@ SELECT n.nspname, c.relname, c.oid, c.relowner, pg_get_userbyid(c.relowner), cur
             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)), ', ')
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relname = {name} AND c.relkind IN ('r', 'p') AND n.nspname = {schema}
+WHERE c.relname = {name} AND c.relkind = 'r' AND n.nspname = {schema}
 ORDER BY array_position(current_setting('onward.path')::name[], n.nspname) LIMIT 1;
 """
 _ON_PATH = "ANY (current_setting('onward.path')::name[])"
-_ROWS = "SELECT {rows} FROM {table} t ORDER BY {order};"
+# Tables that inherit from it have owners of their own.
+_ROWS = "SELECT {rows} FROM ONLY {table} t ORDER BY {order};"
 # A run of the tool that is under way is waited for, and none records anything meanwhile.
-_LOCK = "LOCK TABLE {table} IN SHARE MODE;"
-_SAME_TABLE = "SELECT oid, relowner FROM pg_class WHERE oid = to_regclass({table});"
+_LOCK = "LOCK TABLE ONLY {table} IN SHARE MODE;"
+_PERMISSION_DENIED = "42501"
+# A function or operator for other types, a cast that there is not, a value that has no cast.
+_OTHER_TYPES = ("42883", "42846", "42804", "22P02", "22007", "22008")
 
 
 def find_tool_history(connection: Connection, imported: Imported, limits: str) -> FoundTable | None:
@@ -56,44 +60,66 @@ def find_tool_history(connection: Connection, imported: Imported, limits: str) -
     if not found:
         return None
     table = _checked(tool, found[0])
-    rows = connection.query(_rows_sql(tool, table), usual=_USUAL_TIME + limits)
-    return table._replace(rows=_tool_rows(rows))
+    reply = connection.read(_rows_sql(tool, table), usual=_USUAL_TIME + limits)
+    if reply.failed:
+        raise tool_history_error(tool, table, reply, connection, str(found[0][5]))
+    return table._replace(rows=_tool_rows(reply.rows))
 
 
 def locked_tool_history(takeover: Takeover) -> str:
     """SQL that keeps a tool from recording anything until the transaction ends.
 
-    The rows that come back make `is_unchanged`'s comparison.
+    The rows that come back make `is_unchanged`'s comparison. Raises OTHER_TABLE.
     """
     table = takeover.found
+    same = same_table_named(literal(table.sql), table.table_id, owner=True)
     rows = _rows_sql(TABLES[takeover.tool], table)
-    lock, same = _LOCK.format(table=table.sql), _SAME_TABLE.format(table=literal(table.sql))
-    return f"{_USUAL_TIME} {PIN_PATH} {lock} {same} {rows}"
+    return f"{_USUAL_TIME} {PIN_PATH} {_LOCK.format(table=table.sql)} {same} {rows}"
 
 
 def is_unchanged(takeover: Takeover, reply: Reply) -> bool:
     """Whether the tool's history is what the takeover was made of."""
-    (oid, owner), *rows = reply.rows
-    found = takeover.found._replace(
-        table_id=(int(oid or 0), int(owner or 0)), rows=_tool_rows(rows)
-    )
-    return found == takeover.found
+    return _tool_rows(reply.rows) == takeover.found.rows
+
+
+def tool_history_error(
+    tool: ToolTable, table: FoundTable, reply: Reply, connection: Connection, role: str
+) -> OnwardError:
+    """The user's error for a reading of the tool's table that failed."""
+    sqlstate = reply.error.sqlstate if reply.error else None
+    if sqlstate in _OTHER_TYPES:
+        return _of_other_shape(
+            tool, table, f"its columns have other types or values ({reply.failure.message})"
+        )
+    error = connection.error_for(reply, str(table))
+    if sqlstate == _PERMISSION_DENIED:
+        role = identifier(role)
+        error.next_step = (
+            "A takeover reads that table and locks it. Ask its owner or a superuser to run:\n"
+            f"  GRANT USAGE ON SCHEMA {identifier(table.schema)} TO {role};\n"
+            f"  GRANT SELECT, UPDATE ON {table.sql} TO {role};"
+        )
+    return error
 
 
 def _checked(tool: ToolTable, facts: tuple[str | None, ...]) -> FoundTable:
     schema, name, oid, owner_id, owner, role, trusted, hidden, forced, missing = map(str, facts)
     table = FoundTable(schema, name, (int(oid), int(owner_id)))
     if missing:
-        raise HistoryConflict(
-            f"{table} is not the history of {tool.title}: it has no column {missing}",
-            changed_nothing=True,
-            next_step=f'Name that table in {FILE_NAME}, with its schema, as "table".',
-        )
+        raise _of_other_shape(tool, table, f"it has no column {missing}")
     if not int(trusted):
         raise untrusted(table.sql, owner, role)
     if int(hidden):
         raise hidden_rows(table.sql, role, forced=bool(int(forced)))
     return table
+
+
+def _of_other_shape(tool: ToolTable, table: FoundTable, how: str) -> HistoryConflict:
+    return HistoryConflict(
+        f"{table} is not the history of {tool.title}: {how}",
+        changed_nothing=True,
+        next_step=f'Name that table in {FILE_NAME}, with its schema, as "table".',
+    )
 
 
 def _rows_sql(tool: ToolTable, table: FoundTable) -> str:
@@ -108,4 +134,8 @@ def _tool_rows(rows: Rows) -> tuple[ToolRow, ...]:
 
 
 def _milliseconds(text: str | None) -> int | None:
-    return None if text is None else round(float(text))
+    """The duration; None where it is not known, or infinite."""
+    try:
+        return None if text is None else round(float(text))
+    except (ValueError, OverflowError):
+        return None
