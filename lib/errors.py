@@ -66,7 +66,8 @@ class MigrationResult(NamedTuple):
 
     version: str
     name: str
-    milliseconds: int
+    milliseconds: int | None
+    """None for a checkpoint that was only recorded."""
 
 
 class OnwardError(Exception):

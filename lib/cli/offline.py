@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from lib.cli.output import Command, Terminal, files_passed
 from lib.errors import BaseConflict, FilesError, HistoryConflict, RepositoryError
+from lib.plan import require_checkpoints_fit
 from lib.report.document import check_dict, error_dict, number_dict
 from lib.report.text import base_check_text, base_conflict, number_lines
 from lib.settings.config import migrations_directory
@@ -32,6 +33,7 @@ _NOT_ASKED = "No database URL is set, so no database was asked whether the file 
 def _validate(_: SimpleNamespace, terminal: Terminal) -> int:
     migrations = load(migrations_directory(terminal.environ))
     require_runnable(migrations)
+    require_checkpoints_fit(migrations)
     unchecked = "SQL syntax is checked when they run, checksums if a database URL is set"
     terminal.info(f"{files_passed(migrations)} ({unchecked})")
     terminal.json({"success": True, "state": None, "problems": [], "warnings": []})

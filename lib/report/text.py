@@ -295,8 +295,14 @@ def event_text(config: Config, event: Event) -> str:
         case Retry(error, pause):
             retrying = f"⏳ {error.message}; retrying in {pause:.1f} s"
             return _joined([retrying, *_blocked_by(error)])
-        case MigrationResult(version, _, milliseconds):
-            return f"✅ Applied: {version} ({milliseconds}ms)"
+        case MigrationResult():
+            return _applied_text(event)
+
+
+def _applied_text(result: MigrationResult) -> str:
+    if result.milliseconds is None:
+        return f"✅ Recorded: {result.version} (its migrations are applied)"
+    return f"✅ Applied: {result.version} ({result.milliseconds}ms)"
 
 
 def _started_text(config: Config, history: History, plan: Plan) -> str:
