@@ -36,6 +36,9 @@ commands:
   renumber VERSION    give a file that is not applied the next free number
   check [--base REF]  for a pull request: check that no file of the base branch
                       was changed, and that the numbers are above its own
+  checkpoint ["words"]
+                      write one file that makes what all files make, for new
+                      databases; needs no database of yours
   baseline NNN        record the files up to NNN as applied, without running
                       them
   rehearse            for a database that is thrown away: apply all pending
@@ -202,6 +205,7 @@ def _parsers() -> tuple[_Parser, list[str]]:
         )
     )
     _add_commands_on_files(partial(add, parents=[common]))
+    _add_checkpoint(partial(add, parents=[common]))
     _add_commands_that_record(partial(add, parents=[common, production]))
     _add_commands_that_observe(partial(add, parents=[common]))
     return main, [*(commands.choices or ())]
@@ -217,6 +221,20 @@ def _add_commands_on_files(add: Callable[..., argparse.ArgumentParser]) -> None:
     check = add("check", description="Check the files of a branch against its base. Read-only.")
     check.add_argument(
         "--base", metavar="REF", help="such as origin/main; by default the pull request's, or main"
+    )
+
+
+def _add_checkpoint(add: Callable[..., argparse.ArgumentParser]) -> None:
+    checkpoint = add(
+        "checkpoint",
+        description="Write a file that new databases apply instead of all that are here now.",
+    )
+    checkpoint.add_argument("description", nargs="*", help='such as "version two"')
+    checkpoint.add_argument(
+        "--scratch",
+        metavar="URL",
+        help="a server to try it on, instead of one that is started for it: databases are made on "
+        "this server and dropped again, and the one that the URL names is not touched",
     )
 
 

@@ -64,6 +64,7 @@ def _parse(arguments: Sequence[str]) -> SimpleNamespace:
         markdown=False,
         sizes_from=None,
         queries=None,
+        scratch=None,
     )
     if arguments:
         # A build passes no arguments, and should not wait for argparse.

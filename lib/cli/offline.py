@@ -42,13 +42,18 @@ def _validate(_: SimpleNamespace, terminal: Terminal) -> int:
 
 def _create(options: SimpleNamespace, terminal: Terminal) -> int:
     directory = migrations_directory(terminal.environ)
-    found = next_number(names_in(directory), _unmerged(directory, terminal))
+    found = free_number(directory, terminal)
     today = date.today().isoformat()
     path = writing.create(directory, " ".join(options.description), today, found.number)
     terminal.info(f"✅ Created {path}: write its SQL, then remove the line `-- migrate: draft`")
-    _tell(found, terminal)
+    tell_number(found, terminal)
     terminal.json({"success": True, "version": path.stem, "file": str(path), **number_dict(found)})
     return 0
+
+
+def free_number(directory: Path, terminal: Terminal) -> NextNumber:
+    """The number of a new file: above the files here, and those of other branches."""
+    return next_number(names_in(directory), _unmerged(directory, terminal))
 
 
 def _check(options: SimpleNamespace, terminal: Terminal) -> int:
@@ -174,7 +179,7 @@ def _tell_renumbered(
         terminal.info(f"✅ Nothing to renumber: {path} has the next free number")
     else:
         terminal.info(f"✅ Renumbered: {path} is now {new}")
-    _tell(found, terminal)
+    tell_number(found, terminal)
     if not asked:
         terminal.info(f"   {_NOT_ASKED}")
     terminal.json(
@@ -190,7 +195,8 @@ def _tell_renumbered(
     )
 
 
-def _tell(found: NextNumber, terminal: Terminal) -> None:
+def tell_number(found: NextNumber, terminal: Terminal) -> None:
+    """Tell what other branches have to do with a number."""
     for line in number_lines(found):
         terminal.info(line)
 

@@ -24,6 +24,7 @@ from lib.errors import (
     MigrationFailed,
     MigrationResult,
     NotEmpty,
+    NotProved,
     OnwardError,
     OutcomeUnknown,
     PartlyApplied,
@@ -69,6 +70,7 @@ PAGES: dict[type[OnwardError], str] = {
     HistoryHidden: "docs/security.md#other-roles-in-the-database",
     MigrationFailed: "docs/on-call.md#exit-1-or-2",
     PartlyApplied: "docs/on-call.md#exit-7-partly-applied",
+    NotProved: "docs/checkpoints.md#if-it-is-not-proved",
     OutcomeUnknown: "docs/on-call.md#exit-6-outcome-unknown",
     Interrupted: _EXIT_CODES_PAGE,
 }

@@ -94,7 +94,7 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         environment=environment.name,
         environment_source=environment.source,
         directory=migrations_directory(environ),
-        schema=_schema(environ),
+        schema=history_schema(environ),
         lock_timeout=read_duration(environ, "MIGRATION_LOCK_TIMEOUT", "1s"),
         statement_timeout=read_duration(environ, "MIGRATION_STATEMENT_TIMEOUT", "0"),
         lock_wait=read_duration(environ, "MIGRATION_WAIT", "120s"),
@@ -124,7 +124,7 @@ def migrations_directory(environ: Mapping[str, str]) -> Path:
     return directory.relative_to(here) if directory.is_relative_to(here) else directory
 
 
-def _schema(environ: Mapping[str, str]) -> str | None:
+def history_schema(environ: Mapping[str, str]) -> str | None:
     """The schema of the history, which a run may create. Raises ConfigError."""
     name = value_of(environ, "MIGRATION_SCHEMA")
     # The server would cut a longer name off; a URL is a mistake, and may hold a password.
