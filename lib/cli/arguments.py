@@ -96,7 +96,7 @@ environment:
 
 exit codes:
   0         done; the database is current, or ahead of these files
-  1         a migration failed and was rolled back
+  1         a migration failed and was rolled back; checkpoint: not proved
   2         files, configuration or command line are wrong; nothing was written
   3         files and history do not match, or wrong environment
   4         a lock was busy
