@@ -330,7 +330,7 @@ class _Comparison(NamedTuple):
         if not gone:
             return MigrationStatus(State.PENDING, file, None)
         return self._conflict(
-            State.MISSING,
+            State.OUT_OF_ORDER,
             file,
             None,
             f"{file.path}: stands for migrations that are not applied here, and whose files are "

@@ -215,6 +215,20 @@ def test_values_that_are_made_each_time_are_named(
     assert written.path.exists()
 
 
+def test_files_that_run_once_on_a_server_only_are_no_obstacle(
+    task: Callable[[Mapping[str, str]], Task], server: Server
+) -> None:
+    role = f"{server.run}_{server.worker}_once"
+    sql = f'CREATE ROLE "{role}"; CREATE TABLE a (id int); INSERT INTO a VALUES (1);'
+    try:
+        written = write_checkpoint(task({"001-a.sql": f'{sql} GRANT SELECT ON a TO "{role}";'}))
+    finally:
+        server.admin.execute(f'DROP ROLE "{role}"')
+    assert "CREATE ROLE" not in written.path.read_text()
+    assert f"GRANT SELECT ON TABLE public.a TO {role};" in written.path.read_text()
+    assert written.frozen == ()
+
+
 # What the proof is for: a dump that does not make the same again.
 NOT_THE_SAME = {
     "CREATE TABLE i (id int); CREATE INDEX i_id ON i (id);"

@@ -1,6 +1,8 @@
 """What a run does with a checkpoint, in every state of a database."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,18 +11,23 @@ import pytest
 from lib import runner
 from lib.adopt import baseline
 from lib.errors import HistoryConflict, MigrationFailed
-from tests.conftest import Cli, Database, Here
+from tests.conftest import Cli, Database, Here, Server
 from tests.kit import (
     Events,
     Write,
     checkpoint_of,
     config_of,
+    environment,
     fill,
     history,
+    nothing_is_left_running,
     run,
     run_fails,
     tables,
+    until,
 )
+from tests.proxy import Action, Proxy, cut_after, cut_before
+from tests.stage import recording
 
 OLD = {
     "001-one.sql": "CREATE TABLE one (id int);\n",
@@ -199,6 +206,66 @@ def test_a_rehearsal_and_a_plan_run_it_only_where_a_run_would(
         )
     assert history(database) == ALL
     assert tables(database) == ["one", "two"]
+
+
+@pytest.mark.parametrize("action", [cut_before, cut_after], ids=["before", "after"])
+@pytest.mark.parametrize("before", [{}, OLD], ids=["applied", "recorded"])
+def test_a_connection_that_is_cut_at_its_commit_is_no_reason_to_guess(
+    database: Database, proxy: Proxy, tmp_path: Path, action: Action, before: Mapping[str, str]
+) -> None:
+    if before:
+        run(database, fill(tmp_path, before))
+    cut = proxy.when(recording("004-all"), action)
+    through = Database(database.name, proxy.url(database.url))
+    directory = ours(tmp_path, NEW | LATER)
+    if action is cut_after:
+        assert run(through, directory).applied == ["004-all", "005-later"]
+    else:
+        with run_fails(MigrationFailed) as ended:
+            run(through, directory)
+        assert (ended.applied, ended.remaining) == ([], ["004-all", "005-later"])
+        assert history(database) == (ALL[:3] if before else [])
+        assert run(database, directory).applied == ["004-all", "005-later"]
+    assert cut.hits == 1
+    assert history(database) == [*ALL, "005-later"]
+    assert tables(database) == ["later", "one", "two"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_within_it_leaves_nothing(
+    cli: Cli, database: Database, migrations: Write, server: Server
+) -> None:
+    directory = migrations(
+        {"004-all.sql": checkpoint_of(OLD, "CREATE TABLE one (); SELECT pg_sleep(1000);\n")}
+    )
+    process = subprocess.Popen(
+        [sys.executable, cli.script], env=environment(cli, database.url), cwd=cli.directory
+    )
+    sleeping = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+        "AND wait_event = 'PgSleep'"
+    )
+    ((pid,),) = until(lambda: database.execute(sleeping))
+    process.kill()
+    process.wait()
+    database.execute("SELECT pg_terminate_backend(%s)", [pid])
+    nothing_is_left_running(server, database)
+    assert (history(database), tables(database)) == ([], [])
+    run(database, fill(directory, NEW))
+    assert history(database) == ALL
+
+
+def test_a_file_below_it_that_it_does_not_stand_for_comes_after_it(
+    database: Database, tmp_path: Path
+) -> None:
+    renumbered = {"006-all.sql": NEW["004-all.sql"]}
+    later = {"005-later.sql": "ALTER TABLE one ADD later int;\n"}
+    broken = {"005-later.sql": "ALTER TABLE nothing ADD later int;\n"}
+    with run_fails(MigrationFailed) as ended:
+        run(database, fill(tmp_path, OLD | renumbered | broken))
+    assert (ended.applied, ended.remaining) == (["006-all"], ["005-later"])
+    assert run(database, fill(tmp_path, later)).applied == ["005-later"]
+    assert history(database) == [*ALL[:3], "006-all", "005-later"]
 
 
 def test_without_history_one_transaction_applies_and_records_it(

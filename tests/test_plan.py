@@ -408,8 +408,8 @@ def planned(files: Sequence[Migration], rows: str, **options: bool) -> Plan:
         # Some applied: the others come first, where they are there.
         ([A, B, OF_TWO], "001-a", "001-a=applied 002-b=pending 004-all=pending", "pending"),
         ([A, B, OF_TWO], "002-b", "001-a=out_of_order 002-b=applied 004-all=pending", "conflict"),
-        ([OF_TWO], "001-a", "001-a=applied 004-all=missing", "conflict"),
-        ([OF_TWO], "initial", "initial=missing 004-all=missing", "conflict"),
+        ([OF_TWO], "001-a", "001-a=applied 004-all=out_of_order", "conflict"),
+        ([OF_TWO], "initial", "initial=missing 004-all=out_of_order", "conflict"),
         # A row of another name is not one of those.
         ([OF_TWO], "001-x 002-b", "001-x=missing 002-b=applied 004-all=pending", "conflict"),
         # What follows the last file that is replaced does not wait for a row of the checkpoint.
