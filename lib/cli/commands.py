@@ -27,7 +27,13 @@ from lib.errors import (
     raised_by,
 )
 from lib.events import Emit, RunLog, RunResult
-from lib.guard import Change, reason_to_skip, require_confirmed_production, require_consent
+from lib.guard import (
+    Change,
+    reason_to_skip,
+    require_confirmed_production,
+    require_consent,
+    require_scratch_consent,
+)
 from lib.history import History
 from lib.plan import Plan, State, with_applied
 from lib.postgres.connecting import READ_BUDGET
@@ -56,7 +62,7 @@ from lib.report.text import (
     status_text,
     warning_text,
 )
-from lib.settings.assistant import CONSENT_VARIABLE
+from lib.settings.assistant import CONSENT_VARIABLE, find_assistant
 from lib.settings.config import Config, history_schema, migrations_directory, read_config
 from lib.settings.environ import env_file_with
 from lib.settings.environment import allowed_environments
@@ -358,6 +364,7 @@ def _checkpoint(options: SimpleNamespace, terminal: Terminal) -> int:
     schema = history_schema(terminal.environ)
     terminal.info(f"Applying {len(migrations)} files to scratch databases")
     with scratch_server(options.scratch, terminal.environ) as server:
+        require_scratch_consent(find_assistant(terminal.environ), server.url)
         written = write_checkpoint(Task(migrations, path, server.url, server.programs, schema))
     terminal.info(checkpoint_text(written))
     tell_number(number, terminal)

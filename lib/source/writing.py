@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from lib.errors import FilesError
@@ -53,7 +54,8 @@ def place(path: Path, content: bytes) -> None:
     except OSError as error:
         raise FilesError(f"{path}: cannot be written: {reason_of(error)}") from None
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # it is renamed, or was not written
+            draft.unlink()
 
 
 def renumber(path: Path, number: int, move: Move = Path.rename) -> Path:

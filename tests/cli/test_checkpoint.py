@@ -4,13 +4,27 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from scripts.embedded import find_programs
-from tests.conftest import Cli, Database, Server
-from tests.kit import ONE, TWO, Write, environment, history, login, until
+from tests.conftest import Cli, Database, Here, Server
+from tests.kit import (
+    ONE,
+    TWO,
+    Write,
+    checkpoint_of,
+    commit,
+    environment,
+    fill,
+    git,
+    history,
+    login,
+    run,
+    until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -116,3 +130,48 @@ def test_a_signal_leaves_no_database_and_no_file(
     assert process.returncode == 128 + number, err
     assert server.admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]) == []
     assert [path.name for path in directory.iterdir()] == ["001-slow.sql"]
+
+
+@pytest.fixture
+def deleted(here: Here, tmp_path: Path) -> dict[str, str]:
+    """A branch in whose checkpoint's commit the files are deleted that it stands for."""
+    commit(tmp_path, "main", TWO)
+    checkpoint = {"003-all.sql": checkpoint_of(TWO, "".join(TWO.values()))}
+    commit(tmp_path, "topic", checkpoint)
+    git(tmp_path, "rm", "-q", *(f"migrations/{name}" for name in TWO))
+    git(tmp_path, "commit", "-q", "--amend", "-m", "Checkpoint")
+    return checkpoint
+
+
+@pytest.mark.usefixtures("deleted")
+def test_a_pull_request_may_delete_what_its_checkpoint_stands_for(
+    here: Here, tmp_path: Path
+) -> None:
+    result = here("check", "--base", "main")
+    assert result.code == 0, result.err
+    assert result.out.startswith("✅ 1 new file")
+    git(tmp_path, "switch", "-q", "main")
+    git(tmp_path, "merge", "-q", "topic")
+    commit(tmp_path, "next", {"004-next.sql": "CREATE TABLE next ();\n"})
+    assert here("check", "--base", "main").code == 0
+    (tmp_path / "migrations" / "003-all.sql").unlink()
+    assert here("check", "--base", "main").code == 3
+
+
+@pytest.mark.usefixtures("deleted")
+def test_the_commands_of_the_conflict_restore_the_files(
+    here: Here, tmp_path: Path, database: Database
+) -> None:
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    run(database, fill(behind, ONE))
+    result = here(url=database.url)
+    assert result.code == 3
+    commands = [line.strip() for line in result.err.splitlines() if "git restore" in line]
+    assert len(commands) == 1
+    subprocess.run(["bash", "-euc", commands[0]], cwd=tmp_path, check=True)
+    assert (tmp_path / "migrations" / "002-two.sql").read_text() == TWO["002-two.sql"]
+    assert here(url=database.url).code == 0
+    (tmp_path / "migrations" / "002-two.sql").unlink()
+    assert here("status", "--check", url=database.url).code == 0
+    assert history(database) == ["001-one", "002-two", "003-all"]
