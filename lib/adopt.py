@@ -4,6 +4,8 @@ of its schema. None runs SQL of a file.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from lib.drift import Verdict, require_acceptable, require_refreshable
 from lib.errors import FilesError, HistoryConflict
 from lib.guard import Change, require_consent, require_environment, require_trust
@@ -13,12 +15,13 @@ from lib.postgres.executor import Executor
 from lib.postgres.transaction import HistoryChanged
 from lib.runner import read_plan
 from lib.settings.config import Config
+from lib.source.checkpoint import Replaced
 from lib.source.migration import Migration, load, require_finished, require_runnable
 
 
-def baseline(config: Config, number: int) -> tuple[Migration, ...]:
+def baseline(config: Config, number: int) -> tuple[Migration | Replaced, ...]:
     """Record the files up to `number` that are not recorded, without running them, and return
-    these.
+    these, and what a checkpoint among them stands for.
 
     Raises FilesError for files that could not run, and HistoryConflict where files and history
     disagree.
@@ -28,6 +31,8 @@ def baseline(config: Config, number: int) -> tuple[Migration, ...]:
         raise FilesError(
             f"{config.directory}: no file has the number {number}", changed_nothing=True
         )
+    # A checkpoint above the number stands for files that are not to be recorded.
+    migrations = tuple(one for one in migrations if not one.stands_for or one.number <= number)
     with Executor(config) as database:
         while True:
             history, plan = read_plan(
@@ -47,7 +52,12 @@ def baseline(config: Config, number: int) -> tuple[Migration, ...]:
                 database.baseline(recorded)
             except HistoryChanged:
                 continue
-            return recorded
+            return recorded if history.rows else (*_replaced_by(recorded), *recorded)
+
+
+def _replaced_by(migrations: Iterable[Migration]) -> Iterator[Replaced]:
+    for migration in migrations:
+        yield from migration.stands_for
 
 
 def repair(config: Config, version: str) -> tuple[Migration, bool]:

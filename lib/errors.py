@@ -20,6 +20,7 @@ OnwardError
 │       └── HistoryHidden  5  row security hides rows of the history
 ├── MigrationFailed        1  a migration failed and was rolled back
 │   └── PartlyApplied      7  a no-transaction migration failed midway
+├── NotProved              1  two databases that should be alike are not
 ├── OutcomeUnknown         6  COMMIT was sent and its answer never came
 ├── Interrupted      130/143  a signal ended the run
 └── RunFailed                 any of these, with what the run had applied before it
@@ -66,7 +67,8 @@ class MigrationResult(NamedTuple):
 
     version: str
     name: str
-    milliseconds: int
+    milliseconds: int | None
+    """None for a checkpoint that was only recorded."""
 
 
 class OnwardError(Exception):
@@ -235,6 +237,13 @@ class PartlyApplied(MigrationFailed):
         "A migration failed after some of its statements were committed. Check the database "
         "before you do anything else."
     )
+
+
+class NotProved(OnwardError):
+    """Two databases that should be alike are not, so nothing was written."""
+
+    exit_code, code = 1, "not_proved"
+    public_message = "Two databases that should be alike are not."
 
 
 class OutcomeUnknown(OnwardError):

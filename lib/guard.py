@@ -16,6 +16,7 @@ from lib.errors import DatabaseUnsuitable, NotEmpty, WrongEnvironment
 from lib.history import History, untrusted
 from lib.settings.assistant import CONSENT_PLACEHOLDER, CONSENT_VARIABLE, Assistant
 from lib.settings.config import Config
+from lib.settings.database_url import DatabaseURL
 from lib.settings.reach import Reach
 from lib.source.extensions import Extension, remedy
 from lib.source.other_tools import HISTORY_TABLES
@@ -105,6 +106,21 @@ def require_consent(config: Config, change: Change, history: History | None = No
             f"{config.url.label} (environment {config.environment})",
             place=_where(config),
             look="scripts/migrate.py status",
+        )
+
+
+def require_scratch_consent(assistant: Assistant | None, server: DatabaseURL) -> None:
+    """Raise WrongEnvironment if a coding assistant would make databases on a server that is neither
+    on this machine nor on a private network, and nobody consented to that.
+    """
+    if assistant and server.reach is Reach.ANYWHERE:
+        words = "make databases, and drop them again, on the server of"
+        require_words(
+            assistant,
+            Change(words, "scripts/migrate.py checkpoint --scratch URL"),
+            server.label,
+            place="",
+            look="scripts/migrate.py validate",
         )
 
 

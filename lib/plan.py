@@ -5,12 +5,13 @@ number.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from lib.errors import DuplicateNumbers, HistoryConflict
+from lib.errors import DuplicateNumbers, FilesError, HistoryConflict
 from lib.history import AppliedMigration
+from lib.source.checkpoint import Replaced
 from lib.source.migration import Migration, highest_number, number_of, renumber_commands
 from lib.source.numbering import same_migration
 
@@ -79,6 +80,7 @@ class MigrationStatus(NamedTuple):
         """Whether it is applied without a checksum, so that a change of the file would not show."""
         return (
             self.state is State.APPLIED
+            and self.migration is not None
             and self.applied is not None
             and self.applied.checksum is None
         )
@@ -91,7 +93,11 @@ class MigrationStatus(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Every file and every row, in the order of their numbers."""
+    """Every file and every row, in the order of their numbers.
+
+    A checkpoint follows what it stands for, whatever its number. In a plan for a database without
+    history, it is the first, and the files that it stands for are not in the plan.
+    """
 
     entries: tuple[MigrationStatus, ...]
 
@@ -170,20 +176,79 @@ def make_plan(
     command that changes it has the option that it needs there.
     """
     files = {migration.number: migration for migration in migrations}
+    checkpoints = [migration for migration in migrations if migration.stands_for]
     rows: dict[int, list[AppliedMigration]] = defaultdict(list)
     for row in history:
-        number = number_of(row.version)
-        rows[_NO_NUMBER if number is None else number].append(row)
+        rows[_number(row.version)].append(row)
+    replaced = _Replacements.of(checkpoints, none_applied=not rows)
     compare = _Comparison(
         newest_file=max(files, default=_NO_NUMBER),
-        newest_row=max(rows, default=_NO_NUMBER),
+        newest_row=max((replaced.place(number)[0] for number in rows), default=_NO_NUMBER),
         allow_out_of_order=allow_out_of_order,
         production=production,
+        replaced=replaced,
+        known=frozenset(files.keys() | rows.keys()),
     )
     entries: list[MigrationStatus] = []
-    for number in sorted(files.keys() | rows.keys()):
+    for number in sorted(files.keys() | rows.keys(), key=replaced.place):
         entries += compare.entries(files.get(number), rows[number])
     return Plan(tuple(entries))
+
+
+def require_checkpoints_fit(migrations: Sequence[Migration]) -> None:
+    """Raise FilesError if a file is not the one that a checkpoint stands for. Asks no database."""
+    problems = make_plan(migrations, ()).findings().problems
+    if problems:
+        raise FilesError(
+            f"the migration files contradict each other:{''.join(map(_listed, problems))}",
+            changed_nothing=True,
+        )
+
+
+class _Replacements(NamedTuple):
+    """What the checkpoints of a directory stand for."""
+
+    by_number: Mapping[int, tuple[Replaced, Migration]]
+    """Each file that is replaced, with the newest checkpoint that stands for it."""
+    checkpoints: Mapping[int, Migration]
+    first: Migration | None
+    """The checkpoint that a database without history begins with."""
+
+    @classmethod
+    def of(cls, checkpoints: Sequence[Migration], *, none_applied: bool) -> Self:
+        """The checkpoints, by their numbers; `none_applied` says that there is no history."""
+        checkpoints = sorted(checkpoints, key=lambda file: file.number)
+        by_number = {one.number: (one, file) for file in checkpoints for one in file.stands_for}
+        first = checkpoints[-1] if checkpoints and none_applied else None
+        return cls(by_number, {file.number: file for file in checkpoints}, first)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """By which numbers are ordered: a checkpoint's place is behind what it stands for."""
+        if self.first and number == self.first.number:
+            return _NO_NUMBER, number
+        checkpoint = self.checkpoints.get(number)
+        return (checkpoint.stands_for[-1].number if checkpoint else number), number
+
+    def leaves_out(self, file: Migration) -> bool:
+        """Whether the file is not applied, because a checkpoint is instead."""
+        checkpoint = self.by_number.get(file.number, (None, None))[1]
+        return self.first is not None and self.first is checkpoint
+
+    def covers(self, version: str) -> bool:
+        """Whether a checkpoint stands for this version, so that its file may be gone."""
+        listed = self.by_number.get(_number(version))
+        return listed is not None and same_migration(listed[0].version, version)
+
+    def contradiction(self, file: Migration) -> str:
+        """How a file is not the one that a checkpoint stands for; empty if it is, or none does."""
+        if file.number not in self.by_number:
+            return ""
+        listed, checkpoint = self.by_number[file.number]
+        if not same_migration(listed.version, file.version):
+            return f"{checkpoint.version} stands for number {file.number} as {listed.version}"
+        if not file.matches(listed.checksum):
+            return f"{checkpoint.version} was made from another text of it"
+        return ""
 
 
 class _Comparison(NamedTuple):
@@ -191,6 +256,9 @@ class _Comparison(NamedTuple):
     newest_row: int
     allow_out_of_order: bool
     production: bool
+    replaced: _Replacements
+    known: frozenset[int]
+    """The numbers of all files and rows."""
 
     def entries(
         self, file: Migration | None, rows: list[AppliedMigration]
@@ -199,13 +267,20 @@ class _Comparison(NamedTuple):
         # A runner that allowed it may have left two rows of one number: the file belongs to the
         # row of its own name.
         rows = sorted(rows, key=lambda row: file is None or not _same_name(file, row))
-        if file:
+        if file and not (self.replaced.leaves_out(file) and self._is_sound(file)):
             yield self._of_both(file, rows[0]) if rows else self._of_file(file)
             rows = rows[1:]
         for row in rows:
             yield self._of_row(row, file)
 
+    def _is_sound(self, file: Migration) -> bool:
+        return not self.replaced.contradiction(file)
+
     def _of_file(self, file: Migration) -> MigrationStatus:
+        if file.stands_for:
+            return self._of_checkpoint(file)
+        if not self._is_sound(file):
+            return self._not_as_replaced(file, None)
         if file.number > self.newest_row or self.allow_out_of_order:
             return MigrationStatus(State.PENDING, file, None)
         return self._conflict(
@@ -223,6 +298,8 @@ class _Comparison(NamedTuple):
         if not _same_name(file, row):
             return self._of_another_name(file, row, same_sql=same_sql)
         if same_sql or row.checksum is None:
+            if not self._is_sound(file):
+                return self._not_as_replaced(file, row)
             return MigrationStatus(State.APPLIED, file, row)
         return self._conflict(
             State.MODIFIED,
@@ -247,11 +324,42 @@ class _Comparison(NamedTuple):
             remedies = [f"restore {row.version} from version control, and {self._renumber(file)}"]
         return self._conflict(State.MODIFIED, file, row, problem, *remedies)
 
+    def _of_checkpoint(self, file: Migration) -> MigrationStatus:
+        """The entry of a checkpoint that is not applied: it waits for no number."""
+        gone = [one.version for one in file.stands_for if one.number not in self._there]
+        if not gone:
+            return MigrationStatus(State.PENDING, file, None)
+        return self._conflict(
+            State.OUT_OF_ORDER,
+            file,
+            None,
+            f"{file.path}: stands for migrations that are not applied here, and whose files are "
+            f"gone: {', '.join(gone)}",
+            f"restore their files, run again, and delete them again:{_restoring(file, gone)}",
+        )
+
+    @property
+    def _there(self) -> frozenset[int]:
+        """The numbers that are applied, or will be."""
+        first = self.replaced.first
+        return self.known.union(one.number for one in (first.stands_for if first else ()))
+
+    def _not_as_replaced(self, file: Migration, row: AppliedMigration | None) -> MigrationStatus:
+        return self._conflict(
+            State.MODIFIED,
+            file,
+            row,
+            f"{file.path}: {self.replaced.contradiction(file)}",
+            "restore the file from version control, or delete the checkpoint and write it again",
+        )
+
     def _of_row(self, row: AppliedMigration, twin: Migration | None) -> MigrationStatus:
         """The entry of a row without a file; `twin` is the file of another row of its number."""
         number = number_of(row.version)
         if number is not None and number > self.newest_file:
             return MigrationStatus(State.AHEAD, None, row)
+        if not twin and self.replaced.covers(row.version):
+            return MigrationStatus(State.APPLIED, None, row)
         if twin:
             problem = f"as {twin.version} is, and two files cannot share a number"
             remedy = "renumber both its file and its row"
@@ -282,6 +390,22 @@ class _Comparison(NamedTuple):
             f"rename the file to a number above {newest}, such as {newest + 1:03}:"
             f" scripts/migrate.py renumber {file.version}"
         )
+
+
+def _number(version: str) -> int:
+    number = number_of(version)
+    return _NO_NUMBER if number is None else number
+
+
+def _restoring(checkpoint: Migration, versions: Iterable[str]) -> str:
+    """The commands that bring deleted files back, a line each."""
+    import shlex  # noqa: PLC0415 - a run without such a conflict does not need it
+
+    paths = (shlex.quote(str(checkpoint.path.with_name(f"{one}.sql"))) for one in versions)
+    return "".join(
+        f'\n      git restore --source="$(git rev-list -1 HEAD -- {path})^" -- {path}'
+        for path in paths
+    )
 
 
 def _same_name(file: Migration, row: AppliedMigration) -> bool:

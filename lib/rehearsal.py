@@ -165,7 +165,8 @@ def _report(
 ) -> FileReport:
     version, transactional = migration.version, migration.transactional
     if not seen:
-        return FileReport(version, transactional, ran=not is_plan, observed=False)
+        ran = not (is_plan or migration.stands_for)  # a checkpoint may only be recorded
+        return FileReport(version, transactional, ran=ran, observed=False)
     findings = with_acceptances(
         find(seen, given), migration.accepted(), version, str(migration.path)
     )

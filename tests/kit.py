@@ -28,7 +28,8 @@ from lib.postgres.connecting import connect
 from lib.postgres.connection import Connection
 from lib.settings.config import Config, read_config
 from lib.settings.database_url import DatabaseURL, parse_url
-from lib.source.migration import Migration, load, number_of
+from lib.source.checkpoint import Replaced, written
+from lib.source.migration import Migration, checksum_of, load, number_of
 from scripts.embedded import find_programs
 from tests.conftest import Cli, Completed, Database, Server
 
@@ -65,6 +66,20 @@ def file(version: str, content: str = "SELECT 1;") -> Migration:
     path = Path("migrations", f"{version}.sql")
     encoded = content.encode()
     return Migration(number, version, path, encoded, sha256(encoded).hexdigest(), frozenset())
+
+
+def checkpoint(version: str, *replaced: Migration) -> Migration:
+    """A checkpoint of these files, on no disk."""
+    listed = tuple(Replaced(one.version, one.checksum) for one in replaced)
+    return replace(file(version), stands_for=listed)
+
+
+def checkpoint_of(files: Mapping[str, str], sql: str) -> str:
+    """The content of a checkpoint of these files."""
+    replaced = [
+        Replaced(name.removesuffix(".sql"), checksum_of(files[name].encode())) for name in files
+    ]
+    return written(replaced) + sql
 
 
 def bundle(project: Path, place: Path, files: Mapping[str, str | bytes]) -> Path:

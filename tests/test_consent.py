@@ -14,6 +14,7 @@ import pytest
 from lib.cli.main import main
 from lib.settings.assistant import MARKERS, Marker
 from lib.web.service import Service
+from scripts.embedded import find_programs
 from tests.conftest import Cli, Completed, Database, Here
 from tests.kit import (
     CANARY,
@@ -392,3 +393,19 @@ def test_a_tunnel_to_a_persistent_database_is_on_this_machine(
     """A forwarded port is at localhost, whatever is at its other end."""
     assert here(url=database.url, env=ASSISTANT).code == 0
     assert applied_by(persistent)[1:] == [("002-two", "assistant")]
+
+
+@pytest.mark.slow
+def test_on_a_server_that_is_elsewhere_scratch_databases_are_asked_for(
+    here: Here, migrations: Write, database: Database
+) -> None:
+    directory = migrations(ONE)
+    url = by_name(database, HOST).url
+    is_refused(here("checkpoint", "--scratch", url, env=ASSISTANT))
+    assert [path.name for path in directory.iterdir()] == ["001-one.sql"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POSTGRES_BIN", str(find_programs()))
+        assert here("checkpoint", "--scratch", database.url, env=ASSISTANT).code == 0
+        assert here("checkpoint", "again", "--scratch", url, env=CONSENT).code == 0
+    assert len(list(directory.iterdir())) == 3
+    assert recorded(database) is None

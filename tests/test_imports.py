@@ -26,7 +26,7 @@ comparison importers
 postgres
 runner
 scratch
-adopt proof rehearsal
+adopt checkpoint proof rehearsal
 report
 web
 aws cli vercel
@@ -98,7 +98,10 @@ def test_a_library_is_known_in_one_package(library: str, package_: str) -> None:
 
 
 def test_of_the_command_line_one_module_knows_the_database() -> None:
-    below = tuple(f"lib.{part}" for part in ("postgres", "runner", "scratch", "adopt", "rehearsal"))
+    below = tuple(
+        f"lib.{part}"
+        for part in ("postgres", "runner", "scratch", "adopt", "checkpoint", "rehearsal")
+    )
     cli = [path for path in MODULES if package(path) == "cli"]
     users = {path.stem for path in cli if any(name.startswith(below) for name in imported(path))}
     assert users == {"commands"}

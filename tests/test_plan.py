@@ -1,4 +1,5 @@
 import re
+from collections.abc import Sequence
 from hashlib import sha256
 
 import pytest
@@ -9,8 +10,8 @@ from lib.errors import DuplicateNumbers, HistoryConflict
 from lib.history import AppliedMigration
 from lib.plan import MigrationStatus, Plan, State, make_plan, with_applied
 from lib.report.text import next_step_text
-from lib.source.migration import number_of
-from tests.kit import file
+from lib.source.migration import Migration, number_of
+from tests.kit import checkpoint, file
 
 RESET = "reset this database, or take a fresh branch of it"
 
@@ -374,3 +375,109 @@ def expected_state(entry: MigrationStatus, files: list[str], highest: int, allow
     number = number_of(entry.version)
     is_ahead = number is not None and all(number > (number_of(version) or 0) for version in files)
     return "ahead" if is_ahead else "missing"
+
+
+# Checkpoints
+
+A, B, C = file("001-a"), file("002-b"), file("003-c")
+OF_TWO = checkpoint("004-all", A, B)
+LATER = file("005-later")
+
+
+def planned(files: Sequence[Migration], rows: str, **options: bool) -> Plan:
+    return make_plan(files, [row(version) for version in rows.split()], **options)
+
+
+@pytest.mark.parametrize(
+    ("files", "rows", "expected", "state"),
+    [
+        # None applied: the checkpoint is first, instead of what it stands for.
+        ([A, B, OF_TWO, LATER], "", "004-all=pending 005-later=pending", "pending"),
+        ([OF_TWO, LATER], "", "004-all=pending 005-later=pending", "pending"),
+        ([A, B, C, OF_TWO], "", "004-all=pending 003-c=pending", "pending"),
+        # All applied: it is recorded behind them, whatever was applied since.
+        ([A, B, OF_TWO], "001-a 002-b", "001-a=applied 002-b=applied 004-all=pending", "pending"),
+        ([OF_TWO], "001-a 002-b", "001-a=applied 002-b=applied 004-all=pending", "pending"),
+        (
+            [OF_TWO, LATER],
+            "001-a 002-b 005-later",
+            "001-a=applied 002-b=applied 004-all=pending 005-later=applied",
+            "pending",
+        ),
+        ([OF_TWO], "001-a 002-b 004-all", "001-a=applied 002-b=applied 004-all=applied", "current"),
+        # Some applied: the others come first, where they are there.
+        ([A, B, OF_TWO], "001-a", "001-a=applied 002-b=pending 004-all=pending", "pending"),
+        ([A, B, OF_TWO], "002-b", "001-a=out_of_order 002-b=applied 004-all=pending", "conflict"),
+        ([OF_TWO], "001-a", "001-a=applied 004-all=out_of_order", "conflict"),
+        ([OF_TWO], "initial", "initial=missing 004-all=out_of_order", "conflict"),
+        # A row of another name is not one of those.
+        ([OF_TWO], "001-x 002-b", "001-x=missing 002-b=applied 004-all=pending", "conflict"),
+        # What follows the last file that is replaced does not wait for a row of the checkpoint.
+        (
+            [A, B, C, OF_TWO],
+            "001-a 002-b 004-all",
+            "001-a=applied 002-b=applied 004-all=applied 003-c=pending",
+            "pending",
+        ),
+    ],
+)
+def test_a_checkpoint_is_applied_recorded_or_in_conflict(
+    files: Sequence[Migration], rows: str, expected: str, state: str
+) -> None:
+    found = planned(files, rows)
+    assert (states(found), found.state) == (expected, state)
+
+
+def test_of_several_checkpoints_the_newest_one_counts() -> None:
+    newest = checkpoint("006-all", A, B, OF_TWO, LATER)
+    files = [A, B, OF_TWO, LATER, newest]
+    assert states(planned(files, "")) == "006-all=pending"
+    assert states(planned([newest], "001-a 002-b 004-all 005-later")) == (
+        "001-a=applied 002-b=applied 004-all=applied 005-later=applied 006-all=pending"
+    )
+    assert states(planned(files, "001-a 002-b")) == (
+        "001-a=applied 002-b=applied 004-all=pending 005-later=pending 006-all=pending"
+    )
+
+
+def test_the_files_that_are_gone_are_named_with_how_to_restore_them() -> None:
+    (problem,) = planned([OF_TWO], "001-a").findings().problems
+    assert problem.message == (
+        "migrations/004-all.sql: stands for migrations that are not applied here, and whose files "
+        "are gone: 002-b"
+    )
+    path = "migrations/002-b.sql"
+    assert problem.remedies == (
+        "restore their files, run again, and delete them again:\n      "
+        f'git restore --source="$(git rev-list -1 HEAD -- {path})^" -- {path}',
+        RESET,
+    )
+    (problem,) = planned([OF_TWO], "001-a", production=True).findings().problems
+    assert len(problem.remedies) == 1
+
+
+@pytest.mark.parametrize("rows", ["", "001-a 002-b", "001-a 002-b 004-all"])
+def test_a_file_that_the_checkpoint_was_not_made_from_is_a_conflict(rows: str) -> None:
+    other = checkpoint("004-all", file("001-a", "SELECT 2;"), B)
+    (problem,) = planned([A, B, other], rows).findings().problems
+    assert (problem.state, problem.version) == (State.MODIFIED, "001-a")
+    assert problem.message == "migrations/001-a.sql: 004-all was made from another text of it"
+    assert problem.remedies[0] == (
+        "restore the file from version control, or delete the checkpoint and write it again"
+    )
+
+
+def test_a_file_with_a_number_that_a_checkpoint_stands_for_is_a_conflict() -> None:
+    (problem,) = planned([file("001-new"), B, OF_TWO], "").findings().problems
+    assert problem.message == "migrations/001-new.sql: 004-all stands for number 1 as 001-a"
+
+
+def test_a_file_that_was_changed_after_it_was_applied_is_modified_as_ever() -> None:
+    changed = file("001-a", "SELECT 2;")
+    (problem,) = planned([changed, B, OF_TWO], "001-a 002-b").findings().problems
+    assert "changed after it was applied" in problem.message
+
+
+def test_of_what_is_replaced_no_checksum_is_asked_for() -> None:
+    found = make_plan([OF_TWO], [row("001-a", None), row("002-b", None)])
+    assert found.findings().warnings == ()

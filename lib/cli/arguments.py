@@ -39,6 +39,9 @@ commands:
                       was changed, and that the numbers are above its own
   import TOOL DIR     write another tool's files as migrations; the next
                       run takes its history over
+  checkpoint ["words"]
+                      write one file that makes what all files make, for new
+                      databases; needs no database of yours
   baseline NNN        record the files up to NNN as applied, without running
                       them
   rehearse            for a database that is thrown away: apply all pending
@@ -96,7 +99,7 @@ environment:
 
 exit codes:
   0         done; the database is current, or ahead of these files
-  1         a migration failed and was rolled back
+  1         a migration failed and was rolled back; checkpoint: not proved
   2         files, configuration or command line are wrong; nothing was written
   3         files and history do not match, or wrong environment
   4         a lock was busy
@@ -211,6 +214,7 @@ def _parsers() -> tuple[_Parser, list[str]]:
         )
     )
     _add_commands_on_files(partial(add, parents=[common]))
+    _add_checkpoint(partial(add, parents=[common]))
     _add_commands_that_record(partial(add, parents=[common, production]))
     _add_commands_that_observe(partial(add, parents=[common]))
     return main, [*(commands.choices or ())]
@@ -266,6 +270,20 @@ def _add_import(command: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the tool's history, if it has not its usual name; with its schema, if that is not on "
         "the search path",
+    )
+
+
+def _add_checkpoint(add: Callable[..., argparse.ArgumentParser]) -> None:
+    checkpoint = add(
+        "checkpoint",
+        description="Write a file that new databases apply instead of all that are here now.",
+    )
+    checkpoint.add_argument("description", nargs="*", help='such as "version two"')
+    checkpoint.add_argument(
+        "--scratch",
+        metavar="URL",
+        help="a server to try it on, instead of one that is started for it: databases are made on "
+        "this server and dropped again, and the one that the URL names is not touched",
     )
 
 

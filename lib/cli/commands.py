@@ -29,13 +29,21 @@ from lib.errors import (
     raised_by,
 )
 from lib.events import Emit, RunLog, RunResult
-from lib.guard import Change, reason_to_skip, require_confirmed_production, require_consent
+from lib.guard import (
+    Change,
+    reason_to_skip,
+    require_confirmed_production,
+    require_consent,
+    require_scratch_consent,
+)
 from lib.history import History
+from lib.imported import read_imported
 from lib.plan import Plan, State, with_applied
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
 from lib.report.document import (
     error_dict,
+    number_dict,
     run_dict,
     status_dict,
     validation_dict,
@@ -57,11 +65,12 @@ from lib.report.text import (
     status_text,
     warning_text,
 )
-from lib.settings.assistant import CONSENT_VARIABLE
-from lib.settings.config import Config, migrations_directory, read_config
+from lib.settings.assistant import CONSENT_VARIABLE, find_assistant
+from lib.settings.config import Config, history_schema, migrations_directory, read_config
 from lib.settings.environ import env_file_with
 from lib.settings.environment import allowed_environments
 from lib.source.migration import Migration, load, names_in
+from lib.source.writing import path_of
 from lib.validation import validate
 
 if TYPE_CHECKING:
@@ -346,6 +355,27 @@ def _baseline(options: SimpleNamespace, terminal: Terminal) -> int:
     return 0
 
 
+def _checkpoint(options: SimpleNamespace, terminal: Terminal) -> int:
+    from lib.checkpoint import Task, write_checkpoint  # noqa: PLC0415 - a run does not need it
+    from lib.cli.offline import free_number, tell_number  # noqa: PLC0415 - as above
+    from lib.cli.scratch import scratch_server  # noqa: PLC0415 - as above
+    from lib.report.checkpoint import checkpoint_dict, checkpoint_text  # noqa: PLC0415 - as above
+
+    directory = migrations_directory(terminal.environ)
+    migrations, number = load(directory), free_number(directory, terminal)
+    words = " ".join(options.description) or "checkpoint"
+    path = path_of(directory, words, number.number)
+    schema = history_schema(terminal.environ, read_imported(directory))
+    terminal.info(f"Applying {len(migrations)} files to scratch databases")
+    with scratch_server(options.scratch, terminal.environ) as server:
+        require_scratch_consent(find_assistant(terminal.environ), server.url)
+        written = write_checkpoint(Task(migrations, path, server.url, server.programs, schema))
+    terminal.info(checkpoint_text(written))
+    tell_number(number, terminal)
+    terminal.json(checkpoint_dict(written) | number_dict(number))
+    return 0
+
+
 def _repair(options: SimpleNamespace, terminal: Terminal) -> int:
     version = Path(options.version).name.removesuffix(".sql")
     config = _config_to_write(options, terminal, Change.repair(version))
@@ -368,6 +398,7 @@ COMMANDS: dict[str | None, Command] = {
     "drift": _drift,
     "renumber": _renumber,
     "baseline": _baseline,
+    "checkpoint": _checkpoint,
     "repair": _repair,
     "rehearse": _rehearse,
     "plan": _plan,

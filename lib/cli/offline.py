@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lib.cli.output import Command, Terminal, files_passed
 from lib.errors import BaseConflict, FilesError, HistoryConflict, RepositoryError
+from lib.plan import require_checkpoints_fit
 from lib.report.document import check_dict, error_dict, number_dict
 from lib.report.text import base_check_text, base_conflict, number_lines
 from lib.settings.config import migrations_directory
@@ -38,6 +39,7 @@ _NOT_ASKED = "No database URL is set, so no database was asked whether the file 
 def _validate(_: SimpleNamespace, terminal: Terminal) -> int:
     migrations = load(migrations_directory(terminal.environ))
     require_runnable(migrations)
+    require_checkpoints_fit(migrations)
     unchecked = "SQL syntax is checked when they run, checksums if a database URL is set"
     terminal.info(f"{files_passed(migrations)} ({unchecked})")
     terminal.json({"success": True, "state": None, "problems": [], "warnings": []})
@@ -46,13 +48,18 @@ def _validate(_: SimpleNamespace, terminal: Terminal) -> int:
 
 def _create(options: SimpleNamespace, terminal: Terminal) -> int:
     directory = migrations_directory(terminal.environ)
-    found = next_number(names_in(directory), _unmerged(directory, terminal))
+    found = free_number(directory, terminal)
     today = date.today().isoformat()
     path = writing.create(directory, " ".join(options.description), today, found.number)
     terminal.info(f"✅ Created {path}: write its SQL, then remove the line `-- migrate: draft`")
-    _tell(found, terminal)
+    tell_number(found, terminal)
     terminal.json({"success": True, "version": path.stem, "file": str(path), **number_dict(found)})
     return 0
+
+
+def free_number(directory: Path, terminal: Terminal) -> NextNumber:
+    """The number of a new file: above the files here, and those of other branches."""
+    return next_number(names_in(directory), _unmerged(directory, terminal))
 
 
 def _check(options: SimpleNamespace, terminal: Terminal) -> int:
@@ -178,7 +185,7 @@ def _tell_renumbered(
         terminal.info(f"✅ Nothing to renumber: {path} has the next free number")
     else:
         terminal.info(f"✅ Renumbered: {path} is now {new}")
-    _tell(found, terminal)
+    tell_number(found, terminal)
     if not asked:
         terminal.info(f"   {_NOT_ASKED}")
     terminal.json(
@@ -194,7 +201,8 @@ def _tell_renumbered(
     )
 
 
-def _tell(found: NextNumber, terminal: Terminal) -> None:
+def tell_number(found: NextNumber, terminal: Terminal) -> None:
+    """Tell what other branches have to do with a number."""
     for line in number_lines(found):
         terminal.info(line)
 

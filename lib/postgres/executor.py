@@ -247,7 +247,9 @@ class Executor:
         HistoryChanged, LockBusy, TableBusy, MigrationFailed (rolled back), PartlyApplied,
         OutcomeUnknown.
         """
-        if migration.transactional:
+        if self._is_recorded_only(migration):
+            self._record_only(migration, following)
+        elif migration.transactional:
             self._apply_in_transaction(migration, following)
         else:
             self._apply_statements(migration, following, backoff)
@@ -263,7 +265,7 @@ class Executor:
             self._transaction.begin()
         try:
             for migration in migrations:
-                if migration.transactional:
+                if migration.transactional and not self._is_recorded_only(migration):
                     with _others_before(migration is not migrations[0]):
                         self._run_for_plan(migration)
         finally:
@@ -298,6 +300,15 @@ class Executor:
             update(history, row.id, version, migration.name, checksum) + check,
             committed_when=f"id = {row.id} AND {stored}",
         )
+
+    def _is_recorded_only(self, migration: Migration) -> bool:
+        """Whether a checkpoint comes to a database that has what it stands for, or a part of it."""
+        return bool(migration.stands_for and self._transaction.fingerprint.rows)
+
+    def _record_only(self, migration: Migration, following: Migration | None) -> None:
+        transaction_id = self._transaction.begin(migration.version)
+        result = MigrationResult(migration.version, migration.name, None)
+        self._record(result, migration, transaction_id, following)
 
     def _apply_in_transaction(self, migration: Migration, following: Migration | None) -> None:
         """The file is alone in its message, between one that begins its transaction and COMMIT."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from lib.diagnosis import remedy_for
 from lib.errors import (
@@ -36,6 +37,7 @@ from lib.postgres.history_table import (
 from lib.postgres.session import DROP_LOCKS_AND_PREPARED, RESET_SESSION, RunSession
 from lib.postgres.transaction import Transaction
 from lib.quoting import literal
+from lib.source.checkpoint import Replaced
 from lib.source.migration import Migration
 
 # Deferred constraints are checked first, while the file's settings hold: their triggers were
@@ -92,20 +94,21 @@ class Recorder:
 
         `transaction_id` is that of the file's transaction, None for a no-transaction file.
         """
-        sql = self._recording_sql(migration, result.milliseconds, transaction_id)
+        rows = self._rows(migration, result.milliseconds)
+        sql = self._recording_sql(migration, rows, transaction_id)
         commit = Commit(
             self._session,
             self._transaction,
             migration.version,
-            committed_when=_committed_when(migration, transaction_id),
+            committed_when=_committed_when(rows, transaction_id),
         )
         committed = commit.send(
             sql, on_commit=lambda: self._log.committed(result), next_version=next_version
         )
         if committed.outcome is Outcome.ROLLED_BACK:
             raise self._failure(migration, committed.reply, result.milliseconds)
-        row_id, digest = committed.rows[0]
-        self._transaction.row_added(int(row_id or 0), int(digest or 0))
+        for row_id, digest in committed.rows[: len(rows)]:
+            self._transaction.row_added(int(row_id or 0), int(digest or 0))
 
     def try_row(self, migration: Migration, begun: str) -> None:
         """Write the row of a no-transaction file and roll it back: the file cannot be undone.
@@ -114,7 +117,7 @@ class Recorder:
         written.
         """
         transaction_id = self._transaction.begin(migration.version)
-        sql = self._recording_sql(migration, 0, transaction_id)
+        sql = self._recording_sql(migration, self._rows(migration, 0), transaction_id)
         reply = self._session.connection.send(f"SAVEPOINT onward;{sql}")
         if begun and not reply.failed:
             self._transaction.send_commit(f"ROLLBACK TO onward;{begun}", Reply())
@@ -129,14 +132,15 @@ class Recorder:
 
     def insertion_sql(self, migrations: Sequence[Migration]) -> str:
         """Write the rows of files that were not run, and see that they are stored."""
-        return self._insertion_sql([self._row(migration, None) for migration in migrations])
+        rows = (self._rows(migration, None) for migration in migrations)
+        return self._insertion_sql([*chain.from_iterable(rows)])
 
     def takeover_sql(self, rows: Sequence[AppliedMigration]) -> str:
         """Write the rows of what another tool has applied, and see that they are stored."""
         return self._insertion_sql([self._taken_over(row) for row in rows])
 
     def _recording_sql(
-        self, migration: Migration, milliseconds: int, transaction_id: str | None
+        self, migration: Migration, rows: Sequence[Row], transaction_id: str | None
     ) -> str:
         history = self._session.history
         # The transaction that stands idle during a no-transaction file keeps no lock on the
@@ -145,8 +149,7 @@ class Recorder:
         other = _OTHER_TRANSACTION.format(id=literal(transaction_id))
         checks = check(TRANSACTION_ENDED, other) + table
         limits = self._session.limits.as_sql(history)
-        insertion = self._insertion_sql([self._row(migration, milliseconds)])
-        return f"{_RESET}{checks}{limits}{insertion}"
+        return f"{_RESET}{checks}{limits}{self._insertion_sql(rows)}"
 
     def _insertion_sql(self, rows: Sequence[Row]) -> str:
         history = self._session.history
@@ -154,7 +157,13 @@ class Recorder:
         check = verification(history, self._transaction.fingerprint, written)
         return insertion(history, rows) + check
 
-    def _row(self, migration: Migration, milliseconds: int | None) -> Row:
+    def _rows(self, migration: Migration, milliseconds: int | None) -> list[Row]:
+        """The file's row, after those of the files that it is applied instead of."""
+        replaced = () if self._transaction.fingerprint.rows else migration.stands_for
+        instead = [self._row(one, None) for one in replaced]
+        return [*instead, self._row(migration, milliseconds)]
+
+    def _row(self, migration: Migration | Replaced, milliseconds: int | None) -> Row:
         config = self._session.config
         return Row(
             version=migration.version,
@@ -180,7 +189,7 @@ class Recorder:
             applied_at=row.applied_at,
         )
 
-    def _failure(self, migration: Migration, reply: Reply, milliseconds: int) -> OnwardError:
+    def _failure(self, migration: Migration, reply: Reply, milliseconds: int | None) -> OnwardError:
         error = reply.failure
         if migration.transactional and error.sqlstate in BUSY:
             return table_busy(migration, error, self._session.blockers)
@@ -215,12 +224,13 @@ def table_busy(migration: Migration, error: ServerError, blockers: Sequence[str]
     return busy
 
 
-def _committed_when(migration: Migration, transaction_id: str | None) -> str:
-    row = f"version = {literal(migration.version)} AND checksum = {literal(migration.checksum)}"
+def _committed_when(rows: Sequence[Row], transaction_id: str | None) -> str:
+    written = ", ".join(f"({literal(row.version)}, {literal(row.checksum)})" for row in rows)
+    stored = f"(version, checksum) IN ({written})"
     if transaction_id is None:
-        return row
-    # The row alone is not enough: another run may have written it since.
-    return f"{row} AND pg_xact_status({literal(transaction_id)}) = 'committed'"
+        return stored
+    # The rows alone are not enough: another run may have written them since.
+    return f"{stored} AND pg_xact_status({literal(transaction_id)}) = 'committed'"
 
 
 def _diagnosis(migration: Migration, reply: Reply) -> tuple[Diagnostic, str]:

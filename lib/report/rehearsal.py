@@ -21,6 +21,7 @@ _UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 _COUNTS = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
 _VERSION_COLUMNS = 26
 _TABLES_SHOWN = 3
+_NOT_RUN = "only recorded: what it stands for is applied"
 _ACCEPT = "To accept a finding, add to the leading comment: -- migrate: accept {name}: reason"
 
 
@@ -119,7 +120,7 @@ def _level(file: FileReport) -> Level:
 def _effect(file: FileReport) -> str:
     """What other sessions wait for."""
     if not file.ran:
-        return "no-transaction: not run by a plan"
+        return _NOT_RUN if file.transactional else "no-transaction: not run by a plan"
     if not file.observed:
         return "not observed"
     kind = "" if file.transactional else "no-transaction"

@@ -24,6 +24,7 @@ from lib.errors import (
     MigrationFailed,
     MigrationResult,
     NotEmpty,
+    NotProved,
     OnwardError,
     OutcomeUnknown,
     PartlyApplied,
@@ -70,6 +71,7 @@ PAGES: dict[type[OnwardError], str] = {
     HistoryHidden: "docs/security.md#other-roles-in-the-database",
     MigrationFailed: "docs/on-call.md#exit-1-or-2",
     PartlyApplied: "docs/on-call.md#exit-7-partly-applied",
+    NotProved: "docs/checkpoints.md#if-it-is-not-proved",
     OutcomeUnknown: "docs/on-call.md#exit-6-outcome-unknown",
     Interrupted: _EXIT_CODES_PAGE,
 }
@@ -306,8 +308,14 @@ def event_text(config: Config, event: Event) -> str:
             return f"▶ {version}"
         case Progress() | Retry():
             return _waiting_text(event)
-        case MigrationResult(version, _, milliseconds):
-            return f"✅ Applied: {version} ({milliseconds}ms)"
+        case MigrationResult():
+            return _applied_text(event)
+
+
+def _applied_text(result: MigrationResult) -> str:
+    if result.milliseconds is None:
+        return f"✅ Recorded: {result.version} (its migrations are applied)"
+    return f"✅ Applied: {result.version} ({result.milliseconds}ms)"
 
 
 def _waiting_text(event: Progress | Retry) -> str:

@@ -106,7 +106,7 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         environment_source=environment.source,
         directory=directory,
         imported=imported,
-        schema=_schema(environ) or (imported.schema if imported else None),
+        schema=history_schema(environ, imported),
         lock_timeout=read_duration(environ, "MIGRATION_LOCK_TIMEOUT", "1s"),
         statement_timeout=read_duration(environ, "MIGRATION_STATEMENT_TIMEOUT", "0"),
         lock_wait=read_duration(environ, "MIGRATION_WAIT", "120s"),
@@ -136,7 +136,7 @@ def migrations_directory(environ: Mapping[str, str]) -> Path:
     return directory.relative_to(here) if directory.is_relative_to(here) else directory
 
 
-def _schema(environ: Mapping[str, str]) -> str | None:
+def history_schema(environ: Mapping[str, str], imported: Imported | None) -> str | None:
     """The schema of the history, which a run may create. Raises ConfigError."""
     name = value_of(environ, "MIGRATION_SCHEMA")
     # The server would cut a longer name off; a URL is a mistake, and may hold a password.
@@ -145,7 +145,7 @@ def _schema(environ: Mapping[str, str]) -> str | None:
             f"MIGRATION_SCHEMA is no name for a schema: expected at most {_MAX_NAME_BYTES} bytes, "
             "no URL, and not pg_ in front"
         )
-    return name or None
+    return name or (imported.schema if imported else None)
 
 
 def read_duration(environ: Mapping[str, str], variable: str, default: str) -> float:

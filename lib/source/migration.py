@@ -15,7 +15,8 @@ from itertools import chain
 from pathlib import Path
 
 from lib.errors import DuplicateNumbers, FilesError
-from lib.source import lexer, other_tools, rules
+from lib.source import checkpoint, lexer, other_tools, rules
+from lib.source.checkpoint import Replaced
 from lib.source.latin1 import BOM, as_latin1, from_latin1
 from lib.source.rules import Refusal
 
@@ -49,12 +50,13 @@ class Migration:
     content: bytes = field(repr=False)
     checksum: str
     directives: frozenset[str]
+    stands_for: tuple[Replaced, ...] = ()
+    """The files that a checkpoint replaces, by number; empty for any other file."""
 
     @property
     def name(self) -> str:
         """The description in title case: `Create Users Table` for `001-create-users-table`."""
-        words = description_of(self.version).split("-")
-        return " ".join(word.capitalize() for word in words)
+        return checkpoint.title(self.version)
 
     @property
     def transactional(self) -> bool:
@@ -131,6 +133,14 @@ def is_draft(content: bytes) -> bool:
     """Whether no run may apply a file with this content yet."""
     comments = map(from_latin1, lexer.opening_comment(as_latin1(content)))
     return any(_DIRECTIVES.get(comment.rstrip()) == DRAFT for comment in comments)
+
+
+def stands_for(name: str, content: bytes) -> tuple[Replaced, ...]:
+    """The files that a file stands for. Raises ValueError."""
+    if checkpoint.DIRECTIVE.encode() not in content:
+        return ()
+    comments = map(from_latin1, lexer.opening_comment(as_latin1(content)))
+    return checkpoint.replaced_by(number_of(name) or 0, comments)
 
 
 def load(directory: Path) -> tuple[Migration, ...]:
@@ -268,15 +278,19 @@ def _read(file: os.DirEntry[str], path: Path) -> Migration:
 
 
 def migration_of(path: Path, content: bytes) -> Migration:
-    """The migration of a file with such a name. Raises ValueError for an unknown directive."""
+    """The migration of a file with such a name. Raises ValueError for a wrong directive."""
     version = path.name.removesuffix(".sql")
+    directives, replaced = frozenset(_directives(content)), stands_for(path.name, content)
+    if replaced and NO_TRANSACTION in directives:
+        raise ValueError(f"a checkpoint runs in one transaction: remove `{NO_TRANSACTION}`")
     return Migration(
         number=int(version.partition("-")[0]),
         version=version,
         path=path,
         content=content,
         checksum=checksum_of(content),
-        directives=frozenset(_directives(content)),
+        directives=directives,
+        stands_for=replaced,
     )
 
 
@@ -322,7 +336,7 @@ def _directives(content: bytes) -> Iterator[str]:
         text = from_latin1(comment).rstrip()
         if text in _DIRECTIVES:
             yield _DIRECTIVES[text]
-        elif not re.fullmatch(_ACCEPT, text):
+        elif not (checkpoint.is_directive(text) or re.fullmatch(_ACCEPT, text)):
             unknown += [f"`{line}`" for line in _unknown_directives(text)]
     if unknown:
         known = " or ".join(f"`{directive}`" for directive in (*_DIRECTIVES, ACCEPT))

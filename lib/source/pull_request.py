@@ -2,10 +2,19 @@
 
 import shlex
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.source.migration import checksum_of, highest_number, is_draft, is_sql, number_of
+from lib.source.checkpoint import Replaced
+from lib.source.migration import (
+    checksum_of,
+    highest_number,
+    is_draft,
+    is_sql,
+    number_of,
+    stands_for,
+)
 
 
 class Base(NamedTuple):
@@ -42,8 +51,13 @@ def problems(base: Base, here: Mapping[str, bytes], directory: Path) -> list[Pro
         for name, content in base.contents.items()
         if is_sql(name) and not is_draft(content)
     }
+    replaced = set(_replaced(here))
     new_names = {checksum_of(here[name]): name for name in new_files(base, here)}
-    gone = {name: new_names.get(old[name], "") for name in old if name not in here}
+    gone = {
+        name: new_names.get(old[name], "")
+        for name in old
+        if name not in here and (name.removesuffix(".sql"), old[name]) not in replaced
+    }
     edited = [name for name in old if name in here and checksum_of(here[name]) != old[name]]
     kept = [name for name in here if name not in gone.values()]
     return [
@@ -51,6 +65,13 @@ def problems(base: Base, here: Mapping[str, bytes], directory: Path) -> list[Pro
         *(_of_base(base, directory / name, "changed") for name in edited),
         *_numbers(base, kept, directory),
     ]
+
+
+def _replaced(here: Mapping[str, bytes]) -> Iterator[Replaced]:
+    """The files that checkpoints stand for, so that they may be deleted."""
+    for name, content in here.items():
+        with suppress(ValueError):  # `load` names what is wrong with it
+            yield from stands_for(name, content)
 
 
 def _gone(base: Base, path: Path, now: str) -> Problem:

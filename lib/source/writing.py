@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from lib.errors import FilesError
@@ -15,15 +16,9 @@ Move = Callable[[Path, Path], object]
 def create(directory: Path, description: str, date: str, number: int) -> Path:
     """Write a new draft; return its path. Raises FilesError, and never overwrites a file."""
     description = " ".join(description.split())
-    words = re.findall(r"[a-z0-9]+", description.lower())
-    if not (words and description.isascii() and description.isprintable()):
-        raise FilesError(
-            'a description consists of ASCII letters and digits, such as "add orders"; '
-            f"not {description!r}"
-        )
+    path = path_of(directory, description, number)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{number:03}-{'-'.join(words)}.sql"
         with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(
                 f"-- migrate: {DRAFT}\n"
@@ -35,6 +30,32 @@ def create(directory: Path, description: str, date: str, number: int) -> Path:
     except OSError as error:
         raise FilesError(f"{directory}: cannot create a migration: {reason_of(error)}") from None
     return path
+
+
+def path_of(directory: Path, description: str, number: int) -> Path:
+    """Where a new file belongs. Raises FilesError for a description that makes no name."""
+    words = re.findall(r"[a-z0-9]+", description.lower())
+    if not (words and description.isascii() and description.isprintable()):
+        raise FilesError(
+            'a description consists of ASCII letters and digits, such as "add orders"; '
+            f"not {description!r}"
+        )
+    return directory / f"{number:03}-{'-'.join(words)}.sql"
+
+
+def place(path: Path, content: bytes) -> None:
+    """Write a new file whole or not at all. Raises FilesError, and never overwrites a file."""
+    if os.path.lexists(path):
+        raise FilesError(f"{path} exists already", changed_nothing=True)
+    draft = path.with_name(f".{path.name}.new")  # a hidden file is ignored
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError as error:
+        raise FilesError(f"{path}: cannot be written: {reason_of(error)}") from None
+    finally:
+        with suppress(OSError):  # it is renamed, or was not written
+            draft.unlink()
 
 
 def renumber(path: Path, number: int, move: Move = Path.rename) -> Path:

@@ -61,6 +61,7 @@ TEAMS = (
     Part(".github/actions/rehearse/action.yml"),
     Part(".github/workflows/migrations.yml"),
     Part("docs/adopting.md"),
+    Part("docs/checkpoints.md"),
     Part("docs/drift.md"),
     Part("docs/before-it-ships.md"),
     Part("docs/environments.md"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lib.source.pull_request import Base, new_files, problems
+from tests.kit import checkpoint_of
 
 COMMIT = "0123456789abcdef"
 RESTORE = "git restore --source=0123456789ab -- m/"
@@ -22,6 +23,12 @@ def found(base: Base, here: Mapping[str, bytes]) -> list[tuple[str, str, tuple[s
 
 
 A, B = {"001-a.sql": b"SELECT 1;\n"}, {"002-b.sql": b"SELECT 2;\n"}
+CRLF = {"002-b.sql": b"SELECT 2;\r\n"}
+CHECKPOINT = {
+    "003-all.sql": checkpoint_of(
+        {"001-a.sql": "SELECT 1;\n", "002-b.sql": "SELECT 2;\n"}, "SELECT 3;\n"
+    ).encode()
+}
 HAS_IT = "but origin/main has it, so databases may have applied it"
 
 
@@ -35,12 +42,25 @@ HAS_IT = "but origin/main has it, so databases may have applied it"
         (A | {"README.md": b""}, A),
         (A | {"002-b.sql": b"-- migrate: draft\nSELECT 2;\n"}, A | B),
         (A | {"002-b.sql": b"-- migrate: draft\n"}, A),
+        (A | B, CHECKPOINT),
+        (A | B, B | CHECKPOINT),
+        (A | B | CHECKPOINT, CHECKPOINT),
+        (A | CRLF, CHECKPOINT),
     ],
 )
 def test_files_that_fit_the_base_have_no_problem(
     old: Mapping[str, bytes], here: Mapping[str, bytes]
 ) -> None:
     assert found(base(old), here) == []
+
+
+def test_a_checkpoint_of_another_text_lets_nothing_be_deleted() -> None:
+    other = {"001-a.sql": b"SELECT 9;\n"} | B
+    assert found(base(other), CHECKPOINT) == [
+        ("001-a.sql", f"deleted, {HAS_IT}", (f"{RESTORE}001-a.sql",))
+    ]
+    broken = {"003-all.sql": CHECKPOINT["003-all.sql"].replace(b"001-002", b"001-009")}
+    assert len(found(base(A | B), broken)) == 2
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 
 from lib.errors import FilesError
 from lib.source.migration import DRAFT, load, require_runnable
-from lib.source.writing import create, renumber
-from tests.kit import fill
+from lib.source.writing import create, place, renumber
+from tests.kit import checkpoint_of, fill
 
 # New files
 
@@ -54,7 +54,26 @@ def test_a_file_that_cannot_be_created_is_an_error_for_the_user(tmp_path: Path) 
         create(fill(tmp_path, {"file": ""}) / "file", "x", "2025-10-25", 0)
 
 
+def test_a_file_is_placed_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "001-a.sql"
+    place(path, b"SELECT 1;")
+    with pytest.raises(FilesError, match=r"001-a\.sql exists already"):
+        place(path, b"SELECT 2;")
+    with pytest.raises(FilesError, match="cannot be written: file name too long"):
+        place(tmp_path / f"{'x' * 250}.sql", b"SELECT 2;")
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"SELECT 1;"]
+
+
 # Files with another number
+
+
+def test_a_checkpoint_with_another_number_stands_for_the_same(tmp_path: Path) -> None:
+    files = {"001-a.sql": "SELECT 1;\n"}
+    content = checkpoint_of(files, "-- Version: 002\nSELECT 1;\n")
+    renumber(fill(tmp_path, {"002-all.sql": content}) / "002-all.sql", 7)
+    (found,) = load(tmp_path)
+    assert (found.number, [one.version for one in found.stands_for]) == (7, ["001-a"])
+    assert found.text() == content.replace("002", "007")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,38 @@
+"""What `checkpoint` has written, as text and as JSON. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # it loads the driver
+    from lib.checkpoint import Written
+
+
+def checkpoint_text(written: Written) -> str:
+    """What the file stands for and how it was tried."""
+    first, last = written.stands_for[0].number, written.stands_for[-1].number
+    lines = [
+        f"✅ Wrote {written.path}: it makes what {first:03} to {last:03} make",
+        f"   {written.objects} objects and {written.rows} rows, compared on PostgreSQL "
+        f"{written.postgres}",
+    ]
+    if written.frozen:
+        lines.append(
+            "⚠️  These columns have values that were made just now, and are the same in every new "
+            f"database: {', '.join(written.frozen)}"
+        )
+    return "\n".join(lines)
+
+
+def checkpoint_dict(written: Written) -> dict[str, Any]:
+    """The same as a JSON document."""
+    return {
+        "success": True,
+        "version": written.path.stem,
+        "file": str(written.path),
+        "standsFor": [one.version for one in written.stands_for],
+        "objects": written.objects,
+        "rows": written.rows,
+        "pgMajor": written.postgres,
+        "frozenColumns": list(written.frozen),
+    }
