@@ -505,11 +505,11 @@ def test_a_busy_table_is_tried_again_under_observation(here: Here, shop: Databas
 
 LOCKED = "LOCK TABLE invoices IN ACCESS EXCLUSIVE MODE"
 SOON = {"MIGRATION_REHEARSE": "1", "MIGRATION_LOCK_TIMEOUT": "500ms"}
-# The second statement takes from the role of the third what observing needs.
+# The second statement takes from the role of the fourth what observing needs.
 UNOBSERVABLE = """\
 CREATE TABLE kept (id int); INSERT INTO kept VALUES (1);
 REVOKE EXECUTE ON FUNCTION pg_catalog.pg_get_constraintdef(oid) FROM PUBLIC;
-SET LOCAL ROLE pg_monitor;
+SET LOCAL ROLE pg_monitor; SELECT;
 RESET ROLE; INSERT INTO kept VALUES (2);
 """
 
