@@ -24,6 +24,7 @@ postgres
 runner
 adopt rehearsal
 report
+webhook
 web
 aws cli vercel
 """.strip().splitlines()
