@@ -28,6 +28,7 @@ runner
 scratch
 adopt checkpoint proof rehearsal
 report
+webhook
 web
 aws cli vercel
 """.strip().splitlines()

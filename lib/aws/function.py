@@ -24,7 +24,7 @@ from mangum import Mangum
 from starlette.types import Receive, Scope, Send
 
 from lib.aws.secrets import SecretReferences
-from lib.web.result import error_document
+from lib.report.document import error_document
 from lib.web.routes import DEADLINE, MIGRATE, RESPONSE_HEADERS, STATUS, create_app
 from lib.web.service import ACTIONS, Service
 

@@ -87,6 +87,8 @@ environment:
   MIGRATION_PLAN_LARGE
                       the size of a table, times the work on each byte, from
                       which a finding fails (default: 100MB)
+  MIGRATION_WEBHOOK   https:// URL that is told of runs that applied something,
+                      failed or were refused; MIGRATION_WEBHOOK_SECRET signs it
   MIGRATION_ALLOW_OUT_OF_ORDER
                       1 means --allow-out-of-order
   MIGRATION_ALLOW_NONEMPTY

@@ -72,6 +72,7 @@ from lib.settings.environment import allowed_environments
 from lib.source.migration import Migration, load, names_in
 from lib.source.writing import path_of
 from lib.validation import validate
+from lib.webhook import Webhook
 
 if TYPE_CHECKING:
     from lib.hazards.findings import Rehearsal
@@ -92,6 +93,16 @@ def _run(options: SimpleNamespace, terminal: Terminal) -> int:
     environment, allowed = allowed_environments(terminal.environ)
     if reason := reason_to_skip(environment, allowed):
         return _skip(options, terminal, environment, reason)
+    try:
+        return _run_here(options, terminal)
+    except Interrupted:
+        raise
+    except OnwardError as error:
+        _tell_webhook(terminal, Webhook(terminal.environ).tell_error(error, environment))
+        raise
+
+
+def _run_here(options: SimpleNamespace, terminal: Terminal) -> int:
     config = _config_to_write(options, terminal, Change.run())
     if config.rehearse and not config.production:
         return _run_observed(config, terminal)
@@ -105,8 +116,14 @@ def _emit_to(terminal: Terminal, config: Config) -> Emit:
 def _tell_run(result: RunResult, terminal: Terminal) -> int:
     ignore_further_signals()
     terminal.info(run_text(result))
+    _tell_webhook(terminal, Webhook(terminal.environ).tell_result(result))
     terminal.json(run_dict(result))
     return 0
+
+
+def _tell_webhook(terminal: Terminal, warning: str) -> None:
+    if warning:
+        terminal.info(warning_text(warning))
 
 
 def _run_observed(config: Config, terminal: Terminal) -> int:

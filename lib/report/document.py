@@ -224,6 +224,32 @@ def error_dict(error: OnwardError) -> dict[str, Any]:
     return document
 
 
+def error_document(code: str, message: str, **details: Any) -> dict[str, Any]:
+    """The form that every public error has, whoever sends it."""
+    return {"success": False, "error": {"code": code, "message": message, **details}}
+
+
+def public_error_dict(error: OnwardError) -> dict[str, Any]:
+    """What may be said of an error to anybody, in fixed words.
+
+    Of a failed migration also where and by which SQLSTATE; of a run, how far it came.
+    """
+    document = error_document(error.code, error.public_message, **_public_details(error.cause))
+    return document | progress_dict(error) if isinstance(error, RunFailed) else document
+
+
+def _public_details(cause: OnwardError) -> dict[str, Any]:
+    if not isinstance(cause, MigrationFailed):
+        return {}
+    failure = cause.failure
+    return {
+        "version": failure.version,
+        "sqlstate": failure.server.sqlstate,
+        "constraint": failure.server.constraint,
+        "line": failure.line,
+    }
+
+
 def iso(moment: datetime | None) -> str | None:
     """UTC with milliseconds, as JavaScript writes it."""
     if moment is None:

@@ -9,7 +9,12 @@ from lib.settings.placeholder import is_placeholder
 
 # A shorter password occurs in ordinary text by chance, and replacing it would garble messages.
 _MIN_SECRET_LENGTH = 12
-_BEARER_VARIABLES = ("MIGRATION_SECRET", "MIGRATION_SECRET_PREVIOUS")
+_BEARER_VARIABLES = (
+    "MIGRATION_SECRET",
+    "MIGRATION_SECRET_PREVIOUS",
+    "MIGRATION_WEBHOOK",  # a URL that is a secret as a whole
+    "MIGRATION_WEBHOOK_SECRET",
+)
 # Also the password of a URL that Onward cannot parse, or does not use.
 _PASSWORD_IN_URL = re.compile(r"://[^:]*:(.*)@", re.DOTALL)
 

@@ -1,4 +1,4 @@
-"""What a request gets back: a status and a document. Errors take their one public form here."""
+"""What a request gets back: a status and a document."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 
-from lib.errors import MigrationFailed, OnwardError, RunFailed
-from lib.report.document import progress_dict
+from lib.errors import OnwardError
+from lib.report.document import error_document, public_error_dict
 
 RETRY_AFTER_SECONDS = 5
 _RETRYABLE_CODES = ("busy", "database_unavailable")
@@ -30,11 +30,6 @@ class RequestRefused(HTTPException):
     ) -> None:
         super().__init__(status, message, headers)
         self.code = code
-
-
-def error_document(code: str, message: str, **details: Any) -> dict[str, Any]:
-    """The form that every error has, whoever sends it."""
-    return {"success": False, "error": {"code": code, "message": message, **details}}
 
 
 def error_result(error: Exception) -> ApiResult:
@@ -61,24 +56,7 @@ def _refusal(error: HTTPException, code: str) -> ApiResult:
 
 
 def _onward_result(error: OnwardError) -> ApiResult:
-    """Of a failed migration it also says where and by which SQLSTATE; of a run, how far it came."""
-    document = error_document(error.code, error.public_message, **_failure_details(error))
-    if isinstance(error, RunFailed):
-        document |= progress_dict(error)
     headers = {}
     if error.code in _RETRYABLE_CODES:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return ApiResult(error.http_status, document, headers)
-
-
-def _failure_details(error: OnwardError) -> dict[str, Any]:
-    cause = error.cause
-    if not isinstance(cause, MigrationFailed):
-        return {}
-    failure = cause.failure
-    return {
-        "version": failure.version,
-        "sqlstate": failure.server.sqlstate,
-        "constraint": failure.server.constraint,
-        "line": failure.line,
-    }
+    return ApiResult(error.http_status, public_error_dict(error), headers)

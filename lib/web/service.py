@@ -9,6 +9,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ from lib.postgres.connecting import READ_BUDGET, Budget
 from lib.postgres.executor import Executor
 from lib.report.document import run_dict, status_dict, summary_dict, validation_dict
 from lib.settings.config import Config, read_config, read_duration
-from lib.settings.environ import URL_VARIABLES
+from lib.settings.environ import URL_VARIABLES, value_of
+from lib.settings.environment import read_environment
 from lib.settings.redactor import Redactor
 from lib.source.migration import Migration, load
 from lib.validation import validate
@@ -30,6 +32,7 @@ from lib.web.auth import bearer_secret
 from lib.web.request_log import LogEntry
 from lib.web.result import ApiResult, RequestRefused, error_result
 from lib.web.threads import AllBusy, Shared, Workers
+from lib.webhook import SECRET_VARIABLE, URL_VARIABLE, Webhook
 
 ACTIONS = ("migrate", "status", "validate")
 MIN_RUN_SECONDS = runner.SHUTDOWN_MARGIN_SECONDS + 0.2  # less leaves no time to read the history
@@ -183,9 +186,29 @@ class Service:
                 "function's timeout"
             )
         try:
-            return self._with_config(applied_by, partial(_run, deadline=deadline))
+            run = partial(self._run, deadline=deadline)
+            return self._with_config(applied_by, run)
+        except OnwardError as error:
+            with suppress(OnwardError):  # without settings, nobody can be told
+                environment = read_environment(self._environ).name
+                self._webhook().tell_error(error, environment, before=deadline)
+            raise
         finally:
             self.forget_status()  # whatever the run has done, the status shall show it
+
+    def _run(self, config: Config, deadline: float) -> ApiResult:
+        # Who calls can call again, so the run does not wait for another one to finish.
+        result = runner.run(config._replace(lock_wait=0.0), lambda _: None, deadline=deadline)
+        document = run_dict(result)
+        if warning := self._webhook().tell_result(result, before=deadline):
+            document["warnings"] = [warning]
+        return ApiResult(202 if result.remaining else 200, document)
+
+    def _webhook(self) -> Webhook:
+        """Who is told of runs. Raises OnwardError if a reference cannot be resolved."""
+        variables = (URL_VARIABLE, SECRET_VARIABLE)
+        is_wanted = bool(value_of(self._environ, URL_VARIABLE))
+        return Webhook(next(iter(self._environments(variables))) if is_wanted else {})
 
     def _with_config(self, applied_by: str, work: Callable[[Config], ApiResult]) -> ApiResult:
         """Do the work with the configuration, and if the password is refused with the next one.
@@ -256,12 +279,6 @@ class Service:
     @property
     def _redactor(self) -> Redactor:
         return Redactor({**self._environ, **self._resolved})
-
-
-def _run(config: Config, deadline: float) -> ApiResult:
-    # Who calls can call again, so the run does not wait for another one to finish.
-    result = runner.run(config._replace(lock_wait=0.0), lambda _: None, deadline=deadline)
-    return ApiResult(202 if result.remaining else 200, run_dict(result))
 
 
 class _FileCache:

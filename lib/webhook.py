@@ -1,0 +1,122 @@
+"""`MIGRATION_WEBHOOK`: one POST after a run that changed something, or could not.
+
+The document is what HTTP may say of the run, so it has no row, no SQL and no secret in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from threading import Thread
+from typing import Any
+
+from lib.errors import OnwardError, RunFailed
+from lib.events import RunResult
+from lib.report.document import public_error_dict, run_dict
+from lib.settings.environ import value_of
+
+URL_VARIABLE, SECRET_VARIABLE = "MIGRATION_WEBHOOK", "MIGRATION_WEBHOOK_SECRET"
+SIGNATURE_HEADER = "X-Onward-Signature-256"
+SECONDS = 5.0
+_TO_ANSWER_SECONDS = 0.5  # before a deadline
+_SUCCESS = range(200, 300)
+_NAMES_SHOWN = 5
+
+
+class Webhook:
+    """The address of an environment that is told of runs, if it has one.
+
+    Nothing here raises: what prevents a POST is a warning, and never names the URL, which is a
+    secret itself.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._url = value_of(environ, URL_VARIABLE)
+        self._secret = value_of(environ, SECRET_VARIABLE)
+
+    def tell_result(self, result: RunResult, *, before: float = math.inf) -> str:
+        """Post what a run has applied, if anything. Returns a warning, mostly empty.
+
+        It takes SECONDS at most, and ends `before` a time (monotonic seconds).
+        """
+        if not result.applied:
+            return ""
+        return self._post(run_dict(result), _applied_text(result), before)
+
+    def tell_error(self, error: OnwardError, environment: str, *, before: float = math.inf) -> str:
+        """Post why a run has failed, or was refused. Returns a warning, as `tell_result` does."""
+        document = public_error_dict(error) | {"environment": environment}
+        return self._post(document, _error_text(error, environment), before)
+
+    def _post(self, document: dict[str, Any], text: str, before: float) -> str:
+        seconds = max(0.1, min(SECONDS, before - time.monotonic() - _TO_ANSWER_SECONDS))
+        if not self._url:
+            return ""
+        if not self._url.lower().startswith("https://"):
+            return f"{URL_VARIABLE} is no https:// URL, so nothing is sent to it"
+        # Slack shows `text`, Discord `content`.
+        body = json.dumps({"text": text, "content": text, **document}).encode()
+        problems = ["no answer in time"]
+
+        def send() -> None:
+            try:
+                status = _send(self._url, body, _signature(self._secret, body), seconds)
+                problems[0] = "" if status in _SUCCESS else f"status {status}"
+            except Exception as error:  # whatever the library raises, the run is over
+                problems[0] = type(error).__name__
+
+        # The library's timeout is for one step; a name that is not resolved, or an answer that
+        # comes byte by byte, would take longer.
+        thread = Thread(target=send, daemon=True)
+        thread.start()
+        thread.join(seconds)
+        return problems[0] and f"{URL_VARIABLE} could not be told of this run: {problems[0]}"
+
+
+def _applied_text(result: RunResult) -> str:
+    count, place = len(result.applied), f"{result.environment} ({result.database})"
+    migrations = "1 migration" if count == 1 else f"{count} migrations"
+    more = f"; {len(result.remaining)} remain" if result.remaining else ""
+    return f"✅ {place}: {migrations} applied: {_named(result)}{more}"
+
+
+def _error_text(error: OnwardError, environment: str) -> str:
+    found = public_error_dict(error)["error"]
+    where = f" {found['version']}" if found.get("version") else ""
+    sqlstate = f" (SQLSTATE {found['sqlstate']})" if found.get("sqlstate") else ""
+    applied = f" Applied before: {_named(error)}." if _named(error) else ""
+    return f"❌ {environment}:{where}{sqlstate} {found['message']}{applied}"
+
+
+def _named(run: RunResult | OnwardError) -> str:
+    done = run.applied if isinstance(run, RunResult | RunFailed) else ()
+    names = [one.version for one in done[:_NAMES_SHOWN]]
+    more = f" and {len(done) - _NAMES_SHOWN} more" if len(done) > _NAMES_SHOWN else ""
+    return f"{', '.join(names)}{more}"
+
+
+def _signature(secret: str, body: bytes) -> str:
+    """HMAC-SHA256 of the body, as GitHub writes it; empty without a secret."""
+    import hmac  # noqa: PLC0415 - few runs need it
+
+    return f"sha256={hmac.digest(secret.encode(), body, 'sha256').hex()}" if secret else ""
+
+
+def _send(url: str, body: bytes, signature: str, seconds: float) -> int:
+    """POST it, follow no redirect, and return the status."""
+    from http.client import HTTPSConnection  # noqa: PLC0415 - as above
+    from urllib.parse import urlsplit  # noqa: PLC0415 - as above
+
+    parts = urlsplit(url)
+    headers = {"Content-Type": "application/json", "User-Agent": "onward"}
+    if signature:
+        headers[SIGNATURE_HEADER] = signature
+    connection = HTTPSConnection(parts.hostname or "", parts.port, timeout=seconds)
+    try:
+        path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+        connection.request("POST", path, body, headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
