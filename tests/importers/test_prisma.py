@@ -65,9 +65,7 @@ def test_a_directory_of_drizzle_is_not_taken_for_one_of_prisma(tmp_path: Path) -
 
 @pytest.fixture
 def imported(tmp_path: Path, migrations: Write, here: Here) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    PRISMA.write(source)
+    source = PRISMA.write(tmp_path / "source")
     migrations({f"{OWN}.sql": (ROOT / "migrations" / f"{OWN}.sql").read_bytes()})
     assert here("import", "prisma", str(source)).code == 0
 
