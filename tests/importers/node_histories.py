@@ -1,7 +1,7 @@
 """Histories of the tools written for Node, their tables made as their sources say."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from tests.conftest import Database
+from tests.kit import fill
 
 WORDS = ("one", "two", "three", "four")
 FILES = {
@@ -29,8 +30,14 @@ class Tool(NamedTuple):
     create: str
     insert: str
     """Its parameters are `name`, `time`, `hash` and `at`."""
-    write: Callable[[Path], None]
-    """Writes FILES into a directory as the tool has them."""
+    lay_out: Callable[[Path, Sequence[str]], None]
+    """Writes these of FILES into a directory as the tool has them."""
+
+    def write(self, directory: Path, names: Sequence[str] = NAMES) -> Path:
+        """A directory of the tool with these files; returns it."""
+        directory.mkdir()
+        self.lay_out(directory, names)
+        return directory
 
     def apply(self, database: Database, names: Iterable[str]) -> None:
         """Apply these files as the tool does."""
@@ -56,38 +63,38 @@ def time_of(name: str) -> int:
     return 1704067200000 + (NAMES.index(name) if name in NAMES else 99)
 
 
-def _write_folders(directory: Path) -> None:
-    for name, sql in FILES.items():
+def _write_folders(directory: Path, names: Sequence[str]) -> None:
+    for name in names:
         (directory / name).mkdir()
-        (directory / name / "migration.sql").write_text(sql)
+        (directory / name / "migration.sql").write_text(FILES[name])
 
 
-def _write_prisma(directory: Path) -> None:
-    _write_folders(directory)
+def _write_prisma(directory: Path, names: Sequence[str]) -> None:
+    _write_folders(directory, names)
     (directory / "migration_lock.toml").write_text('provider = "postgresql"\n')
 
 
-def _write_drizzle_1(directory: Path) -> None:
-    _write_folders(directory)
-    for name in FILES:
+def _write_drizzle_1(directory: Path, names: Sequence[str]) -> None:
+    _write_folders(directory, names)
+    for name in names:
         (directory / name / "snapshot.json").write_text("{}")
 
 
-def _write_drizzle(directory: Path) -> None:
+def _write_drizzle(directory: Path, names: Sequence[str]) -> None:
     (directory / "meta").mkdir()
     entries = [
-        {"idx": place, "when": time_of(name), "tag": name} for place, name in enumerate(FILES)
+        {"idx": place, "when": time_of(name), "tag": name} for place, name in enumerate(names)
     ]
-    journal = {"dialect": "postgresql", "entries": entries}
+    journal = {"version": "7", "dialect": "postgresql", "entries": entries}
     (directory / "meta" / "_journal.json").write_text(json.dumps(journal))
-    for name, sql in FILES.items():
-        (directory / f"{name}.sql").write_text(sql)
+    fill(directory, {f"{name}.sql": FILES[name] for name in names})
 
 
-def _write_node_pg_migrate(directory: Path) -> None:
-    for name, sql in FILES.items():
-        down = sql.replace("CREATE", "DROP").replace(" (id bigint)", "")
-        (directory / f"{name}.sql").write_text(f"-- Up Migration\n{sql}\n-- Down Migration\n{down}")
+def _write_node_pg_migrate(directory: Path, names: Sequence[str]) -> None:
+    for name in names:
+        down = FILES[name].replace("CREATE", "DROP").replace(" (id bigint)", "")
+        text = f"-- Up Migration\n{FILES[name]}\n-- Down Migration\n{down}"
+        (directory / f"{name}.sql").write_text(text)
 
 
 PRISMA = Tool(

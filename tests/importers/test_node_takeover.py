@@ -36,10 +36,7 @@ def tool(request: pytest.FixtureRequest) -> Tool:
 @pytest.fixture
 def source(tmp_path: Path, tool: Tool) -> Path:
     """The tool's directory."""
-    directory = tmp_path / "source"
-    directory.mkdir()
-    tool.write(directory)
-    return directory
+    return tool.write(tmp_path / "source")
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import FilesError
+from lib.importers.importing import recognised
 from lib.importers.layout import Obstacle, SourceFile
 from lib.importers.prisma import read, recognises
 from tests.conftest import ROOT, Database, Here
@@ -39,6 +40,19 @@ def test_a_folder_called_like_a_file_is_one_of_them(tmp_path: Path) -> None:
     (one,) = found(tmp_path)
     assert one.path == "20250101000000_add_views.sql/migration.sql"
     assert (one.description, one.number) == ("add_views", 20250101000000)
+    assert recognised(tmp_path) == "prisma"
+
+
+def test_a_file_of_one_statement_gets_the_directive_in_front(
+    tmp_path: Path, migrations: Write, here: Here
+) -> None:
+    (tmp_path / "source").mkdir()
+    index = "CREATE INDEX CONCURRENTLY by_id ON one (id);"
+    folder(tmp_path / "source", "1_index", index)
+    directory = migrations({})
+    result = here("import", "auto", str(tmp_path / "source"))
+    assert result.code == 0, result.err
+    assert (directory / "001-index.sql").read_text() == f"-- migrate: no-transaction\n{index}"
 
 
 def test_a_folder_without_its_file_is_an_obstacle_with_its_path(tmp_path: Path) -> None:
@@ -65,9 +79,7 @@ def test_a_directory_of_drizzle_is_not_taken_for_one_of_prisma(tmp_path: Path) -
 
 @pytest.fixture
 def imported(tmp_path: Path, migrations: Write, here: Here) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    PRISMA.write(source)
+    source = PRISMA.write(tmp_path / "source")
     migrations({f"{OWN}.sql": (ROOT / "migrations" / f"{OWN}.sql").read_bytes()})
     assert here("import", "prisma", str(source)).code == 0
 
