@@ -65,6 +65,12 @@ def read_imported(directory: Path) -> Imported | None:
     )
 
 
+def renamed(imported: Imported, old: str, new: str) -> Imported:
+    """The same with another version of a migration."""
+    files = (one._replace(version=new) if one.version == old else one for one in imported.files)
+    return imported._replace(files=tuple(files))
+
+
 def imported_text(imported: Imported) -> str:
     """The file's text."""
     document = {

@@ -803,3 +803,15 @@ def test_a_thousand_files_are_taken_over_at_once(
     assert here(url=database.url, env=NAMED).code == 0
     assert len(versions(database)) == 1000
     assert here("validate", url=database.url).code == 0
+
+
+def test_a_file_that_is_renumbered_is_found_under_its_new_number(
+    here: Here, database: Database, source: Path
+) -> None:
+    dbmate(database, "create_one", "create_three")
+    assert here("renumber", "002-create-two", url=database.url, env=NAMED).code == 0
+    assert here(url=database.url, env=NAMED).code == 0
+    assert versions(database) == [OWN, "001-create-one", "003-create-three", "004-create-two"]
+    again = here("import", "dbmate", str(source))
+    assert (again.code, "004-create-two.sql" in again.out) == (0, True)
+    assert here("status", "--check", url=database.url, env=NAMED).code == 0

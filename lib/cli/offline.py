@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lib.cli.output import Command, Terminal, files_passed
 from lib.errors import BaseConflict, FilesError, HistoryConflict, RepositoryError
+from lib.imported import FILE_NAME, imported_text, read_imported, renamed
 from lib.plan import require_checkpoints_fit
 from lib.report.document import check_dict, error_dict, number_dict
 from lib.report.text import base_check_text, base_conflict, number_lines
@@ -120,7 +121,11 @@ def renumber(
         _require_not_on_base(path, found, repository, asked=applied is not None)
     is_tracked = repository is not None and repository.tracks(path)
     move = repository.move if repository and is_tracked else Path.rename
+    imported = read_imported(directory)
     new = writing.renumber(path, found.number, move)
+    if imported and path.stem in imported.version_of.values():
+        text = imported_text(renamed(imported, path.stem, new.stem))
+        writing.replace(directory / FILE_NAME, text.encode())
     _tell_renumbered(path, new, found, terminal, asked=applied is not None)
     return 0
 

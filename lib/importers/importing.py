@@ -11,6 +11,7 @@ from lib.imported import FILE_NAME, Imported, imported_text, read_imported
 from lib.importers.conversion import Conversion, Options, convert
 from lib.importers.layout import Layout, Obstacle, SourceFile
 from lib.source.migration import Migration, names_in, reason_of
+from lib.source.writing import place, replace
 from lib.tool_tables import TABLES
 
 AUTO = "auto"
@@ -53,17 +54,14 @@ def plan_import(tool: str, source: Path, options: Options) -> Import:
 
 def write_import(found: Import, directory: Path) -> None:
     """Write imported.json and the migrations; never over another file. Raises FilesError."""
-    path = directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # First: after an interruption, the same command finds the same versions in it.
-        path = directory / FILE_NAME
-        _write(path, imported_text(found.imported).encode())
-        for one in found.new:
-            path = one.path
-            _write(path, one.content)
     except OSError as error:
-        raise FilesError(f"{path}: cannot be written: {reason_of(error)}") from None
+        raise FilesError(f"{directory}: cannot be created: {reason_of(error)}") from None
+    # First: after an interruption, the same command finds the same versions in it.
+    replace(directory / FILE_NAME, imported_text(found.imported).encode())
+    for one in found.new:
+        place(one.path, one.content)
 
 
 def recognised(source: Path) -> str:
@@ -148,12 +146,3 @@ def _is_new(migration: Migration) -> bool:
             next_step="If the file's source was changed on purpose, delete it first.",
         )
     return False
-
-
-def _write(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.new")  # a hidden file is ignored
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

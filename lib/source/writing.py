@@ -47,6 +47,11 @@ def place(path: Path, content: bytes) -> None:
     """Write a new file whole or not at all. Raises FilesError, and never overwrites a file."""
     if os.path.lexists(path):
         raise FilesError(f"{path} exists already", changed_nothing=True)
+    replace(path, content)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises FilesError."""
     draft = path.with_name(f".{path.name}.new")  # a hidden file is ignored
     try:
         draft.write_bytes(content)
