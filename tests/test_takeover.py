@@ -153,6 +153,7 @@ def attacker(server: Server, database: Database) -> Iterator[Database]:
         yield attacker
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("words", [*READS, *WRITES], ids=" ".join)
 def test_another_roles_table_does_not_decide_what_is_applied(
@@ -169,6 +170,7 @@ def test_another_roles_table_does_not_decide_what_is_applied(
     assert changed_by(database) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("words", [*READS, *WRITES], ids=" ".join)
 def test_rows_of_the_tool_that_row_security_hides_are_an_error(
@@ -342,6 +344,7 @@ def deployer(server: Server, database: Database) -> Iterator[Database]:
         yield deployer
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("granted", [False, True])
 def test_a_role_that_may_not_lock_the_table_is_told_what_to_grant(
@@ -360,6 +363,7 @@ def test_a_role_that_may_not_lock_the_table_is_told_what_to_grant(
     assert versions(database) == [OWN, *VERSIONS]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 def test_a_role_that_may_only_read_sees_what_is_to_be_taken_over(
     here: Here, server: Server, database: Database
@@ -395,6 +399,7 @@ def test_of_two_runs_at_once_one_takes_over(database: Database, tmp_path: Path) 
     assert versions(database) == [OWN, *VERSIONS]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize(
     ("meanwhile", "applied"),
@@ -627,6 +632,7 @@ def test_a_deploy_of_production_takes_over_and_marks_its_database(
 # The other commands before the takeover
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 def test_commands_before_the_takeover_count_what_the_tool_has_applied(
     here: Here, database: Database
@@ -667,6 +673,7 @@ def test_a_rehearsal_runs_only_what_the_tool_has_not_applied(
     assert places_of_ours(database) == there[command]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 def test_the_routes_show_a_takeover_and_do_it(database: Database, tmp_path: Path) -> None:
     dbmate(database, "create_one", "create_two")
