@@ -12,11 +12,15 @@ from typing import NamedTuple
 
 from lib.drift import KINDS_OF_STRICT, Difference, Schema
 
-NEWEST_PROVED = 18
-# From these versions on, a kind prints alike. PostgreSQL 16 leaves out needless table names in
-# views, 15 gives the schema public another owner, 17 has one more privilege on tables.
-_ALIKE_SINCE = {"view": 16, "materialized view": 16, "owner of": 15, "privileges on": 17}
-_OLDEST = 14
+OLDEST_PROVED, NEWEST_PROVED = 14, 18
+# The versions that print a kind in another way than the one before. PostgreSQL 15 gives the schema
+# public another owner, 16 leaves out needless table names in views, 17 has one more privilege.
+_CHANGED_IN = {
+    "view": (16,),
+    "materialized view": (16,),
+    "owner of": (15,),
+    "privileges on": (15, 17),
+}
 _KINDS_OF_TWO_WORDS = (
     "materialized view",
     "foreign table",
@@ -69,10 +73,11 @@ def kind_of(name: str) -> str:
 
 def prints_alike(kind: str, one: Schema, other: Schema) -> bool:
     """Whether objects of this kind have the same definition in both where they are the same."""
-    if one.postgres == other.postgres:
+    older, newer = sorted((one.postgres, other.postgres))
+    if older == newer:
         return True
-    since = _ALIKE_SINCE.get(kind, _OLDEST)
-    return all(since <= schema.postgres <= NEWEST_PROVED for schema in (one, other))
+    is_proved = older >= OLDEST_PROVED and newer <= NEWEST_PROVED
+    return is_proved and not any(older < at <= newer for at in _CHANGED_IN.get(kind, ()))
 
 
 def _left_out(objects: Mapping[str, str], tables: Collection[str]) -> Iterator[str]:

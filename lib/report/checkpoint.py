@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # it loads the driver
     from lib.checkpoint import Written
 
+_COLUMNS_SHOWN = 5
+
 
 def checkpoint_text(written: Written) -> str:
     """What the file stands for and how it was tried."""
@@ -16,10 +18,12 @@ def checkpoint_text(written: Written) -> str:
         f"   {written.objects} objects and {written.rows} rows, compared on PostgreSQL "
         f"{written.postgres}",
     ]
+    more = len(written.frozen) - _COLUMNS_SHOWN
     if written.frozen:
         lines.append(
             "⚠️  These columns have values that were made just now, and are the same in every new "
-            f"database: {', '.join(written.frozen)}"
+            f"database: {', '.join(written.frozen[:_COLUMNS_SHOWN])}"
+            f"{f' and {more} more' if more > 0 else ''}"
         )
     return "\n".join(lines)
 
