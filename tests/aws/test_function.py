@@ -225,7 +225,9 @@ def test_a_load_balancer_that_wants_lists_gets_them_with_a_400_too() -> None:
 def test_a_direct_event_returns_what_the_route_answers(server: Server, database: Database) -> None:
     handler = function(database)
     other = server.create()
-    assert handler({"action": "status"}, Context()) == _posted(handler, "status")
+    direct, posted = handler({"action": "status"}, Context()), _posted(handler, "status")
+    assert direct.pop("asOf") <= posted.pop("asOf")
+    assert direct == posted
     assert handler({"action": "validate"}, Context()) == _posted(handler, "validate")
     direct, posted = handler({"action": "migrate"}, Context()), _posted(function(other), "migrate")
     assert _without_times(direct) == _without_times(posted) | {"database": database.name}
