@@ -18,7 +18,8 @@ FILE_NAME = "imported.json"
 FORMAT = 1
 _VERSION = r"[0-9]{3,}(?:-[a-z0-9]+)+"  # a migration's file name, without its ending
 _AGAIN = (
-    "Restore it from version control, or import again:\n  scripts/migrate.py import TOOL DIRECTORY"
+    "Restore it from version control. If it cannot be restored, delete it with the migrations that "
+    "were imported, and import again:\n  scripts/migrate.py import TOOL DIRECTORY"
 )
 
 
@@ -49,6 +50,11 @@ class Imported(NamedTuple):
     def version_of(self) -> dict[str, str]:
         """The migration that each file became."""
         return {one.path: one.version for one in self.files if one.version}
+
+    @property
+    def skipped(self) -> frozenset[str]:
+        """The paths of the files that were left out."""
+        return frozenset(one.path for one in self.files if not one.version)
 
 
 def read_imported(directory: Path) -> Imported | None:

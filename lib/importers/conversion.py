@@ -66,9 +66,16 @@ def convert(found: Layout, earlier: Imported, names: Iterable[str], options: Opt
         except ValueError as error:
             obstacles.append(Obstacle(one.path, one.key, str(error)))
     for one, migration in files:
-        obstacles += [Obstacle(one.path, one.key, reason) for reason in migration.refusals()]
+        reasons = (_at_its_line(migration, refusal) for refusal in migration.refusals())
+        obstacles += [Obstacle(one.path, one.key, reason) for reason in reasons]
     known = (_known(one, versions, options) for one in found.files)
     return Conversion(tuple(files), tuple(obstacles), earlier._replace(files=tuple(known)))
+
+
+def _at_its_line(migration: Migration, refusal: str) -> str:
+    """A refusal without the path of the migration, which is not written."""
+    what = refusal.removeprefix(f"{migration.path}:")
+    return f"line {what}" if what[:1].isdigit() else what.strip()
 
 
 def _known(

@@ -43,6 +43,7 @@ def plan_import(tool: str, source: Path, options: Options) -> Import:
     _require_same_tool(earlier, tool, directory)
     _require_files(found, tool, source)
     _require_known(options.skip, found)
+    options = options._replace(skip={*options.skip, *earlier.skipped})
     if options.keep_numbers:
         _require_own_numbers(options.kept(found))
     earlier = earlier._replace(table=options.table or found.table or earlier.table)

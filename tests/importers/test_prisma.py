@@ -141,3 +141,19 @@ def test_a_checksum_without_its_leading_zeros_is_the_same(here: Here, database: 
     assert shortened == [(NAMES[3],)]
     assert "edited" not in here(url=database.url).out
     assert history(database) == [OWN, *VERSIONS]
+
+
+def test_what_was_left_out_once_stays_out_and_is_named_by_its_line(
+    here: Here, migrations: Write, tmp_path: Path
+) -> None:
+    migrations({})
+    source = tmp_path / "prisma"
+    source.mkdir()
+    folder(source, "1_one")
+    folder(source, "2_two", "\\copy a from x\n")
+    refused = here("import", "prisma", str(source))
+    assert refused.code == 2
+    assert f"{source}/2_two/migration.sql: line 1: \\copy is a psql command" in refused.err
+    assert here("import", "prisma", str(source), "--skip", "2_two/migration.sql").code == 0
+    again = here("import", "prisma", str(source))
+    assert (again.code, "2_two/migration.sql: left out" in again.out) == (0, True)
