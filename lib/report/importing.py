@@ -10,9 +10,7 @@ from lib.tool_tables import TABLES
 
 def import_text(found: Import, *, written: bool) -> str:
     """What was written, or would be."""
-    tool, count = TABLES[found.tool].title, len(found.conversion.files)
-    verb = "Imported" if written else "To import"
-    lines = [f"✅ {verb}: {count} {'file' if count == 1 else 'files'} of {tool}"]
+    lines = [f"✅ {_headline(found, written=written)} of {TABLES[found.tool].title}"]
     lines += [f"   {line}" for line in _changes(found)]
     if not written:
         return "\n".join([*lines, "Nothing was written (--dry-run)"])
@@ -39,6 +37,17 @@ def import_dict(found: Import, *, written: bool) -> dict[str, Any]:
         ],
         "skipped": [one.path for one in found.imported.files if one.version is None],
     }
+
+
+def _headline(found: Import, *, written: bool) -> str:
+    count, new = len(found.conversion.files), len(found.new)
+    files = "1 file" if count == 1 else f"{count} files"
+    if not new:
+        return (
+            f"Nothing new to import: all {files}" if count > 1 else "Nothing new to import: 1 file"
+        )
+    verb = "Imported" if written else "To import"
+    return f"{verb}: {files}" if new == count else f"{verb}: {new} new of {files}"
 
 
 def _changes(found: Import) -> list[str]:
