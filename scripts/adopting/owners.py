@@ -50,6 +50,7 @@ TEAMS = (
     Part("scripts/locks/sandbox.txt"),
     Part("scripts/adopt.py"),
     Part("scripts/adopting/*.py"),
+    Part("scripts/demo.py"),
     Part("scripts/embedded.py"),
     Part("scripts/rehearse_branch.py"),
     Part("scripts/sandbox"),
