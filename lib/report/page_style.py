@@ -15,7 +15,7 @@ html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; scroll-padding-to
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
   font-variant-numeric: tabular-nums }
-header, main, footer { padding-inline: max(1.25rem, calc(50vw - 36rem)) }
+header, main, footer { padding-inline: max(1.25rem, min(4vw, 3rem), calc(50vw - 36rem)) }
 header { background: var(--band); color: var(--on-band); padding-block: 2rem 2.75rem }
 .where { margin: 0; font-weight: 600; overflow-wrap: anywhere }
 h1 { display: flex; gap: .3em; align-items: flex-start; margin: .3em 0 .25em; text-wrap: balance;
@@ -68,6 +68,7 @@ td:last-child span { display: inline-block; width: 5.75rem; padding-right: .875r
 .bar { width: calc(100% - 5.75rem); height: .5rem; stroke: none; vertical-align: baseline }
 .bar rect { fill: var(--mark) }
 tr:target { background: color-mix(in srgb, var(--blue) 14%, transparent) }
+footer a { white-space: nowrap }
 footer { margin-top: 3.5rem; padding-bottom: 3rem; color: var(--quiet); font-size: .875rem }
 @media (max-width: 56rem) {
   thead th:nth-child(2) { width: 8.5rem }
