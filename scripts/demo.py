@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 YEARS = 3
+MOST = 5_000  # of them; more would take a sandbox minutes to apply
 # What tables of a shop are called, what their columns are, and what is done to them.
 _TABLES = (
     "users sessions teams invitations orders order-lines carts products prices stock suppliers "
@@ -39,6 +40,15 @@ class Past(NamedTuple):
     version: str
     applied_at: datetime
     milliseconds: int
+
+    @property
+    def sql(self) -> str:
+        """What is in the file: it changes nothing."""
+        number, _, words = self.version.partition("-")
+        return (
+            f"-- Version: {number}\n-- Date: {self.applied_at:%Y-%m-%d}\n"
+            f"-- Description: {words.replace('-', ' ').capitalize()} (a demo)\n\nSELECT 1;\n"
+        )
 
 
 def past(count: int, now: datetime) -> list[Past]:
