@@ -112,6 +112,7 @@ MAINTAINERS = (
     "docker-compose.test.yml",
     "docs/README.md",
     "docs/design.md",
+    "docs/status-page-*.png",
     "migrations/001-create-users-table.sql",
     "migrations/002-add-reset-token-fields.sql",
     "mypy.ini",

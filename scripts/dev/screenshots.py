@@ -32,10 +32,8 @@ FLAGS = (
 WIDTHS = (320, 1280)
 Scheme = Literal["light", "dark"]
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
-DOCS: dict[str, tuple[str, Scheme]] = {
-    "status-page-light": ("pending", "light"),
-    "status-page-dark": ("current", "dark"),
-}
+SHOWN = "pending"
+"""The state that README shows, light and dark."""
 
 
 @contextmanager
@@ -84,9 +82,9 @@ def _photograph_all(chromium: Browser, directory: Path, only: str) -> None:
 
 
 def _photograph_for_docs(chromium: Browser, directory: Path) -> None:
-    for name, (state, scheme) in DOCS.items():
-        path = directory / f"{name}.png"
-        photograph(chromium, states()[state], path, width=1100, height=860, scheme=scheme)
+    for scheme in SCHEMES:
+        path = directory / f"status-page-{scheme}.png"
+        photograph(chromium, states()[SHOWN], path, width=1100, height=860, scheme=scheme)
         subprocess.run(["pngquant", "--force", "--ext=.png", "--strip", str(path)], check=True)
 
 
