@@ -240,12 +240,12 @@ def _lists(document: Mapping[str, Any], entries: Sequence[Entry], now: datetime)
     rows = _Rows.of(document, entries)
     for title, states in _SECTIONS:
         if found := [entry for entry in entries if entry["state"] in states]:
-            yield f"<h2>{title}</h2>\n{rows.table(title, found)}"
+            yield f"<h2>{title}</h2>\n{rows.note(found)}{rows.table(title, found)}"
     yield from _timeline(entries, now)
     # What was applied at one time is in the order of its numbers, the highest first.
     applied = [entry for entry in reversed(entries) if entry["state"] in _APPLIED]
     if applied:
-        yield f'<h2>Applied</h2>\n<p class="note">{rows.scale.sentence}</p>\n'
+        yield f"<h2>Applied</h2>\n{rows.note(applied)}"
         yield from _years(rows, sorted(applied, key=_newness, reverse=True))
 
 
@@ -285,6 +285,12 @@ class _Rows(NamedTuple):
         durations = (entry["executionTimeMs"] for entry in entries)
         scale = Scale.of(one for one in durations if one is not None)
         return cls(scale, (document["running"] or {}).get("version"))
+
+    def note(self, entries: Iterable[Entry]) -> str:
+        """What the bars of these entries mean, if they have any."""
+        if all(entry["executionTimeMs"] is None for entry in entries):
+            return ""
+        return f'<p class="note">{self.scale.sentence}</p>\n'
 
     def table(self, caption: str, entries: Iterable[Entry]) -> str:
         """A table of entries; its caption is for screen readers, below a heading that says it."""
@@ -340,7 +346,7 @@ def _link(version: str) -> str:
 
 def _anchor(version: str) -> str:
     """The version as an id, which has no white space."""
-    return "-".join(version.split())
+    return "-".join(visible(version).split())
 
 
 def _text(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -204,6 +205,14 @@ def test_each_version_has_an_anchor_that_its_own_link_names() -> None:
     ids, links = found.values("tr", "id"), found.values("a", "href")
     assert len(ids) == 300
     assert {f"#{one}" for one in ids} == set(links) - {"?format=json"}
+    hostile = read(STATES["hostile"])
+    targets = {unquote(one) for one in hostile.values("a", "href")} - {"?format=json"}
+    assert {f"#{one}" for one in hostile.values("tr", "id")} == targets
+
+
+def test_where_there_are_bars_their_scale_is_said() -> None:
+    assert page(STATES["conflict"], NOW).count("The bars show how long each one took") == 2
+    assert "The bars" not in page(STATES["fresh"], NOW)
 
 
 def test_a_name_is_shown_where_it_does_not_only_repeat_the_version() -> None:
