@@ -200,7 +200,7 @@ def _pending_count(document: Mapping[str, Any]) -> str:
 def _last_fact(last: Mapping[str, Any] | None, now: datetime) -> str:
     if not last:
         return _fact("Last migration", "None")
-    return _fact("Last migration", _link(last["version"]), _when(last["appliedAt"], now))
+    return _fact("Last migration", _Names.of(last["version"]).link, _when(last["appliedAt"], now))
 
 
 def _running_fact(running: Mapping[str, Any] | None, now: datetime) -> str:
@@ -302,10 +302,10 @@ class _Rows(NamedTuple):
 
     def _row(self, entry: Entry) -> str:
         version, state = entry["version"], entry["state"]
+        names = _Names.of(version)
         running = state == State.PENDING and version == self.running
         return (
-            f'<tr id="{_text(_anchor(version))}">'
-            f'<th scope="row">{_link(version)}{_name(entry)}</th>'
+            f'<tr id="{names.id}"><th scope="row">{names.link}{_name(entry)}</th>'
             f"{_state_cell(state, running=running)}{_applied_cell(entry)}"
             f"{self._duration_cell(entry['executionTimeMs'])}</tr>\n"
         )
@@ -338,15 +338,25 @@ def _name(entry: Entry) -> str:
     return f' <span class="quiet"><bdi>{_text(name)}</bdi></span>'
 
 
-def _link(version: str) -> str:
-    plain = _PLAIN.fullmatch(version)
-    anchor = version if plain else quote(_anchor(version))
-    return f'<a href="#{anchor}"><bdi>{_text(version)}</bdi></a>'
+class _Names(NamedTuple):
+    """A version as an id, which has no white space, in a URL and as text."""
 
+    id: str
+    fragment: str
+    text: str
 
-def _anchor(version: str) -> str:
-    """The version as an id, which has no white space."""
-    return "-".join(visible(version).split())
+    @classmethod
+    def of(cls, version: str) -> "_Names":
+        """Those of a version, whatever is in it."""
+        if _PLAIN.fullmatch(version):
+            return cls(version, version, version)
+        anchor = "-".join(visible(version).split())
+        return cls(escape(anchor), quote(anchor), _text(version))
+
+    @property
+    def link(self) -> str:
+        """The text, linked to the row that has the id."""
+        return f'<a href="#{self.fragment}"><bdi>{self.text}</bdi></a>'
 
 
 def _text(text: str) -> str:

@@ -52,31 +52,26 @@ def favicon(name: str, colour: str, ink: str) -> str:
 
 
 class Scale(NamedTuple):
-    """The common scale of all bars, in milliseconds."""
+    """The common scale of all bars, in milliseconds. One that begins at 0 is linear."""
 
-    shortest: int
+    start: int
     longest: int
 
     @classmethod
     def of(cls, durations: Iterable[int]) -> "Scale":
-        """The scale on which these have a place. A logarithm needs one millisecond at least."""
+        """The scale on which these have a place. A logarithm needs one millisecond at least.
+
+        It begins at a power of ten, which leaves the shortest one a width.
+        """
         found = [max(1, one) for one in durations] or [1]
-        return cls(min(found), max(found))
-
-    @property
-    def is_logarithmic(self) -> bool:
-        """Whether the longest is more than two orders of magnitude above the shortest."""
-        return self.longest > _LOGARITHMIC_FROM * self.shortest
-
-    @property
-    def start(self) -> int:
-        """Where the bars begin: a power of ten that leaves the shortest one a width."""
-        return 10 ** (len(str(self.shortest)) - 1) if self.is_logarithmic else 0
+        shortest, longest = min(found), max(found)
+        spans_orders = longest > _LOGARITHMIC_FROM * shortest
+        return cls(10 ** (len(str(shortest)) - 1) if spans_orders else 0, longest)
 
     @property
     def sentence(self) -> str:
         """The scale in words."""
-        kind = "logarithmic " if self.is_logarithmic else ""
+        kind = "logarithmic " if self.start else ""
         ends = f"from {duration(self.start)} to {duration(self.longest)}"
         return f"The bars show how long each one took, on a {kind}scale {ends}."
 
@@ -88,9 +83,9 @@ class Scale(NamedTuple):
         )
 
     def _share(self, milliseconds: int) -> float:
-        if not (start := self.start):
+        if not self.start:
             return milliseconds / self.longest
-        return math.log(milliseconds / start) / math.log(self.longest / start)
+        return math.log(milliseconds / self.start) / math.log(self.longest / self.start)
 
 
 def duration(milliseconds: int) -> str:

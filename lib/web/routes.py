@@ -196,11 +196,29 @@ def _response(result: ApiResult) -> Response:
 
 def _page(result: ApiResult) -> Response:
     # Most requests, and every cold start, do without it.
-    from lib.report.page import page  # noqa: PLC0415
     from lib.report.page_style import STYLE_SOURCE  # noqa: PLC0415
 
-    response = HTMLResponse(
-        page(result.document, datetime.now(UTC)), result.status, headers=result.headers
-    )
+    response = HTMLResponse(_LATEST.page(result), result.status, headers=result.headers)
     response.headers["Content-Security-Policy"] = _PAGE_POLICY.format(STYLE_SOURCE)
     return response
+
+
+class _Latest:
+    """The page that was made last: a status is shared, and so is its page."""
+
+    def __init__(self) -> None:
+        # Threads share it, so document and page are assigned together.
+        self._made: tuple[object, str] = None, ""
+
+    def page(self, result: ApiResult) -> str:
+        """The page of a result."""
+        from lib.report.page import page  # noqa: PLC0415 - as in `_page`
+
+        document, made = self._made
+        if document is not result.document:
+            made = page(result.document, datetime.now(UTC))
+            self._made = result.document, made
+        return made
+
+
+_LATEST = _Latest()

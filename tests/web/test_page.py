@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
 
+from lib.report.page import page
 from lib.report.page_style import STYLE
 from tests.conftest import ROOT, Database
 from tests.kit import OURS, Write, history
@@ -137,6 +139,24 @@ def test_page_and_json_are_of_one_read(start: Start, database: Database, migrati
         assert title(instance("GET", path, headers=HTML)) == "1 pending · test · Onward"
     assert (before, instance.log()) == (1, [])
     assert title(instance.status(headers=HTML)) == "2 pending · test · Onward"
+
+
+def test_a_page_is_made_once_as_long_as_its_status_is_shared(
+    start: Start, migrated: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def noted(document: dict[str, Any], now: datetime) -> str:
+        made.append(document["state"])
+        return page(document, now)
+
+    monkeypatch.setattr("lib.report.page.page", noted)
+    instance = start(migrated)
+    first, second = (instance("GET", path, headers=HTML).text for path in (STATUS, "/"))
+    assert (first == second, made) == (True, ["current"])
+    instance.status(headers=HTML)
+    assert made == ["current"] * 2
+    assert history(migrated) == OURS
 
 
 def test_what_a_history_holds_is_text_on_the_page(start: Start, migrated: Database) -> None:
