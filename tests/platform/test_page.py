@@ -16,6 +16,8 @@ from scripts.dev.status_documents import Document, states
 from tests.platform.cache import cached, said
 from tests.web.instance import STATUS, serving
 
+pytestmark = pytest.mark.timeout(300)  # axe-core reads each of 300 rows
+
 AXE = "4.14.1"  # axe-core of npm
 STATES = states()
 # Rules on which the whole page passes, besides those of WCAG.
