@@ -136,13 +136,11 @@ def _view(document: Mapping[str, Any]) -> _View:
 def _status_view(document: Mapping[str, Any]) -> _View:
     """Of a status: its state, and what else there is to do."""
     view = _VIEWS[State(document["state"])]
-    drifted = document.get("drift") == Drift.FOUND
     if document["state"] == State.PENDING:
-        view = view._replace(title=_pending_count(document))
-    elif document["state"] == State.CURRENT and drifted:
-        view = _DRIFTED
-    if document.get("running"):
-        return view._replace(advice=_UNDER_WAY)
+        advice = _UNDER_WAY if document.get("running") else view.advice
+        return view._replace(title=_pending_count(document), advice=advice)
+    if document["state"] == State.CURRENT and document.get("drift") == Drift.FOUND:
+        return _DRIFTED
     return view
 
 

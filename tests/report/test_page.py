@@ -129,6 +129,11 @@ def test_a_state_is_said_in_words_with_what_to_do(name: str, title: str, advice:
     assert advice in read(STATES[name]).words
 
 
+def test_a_run_under_way_does_not_hide_a_conflict() -> None:
+    running = {"version": None, "since": None}
+    assert "migrate.py validate" in read(STATES["conflict"] | {"running": running}).words
+
+
 def test_an_error_without_words_of_its_own_has_those_of_its_answer() -> None:
     document = {"success": False, "error": {"code": "new_one", "message": "It is <new>."}}
     assert heading(document) == "Error"
