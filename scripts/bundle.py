@@ -2,8 +2,8 @@
 """Builds the zip for AWS Lambda and lists what is in one: `scripts/bundle.py --help`.
 
 The zip contains the packages of scripts/locks/runtime.txt, for Lambda's Python and processor and
-not this machine's, and the project's api/, migrations/ and public/, with the modules of lib/ that
-the handlers import. Every module comes with its bytecode: without it, or with bytecode that depends
+not this machine's, and the project's api/ and migrations/, with the modules of lib/ that the
+handlers import. Every module comes with its bytecode: without it, or with bytecode that depends
 on a file's date, a cold start compiles everything and takes twice as long. The same files make the
 same zip, byte for byte.
 """
@@ -48,7 +48,7 @@ MAX_ZIP_BYTES = 10_000_000
 TASK_ROOT = "/var/task"  # where Lambda unpacks the zip, so what tracebacks show
 ENTRY_DATE = (1980, 1, 1, 0, 0, 0)  # the same in every zip, so that its bytes are
 UNCHECKED_HASH = b"\x01\x00\x00\x00"  # the flag of bytecode that no source is compared with
-PROJECT_FOLDERS = ("api", "lib", "migrations", "public")
+PROJECT_FOLDERS = ("api", "lib", "migrations")
 NEEDED = (
     # Without these two, a package of that name in a layer would take the place of the bundle's.
     "api/__init__.py",
@@ -67,7 +67,7 @@ PIN = (
     r"\s*(?P<marker>;.*?)?(?:\s+--hash=sha(?:256|384|512):[0-9a-f]+)+"
 )
 UNWANTED = re.compile(
-    r"((api|lib|migrations|public)/(.*/)?)?(tests?|scripts|bin|docs|\.[^/]+)/.*"
+    r"((api|lib|migrations)/(.*/)?)?(tests?|scripts|bin|docs|\.[^/]+)/.*"
     r"|(.*/)?(\.[^/]*|pyproject\.toml|requirements[^/]*\.txt|[^/]*\.(pem|key))"
     r"|(boto3|botocore|pip|setuptools|pytest|ruff|mypy)(/|-\d).*|[^/]+\.(md|toml|ini|yaml|yml|json|sql)"
 )
@@ -287,7 +287,7 @@ def _copy_project(directory: Path) -> None:
     migrations = ROOT / "migrations"
     files += [migrations / one.path.name for one in load(migrations)]
     files += [migrations / imported.FILE_NAME] if imported.read_imported(migrations) else []
-    for path in [*files, *(ROOT / "public").glob("index.html")]:
+    for path in files:
         copy = directory / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)

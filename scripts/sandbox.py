@@ -16,6 +16,7 @@ import pwd
 import re
 import secrets
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from lib.cli.output import write
 from lib.settings.environ import URL_VARIABLES
+from scripts.demo import MOST, Past, past
 from scripts.embedded import (
     DataUnusable,
     DirectoryInUse,
@@ -41,6 +44,8 @@ from scripts.embedded import (
 )
 
 DATABASE = "onward"
+DEMO = "demo"
+"""The database of `--demo`, and the directory of its files in `.sandbox/`."""
 STATUS = "/api/migration-status"
 DESCRIPTION = """\
 Start a Postgres on this machine, apply migrations/ to it, print the status,
@@ -53,11 +58,16 @@ examples:
   scripts/sandbox --once          exit after printing the status, with the exit
                                   code of scripts/migrate.py; beside a sandbox
                                   that runs already, apply to that one
+  scripts/sandbox --demo 300      show the status page of a database with 300
+                                  past migrations, made up; migrations/ and
+                                  the sandbox's own data stay as they are
   scripts/sandbox --url "$MINE"   use your own Postgres (environment: development)
 
 To run another Postgres than the one in .venv:
   POSTGRES_BIN=/usr/lib/postgresql/16/bin scripts/sandbox
 """
+_BACKDATE = """\
+UPDATE public.schema_migrations SET applied_at = %s, execution_time_ms = %s WHERE version = %s"""
 RESET = """\
 To reset the sandbox (this deletes its data):
   scripts/sandbox --reset"""
@@ -73,6 +83,8 @@ class Target:
     label: str
     routes: Path | None = None
     """Where a sandbox writes down its process and the routes' address; None for `--url`."""
+    directory: Path | None = None
+    """Where its files are, if not in `migrations/`."""
 
     @property
     def embedded(self) -> bool:
@@ -94,12 +106,15 @@ class Target:
             # Set, so that a pulled .env.local cannot name another. What the user's own database is,
             # the sandbox does not know.
             environ["MIGRATION_ENV"] = "development"
+        if self.directory:
+            environ["MIGRATION_DIR"] = str(self.directory)
         return environ
 
-    def migrate(self, *arguments: str) -> int:
-        """Run scripts/migrate.py on it and return the exit code."""
+    def migrate(self, *arguments: str, quiet: bool = False) -> int:
+        """Run scripts/migrate.py on it and return the exit code; `quiet` shows errors alone."""
         command = [sys.executable, str(ROOT / "scripts" / "migrate.py"), *arguments]
-        return subprocess.run(command, env=self.environment(), check=False).returncode
+        out = subprocess.DEVNULL if quiet else None
+        return subprocess.run(command, env=self.environment(), stdout=out, check=False).returncode
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -110,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.url:
             target = Target(options.url, _without_password(options.url))
             return _use(target, options.once, signal.pause)
-        return _run_embedded(reset=options.reset, once=options.once)
+        return _run_embedded(reset=options.reset, once=options.once, demo=options.demo)
     except (EmbeddedError, OSError) as error:
         print("\n".join([f"sandbox: {error}", *_advice(error)]), file=sys.stderr)
         return EXIT_UNAVAILABLE
@@ -128,7 +143,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--reset", action="store_true", help="delete the sandbox's data first")
     group.add_argument("--url", help="use this database, not an embedded one")
+    group.add_argument("--demo", type=_demo_count, metavar="N", help="show N made-up migrations")
     return parser.parse_args(arguments)
+
+
+def _demo_count(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= MOST:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST}")
 
 
 def _advice(error: Exception) -> Iterator[str]:
@@ -138,21 +160,48 @@ def _advice(error: Exception) -> Iterator[str]:
         yield "Nothing was changed. Try again when it has ended, or has printed its URL."
 
 
-def _run_embedded(*, reset: bool, once: bool) -> int:
+def _run_embedded(*, reset: bool, once: bool, demo: int | None) -> int:
     server = Embedded(_data_directory())
     if running := _running(server):
-        return _beside(server, running, reset=reset, once=once)
+        return _beside(server, running, reset=reset, once=once and not demo)
     if reset:
         server.drop()
         server = Embedded(_data_directory())
     with server:
+        if demo:
+            return _use(_demo_target(server, demo), once, server.wait)
         server.create_database(DATABASE)
         return _use(_target(server), once, server.wait)
 
 
-def _target(server: Embedded) -> Target:
-    url = server.url(DATABASE)
-    return Target(url, url, server.directory / "routes")
+def _target(server: Embedded, database: str = DATABASE, directory: Path | None = None) -> Target:
+    url = server.url(database)
+    return Target(url, url, server.directory / "routes", directory)
+
+
+def _demo_target(server: Embedded, count: int) -> Target:
+    """A new database to which made-up files were applied, long ago by what its history says."""
+    import psycopg  # noqa: PLC0415 - only a demo needs it here
+
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {DEMO} WITH (FORCE)")
+    server.create_database(DEMO)
+    found = past(count, datetime.now(UTC))
+    target = _target(server, DEMO, _write_demo(found))
+    if target.migrate(quiet=True) == 0:
+        rows = [(one.applied_at, one.milliseconds, one.version) for one in found]
+        with psycopg.connect(target.url) as connection, connection.cursor() as cursor:
+            cursor.executemany(_BACKDATE, rows)
+    return target
+
+
+def _write_demo(found: Sequence[Past]) -> Path:
+    directory = ROOT / ".sandbox" / DEMO
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    for one in found:
+        (directory / f"{one.version}.sql").write_text(one.sql)
+    return directory
 
 
 class Running(NamedTuple):
@@ -194,7 +243,8 @@ def _beside(server: Embedded, running: Running, *, reset: bool, once: bool) -> i
     if reset:
         lines += ["No data was deleted: stop it first, then reset.", stop]
     else:
-        lines += [f"URL: {server.url(DATABASE)}", f"\n  curl {running.address}{STATUS}\n"]
+        lines += [f"URL: {server.url(DATABASE)}", f"Status page: {running.address}/"]
+        lines += [f"\n  curl {running.address}{STATUS}\n"]
         lines += ["To apply new migrations to it:\n  scripts/sandbox --once", stop]
     print("\n".join(lines), file=sys.stderr)
     return EXIT_UNAVAILABLE
@@ -268,6 +318,7 @@ def _serve(target: Target, wait: Callable[[], object]) -> None:
     with _serving(target, secret) as address:
         if target.routes:
             target.routes.write_text(f"{os.getpid()} {address}\n")
+        show(f"Status page: {address}/")
         show(f"\n  curl {address}{STATUS}")
         show(f"  curl -X POST -H 'Authorization: Bearer {secret}' {address}/api/migrate\n")
         also = "; so does `scripts/sandbox --once` in another terminal" if target.embedded else ""

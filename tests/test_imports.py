@@ -37,11 +37,12 @@ PURE = (
     "cli.main cli.offline cli.process cli.scratch comparison "
     "diagnosis drift errors events guard hazards.judging history observation plan printable "
     "printed queries quoting sizes "
-    "report.document report.drift report.github report.queries report.rehearsal report.text "
+    "report.document report.drift report.github report.page report.page_graphics report.page_style "
+    "report.queries report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
     "settings.reach settings.redactor "
     "source.extensions source.git source.migration source.numbering source.other_tools "
-    "source.pull_request source.rules validation web.auth"
+    "source.pull_request source.rules validation web.accept web.auth"
 ).split()
 MODULES = sorted((ROOT / "lib").rglob("*.py"))
 

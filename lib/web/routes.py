@@ -4,11 +4,15 @@
 `POST /api/migrate` needs the secret. It checks a request in this order: path, method,
 configuration, secret, size and type, JSON, database.
 
+The status is JSON, or a page where the request prefers HTML, as a browser's does; at `/` it is a
+page unless the request prefers JSON. `?format=json` is JSON everywhere.
+
 A request goes one way: an endpoint reads it and awaits the service. Errors become responses in
 Starlette's exception handlers, and a middleware adds what all responses have in common.
 """
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,8 +25,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lib import ROOT
 from lib.plan import State
+from lib.web.accept import prefers_html
 from lib.web.auth import authenticate
 from lib.web.request_log import LogEntry
 from lib.web.result import ApiResult, RequestRefused, error_result
@@ -32,18 +36,23 @@ STATUS, MIGRATE = "/api/migration-status", "/api/migrate"
 DEADLINE = "onward.deadline"
 """In the scope of a request whose platform ends it at a time: that time, in monotonic seconds."""
 RESPONSE_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+# Nothing but the page's own style and icon: no script, even if one got into it.
+_PAGE_POLICY = (
+    "default-src 'none'; style-src {}; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 _MAX_BODY_BYTES = 4096
 
 
 def create_app(service: Service) -> Starlette:
-    """The application. It serves exactly the two paths, and at `/` the page that names them."""
+    """The application. It serves exactly the two paths, and at `/` the status as a page."""
 
     async def status(request: Request) -> Response:
         result = await service.public_status()
         required = request.query_params.get("require") == "current"
         if required and result.document.get("state") in (State.PENDING, State.CONFLICT):
             result = result._replace(status=503)
-        return _response(result)
+        return _negotiated(request, result, otherwise_page=request.scope["path"] == "/")
 
     async def migrate(request: Request) -> Response:
         entry = request.state.log_entry = LogEntry()
@@ -64,12 +73,9 @@ def create_app(service: Service) -> Starlette:
     # platform would log it: with its text, which may hold a URL.
     handlers = {HTTPException: migrate_error, Exception: migrate_error}
     migrate_middleware = [Middleware(ExceptionMiddleware, handlers=handlers)]
-    routes = [
-        ExactRoute(MIGRATE, migrate, methods=["POST"], middleware=migrate_middleware),
-        ExactRoute("/", _page, methods=["GET"]),
-    ]
+    routes = [ExactRoute(MIGRATE, migrate, methods=["POST"], middleware=migrate_middleware)]
     if not service.hides_status:
-        routes.append(ExactRoute(STATUS, status, methods=["GET"]))
+        routes += [ExactRoute(path, status, methods=["GET"]) for path in (STATUS, "/")]
     app = Starlette(
         routes=routes,
         middleware=[Middleware(CommonResponse)],
@@ -169,18 +175,50 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-async def _page(_: Request) -> Response:
-    try:
-        page = (ROOT / "public" / "index.html").read_bytes()
-    except FileNotFoundError:  # a platform that publishes the page itself leaves it out here
-        raise HTTPException(404) from None
-    return HTMLResponse(page)
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405, which no line of the log is written for."""
-    return _response(error_result(error))
+    return _negotiated(request, error_result(error))
+
+
+def _negotiated(request: Request, result: ApiResult, *, otherwise_page: bool = False) -> Response:
+    """The result in the form that the request prefers."""
+    accept = ",".join(request.headers.getlist("accept"))
+    wants_page = prefers_html(accept, otherwise=otherwise_page)
+    is_json = request.query_params.get("format") == "json" or not wants_page
+    response = _response(result) if is_json else _page(result)
+    response.headers["Vary"] = "Accept"
+    return response
 
 
 def _response(result: ApiResult) -> Response:
     return JSONResponse(result.document, result.status, headers=result.headers)
+
+
+def _page(result: ApiResult) -> Response:
+    # Most requests, and every cold start, do without it.
+    from lib.report.page_style import STYLE_SOURCE  # noqa: PLC0415
+
+    response = HTMLResponse(_LATEST.page(result), result.status, headers=result.headers)
+    response.headers["Content-Security-Policy"] = _PAGE_POLICY.format(STYLE_SOURCE)
+    return response
+
+
+class _Latest:
+    """The page that was made last: a status is shared, and so is its page."""
+
+    def __init__(self) -> None:
+        # Threads share it, so document and page are assigned together.
+        self._made: tuple[object, str] = None, ""
+
+    def page(self, result: ApiResult) -> str:
+        """The page of a result."""
+        from lib.report.page import page  # noqa: PLC0415 - as in `_page`
+
+        document, made = self._made
+        if document is not result.document:
+            made = page(result.document, datetime.now(UTC))
+            self._made = result.document, made
+        return made
+
+
+_LATEST = _Latest()

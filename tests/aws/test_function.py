@@ -140,6 +140,16 @@ def test_the_page_is_at_the_root_and_at_that_of_a_stage_alone(
     ]
 
 
+def test_a_browser_gets_the_page_as_text(migrated: Database, request_by: Request) -> None:
+    for path in ("/", "/api/migration-status", "/onward/api/migration-status"):
+        event = request_by("GET", path, headers={"accept": "text/html,*/*;q=0.8"})
+        response = function(migrated)(event, Context())
+        assert (response["statusCode"], response["isBase64Encoded"]) == (200, False)
+        assert response["body"].startswith("<!doctype html>")
+        assert "Up to date" in response["body"]
+    assert history(migrated) == OURS
+
+
 def test_a_head_request_gets_no_body(migrated: Database, request_by: Request) -> None:
     response = function(migrated)(request_by("HEAD", "/api/migration-status"), Context())
     assert (response["statusCode"], response["body"]) == (200, "")

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -225,6 +226,65 @@ def test_killing_it_with_9_leaves_no_process_and_the_data_are_there_again(sandbo
     until(requests_in(printed)[0].refused)
     assert url_in(read_until(sandbox.start(), "Ctrl-C")) == url
     assert rows(url, "TABLE kept") == [(42,)]
+
+
+def test_the_address_that_it_prints_is_the_status_page(sandbox: Sandbox) -> None:
+    printed = read_until(sandbox.start(), "Ctrl-C")
+    assert "<h1>" in page_in(printed)
+    assert "Up to date" in page_in(printed)
+
+
+def page_in(printed: str) -> str:
+    """What is at the address of the page."""
+    found = re.search(r"^Status page: (http://127\.0\.0\.1:\d+/)$", printed, re.MULTILINE)
+    assert found, printed
+    with urllib.request.urlopen(found[1]) as answer:
+        return str(answer.read().decode())
+
+
+def test_a_demo_is_current_and_leaves_your_migrations_and_data_alone(sandbox: Sandbox) -> None:
+    assert sandbox.run("--once").code == 0
+    files = sorted(path.name for path in (sandbox.project / "migrations").iterdir())
+    process = sandbox.start("--demo", "40")
+    printed = read_until(process, "Ctrl-C")
+    _, document = requests_in(printed)[0].send()
+    assert (document["state"], document["appliedMigrations"]) == ("current", 40)
+    assert (document["database"], document["drift"]) == ("demo", "none")
+    [oldest, *_] = sorted(one["appliedAt"] for one in document["migrations"])
+    assert oldest < document["lastMigration"]["appliedAt"][:4]
+    assert page_in(printed).count("<tr id=") == 40
+    process.terminate()
+    process.communicate()
+    assert sorted(path.name for path in (sandbox.project / "migrations").iterdir()) == files
+    with Embedded(sandbox.data) as server:
+        assert rows(server.url("onward"), "SELECT count(*) FROM schema_migrations") == [(3,)]
+
+
+def test_a_second_demo_replaces_the_first_one(sandbox: Sandbox) -> None:
+    assert sandbox.run("--once", "--demo", "5").code == 0
+    again = sandbox.run("--once", "--demo", "2")
+    assert (again.code, "Applied Migrations (2)" in again.out) == (0, True), again.out
+    with Embedded(sandbox.data) as server:
+        assert rows(server.url("demo"), "SELECT count(*) FROM schema_migrations") == [(2,)]
+
+
+@pytest.mark.parametrize("number", ["0", "5001", "-1", "many", "1.5"])
+def test_a_demo_of_no_number_is_refused_before_anything_starts(
+    sandbox: Sandbox, number: str
+) -> None:
+    result = sandbox.run(f"--demo={number}")
+    assert result.code == 2
+    assert f"'{number}' is not a number from 1 to 5000" in result.out
+    assert not (sandbox.project / ".sandbox").exists()
+
+
+def test_a_demo_beside_a_running_sandbox_is_refused_and_changes_nothing(sandbox: Sandbox) -> None:
+    process = sandbox.start()
+    url = url_in(read_until(process, "Ctrl-C"))
+    refused = sandbox.run("--demo", "3", "--once")
+    assert (refused.code, f"  kill {process.pid}\n" in refused.out) == (5, True)
+    assert rows(url, "SELECT count(*) FROM schema_migrations") == [(3,)]
+    assert rows(url, "SELECT 1 FROM pg_database WHERE datname = 'demo'") == []
 
 
 def test_reset_drops_the_data(sandbox: Sandbox) -> None:

@@ -6,7 +6,6 @@ import gzip
 import json
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +59,7 @@ def test_a_head_request_gets_the_status_without_a_body(wired: Callable[..., Repl
         (STATUS, 200),
         (f"{STATUS}?require=current", 503),
         ("/", 200),
+        ("/?require=current", 503),
         ("/x", 404),
         (MIGRATE, 405),
     ):
@@ -154,22 +154,6 @@ def test_headers_cannot_make_another_method_of_a_request(wired: Callable[..., Re
 def test_a_request_id_from_outside_is_ignored(wired: Callable[..., Reply]) -> None:
     reply = wired("GET", STATUS, f"X-Request-Id: {'x' * 1024}")
     assert (reply.status, len(reply.header("x-request-id") or "")) == (200, 32)
-
-
-def test_the_page_names_the_status(start: Start, database: Database) -> None:
-    response = start(database)("GET", "/")
-    assert (response.status_code, response.headers["content-type"]) == (
-        200,
-        "text/html; charset=utf-8",
-    )
-    assert STATUS in response.text
-
-
-def test_where_the_page_is_not_in_the_function_it_is_not_found(
-    start: Start, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lib.web.routes.ROOT", tmp_path)
-    assert error_of(start(database)("GET", "/")) == (404, "not_found")
 
 
 # The secret.
