@@ -5,8 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lib.errors import ConfigError, DatabaseUnavailable, OnwardError
-from lib.report.document import iso
-from lib.web.result import error_document, error_result
+from lib.report.document import error_document, error_result, iso
 from scripts.demo import past
 
 NOW = datetime(2026, 11, 26, 18, 30, 12, 455_000, UTC)
