@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lib.errors import ConfigError, DatabaseUnavailable, OnwardError
-from lib.report.document import error_document, error_result, iso
+from lib.report.document import error_document, iso
+from lib.web.result import error_result
 from scripts.demo import past
 
 NOW = datetime(2026, 11, 26, 18, 30, 12, 455_000, UTC)
