@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from zlib import crc32
 
 import psycopg
 import pytest
@@ -179,6 +180,25 @@ def _canary(value: str) -> str | None:
         password = unquote(urlsplit(value).password or "")
         return password if len(password) >= 12 else None
     return None
+
+
+# In CI, a third of the slow tests takes its turn; a platform has turns of its own.
+TURN = os.environ.get("ONWARD_TURN")
+TURNS = 3
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where ONWARD_TURN is set, a number, deselect the slow tests whose turn it is not."""
+    if TURN:
+        waiting = [item for item in items if not _has_its_turn(item, int(TURN))]
+        config.hook.pytest_deselected(items=waiting)
+        items[:] = [item for item in items if _has_its_turn(item, int(TURN))]
+
+
+def _has_its_turn(item: pytest.Item, turn: int) -> bool:
+    if not item.get_closest_marker("slow") or item.nodeid.startswith("tests/platform"):
+        return True
+    return crc32(item.nodeid.encode()) % TURNS == turn % TURNS
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -73,13 +73,8 @@ def place(project: Path, tmp_path: Path, server: Server, migrated: Database) -> 
         Embedded(data).drop()
 
 
-# Where ONWARD_TURN is set, a number, a third of the sections takes its turn.
-TURN = os.environ.get("ONWARD_TURN")
-IN_TURN = list(SECTIONS)[int(TURN) % 3 :: 3] if TURN else list(SECTIONS)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("section", IN_TURN)
+@pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_does_what_it_says(section: str, place: Place) -> None:
     with SITUATIONS.get(section, ordinary)(place):
         for block in SECTIONS[section]:
