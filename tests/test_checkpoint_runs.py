@@ -29,6 +29,8 @@ from tests.kit import (
 from tests.proxy import Action, Proxy, cut_after, cut_before
 from tests.stage import recording
 
+pytestmark = pytest.mark.slow
+
 OLD = {
     "001-one.sql": "CREATE TABLE one (id int);\n",
     "002-two.sql": "CREATE TABLE two (id int);\n",
@@ -231,7 +233,6 @@ def test_a_connection_that_is_cut_at_its_commit_is_no_reason_to_guess(
     assert tables(database) == ["later", "one", "two"]
 
 
-@pytest.mark.slow
 def test_a_run_that_is_killed_within_it_leaves_nothing(
     cli: Cli, database: Database, migrations: Write, server: Server
 ) -> None:

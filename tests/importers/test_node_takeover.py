@@ -19,6 +19,8 @@ from tests.importers.node_histories import (
 )
 from tests.kit import Write, contents, history, tables
 
+pytestmark = pytest.mark.slow
+
 OWN = "000-create-migration-table"
 ALL = [OWN, *VERSIONS]
 Imported = Callable[[Tool], Path]

@@ -12,6 +12,8 @@ from tests.conftest import ROOT, Completed, Database, Here
 from tests.kit import Write, tables
 from tests.proxy import Proxy
 
+pytestmark = pytest.mark.slow
+
 OWN = "000-create-migration-table"
 VERSIONS = ["001-t1", "002-t2", "003-t3", "004-t4", "005-t5"]
 
