@@ -34,6 +34,8 @@ from tests.kit import (
 )
 from tests.proxy import Proxy, cut_after, cut_before
 
+pytestmark = pytest.mark.slow
+
 OWN = "000-create-migration-table"
 NAMED = {"MIGRATION_ENV": "development"}
 FILES = {
@@ -95,7 +97,6 @@ def test_a_complete_history_is_recorded_and_nothing_is_run(here: Here, database:
     assert here("validate", url=database.url, env=NAMED).code == 0
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 def test_import_proves_that_history_and_schema_agree(
     here: Here, database: Database, source: Path
@@ -153,7 +154,6 @@ def attacker(server: Server, database: Database) -> Iterator[Database]:
         yield attacker
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("words", [*READS, *WRITES], ids=" ".join)
 def test_another_roles_table_does_not_decide_what_is_applied(
@@ -170,7 +170,6 @@ def test_another_roles_table_does_not_decide_what_is_applied(
     assert changed_by(database) == before
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("words", [*READS, *WRITES], ids=" ".join)
 def test_rows_of_the_tool_that_row_security_hides_are_an_error(
@@ -344,7 +343,6 @@ def deployer(server: Server, database: Database) -> Iterator[Database]:
         yield deployer
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("granted", [False, True])
 def test_a_role_that_may_not_lock_the_table_is_told_what_to_grant(
@@ -363,7 +361,6 @@ def test_a_role_that_may_not_lock_the_table_is_told_what_to_grant(
     assert versions(database) == [OWN, *VERSIONS]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 def test_a_role_that_may_only_read_sees_what_is_to_be_taken_over(
     here: Here, server: Server, database: Database
@@ -385,7 +382,6 @@ def test_a_role_that_may_only_read_sees_what_is_to_be_taken_over(
 # Several at once
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 def test_of_two_runs_at_once_one_takes_over(database: Database, tmp_path: Path) -> None:
     dbmate(database, "create_one", "create_two")
@@ -399,7 +395,6 @@ def test_of_two_runs_at_once_one_takes_over(database: Database, tmp_path: Path) 
     assert versions(database) == [OWN, *VERSIONS]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize(
     ("meanwhile", "applied"),
@@ -450,7 +445,6 @@ def test_a_table_that_another_role_has_put_in_its_place_is_not_read(
     assert places_of_ours(database) == []
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 def test_the_tools_open_transaction_is_waited_for_and_its_session_named(
     here: Here, database: Database
@@ -480,7 +474,6 @@ def run_quietly(database: Database) -> list[str]:
 # Faults
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("lost", ["the locked reading", "the commit", "its answer"])
 def test_a_connection_that_is_lost_during_the_takeover_doubles_nothing(
@@ -501,7 +494,6 @@ def test_a_connection_that_is_lost_during_the_takeover_doubles_nothing(
     assert len(rows_of_dbmate(database)) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_during_the_takeover_leaves_nothing(
@@ -632,7 +624,6 @@ def test_a_deploy_of_production_takes_over_and_marks_its_database(
 # The other commands before the takeover
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 def test_commands_before_the_takeover_count_what_the_tool_has_applied(
     here: Here, database: Database
@@ -654,7 +645,6 @@ def test_commands_before_the_takeover_count_what_the_tool_has_applied(
     assert changed_by(database) == before
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("command", ["plan", "rehearse"])
 def test_a_rehearsal_runs_only_what_the_tool_has_not_applied(
@@ -673,7 +663,6 @@ def test_a_rehearsal_runs_only_what_the_tool_has_not_applied(
     assert places_of_ours(database) == there[command]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("source")
 def test_the_routes_show_a_takeover_and_do_it(database: Database, tmp_path: Path) -> None:
     dbmate(database, "create_one", "create_two")
@@ -791,7 +780,6 @@ def test_a_takeover_costs_as_much_as_a_file_or_two_and_then_nothing(
     assert versions(database) == [OWN, *VERSIONS]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_thousand_files_are_taken_over_at_once(
     here: Here, database: Database, tmp_path: Path, migrations: Write

@@ -100,9 +100,11 @@ def test_no_page_has_a_script_a_style_attribute_or_a_request(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_title_and_icon_carry_the_state(name: str) -> None:
-    text = page(STATES[name], NOW)
-    assert f"<title>{heading(STATES[name])} · " in text
+def test_the_title_carries_the_state(name: str) -> None:
+    assert f"<title>{heading(STATES[name])} · " in page(STATES[name], NOW)
+
+
+def test_the_icon_carries_the_state() -> None:
     icons = {one: Read(page(STATES[one], NOW)).values("link", "href")[0] for one in STATES}
     different = ("current", "pending", "ahead", "conflict", "unreachable", "off")
     assert len({icons[one] for one in different}) == len(different)
