@@ -80,6 +80,15 @@ LEFT_BY_INSTALLERS = (
     "uv_cache.json",
     ".lock",
 )
+# Modules for tests, for another event loop, and for a psycopg without its binary: 0.1 MB.
+NEVER_LOADED = (
+    "anyio/_backends/_trio.py",
+    "anyio/pytest_plugin.py",
+    "psycopg/pq/_pq_ctypes.py",
+    "psycopg/pq/_pq_ctypes.pyi",
+    "psycopg/pq/pq_ctypes.py",
+    "starlette/testclient.py",
+)
 DESCRIPTION = "Build the zip for AWS Lambda, or check one. Its handler is lib.aws.handler."
 EXAMPLES = """\
 examples:
@@ -260,6 +269,8 @@ def _install(python: str, target: Target, requirements: Path, directory: Path) -
     for left in (*directory.iterdir(), *directory.glob("*.dist-info/*")):
         if left.name in LEFT_BY_INSTALLERS:
             left.unlink()
+    for name in NEVER_LOADED:
+        (directory / name).unlink(missing_ok=True)
 
 
 def _installer(python: str, target: Target) -> list[str]:
