@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Thread
 from typing import Any
 
@@ -18,6 +18,7 @@ from lib.report.document import public_error_dict, run_dict
 from lib.settings.environ import value_of
 
 URL_VARIABLE, SECRET_VARIABLE = "MIGRATION_WEBHOOK", "MIGRATION_WEBHOOK_SECRET"
+Resolve = Callable[[], Mapping[str, str]]
 SIGNATURE_HEADER = "X-Onward-Signature-256"
 SECONDS = 5.0
 _TO_ANSWER_SECONDS = 0.5  # before a deadline
@@ -32,9 +33,10 @@ class Webhook:
     secret itself.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._url = value_of(environ, URL_VARIABLE)
-        self._secret = value_of(environ, SECRET_VARIABLE)
+    def __init__(self, environ: Mapping[str, str], resolve: Resolve | None = None) -> None:
+        """`resolve` makes an environment without references of it, only if there is an address."""
+        self._environ = environ
+        self._resolve = resolve or (lambda: environ)
 
     def tell_result(self, result: RunResult, *, before: float = math.inf) -> str:
         """Post what a run has applied, if anything. Returns a warning, mostly empty.
@@ -51,28 +53,36 @@ class Webhook:
         return self._post(document, _error_text(error, environment), before)
 
     def _post(self, document: dict[str, Any], text: str, before: float) -> str:
-        seconds = max(0.1, min(SECONDS, before - time.monotonic() - _TO_ANSWER_SECONDS))
-        if not self._url:
+        if not value_of(self._environ, URL_VARIABLE):
             return ""
-        if not self._url.lower().startswith("https://"):
-            return f"{URL_VARIABLE} is no https:// URL, so nothing is sent to it"
         # Slack shows `text`, Discord `content`.
         body = json.dumps({"text": text, "content": text, **document}).encode()
+        seconds = max(0.1, min(SECONDS, before - time.monotonic() - _TO_ANSWER_SECONDS))
         problems = ["no answer in time"]
 
-        def send() -> None:
-            try:
-                status = _send(self._url, body, _signature(self._secret, body), seconds)
-                problems[0] = "" if status in _SUCCESS else f"status {status}"
-            except Exception as error:  # whatever the library raises, the run is over
-                problems[0] = type(error).__name__
+        def deliver() -> None:
+            problems[0] = self._delivered(body, seconds)
 
-        # The library's timeout is for one step; a name that is not resolved, or an answer that
-        # comes byte by byte, would take longer.
-        thread = Thread(target=send, daemon=True)
+        # The limits of what is called are for one step each; a name that is not resolved, or an
+        # answer that comes byte by byte, would take longer.
+        thread = Thread(target=deliver, daemon=True)
         thread.start()
         thread.join(seconds)
         return problems[0] and f"{URL_VARIABLE} could not be told of this run: {problems[0]}"
+
+    def _delivered(self, body: bytes, seconds: float) -> str:
+        """Send it; what prevents that in words, empty if nothing does."""
+        try:
+            environ = self._resolve()
+            url, secret = (value_of(environ, name) for name in (URL_VARIABLE, SECRET_VARIABLE))
+            if not url.lower().startswith("https://"):
+                return "it is no https:// URL"
+            status = _send(url, body, _signature(secret, body), seconds)
+        except OnwardError as error:
+            return error.message
+        except Exception as error:  # whatever the library raises, the run is over
+            return type(error).__name__
+        return "" if status in _SUCCESS else f"status {status}"
 
 
 def _applied_text(result: RunResult) -> str:

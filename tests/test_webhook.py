@@ -8,7 +8,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from lib.errors import DatabaseUnavailable
 from lib.web.service import Service
 from lib.webhook import SIGNATURE_HEADER
 from tests.conftest import Database, Here
@@ -167,7 +168,7 @@ def test_an_answer_that_is_no_success_is_a_warning(
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("http://127.0.0.1:9/hook", "is no https:// URL"),
+        ("http://127.0.0.1:9/hook", "it is no https:// URL"),
         ("hooks.example/T0PSECRET", "is no https:// URL"),
         ("https://127.0.0.1:9/T0PSECRET", "ConnectionRefusedError"),
         ("https://127.0.0.1:port/T0PSECRET", "ValueError"),
@@ -210,6 +211,29 @@ def test_a_slow_receiver_does_not_hold_up_a_run_for_long(
     result = here(url=database.url, env={"MIGRATION_WEBHOOK": receiver.url})
     assert result.code == 0
     assert "could not be told of this run: " in result.out
+    assert recorded(database) == ["001-one"]
+
+
+def test_a_reference_that_cannot_be_resolved_does_not_make_a_run_fail(
+    migrations: Write, database: Database
+) -> None:
+    def resolve(
+        environ: Mapping[str, str], variables: Sequence[str]
+    ) -> Iterable[Mapping[str, str]]:
+        if "MIGRATION_WEBHOOK" in variables:
+            raise DatabaseUnavailable("the store does not answer")
+        return (environ,)
+
+    environ = {
+        "POSTGRES_URL": database.url,
+        "MIGRATION_DIR": str(migrations(ONE)),
+        "MIGRATION_WEBHOOK": "ssm:/hook",
+    }
+    answer = Service({**environ, **SETTLED}, resolve).call("migrate", applied_by="api")
+    assert (answer.status, len(answer.document["applied"])) == (200, 1)
+    assert answer.document["warnings"] == [
+        "MIGRATION_WEBHOOK could not be told of this run: the store does not answer"
+    ]
     assert recorded(database) == ["001-one"]
 
 

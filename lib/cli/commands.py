@@ -98,6 +98,7 @@ def _run(options: SimpleNamespace, terminal: Terminal) -> int:
     except Interrupted:
         raise
     except OnwardError as error:
+        ignore_further_signals()  # the error must still be shown
         _tell_webhook(terminal, Webhook(terminal.environ).tell_error(error, environment))
         raise
 

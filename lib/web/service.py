@@ -23,7 +23,7 @@ from lib.postgres.connecting import READ_BUDGET, Budget
 from lib.postgres.executor import Executor
 from lib.report.document import run_dict, status_dict, summary_dict, validation_dict
 from lib.settings.config import Config, read_config, read_duration
-from lib.settings.environ import URL_VARIABLES, value_of
+from lib.settings.environ import URL_VARIABLES
 from lib.settings.environment import read_environment
 from lib.settings.redactor import Redactor
 from lib.source.migration import Migration, load
@@ -189,9 +189,9 @@ class Service:
             run = partial(self._run, deadline=deadline)
             return self._with_config(applied_by, run)
         except OnwardError as error:
-            with suppress(OnwardError):  # without settings, nobody can be told
+            with suppress(ConfigError):  # without an environment, there is no run to tell of
                 environment = read_environment(self._environ).name
-                self._webhook().tell_error(error, environment, before=deadline)
+                self._webhook.tell_error(error, environment, before=deadline)
             raise
         finally:
             self.forget_status()  # whatever the run has done, the status shall show it
@@ -200,15 +200,14 @@ class Service:
         # Who calls can call again, so the run does not wait for another one to finish.
         result = runner.run(config._replace(lock_wait=0.0), lambda _: None, deadline=deadline)
         document = run_dict(result)
-        if warning := self._webhook().tell_result(result, before=deadline):
+        if warning := self._webhook.tell_result(result, before=deadline):
             document["warnings"] = [warning]
         return ApiResult(202 if result.remaining else 200, document)
 
+    @property
     def _webhook(self) -> Webhook:
-        """Who is told of runs. Raises OnwardError if a reference cannot be resolved."""
         variables = (URL_VARIABLE, SECRET_VARIABLE)
-        is_wanted = bool(value_of(self._environ, URL_VARIABLE))
-        return Webhook(next(iter(self._environments(variables))) if is_wanted else {})
+        return Webhook(self._environ, lambda: next(iter(self._environments(variables))))
 
     def _with_config(self, applied_by: str, work: Callable[[Config], ApiResult]) -> ApiResult:
         """Do the work with the configuration, and if the password is refused with the next one.
