@@ -5,6 +5,7 @@ tool has a history and Onward has none.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -60,7 +61,7 @@ class Imported(NamedTuple):
 def read_imported(directory: Path) -> Imported | None:
     """What was imported into a directory of migrations. Raises FilesError."""
     path = directory / FILE_NAME
-    if not path.exists():
+    if not os.path.lexists(path):  # a directory that cannot be read is reported by who lists it
         return None
     return read_printed(
         path,

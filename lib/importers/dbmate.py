@@ -28,7 +28,7 @@ def recognises(directory: Path) -> bool:
 
 
 def read(directory: Path) -> Layout:
-    """Its migrations. Raises FilesError."""
+    """Its migrations."""
     return layout(_paths(directory), _file, _key)
 
 

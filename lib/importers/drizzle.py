@@ -16,7 +16,6 @@ from lib.importers.layout import (
     Layout,
     NotConvertible,
     SourceFile,
-    content_of,
     layout,
     leading_number,
     read_text,
@@ -97,5 +96,5 @@ def _file(path: Path, place: str, name: str, key: str) -> SourceFile:
         description=re.sub(r"^[0-9]+_?", "", name),
         sql=read_text(path),
         number=leading_number(name),
-        checksums=sha256_forms(content_of(path)),
+        checksums=sha256_forms(path.read_bytes()),
     )

@@ -39,7 +39,7 @@ def recognises(directory: Path) -> bool:
 
 
 def read(directory: Path) -> Layout:
-    """Its migrations; those that undo one are left out. Raises FilesError."""
+    """Its migrations; those that undo one are left out."""
     files = list[SourceFile | Obstacle]()
     for path in sorted(files_below(directory), key=_order):
         relative = path.relative_to(directory).as_posix()

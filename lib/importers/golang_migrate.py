@@ -28,7 +28,7 @@ def recognises(directory: Path) -> bool:
 
 
 def read(directory: Path) -> Layout:
-    """Its migrations. Raises FilesError."""
+    """Its migrations."""
     paths = sorted(_paths(directory), key=_number)
     ups = {_number(path) for path in paths if _way(path) == "up"}
     paths = [path for path in paths if _way(path) == "up" or _number(path) not in ups]

@@ -32,7 +32,7 @@ def recognises(directory: Path) -> bool:
 
 
 def read(directory: Path) -> Layout:
-    """Its migrations. Raises FilesError."""
+    """Its migrations."""
     paths = sorted(_paths(directory), key=_number)
     found = layout(paths, _file, lambda path: str(_number(path)))
     return Layout(with_one_file_a_key(found.files))

@@ -34,10 +34,7 @@ def plan_import(tool: str, source: Path, options: Options) -> Import:
 
     Raises FilesError for what cannot be converted, naming all of it.
     """
-    if not source.is_dir():
-        raise FilesError(f"{source} is no directory", changed_nothing=True)
-    tool = recognised(source) if tool == AUTO else tool
-    found = _importer(tool).read(source)
+    tool, found = _read(tool, source)
     directory = options.directory
     earlier = read_imported(directory) or _nothing_yet(tool)
     _require_same_tool(earlier, tool, directory)
@@ -51,6 +48,18 @@ def plan_import(tool: str, source: Path, options: Options) -> Import:
     _require_none(converted.obstacles, source)
     new = tuple(one for _, one in converted.files if _is_new(one))
     return Import(tool, converted, new, converted.imported)
+
+
+def _read(tool: str, source: Path) -> tuple[str, Layout]:
+    try:
+        if not source.is_dir():
+            raise FilesError(f"{source} is no directory", changed_nothing=True)
+        tool = recognised(source) if tool == AUTO else tool
+        return tool, _importer(tool).read(source)
+    except OSError as error:
+        raise FilesError(
+            f"{error.filename}: cannot be read: {reason_of(error)}", changed_nothing=True
+        ) from None
 
 
 def write_import(found: Import, directory: Path) -> None:
@@ -140,6 +149,10 @@ def _is_new(migration: Migration) -> bool:
         there = migration.path.read_bytes()
     except FileNotFoundError:
         return True
+    except OSError as error:
+        raise FilesError(
+            f"{migration.path}: cannot be read: {reason_of(error)}", changed_nothing=True
+        ) from None
     if there != migration.content:
         raise FilesError(
             f"{migration.path} is there with another text, so it is not imported again",

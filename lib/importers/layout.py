@@ -1,5 +1,7 @@
 """What an importer finds in a tool's directory, and how it changes a text: lines keep their
 numbers.
+
+What reads a directory raises OSError where the system refuses; `importing` words that.
 """
 
 import re
@@ -9,9 +11,6 @@ from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
-
-from lib.errors import FilesError
-from lib.source.migration import reason_of
 
 
 class SourceFile(NamedTuple):
@@ -89,8 +88,8 @@ def with_one_file_a_key(
 
 
 def read_text(path: Path) -> str:
-    """A file's text, its line ends as they are. Raises NotConvertible, and FilesError."""
-    content = content_of(path)
+    """A file's text, its line ends as they are. Raises NotConvertible."""
+    content = path.read_bytes()
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -99,31 +98,16 @@ def read_text(path: Path) -> str:
 
 
 def text_if_readable(path: Path) -> str:
-    """A file's text; empty if it has none, or is a directory. Raises FilesError."""
+    """A file's text; empty if it has none, or is a directory."""
     try:
         return read_text(path) if path.is_file() else ""
     except NotConvertible:
         return ""
 
 
-def content_of(path: Path) -> bytes:
-    """A file's bytes. Raises FilesError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FilesError(
-            f"{path}: cannot be read: {reason_of(error)}", changed_nothing=True
-        ) from None
-
-
 def entries(directory: Path) -> list[Path]:
-    """What is in a directory, by name, without hidden files. Raises FilesError."""
-    try:
-        return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise FilesError(
-            f"{directory}: cannot be read: {reason_of(error)}", changed_nothing=True
-        ) from None
+    """What is in a directory, by name, without hidden files."""
+    return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
 
 
 def leading_number(name: str) -> int | None:
@@ -133,7 +117,7 @@ def leading_number(name: str) -> int | None:
 
 
 def files_below(directory: Path) -> list[Path]:
-    """The files in a directory and its folders, by path, without hidden ones. Raises FilesError."""
+    """The files in a directory and its folders, by path, without hidden ones."""
     found = list[Path]()
     for path in entries(directory):
         found += files_below(path) if path.is_dir() else [path]

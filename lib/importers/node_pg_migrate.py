@@ -50,7 +50,7 @@ def _is_of_this_tool(path: Path) -> bool:
 
 
 def read(directory: Path) -> Layout:
-    """Its migrations. Raises FilesError."""
+    """Its migrations."""
     return layout(sorted(_paths(directory), key=_order), _file, _key)
 
 

@@ -14,7 +14,6 @@ from lib.importers.layout import (
     Layout,
     NotConvertible,
     SourceFile,
-    content_of,
     entries,
     layout,
     leading_number,
@@ -71,5 +70,5 @@ def _file(path: Path) -> SourceFile:
         description=re.sub(r"^[0-9]+_?|\.sql$", "", name),
         sql=read_text(path),
         number=leading_number(name),
-        checksums=sha256_forms(content_of(path)),
+        checksums=sha256_forms(path.read_bytes()),
     )

@@ -17,7 +17,6 @@ from lib.importers.layout import (
     NotConvertible,
     SourceFile,
     blank,
-    content_of,
     entries,
     layout,
     line_end_forms,
@@ -99,7 +98,7 @@ def _file(path: Path, ignored: str) -> SourceFile:
         sql=blank(text, 0, mark.end()) if mark else text,
         number=_number(path),
         no_transaction=bool(mark),
-        checksums=_checksums(content_of(path), ignored),
+        checksums=_checksums(path.read_bytes(), ignored),
     )
 
 

@@ -28,7 +28,7 @@ def recognises(directory: Path) -> bool:
 
 
 def read(directory: Path) -> Layout:
-    """Its migrations. Raises FilesError."""
+    """Its migrations."""
     found = layout(_paths(directory), _file, _key)
     return found._replace(files=with_one_file_a_key(found.files))
 
