@@ -19,7 +19,7 @@ from lib.settings.config import Config
 from lib.settings.database_url import DatabaseURL
 from lib.settings.reach import Reach
 from lib.source.extensions import Extension, remedy
-from lib.source.other_tools import HISTORY_TABLES
+from lib.tool_tables import HISTORY_TABLES, TABLES
 
 _OCCUPANTS_SHOWN = 5
 # Where a coding assistant may change a database on a private network.
@@ -323,7 +323,10 @@ def _options(config: Config, history: History, last: str | None) -> str:
 def _ways_to_adopt(config: Config, history: History) -> Iterator[str]:
     confirmed = " --production" if config.production else ""
     if tool := _other_tool(history):
-        yield f"{tool} has a history here: take it over (docs/importing.md)"
+        yield (
+            f"{TABLES[tool].title} has a history here; to take it over (docs/importing.md): "
+            f"scripts/migrate.py import {tool} DIRECTORY"
+        )
     yield f"if the files up to NNN made these tables: scripts/migrate.py baseline NNN{confirmed}"
     yield (
         "if all files are to run beside them: scripts/migrate.py --allow-nonempty "
@@ -332,7 +335,7 @@ def _ways_to_adopt(config: Config, history: History) -> Iterator[str]:
 
 
 def _other_tool(history: History) -> str | None:
-    """The migration tool whose history is among the tables."""
+    """The migration tool whose history is among the tables, as `import` calls it."""
     for occupant in history.occupants:
         name = occupant.replace('"', "")
         tool = HISTORY_TABLES.get(name) or HISTORY_TABLES.get(name.partition(".")[2])

@@ -1,5 +1,6 @@
 """How other migration tools keep their histories: which table, and what its rows mean. Pure."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 APPLIED, FAILED, UNDONE, UP_TO, BASELINE = "applied", "failed", "undone", "up to", "baseline"
@@ -133,7 +134,7 @@ TABLES = {
         "undo by hand what it has done, then take its row out:\n  flyway repair",
     ),
     "supabase": ToolTable(
-        "Supabase CLI",
+        "the Supabase CLI",
         "supabase_migrations.schema_migrations",
         ("version",),
         f"t.version, 'applied', {_UNKNOWN}, {_UNKNOWN}, NULL",
@@ -141,3 +142,19 @@ TABLES = {
         "",
     ),
 }
+
+
+def _names() -> Iterator[tuple[str, str]]:
+    for tool, table in TABLES.items():
+        name = table.name.rpartition(".")[2]
+        if name != "schema_migrations":
+            yield name, tool
+        elif name != table.name:
+            yield table.name, tool
+
+
+HISTORY_TABLES = dict(_names())
+"""The tables that show which tool has a history in a database, wherever they are.
+
+A bare `schema_migrations` may be any tool's.
+"""

@@ -15,10 +15,12 @@ import pytest
 
 from lib import runner
 from lib.events import Event, Started, TakenOver
+from lib.tool_tables import HISTORY_TABLES, TABLES
 from lib.web.service import Service
 from tests.conftest import ROOT, Cli, Database, Here, Server
 from tests.kit import (
     OLD_SHAPE,
+    ONE,
     Events,
     Write,
     config_of,
@@ -810,3 +812,19 @@ def test_a_file_that_is_renumbered_is_found_under_its_new_number(
     again = here("import", "dbmate", str(source))
     assert (again.code, "004-create-two.sql" in again.out) == (0, True)
     assert here("status", "--check", url=database.url, env=NAMED).code == 0
+
+
+@pytest.mark.parametrize("tool", sorted(HISTORY_TABLES.values()))
+def test_a_history_that_was_not_imported_is_named_with_the_command(
+    here: Here, database: Database, migrations: Write, tool: str
+) -> None:
+    migrations(ONE)
+    name = next(name for name, one in HISTORY_TABLES.items() if one == tool)
+    if "." in name:
+        database.execute(f"CREATE SCHEMA {name.partition('.')[0]}")
+    database.execute(f"CREATE TABLE {name} (id int)")
+    result = here(url=database.url, env=NAMED)
+    assert result.code == 3
+    assert f"{TABLES[tool].title} has a history here; to take it over" in result.err
+    assert f"scripts/migrate.py import {tool} DIRECTORY" in result.err
+    assert database.execute("SELECT to_regclass('public.one')") == [(None,)]

@@ -25,7 +25,7 @@ from lib.postgres.activity import ACTIVITY, activity_of
 from lib.postgres.connection import Connection
 from lib.quoting import identifier, literal
 from lib.settings.database_url import DatabaseURL, unpooled
-from lib.source.other_tools import HISTORY_TABLES
+from lib.tool_tables import HISTORY_TABLES
 
 OPTIONAL_LIMITS = frozenset(
     "client_connection_check_interval idle_in_transaction_session_timeout idle_session_timeout "

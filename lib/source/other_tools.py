@@ -45,18 +45,6 @@ class Finding(NamedTuple):
     remedy: str
 
 
-# The tables in which other tools keep their histories. A `schema_migrations` of another tool is
-# recognised by its columns instead.
-HISTORY_TABLES = {
-    "_prisma_migrations": "Prisma Migrate",
-    "__drizzle_migrations": "Drizzle",
-    "goose_db_version": "goose",
-    "flyway_schema_history": "Flyway",
-    "_sqlx_migrations": "sqlx",
-    "pgmigrations": "node-pg-migrate",
-    "supabase_migrations.schema_migrations": "the Supabase CLI",
-}
-
 _LINE = r"[^\r\n]*"
 _END = r"[ \t]*(?![^\r\n])"
 _SPACE = r"[ \t]+"

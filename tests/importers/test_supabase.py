@@ -111,7 +111,10 @@ def test_a_complete_history_is_taken_over_beside_the_clis(here: Here, database: 
     supabase_has(database, *KEYS)
     before = their_rows(database)
     status = here("status", url=database.url)
-    assert (status.code, "4 migrations that Supabase CLI has applied" in status.out) == (0, True)
+    assert (status.code, "4 migrations that the Supabase CLI has applied" in status.out) == (
+        0,
+        True,
+    )
     assert here(url=database.url).code == 0
     assert history(database) == VERSIONS
     assert here("validate", url=database.url).code == 0
