@@ -117,7 +117,7 @@ def require_scratch_consent(assistant: Assistant | None, server: DatabaseURL) ->
         words = "make databases, and drop them again, on the server of"
         require_words(
             assistant,
-            Change(words, "scripts/migrate.py checkpoint --scratch URL"),
+            Change(words, "scripts/migrate.py COMMAND --scratch URL"),
             server.label,
             place="",
             look="scripts/migrate.py validate",

@@ -34,7 +34,6 @@ from lib.guard import (
     reason_to_skip,
     require_confirmed_production,
     require_consent,
-    require_scratch_consent,
 )
 from lib.history import History
 from lib.imported import read_imported
@@ -65,7 +64,7 @@ from lib.report.text import (
     status_text,
     warning_text,
 )
-from lib.settings.assistant import CONSENT_VARIABLE, find_assistant
+from lib.settings.assistant import CONSENT_VARIABLE
 from lib.settings.config import Config, history_schema, migrations_directory, read_config
 from lib.settings.environ import env_file_with
 from lib.settings.environment import allowed_environments
@@ -386,7 +385,6 @@ def _checkpoint(options: SimpleNamespace, terminal: Terminal) -> int:
     schema = history_schema(terminal.environ, read_imported(directory))
     terminal.info(f"Applying {len(migrations)} files to scratch databases")
     with scratch_server(options.scratch, terminal.environ) as server:
-        require_scratch_consent(find_assistant(terminal.environ), server.url)
         written = write_checkpoint(Task(migrations, path, server.url, server.programs, schema))
     terminal.info(checkpoint_text(written))
     tell_number(number, terminal)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from lib import ROOT
 from lib.errors import DatabaseUnavailable
+from lib.guard import require_scratch_consent
+from lib.settings.assistant import find_assistant
 from lib.settings.database_url import DatabaseURL, parse_url
 
 OPTION = "--scratch"
@@ -33,10 +35,13 @@ class ScratchServer(NamedTuple):
 def scratch_server(given: str | None, environ: Mapping[str, str]) -> Iterator[ScratchServer]:
     """The server of the URL that is given, else one that ends with the block, `kill -9` included.
 
-    Raises ConfigError for the URL, and DatabaseUnavailable if no server can be started.
+    Raises ConfigError for the URL, WrongEnvironment if a coding assistant has no consent for it,
+    and DatabaseUnavailable if no server can be started.
     """
     if given:
-        yield ScratchServer(parse_url(OPTION, given, environ), None)
+        url = parse_url(OPTION, given, environ)
+        require_scratch_consent(find_assistant(environ), url)
+        yield ScratchServer(url, None)
         return
     process = _started()
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lib.cli.scratch import scratch_server
-from lib.errors import ConfigError, DatabaseUnavailable
+from lib.errors import ConfigError, DatabaseUnavailable, WrongEnvironment
 from tests.conftest import ROOT, Server
 from tests.kit import CANARY, everything, until, wait_until_gone
 
@@ -37,6 +37,16 @@ def test_a_url_that_is_none_is_refused_without_being_shown() -> None:
     ):
         pass
     assert CANARY not in everything(caught.value)
+
+
+def test_an_assistant_needs_consent_for_a_server_of_the_internet() -> None:
+    url, assistant = f"postgresql://me:{CANARY}@db.example.com/postgres", {"CLAUDECODE": "1"}
+    with pytest.raises(WrongEnvironment) as caught, scratch_server(url, assistant):
+        pass
+    assert "May I make databases, and drop them again, on the server of" in caught.value.next_step
+    assert CANARY not in everything(caught.value)
+    with scratch_server(url, {**assistant, "MIGRATION_CONSENT": "Yes, on that server."}) as found:
+        assert found.url.host == "db.example.com"
 
 
 def test_without_a_postgres_the_option_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
