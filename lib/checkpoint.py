@@ -49,8 +49,11 @@ class Written(NamedTuple):
     """The major version of the server that it was tried on."""
     objects: int
     rows: int
-    frozen: tuple[str, ...]
-    """Columns whose values are others each time that the files run, and now are the same."""
+    frozen: tuple[str, ...] | None
+    """Columns whose values are others each time that the files run, and now are the same.
+
+    None where that is not known: the files run only once on one server.
+    """
 
 
 class _Made(NamedTuple):
@@ -161,14 +164,17 @@ def _differing(one: Contents, other: Contents) -> Iterator[str]:
             yield f"{name}: {one.get(name)} became {other.get(name)}"
 
 
-def _frozen(task: Task, contents: Contents) -> tuple[str, ...]:
-    """The columns that another run of the files fills with other values, such as now()."""
+def _frozen(task: Task, contents: Contents) -> tuple[str, ...] | None:
+    """The columns that another run of the files fills with other values, such as now().
+
+    None if they cannot run again on the server: it may have a role of theirs already.
+    """
     if not rows_in(contents):
         return ()
     try:
         again = _made_by(task, task.migrations).contents
-    except MigrationFailed:  # on one server they may run only once, such as CREATE ROLE
-        return ()
+    except MigrationFailed:
+        return None
     values = [name for name in contents if name.startswith("values of ")]
     changed = [name for name in values if again.get(name) != contents[name]]
     return tuple(name.removeprefix("values of ") for name in changed)

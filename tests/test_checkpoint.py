@@ -10,6 +10,7 @@ import pytest
 from lib.checkpoint import Task, Written, write_checkpoint
 from lib.drift import normal
 from lib.errors import FilesError, MigrationFailed, NotProved
+from lib.report.checkpoint import checkpoint_text
 from lib.source.migration import load, require_runnable
 from scripts.embedded import find_programs
 from tests.conftest import Database, Server
@@ -226,7 +227,8 @@ def test_files_that_run_once_on_a_server_only_are_no_obstacle(
         server.admin.execute(f'DROP ROLE "{role}"')
     assert "CREATE ROLE" not in written.path.read_text()
     assert f"GRANT SELECT ON TABLE public.a TO {role};" in written.path.read_text()
-    assert written.frozen == ()
+    assert written.frozen is None
+    assert "The checkpoint creates no role" in checkpoint_text(written)
 
 
 # What the proof is for: a dump that does not make the same again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # it loads the driver
@@ -18,14 +19,26 @@ def checkpoint_text(written: Written) -> str:
         f"   {written.objects} objects and {written.rows} rows, compared on PostgreSQL "
         f"{written.postgres}",
     ]
-    more = len(written.frozen) - _COLUMNS_SHOWN
-    if written.frozen:
-        lines.append(
+    return "\n".join([*lines, *_frozen(written.frozen)])
+
+
+def _frozen(columns: Sequence[str] | None) -> Iterator[str]:
+    if columns is None:
+        yield (
+            "⚠️  The files run only once on a server, as those do that create a role. The checkpoint "
+            "creates no role: on another server, create it first"
+        )
+        yield (
+            "⚠️  For the same reason it is not known which columns have values that were made just "
+            "now, such as now(). They are the same in every new database"
+        )
+    elif columns:
+        more = len(columns) - _COLUMNS_SHOWN
+        yield (
             "⚠️  These columns have values that were made just now, and are the same in every new "
-            f"database: {', '.join(written.frozen[:_COLUMNS_SHOWN])}"
+            f"database: {', '.join(columns[:_COLUMNS_SHOWN])}"
             f"{f' and {more} more' if more > 0 else ''}"
         )
-    return "\n".join(lines)
 
 
 def checkpoint_dict(written: Written) -> dict[str, Any]:
@@ -38,5 +51,5 @@ def checkpoint_dict(written: Written) -> dict[str, Any]:
         "objects": written.objects,
         "rows": written.rows,
         "pgMajor": written.postgres,
-        "frozenColumns": list(written.frozen),
+        "frozenColumns": None if written.frozen is None else list(written.frozen),
     }
