@@ -25,8 +25,8 @@ def checkpoint_text(written: Written) -> str:
 def _frozen(columns: Sequence[str] | None) -> Iterator[str]:
     if columns is None:
         yield (
-            "⚠️  The files run only once on a server, as those do that create a role. The checkpoint "
-            "creates no role: on another server, create it first"
+            "⚠️  The files run only once on a server, as those do that create a role. The "
+            "checkpoint creates no role: on another server, create it first"
         )
         yield (
             "⚠️  For the same reason it is not known which columns have values that were made just "
