@@ -280,12 +280,17 @@ class RunFailed(OnwardError):
     """
 
     def __init__(
-        self, cause: OnwardError, *, applied: Sequence[MigrationResult], remaining: Sequence[str]
+        self,
+        cause: OnwardError,
+        *,
+        applied: Sequence[MigrationResult],
+        remaining: Sequence[str],
+        taken_over: Sequence[str] = (),
     ) -> None:
         super().__init__(cause.message, next_step=cause.next_step)
         self.exit_code, self.http_status = cause.exit_code, cause.http_status
         self.code, self.public_message = cause.code, cause.public_message
-        self.applied, self.remaining = applied, remaining
+        self.applied, self.remaining, self.taken_over = applied, remaining, taken_over
         self._cause = cause
 
     @property

@@ -62,6 +62,8 @@ class RunResult(NamedTuple):
     plan: Plan
     applied: tuple[MigrationResult, ...]
     remaining: tuple[str, ...]
+    taken_over: tuple[str, ...] = ()
+    """Versions that another tool had applied, and that this run has recorded."""
 
 
 class RunLog:
@@ -70,6 +72,8 @@ class RunLog:
     def __init__(self, emit: Emit = lambda _: None) -> None:
         self._emit = emit
         self._applied: dict[str, MigrationResult] = {}
+        self.taken_over: tuple[str, ...] = ()
+        """The versions that this run has taken over from another tool."""
         self._running = "the history"  # its table may have to be made first
 
     @property
@@ -81,8 +85,9 @@ class RunLog:
         """A plan was made."""
         self._emit(Started(history, plan))
 
-    def taken_over(self, takeover: Takeover) -> None:
+    def took_over(self, takeover: Takeover) -> None:
         """What another tool has applied is recorded."""
+        self.taken_over += tuple(row.version for row in takeover.rows)
         self._emit(TakenOver(takeover))
 
     def tell(self, text: str) -> None:

@@ -148,6 +148,7 @@ class _Run:
                 plan=plan,
                 applied=self._log.applied,
                 remaining=self._remaining(plan),
+                taken_over=self._log.taken_over,
             )
 
     def _read_plan(self) -> tuple[History, Plan]:
@@ -182,7 +183,7 @@ class _Run:
     def _take_over(self, takeover: Takeover) -> None:
         """Record what another tool has applied. Raises HistoryChanged: now it is in the history."""
         self._retry_while_busy(lambda: self._executor.take_over(takeover), self._backoff())
-        self._log.taken_over(takeover)
+        self._log.took_over(takeover)
         raise HistoryChanged
 
     def _look_for_drift(self) -> None:
@@ -237,7 +238,12 @@ class _Run:
                 time.sleep(pause)
 
     def _failed(self, cause: OnwardError, plan: Plan) -> RunFailed:
-        return RunFailed(cause, applied=self._log.applied, remaining=self._remaining(plan))
+        return RunFailed(
+            cause,
+            applied=self._log.applied,
+            remaining=self._remaining(plan),
+            taken_over=self._log.taken_over,
+        )
 
     def _remaining(self, plan: Plan) -> tuple[str, ...]:
         applied = {result.version for result in self._log.applied}

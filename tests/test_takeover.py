@@ -94,7 +94,8 @@ def test_a_complete_history_is_recorded_and_nothing_is_run(here: Here, database:
     assert "3 migrations that dbmate has applied (public.schema_migrations)" in (result.out)
     assert versions(database) == [OWN, *VERSIONS]
     assert len(rows_of_dbmate(database)) == 3
-    assert here(url=database.url, env=NAMED).code == 0
+    again = here("--json", url=database.url, env=NAMED)
+    assert (again.code, "takenOver" in again.out) == (0, False)
     assert versions(database) == [OWN, *VERSIONS]
     assert here("validate", url=database.url, env=NAMED).code == 0
 
@@ -828,3 +829,15 @@ def test_a_history_that_was_not_imported_is_named_with_the_command(
     assert f"{TABLES[tool].title} has a history here; to take it over" in result.err
     assert f"scripts/migrate.py import {tool} DIRECTORY" in result.err
     assert database.execute("SELECT to_regclass('public.one')") == [(None,)]
+
+
+@pytest.mark.parametrize("third", ["CREATE TABLE three (id int);", "SELECT 1 / 0;"])
+@pytest.mark.usefixtures("source")
+def test_the_document_of_a_run_says_what_it_has_taken_over(
+    here: Here, database: Database, third: str
+) -> None:
+    (here.directory / "migrations" / f"{VERSIONS[2]}.sql").write_text(third)
+    dbmate(database, "create_one", "create_two")
+    found = json.loads(here("--json", url=database.url, env=NAMED).out)
+    assert found["takenOver"] == versions(database)[:3] == [OWN, *VERSIONS[:2]]
+    assert found["success"] == (VERSIONS[2] in versions(database))

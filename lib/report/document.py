@@ -156,9 +156,11 @@ def run_dict(run: RunResult) -> dict[str, Any]:
 
 def progress_dict(run: RunResult | RunFailed) -> dict[str, Any]:
     """How far a run came."""
+    taken_over = {"takenOver": list(run.taken_over)} if run.taken_over else {}
     return {
         "applied": [done_dict(done) for done in run.applied],
         "remaining": list(run.remaining),
+        **taken_over,
     }
 
 
