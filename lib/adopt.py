@@ -48,8 +48,8 @@ def baseline(config: Config, number: int) -> tuple[Migration | Replaced, ...]:
             require_environment(config, history)
             require_consent(config, Change.baseline(number), history)
             try:
-                database.prepare()
-                database.baseline(recorded)
+                database.changes.prepare()
+                database.changes.baseline(recorded)
             except HistoryChanged:
                 continue
             return recorded if history.rows else (*_replaced_by(recorded), *recorded)
@@ -79,8 +79,8 @@ def repair(config: Config, version: str) -> tuple[Migration, bool]:
             require_environment(config, history)
             require_consent(config, Change.repair(version), history)
             try:
-                database.prepare()
-                database.repair(row, file)
+                database.changes.prepare()
+                database.changes.repair(row, file)
             except HistoryChanged:
                 continue
             return file, True
@@ -103,7 +103,7 @@ def expect_schema(config: Config, *, refresh: bool) -> Verdict:
             verdict = database.schema.compare(strict=True)[1]
             (require_refreshable if refresh else require_acceptable)(verdict)
             try:
-                database.prepare()
+                database.changes.prepare()
                 database.schema.accept()
             except HistoryChanged:
                 continue

@@ -178,11 +178,11 @@ class _Run:
             require_extensions(wanted, self._executor.unavailable_extensions(names))
         if plan.pending and self._executor.has_time_for_a_file:
             self._look_for_drift()
-            self._retry_while_busy(self._executor.prepare, self._backoff())
+            self._retry_while_busy(self._executor.changes.prepare, self._backoff())
 
     def _take_over(self, takeover: Takeover) -> None:
         """Record what another tool has applied. Raises HistoryChanged: now it is in the history."""
-        self._retry_while_busy(lambda: self._executor.take_over(takeover), self._backoff())
+        self._retry_while_busy(lambda: self._executor.changes.take_over(takeover), self._backoff())
         self._log.took_over(takeover)
         raise HistoryChanged
 

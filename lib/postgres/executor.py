@@ -1,4 +1,4 @@
-"""What a run does to a database: create the history's table, apply and record a file.
+"""What a run does to a database: read the history, apply a file and record it.
 
 A file takes two round trips: it travels alone, and what records it travels with what begins the
 next transaction. It never shares a message with a COMMIT: the server parses a message whole, so a
@@ -16,30 +16,19 @@ from lib.activity import Asked
 from lib.diagnosis import diagnose, remedy_for
 from lib.errors import (
     DatabaseUnavailable,
-    DatabaseUnsuitable,
-    HistoryConflict,
     Interrupted,
     LockBusy,
     MigrationFailed,
     MigrationResult,
     OnwardError,
     PartlyApplied,
-    TableBusy,
 )
 from lib.events import RunLog
-from lib.history import AppliedMigration, History, Takeover
+from lib.history import History
 from lib.imported import Imported
-from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED
-from lib.postgres.commit_recovery import Commit, CommitResult, Outcome
 from lib.postgres.connecting import CONNECT_BUDGET, Budget
 from lib.postgres.connection import A_TABLE, BUSY, Connection, Reply
-from lib.postgres.history_table import (
-    INSPECT_TRIGGERS,
-    addition,
-    creation,
-    update,
-    verification,
-)
+from lib.postgres.history_changes import HistoryChanges
 from lib.postgres.no_transaction import TWO_CONNECTIONS, StatementRunner
 from lib.postgres.recording import (
     ENDED_ITS_TRANSACTION,
@@ -50,27 +39,19 @@ from lib.postgres.recording import (
 )
 from lib.postgres.schema_watch import SchemaWatch
 from lib.postgres.session import RunSession, limits_in_force
-from lib.postgres.tool_history import (
-    find_tool_history,
-    is_unchanged,
-    locked_tool_history,
-    tool_history_error,
-)
-from lib.postgres.transaction import HistoryChanged, Transaction
+from lib.postgres.tool_history import find_tool_history
+from lib.postgres.transaction import Transaction
 from lib.quoting import literal
 from lib.retry import Backoff
 from lib.settings.config import Config
 from lib.settings.database_url import DatabaseURL
 from lib.source.migration import Migration
 from lib.takeover import take_over
-from lib.tool_tables import TABLES
 
 if TYPE_CHECKING:  # a run that observes nothing does not load it
     from lib.postgres.catalog import Observer
 
 MIN_FILE_SECONDS = 1.0  # no file begins when the deadline is nearer than this
-_ALREADY_EXISTS = ("42P07", "42P06")  # a table, a schema
-_OTHER_NOW = ("42P01", "42703", "42809", OTHER_TABLE)  # no such table, no such column, no table
 # pg_tle keeps extensions in tables, where CREATE EXTENSION finds them and this view does not.
 _UNAVAILABLE_EXTENSIONS = """
 SELECT wanted FROM unnest(ARRAY[{names}]) AS wanted
@@ -111,6 +92,7 @@ class Executor:
         )
         self._transaction = Transaction(self._session)
         self._recorder = Recorder(self._session, self._transaction, self._log)
+        self.changes = HistoryChanges(self._session, self._transaction, self._recorder, self._log)
         self.schema = SchemaWatch(self._session, self._transaction, self._log)
 
     def __enter__(self) -> Self:
@@ -179,67 +161,6 @@ class Executor:
             raise connection.error_for(reply)
         return set() if reply.error else {str(name) for (name,) in reply.rows}
 
-    def prepare(self) -> None:
-        """Create the history's table, its schema, or its audit columns, where they are missing.
-
-        Raises DatabaseUnsuitable if this role cannot.
-        """
-        self._require_no_obstacle()
-        history = self._session.history
-        if history.table_id is None:
-            self._transaction.begin_unplanned()
-            created = self._commit(creation(history), committed_when=None)
-            oid, owner = (int(value or 0) for value in created.rows[-1])
-            self._session.history = history._replace(table_id=(oid, owner), creates_schema=False)
-            if history.creates_schema:
-                self._log.tell(f"created the schema {history.schema} for the history")
-        elif history.missing_columns:
-            self._transaction.begin()
-            self._commit(addition(history), committed_when=None)
-            self._session.history = history._replace(missing_columns=())
-
-    def _require_no_obstacle(self) -> None:
-        if obstacle := self._session.history.obstacle:
-            raise DatabaseUnsuitable(obstacle, changed_nothing=True)
-
-    def take_over(self, takeover: Takeover) -> None:
-        """Record what another tool has applied, in one transaction with the table that holds it.
-
-        Raises HistoryChanged if the tool has recorded anything since, or if the COMMIT's answer is
-        lost; DatabaseUnsuitable, LockBusy.
-        """
-        self._require_no_obstacle()
-        self._log.running("the takeover")
-        history = self._session.history
-        if history.table_id is None:
-            self._transaction.begin_unplanned()
-            self._send_of_takeover(creation(history))
-        else:
-            self._transaction.begin()
-            self._send_of_takeover(addition(history) if history.missing_columns else "")
-        self._lock_tool_history(takeover)
-        self._commit(self._recorder.takeover_sql(takeover.rows), committed_when=None)
-
-    def _send_of_takeover(self, sql: str) -> Reply:
-        reply = self._session.connection.send(sql)
-        if reply.failed:
-            self._transaction.rollback()
-            raise self._change_failed(reply)
-        return reply
-
-    def _lock_tool_history(self, takeover: Takeover) -> None:
-        reply = self._session.connection.send(locked_tool_history(takeover))
-        if not reply.failed and is_unchanged(takeover, reply):
-            return
-        self._transaction.rollback()
-        if not reply.failed or reply.failure.sqlstate in _OTHER_NOW:
-            raise HistoryChanged
-        raise self._with_blockers(self._tool_history_error(takeover, reply))
-
-    def _tool_history_error(self, takeover: Takeover, reply: Reply) -> OnwardError:
-        tool, role = TABLES[takeover.tool], self._session.history.role
-        return tool_history_error(tool, takeover.found, reply, self._session.connection, role)
-
     def apply(self, migration: Migration, following: Migration | None, backoff: Backoff) -> None:
         """Apply one file and record it. A file that follows begins in the same message.
 
@@ -280,26 +201,6 @@ class Executor:
             reply = connection.send(self._recorder.clean_up_sql())
         if reply.failed:
             raise self._failure(migration, reply, ended=not connection.in_transaction)
-
-    def baseline(self, migrations: Sequence[Migration]) -> None:
-        """Record files as applied without running them, in one transaction."""
-        self._transaction.begin()
-        self._commit(
-            self._recorder.insertion_sql(migrations),
-            committed_when=f"version = {literal(migrations[-1].version)}",
-        )
-
-    def repair(self, row: AppliedMigration, migration: Migration) -> None:
-        """Give a row the name and checksum of its file."""
-        version, checksum = migration.version, migration.checksum
-        self._transaction.begin()
-        history, fingerprint = self._session.history, self._transaction.fingerprint
-        check = verification(history, fingerprint, [(version, checksum)], replaced=row.id)
-        stored = f"version = {literal(version)} AND checksum = {literal(checksum)}"
-        self._commit(
-            update(history, row.id, version, migration.name, checksum) + check,
-            committed_when=f"id = {row.id} AND {stored}",
-        )
 
     def _is_recorded_only(self, migration: Migration) -> bool:
         """Whether a checkpoint comes to a database that has what it stands for, or a part of it."""
@@ -401,30 +302,6 @@ class Executor:
         begins = following and following.transactional and self.has_time_for_a_file
         next_version = following.version if following and begins else ""
         self._recorder.record(result, migration, transaction_id, next_version=next_version)
-
-    def _commit(self, sql: str, *, committed_when: str | None) -> CommitResult:
-        """Commit a transaction that has no file. Raises HistoryChanged, HistoryConflict, ..."""
-        commit = Commit(
-            self._session, self._transaction, "the history", committed_when=committed_when
-        )
-        result = commit.send(sql)
-        if result.outcome is Outcome.ROLLED_BACK:
-            raise self._change_failed(result.reply)
-        return result
-
-    def _change_failed(self, reply: Reply) -> Exception:
-        failure = reply.failure
-        if failure.sqlstate in (*_ALREADY_EXISTS, OTHER_TABLE):
-            return HistoryChanged()
-        if failure.sqlstate in (NOT_STORED, ROWS_CHANGED):
-            message = f"{failure.message}; rolled back"
-            return HistoryConflict(message, next_step=INSPECT_TRIGGERS)
-        return self._with_blockers(self._session.connection.error_for(reply))
-
-    def _with_blockers(self, error: OnwardError) -> OnwardError:
-        if isinstance(error, TableBusy):
-            error.blockers = self._session.blockers
-        return error
 
     def _failure(self, migration: Migration, reply: Reply, *, ended: bool) -> OnwardError:
         """The error for a file that failed; `ended` says that it ended its own transaction."""

@@ -231,7 +231,7 @@ def test_a_busy_file_does_not_name_who_was_in_the_way_of_another(
     ):
         holder.execute("LOCK TABLE busy, other")
         session.read()
-        session.prepare()
+        session.changes.prepare()
         with pytest.raises(TableBusy) as waited:
             session.apply(first, None, Backoff(0.0, first=1.0))
         assert ["reporting" in blocker for blocker in waited.value.blockers] == [True]

@@ -16,7 +16,7 @@ def apply_alone(database: Database, directory: Path) -> None:
     """Apply the first file without the checks that come before a run."""
     with Executor(config_of(database, directory)) as session:
         session.read()
-        session.prepare()
+        session.changes.prepare()
         session.apply(load(directory)[0], None, Backoff(0.0, first=1.0))
 
 

@@ -1,0 +1,152 @@
+"""What changes the history without running a file: its table, a takeover, baseline and repair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lib.errors import DatabaseUnsuitable, HistoryConflict, OnwardError, TableBusy
+from lib.events import RunLog
+from lib.history import AppliedMigration, Takeover
+from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED
+from lib.postgres.commit_recovery import Commit, CommitResult, Outcome
+from lib.postgres.connection import Reply
+from lib.postgres.history_table import (
+    INSPECT_TRIGGERS,
+    addition,
+    creation,
+    update,
+    verification,
+)
+from lib.postgres.recording import Recorder
+from lib.postgres.session import RunSession
+from lib.postgres.tool_history import is_unchanged, locked_tool_history, tool_history_error
+from lib.postgres.transaction import HistoryChanged, Transaction
+from lib.quoting import literal
+from lib.source.migration import Migration
+from lib.tool_tables import TABLES
+
+_ALREADY_EXISTS = ("42P07", "42P06")  # a table, a schema
+_OTHER_NOW = ("42P01", "42703", "42809", OTHER_TABLE)  # no such table, no such column, no table
+
+
+class HistoryChanges:
+    """Changes the history in transactions of its own, each whole or not at all.
+
+    Each raises HistoryChanged if another session was first: then read and plan again.
+    """
+
+    def __init__(
+        self, session: RunSession, transaction: Transaction, recorder: Recorder, log: RunLog
+    ) -> None:
+        self._session = session
+        self._transaction = transaction
+        self._recorder = recorder
+        self._log = log
+
+    def prepare(self) -> None:
+        """Create the history's table, its schema, or its audit columns, where they are missing.
+
+        Raises DatabaseUnsuitable if this role cannot.
+        """
+        self._require_no_obstacle()
+        history = self._session.history
+        if history.table_id is None:
+            self._transaction.begin_unplanned()
+            created = self._commit(creation(history), committed_when=None)
+            oid, owner = (int(value or 0) for value in created.rows[-1])
+            self._session.history = history._replace(table_id=(oid, owner), creates_schema=False)
+            self._tell_of_schema(history.schema if history.creates_schema else None)
+        elif history.missing_columns:
+            self._transaction.begin()
+            self._commit(addition(history), committed_when=None)
+            self._session.history = history._replace(missing_columns=())
+
+    def take_over(self, takeover: Takeover) -> None:
+        """Record what another tool has applied, in one transaction with the table that holds it.
+
+        Raises HistoryChanged also if the tool has recorded anything since, or if the COMMIT's
+        answer is lost; DatabaseUnsuitable, LockBusy.
+        """
+        self._require_no_obstacle()
+        self._log.running("the takeover")
+        history = self._session.history
+        if history.table_id is None:
+            self._transaction.begin_unplanned()
+            self._send(creation(history))
+        else:
+            self._transaction.begin()
+            if history.missing_columns:
+                self._send(addition(history))
+        self._lock_tool_history(takeover)
+        self._commit(self._recorder.takeover_sql(takeover.rows), committed_when=None)
+        self._tell_of_schema(history.schema if history.creates_schema else None)
+
+    def baseline(self, migrations: Sequence[Migration]) -> None:
+        """Record files as applied without running them, in one transaction."""
+        self._transaction.begin()
+        self._commit(
+            self._recorder.insertion_sql(migrations),
+            committed_when=f"version = {literal(migrations[-1].version)}",
+        )
+
+    def repair(self, row: AppliedMigration, migration: Migration) -> None:
+        """Give a row the name and checksum of its file."""
+        version, checksum = migration.version, migration.checksum
+        self._transaction.begin()
+        history, fingerprint = self._session.history, self._transaction.fingerprint
+        check = verification(history, fingerprint, [(version, checksum)], replaced=row.id)
+        stored = f"version = {literal(version)} AND checksum = {literal(checksum)}"
+        self._commit(
+            update(history, row.id, version, migration.name, checksum) + check,
+            committed_when=f"id = {row.id} AND {stored}",
+        )
+
+    def _require_no_obstacle(self) -> None:
+        if obstacle := self._session.history.obstacle:
+            raise DatabaseUnsuitable(obstacle, changed_nothing=True)
+
+    def _tell_of_schema(self, created: str | None) -> None:
+        if created:
+            self._log.tell(f"created the schema {created} for the history")
+
+    def _lock_tool_history(self, takeover: Takeover) -> None:
+        reply = self._session.connection.send(locked_tool_history(takeover))
+        if not reply.failed and is_unchanged(takeover, reply):
+            return
+        self._transaction.rollback()
+        if not reply.failed or reply.failure.sqlstate in _OTHER_NOW:
+            raise HistoryChanged
+        tool, role = TABLES[takeover.tool], self._session.history.role
+        raise self._with_blockers(
+            tool_history_error(tool, takeover.found, reply, self._session.connection, role)
+        )
+
+    def _send(self, sql: str) -> None:
+        """Send what the transaction goes on after."""
+        reply = self._session.connection.send(sql)
+        if reply.failed:
+            self._transaction.rollback()
+            raise self._failure(reply)
+
+    def _commit(self, sql: str, *, committed_when: str | None) -> CommitResult:
+        commit = Commit(
+            self._session, self._transaction, "the history", committed_when=committed_when
+        )
+        result = commit.send(sql)
+        if result.outcome is Outcome.ROLLED_BACK:
+            raise self._failure(result.reply)
+        return result
+
+    def _failure(self, reply: Reply) -> Exception:
+        failure = reply.failure
+        if failure.sqlstate in (*_ALREADY_EXISTS, OTHER_TABLE):
+            return HistoryChanged()
+        if failure.sqlstate in (NOT_STORED, ROWS_CHANGED):
+            message = f"{failure.message}; rolled back"
+            return HistoryConflict(message, next_step=INSPECT_TRIGGERS)
+        return self._with_blockers(self._session.connection.error_for(reply))
+
+    def _with_blockers(self, error: OnwardError) -> OnwardError:
+        if isinstance(error, TableBusy):
+            error.blockers = self._session.blockers
+        return error
