@@ -99,14 +99,14 @@ def test_a_library_is_known_in_one_package(library: str, package_: str) -> None:
     assert users == {package_}
 
 
-def test_of_the_command_line_one_module_knows_the_database() -> None:
+def test_of_the_command_line_three_modules_know_the_database() -> None:
     below = tuple(
         f"lib.{part}"
-        for part in ("postgres", "runner", "scratch", "adopt", "checkpoint", "rehearsal")
+        for part in ("postgres", "runner", "scratch", "adopt", "checkpoint", "proof", "rehearsal")
     )
     cli = [path for path in MODULES if package(path) == "cli"]
     users = {path.stem for path in cli if any(name.startswith(below) for name in imported(path))}
-    assert users == {"commands"}
+    assert users == {"commands", "observing", "proving"}
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -1,4 +1,4 @@
-"""The commands that read or change a database; `offline` has the others.
+"""The commands that read or change a database; `offline`, `observing` and `proving` have others.
 
 Each one reads its settings, calls, prints, and returns an exit code.
 """
@@ -10,39 +10,32 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 from lib import runner
 from lib.activity import Asked
 from lib.adopt import baseline, expect_schema, repair
+from lib.cli.configured import config_of, config_to_write, emit_to
 from lib.cli.output import Command, Terminal, files_passed
 from lib.cli.signals import ignore_further_signals
 from lib.drift import Drift, Mark, Verdict, holder_of, judge_against, load_schema, mark_of
 from lib.errors import (
-    DatabaseUnsuitable,
     DuplicateNumbers,
-    FilesError,
     Interrupted,
     LockBusy,
     OnwardError,
-    WrongEnvironment,
     raised_by,
 )
-from lib.events import Emit, RunLog, RunResult
+from lib.events import RunLog, RunResult
 from lib.guard import (
     Change,
     reason_to_skip,
-    require_confirmed_production,
-    require_consent,
 )
 from lib.history import History
-from lib.imported import read_imported
 from lib.plan import Plan, State, with_applied
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
 from lib.report.document import (
     error_dict,
-    number_dict,
     run_dict,
     status_dict,
     validation_dict,
@@ -57,35 +50,19 @@ from lib.report.drift import (
 from lib.report.text import (
     StatusView,
     check_text,
-    consent_text,
-    event_text,
     run_text,
     skipped_text,
     status_text,
     warning_text,
 )
-from lib.settings.assistant import CONSENT_VARIABLE
-from lib.settings.config import Config, history_schema, migrations_directory, read_config
-from lib.settings.environ import env_file_with
+from lib.settings.config import Config, migrations_directory
 from lib.settings.environment import allowed_environments
 from lib.source.migration import Migration, load, names_in
-from lib.source.writing import path_of
 from lib.validation import validate
 from lib.webhook import Webhook
 
-if TYPE_CHECKING:
-    from lib.hazards.findings import Rehearsal
-
 # A skipped build shows how many files are pending, but does not wait long for that.
 SKIPPED_STATUS_SECONDS = 5.0
-_PLAN_LEAVES = (
-    "A plan is rolled back, but sequences that the files use move on, and rows that they change "
-    "leave dead rows"
-)
-_FRESH_BRANCH = (
-    "These files are applied here now: to change one, use a new branch of the database, or a new "
-    "database"
-)
 
 
 def _run(options: SimpleNamespace, terminal: Terminal) -> int:
@@ -103,14 +80,12 @@ def _run(options: SimpleNamespace, terminal: Terminal) -> int:
 
 
 def _run_here(options: SimpleNamespace, terminal: Terminal) -> int:
-    config = _config_to_write(options, terminal, Change.run())
+    config = config_to_write(options, terminal, Change.run())
     if config.rehearse and not config.production:
-        return _run_observed(config, terminal)
-    return _tell_run(runner.run(config, _emit_to(terminal, config)), terminal)
+        from lib.cli.observing import run_observed  # noqa: PLC0415 - few runs are observed
 
-
-def _emit_to(terminal: Terminal, config: Config) -> Emit:
-    return lambda event: terminal.info(event_text(config, event))
+        return _tell_run(run_observed(config, terminal), terminal)
+    return _tell_run(runner.run(config, emit_to(terminal, config)), terminal)
 
 
 def _tell_run(result: RunResult, terminal: Terminal) -> int:
@@ -126,84 +101,12 @@ def _tell_webhook(terminal: Terminal, warning: str) -> None:
         terminal.info(warning_text(warning))
 
 
-def _run_observed(config: Config, terminal: Terminal) -> int:
-    """A run that shows its files' hazards, and does not fail for them."""
-    from lib import rehearsal  # noqa: PLC0415 - a run that observes nothing does not need it
-    from lib.report.rehearsal import finding_annotations, rehearsal_text  # noqa: PLC0415
-
-    emit = _emit_to(terminal, config)
-    try:
-        prepared = rehearsal.prepare(config, Change.run())
-    except (WrongEnvironment, FilesError, LockBusy, DatabaseUnsuitable) as refused:
-        terminal.info(f"⚠️  MIGRATION_REHEARSE: not observed: {refused.message}")
-        return _tell_run(runner.run(config, emit), terminal)
-    result, found = rehearsal.rehearse(config, emit, prepared, required=False)
-    if found.files:
-        terminal.info(rehearsal_text(found, fails=False))
-        terminal.annotate(finding_annotations(found, terminal.path_in_workspace))
-    if found.matters:
-        terminal.info(_FRESH_BRANCH)
-    return _tell_run(result, terminal)
-
-
-def _rehearse(options: SimpleNamespace, terminal: Terminal) -> int:
-    from lib import rehearsal  # noqa: PLC0415 - a run does not need it
-
-    config = _with_consent(_config(options, terminal), options, terminal, Change.rehearse())
-    documents = rehearsal.Documents(options.sizes_from, options.queries)
-    prepared = rehearsal.prepare(config, Change.rehearse(), documents)
-    _, found = rehearsal.rehearse(config, _emit_to(terminal, config), prepared)
-    return _tell_rehearsal(config, found, terminal)
-
-
-def _plan(options: SimpleNamespace, terminal: Terminal) -> int:
-    from lib import rehearsal  # noqa: PLC0415 - a run does not need it
-
-    config = _with_consent(_config(options, terminal), options, terminal, Change.plan())
-    terminal.info(_PLAN_LEAVES)
-    documents = rehearsal.Documents(options.sizes_from, options.queries)
-    found = rehearsal.plan(config, _emit_to(terminal, config), documents)
-    return _tell_rehearsal(config, found, terminal)
-
-
-def _tell_rehearsal(config: Config, found: Rehearsal, terminal: Terminal) -> int:
-    from lib.report.rehearsal import (  # noqa: PLC0415 - a run does not need it
-        finding_annotations,
-        rehearsal_dict,
-        rehearsal_markdown,
-        rehearsal_text,
-    )
-
-    ignore_further_signals()
-    fails = found.fails(config.fail_on)
-    terminal.info(rehearsal_text(found, fails=fails))
-    terminal.annotate(finding_annotations(found, terminal.path_in_workspace))
-    terminal.json(rehearsal_dict(found, fails=fails))
-    if terminal.as_markdown:
-        terminal.document(rehearsal_markdown(found, fails=fails))
-    return 9 if fails else 0
-
-
-def _queries(options: SimpleNamespace, terminal: Terminal) -> int:
-    from lib.postgres.queries import running_queries  # noqa: PLC0415 - as above
-    from lib.report.queries import queries_dict, queries_text  # noqa: PLC0415 - as above
-
-    terminal.as_json = True  # the document is all that it is asked for
-    config = _config(options, terminal)
-    with Executor(config, budget=READ_BUDGET) as database:
-        history = database.read(activity=Asked.RUN)
-        found = running_queries(database.connection, history.role)
-    terminal.info(queries_text(found))
-    terminal.json(queries_dict(config, history, found))
-    return 0
-
-
 def _skip(options: SimpleNamespace, terminal: Terminal, environment: str, reason: str) -> int:
     """Apply nothing and let the build pass, whatever state the database is in."""
     migrations = load(migrations_directory(terminal.environ))
     pending: int | None = None
     try:
-        plan = _read_plan_quickly(_config(options, terminal), migrations)
+        plan = _read_plan_quickly(config_of(options, terminal), migrations)
         pending = len(plan.pending)
         found = f"{pending} ({plan.state})" if plan.conflicts else str(pending)
     except Interrupted:
@@ -233,12 +136,12 @@ def _read_plan_quickly(config: Config, migrations: tuple[Migration, ...]) -> Pla
 def _status(options: SimpleNamespace, terminal: Terminal) -> int:
     if options.upgrade_check:
         return _upgrade_check(options, terminal)
-    config = _config(options, terminal)
+    config = config_of(options, terminal)
     try:
         migrations = load(config.directory)
     except DuplicateNumbers as found:
         raise _with_applied(config, found) from None
-    log = RunLog(_emit_to(terminal, config))
+    log = RunLog(emit_to(terminal, config))
     with Executor(config, log, budget=READ_BUDGET) as executor:
         history, plan = runner.read_plan(config, executor, migrations, activity=Asked.ALL)
     now = datetime.now(UTC) if terminal.is_live else None
@@ -282,7 +185,7 @@ def _upgrade_check(options: SimpleNamespace, terminal: Terminal) -> int:
 
 
 def _require_run_allowed(options: SimpleNamespace, terminal: Terminal) -> None:
-    config = _config(options, terminal)
+    config = config_of(options, terminal)
     runner.require_run_allowed(config, *runner.connect_and_read_plan(config))
 
 
@@ -295,7 +198,7 @@ def _require_strong_secrets(environ: Mapping[str, str]) -> None:
 
 
 def _validate(options: SimpleNamespace, terminal: Terminal) -> int:
-    config = _config(options, terminal)
+    config = config_of(options, terminal)
     migrations = load(config.directory)
     with Executor(config, budget=READ_BUDGET) as database:
         history, plan = runner.read_plan(config, database, migrations)
@@ -328,7 +231,7 @@ def _stored_verdict(config: Config, database: Executor, history: History) -> Ver
 def _drift(options: SimpleNamespace, terminal: Terminal) -> int:
     if options.accept or options.refresh:
         return _expect_schema(options, terminal)
-    config = _config(options, terminal)
+    config = config_of(options, terminal)
     saved = load_schema(options.against) if options.against else None
     with Executor(config, budget=READ_BUDGET) as database:
         history = database.read()
@@ -345,7 +248,7 @@ def _drift(options: SimpleNamespace, terminal: Terminal) -> int:
 
 def _expect_schema(options: SimpleNamespace, terminal: Terminal) -> int:
     change = Change.expect_schema(refresh=options.refresh)
-    verdict = expect_schema(_config_to_write(options, terminal, change), refresh=options.refresh)
+    verdict = expect_schema(config_to_write(options, terminal, change), refresh=options.refresh)
     terminal.info(accepted_text(verdict))
     terminal.json({"success": True, **drift_dict(Mark(Drift.NONE), verdict)})
     return 0
@@ -354,14 +257,14 @@ def _expect_schema(options: SimpleNamespace, terminal: Terminal) -> int:
 def _renumber(options: SimpleNamespace, terminal: Terminal) -> int:
     from lib.cli.offline import renumber  # noqa: PLC0415 - a build does not need it
 
-    config = _config(options, terminal)
+    config = config_of(options, terminal)
     with Executor(config, budget=READ_BUDGET) as database:
         applied = [row.version for row in runner.read_plan(config, database, ())[0].known]
     return renumber(options, terminal, applied)
 
 
 def _baseline(options: SimpleNamespace, terminal: Terminal) -> int:
-    config = _config_to_write(options, terminal, Change.baseline(options.number))
+    config = config_to_write(options, terminal, Change.baseline(options.number))
     recorded = baseline(config, options.number)
     if recorded:
         text = "\n".join(f"✅ Recorded as applied: {one.version}" for one in recorded)
@@ -372,29 +275,9 @@ def _baseline(options: SimpleNamespace, terminal: Terminal) -> int:
     return 0
 
 
-def _checkpoint(options: SimpleNamespace, terminal: Terminal) -> int:
-    from lib.checkpoint import Task, write_checkpoint  # noqa: PLC0415 - a run does not need it
-    from lib.cli.offline import free_number, tell_number  # noqa: PLC0415 - as above
-    from lib.cli.scratch import scratch_server  # noqa: PLC0415 - as above
-    from lib.report.checkpoint import checkpoint_dict, checkpoint_text  # noqa: PLC0415 - as above
-
-    directory = migrations_directory(terminal.environ)
-    migrations, number = load(directory), free_number(directory, terminal)
-    words = " ".join(options.description) or "checkpoint"
-    path = path_of(directory, words, number.number)
-    schema = history_schema(terminal.environ, read_imported(directory))
-    terminal.info(f"Applying {len(migrations)} files to scratch databases")
-    with scratch_server(options.scratch, terminal.environ) as server:
-        written = write_checkpoint(Task(migrations, path, server.url, server.programs, schema))
-    terminal.info(checkpoint_text(written))
-    tell_number(number, terminal)
-    terminal.json(checkpoint_dict(written) | number_dict(number))
-    return 0
-
-
 def _repair(options: SimpleNamespace, terminal: Terminal) -> int:
     version = Path(options.version).name.removesuffix(".sql")
-    config = _config_to_write(options, terminal, Change.repair(version))
+    config = config_to_write(options, terminal, Change.repair(version))
     file, changed = repair(config, version)
     if changed:
         text = f"✅ Repaired: recorded the name and checksum of {file.path}; its SQL was not run"
@@ -414,45 +297,5 @@ COMMANDS: dict[str | None, Command] = {
     "drift": _drift,
     "renumber": _renumber,
     "baseline": _baseline,
-    "checkpoint": _checkpoint,
     "repair": _repair,
-    "rehearse": _rehearse,
-    "plan": _plan,
-    "queries": _queries,
 }
-
-
-def _config(options: SimpleNamespace, terminal: Terminal) -> Config:
-    config = read_config(terminal.environ)
-    return config._replace(
-        allow_out_of_order=config.allow_out_of_order or options.allow_out_of_order,
-        allow_nonempty=config.allow_nonempty or options.allow_nonempty,
-    )
-
-
-def _config_to_write(options: SimpleNamespace, terminal: Terminal, change: Change) -> Config:
-    """The Config of a command that writes. Raises WrongEnvironment, before connecting.
-
-    The log of a change that a coding assistant makes begins with the words that it was given.
-    """
-    config = _config(options, terminal)
-    require_confirmed_production(config, confirmed=options.production)
-    return _with_consent(config, options, terminal, change)
-
-
-def _with_consent(
-    config: Config, options: SimpleNamespace, terminal: Terminal, change: Change
-) -> Config:
-    """The Config, if nobody or a person has to allow the change. Raises WrongEnvironment."""
-    if config.assistant:
-        if file := env_file_with(CONSENT_VARIABLE):
-            terminal.info(f"⚠️  {CONSENT_VARIABLE} in {file} is ignored: consent is for one command")
-        require_consent(config, change._replace(command=_command_line(options)))
-        terminal.info(consent_text(config.assistant))
-    return config
-
-
-def _command_line(options: SimpleNamespace) -> str:
-    import shlex  # noqa: PLC0415 - a build does not need it
-
-    return shlex.join(["scripts/migrate.py", *options.arguments])

@@ -1,6 +1,7 @@
 """One command: its arguments, its module, and the exit code of what it raises."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from types import SimpleNamespace
 
 from lib.cli.output import Command, Terminal
@@ -12,6 +13,8 @@ from lib.settings.environ import url_variables_set, with_env_files
 # `offline` has these, and `commands` has those again that do more with a database.
 _OFFLINE = frozenset({"create", "renumber", "check", "validate", "import"})
 _BOTH = frozenset({"renumber", "validate"})
+_OBSERVING = frozenset({"rehearse", "plan", "queries"})
+_PROVING = frozenset({"checkpoint"})  # and `import --prove`
 _ANSWERED_BY_THE_PARSER = frozenset(
     {"-h", "--help", "--version", "--dry-run", "help", "down", "rollback", "undo"}
 )
@@ -27,7 +30,7 @@ def preload(arguments: Sequence[str]) -> None:
     For the time in which nothing has to be cleaned up after a signal; `main` imports what is left.
     """
     if (_OFFLINE | {"new"} | _ANSWERED_BY_THE_PARSER).isdisjoint(arguments):
-        _commands_with_database()
+        _commands_of("commands")
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -79,28 +82,26 @@ def _parse(arguments: Sequence[str]) -> SimpleNamespace:
 
 
 def _command(options: SimpleNamespace, environ: Mapping[str, str]) -> Command:
+    return _commands_of(_module_of(options, environ))[options.command]
+
+
+def _module_of(options: SimpleNamespace, environ: Mapping[str, str]) -> str:
+    """The module of lib/cli/ that has the command."""
     name = options.command
-    if options.prove:
-        return _proving()
+    if name in _PROVING or options.prove:
+        return "proving"
+    if name in _OBSERVING:
+        return "observing"
     if name in _OFFLINE and not (name in _BOTH and url_variables_set(environ)):
-        from lib.cli import offline  # noqa: PLC0415 - a build does not need it
-
-        return offline.COMMANDS[name]
-    return _commands_with_database()[name]
+        return "offline"
+    return "commands"
 
 
-def _proving() -> Command:
-    try:
-        from lib.cli.proving import import_and_prove  # noqa: PLC0415 - it imports the driver
-    except ImportError as missing:
-        raise DriverMissing(str(missing)) from missing
-    return import_and_prove
-
-
-def _commands_with_database() -> Mapping[str | None, Command]:
+def _commands_of(module: str) -> Mapping[str | None, Command]:
+    """The commands of a module. Raises DriverMissing if it needs the driver, and there is none."""
     try:
         with signals_held():
-            from lib.cli import commands  # noqa: PLC0415 - it imports the driver
+            found: Mapping[str | None, Command] = import_module(f"lib.cli.{module}").COMMANDS
     except ImportError as missing:
         raise DriverMissing(str(missing)) from missing
-    return commands.COMMANDS
+    return found
