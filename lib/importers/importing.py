@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lib.errors import FilesError
 from lib.imported import FILE_NAME, Imported, imported_text, read_imported
-from lib.importers.conversion import Conversion, Options, convert
+from lib.importers.conversion import Options, convert
 from lib.importers.layout import Layout, Obstacle, SourceFile
 from lib.source.migration import Migration, names_in, reason_of
 from lib.source.writing import place, replace
@@ -22,8 +22,7 @@ _SCHEMA_BESIDE = "onward"
 class Import(NamedTuple):
     """What an import does."""
 
-    tool: str
-    conversion: Conversion
+    files: tuple[tuple[SourceFile, Migration], ...]
     new: tuple[Migration, ...]
     """The migrations to write; the others are there, and are the same."""
     imported: Imported
@@ -47,7 +46,7 @@ def plan_import(tool: str, source: Path, options: Options) -> Import:
     converted = convert(found, earlier, names_in(directory), options)
     _require_none(converted.obstacles, source)
     new = tuple(one for _, one in converted.files if _is_new(one))
-    return Import(tool, converted, new, converted.imported)
+    return Import(converted.files, new, converted.imported)
 
 
 def _read(tool: str, source: Path) -> tuple[str, Layout]:

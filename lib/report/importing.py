@@ -10,7 +10,7 @@ from lib.tool_tables import TABLES
 
 def import_text(found: Import, *, written: bool) -> str:
     """What was written, or would be."""
-    lines = [f"✅ {_headline(found, written=written)} of {TABLES[found.tool].title}"]
+    lines = [f"✅ {_headline(found, written=written)} of {TABLES[found.imported.tool].title}"]
     lines += [f"   {line}" for line in _changes(found)]
     if not written:
         return "\n".join([*lines, "Nothing was written (--dry-run)"])
@@ -22,7 +22,7 @@ def import_dict(found: Import, *, written: bool) -> dict[str, Any]:
     new = {one.version for one in found.new}
     return {
         "success": True,
-        "tool": found.tool,
+        "tool": found.imported.tool,
         "table": found.imported.table,
         "schema": found.imported.schema,
         "written": written,
@@ -33,14 +33,14 @@ def import_dict(found: Import, *, written: bool) -> dict[str, Any]:
                 "new": migration.version in new,
                 "transactional": migration.transactional,
             }
-            for source, migration in found.conversion.files
+            for source, migration in found.files
         ],
-        "skipped": [one.path for one in found.imported.files if one.version is None],
+        "skipped": sorted(found.imported.skipped),
     }
 
 
 def _headline(found: Import, *, written: bool) -> str:
-    count, new = len(found.conversion.files), len(found.new)
+    count, new = len(found.files), len(found.new)
     files = "1 file" if count == 1 else f"{count} files"
     if not new:
         return (
@@ -52,11 +52,10 @@ def _headline(found: Import, *, written: bool) -> str:
 
 def _changes(found: Import) -> list[str]:
     lines = []
-    for source, migration in found.conversion.files:
+    for source, migration in found.files:
         mode = "" if migration.transactional else f" ({NO_TRANSACTION})"
         lines.append(f"{source.path} -> {migration.path.name}{mode}")
-    skipped = [one.path for one in found.imported.files if one.version is None]
-    return lines + [f"{path}: left out" for path in skipped]
+    return lines + [f"{path}: left out" for path in sorted(found.imported.skipped)]
 
 
 def _next_step(found: Import) -> str:
