@@ -2,7 +2,7 @@
 
 Before connecting: `reason_to_skip`, `require_confirmed_production` and `require_consent`. With the
 history read: `require_permission`, or of its four parts those that a command needs. Before the
-first file: `require_extensions`.
+first change: `require_no_obstacle`; before the first file: `require_extensions`.
 
 The history names the environment that migrated a database last, by the database's identity. A copy
 of the database has another identity, so the copied history shows that it is a copy, and any
@@ -229,6 +229,12 @@ def require_empty(config: Config, history: History) -> None:
         changed_nothing=True,
         next_step=f"Options:{_listed(_ways_to_adopt(config, history))}",
     )
+
+
+def require_no_obstacle(history: History) -> None:
+    """Raise DatabaseUnsuitable if this role cannot migrate this database."""
+    if history.obstacle:
+        raise DatabaseUnsuitable(history.obstacle, changed_nothing=True)
 
 
 def require_extensions(wanted: Sequence[Extension], unavailable: Collection[str]) -> None:

@@ -19,6 +19,7 @@ import pytest
 from lib import adopt, events, runner
 from lib.cli.main import main
 from lib.errors import (
+    DatabaseUnsuitable,
     FilesError,
     HistoryConflict,
     HistoryHidden,
@@ -32,7 +33,19 @@ from lib.tool_tables import TABLES
 from lib.web.service import Service
 from tests.conftest import Database, Server
 from tests.hostile import Wire, listening, plant, safely
-from tests.kit import LOCK, SETTLED, Capture, Write, config_of, login, role, run, run_fails, tables
+from tests.kit import (
+    LOCK,
+    SETTLED,
+    Capture,
+    Write,
+    config_of,
+    login,
+    places,
+    role,
+    run,
+    run_fails,
+    tables,
+)
 from tests.proxy import Message, Proxy, cut_after
 
 # No file here calls or names anything that could be shadowed: files run on the usual path.
@@ -437,6 +450,30 @@ def test_nothing_is_done_with_the_history_of_a_role_that_is_not_trusted(
         )
 
 
+@pytest.mark.parametrize("remedy", ["ALTER SCHEMA", "GRANT"])
+def test_no_history_is_made_in_a_schema_whose_owner_could_drop_it(
+    server: Server, database: Database, attacker: Database, migrations: Write, remedy: str
+) -> None:
+    directory = migrations(ONE)
+    with login(server, database) as migrator:
+        database.execute(
+            f"CREATE SCHEMA onward AUTHORIZATION {role(attacker)};"
+            f"GRANT CREATE, USAGE ON SCHEMA onward TO {role(migrator)};"
+            f"GRANT CREATE ON SCHEMA public TO {role(migrator)}"
+        )
+        with run_fails(DatabaseUnsuitable) as failed:
+            run(migrator, directory, MIGRATION_SCHEMA="onward")
+        environ = {"POSTGRES_URL": migrator.url, "MIGRATION_DIR": str(directory)}
+        environ |= {"MIGRATION_SCHEMA": "onward"}
+        assert main(["status", "--upgrade-check"], environ) == 5
+        assert (tables(database), places(database)) == ([], [])
+        message = failed.value.message if failed.value else ""
+        command = next(line for line in message.splitlines() if line.strip().startswith(remedy))
+        database.execute(command)
+        run(migrator, directory, MIGRATION_SCHEMA="onward")
+        assert (tables(database), places(database)) == (["one"], ["onward"])
+
+
 def test_a_table_planted_just_before_ours_is_made_is_not_taken_for_ours(
     server: Server, database: Database, attacker: Database, migrations: Write
 ) -> None:
@@ -458,11 +495,10 @@ def test_a_history_that_its_schemas_owner_replaces_is_not_written_to(
     ours prevents.
     """
     low, directory = role(attacker), migrations(ONE)
-    database.execute(
-        f"CREATE SCHEMA low AUTHORIZATION {low}; CREATE TABLE public.spoils (who text)"
-    )
+    database.execute("CREATE SCHEMA low; CREATE TABLE public.spoils (who text)")
     database.execute(f"GRANT INSERT ON public.spoils TO {low}")
     run(database, directory, MIGRATION_SCHEMA="low")
+    database.execute(f"ALTER SCHEMA low OWNER TO {low}")
     migrations(TWO)
     gone = (
         "DROP TABLE low.schema_migrations"

@@ -29,6 +29,7 @@ from lib.events import RunLog, RunResult
 from lib.guard import (
     Change,
     reason_to_skip,
+    require_no_obstacle,
 )
 from lib.history import History
 from lib.plan import Plan, State, with_applied
@@ -186,7 +187,10 @@ def _upgrade_check(options: SimpleNamespace, terminal: Terminal) -> int:
 
 def _require_run_allowed(options: SimpleNamespace, terminal: Terminal) -> None:
     config = config_of(options, terminal)
-    runner.require_run_allowed(config, *runner.connect_and_read_plan(config))
+    history, plan = runner.connect_and_read_plan(config)
+    runner.require_run_allowed(config, history, plan)
+    if plan.pending:
+        require_no_obstacle(history)
 
 
 def _require_strong_secrets(environ: Mapping[str, str]) -> None:

@@ -181,6 +181,10 @@ BEGIN
         'read_only', current_setting('default_transaction_read_only')::boolean,
         'settings', settings, 'home', home,
         'home_exists', home_exists,
+        -- Whose owner could drop the history. That of the path is taken as it is: hosts have public
+        -- from roles of their own.
+        'untrusted_home', (SELECT pg_get_userbyid(nspowner) FROM pg_namespace
+            WHERE wanted <> 'public' AND nspname = wanted AND nspowner <> ALL (trusted_roles)),
         'may_create_schema', has_database_privilege(database.oid, 'CREATE'),
         'may_create',
             coalesce(has_schema_privilege(to_regnamespace(quote_ident(home)), 'CREATE'), false),
@@ -379,6 +383,14 @@ def _obstacle_to_creating(facts: dict[str, Any], *, creates_schema: bool) -> str
         return (
             f"no schema of the search path exists, so {TABLE} cannot be created. Create one, or "
             "set MIGRATION_SCHEMA"
+        )
+    if owner := facts["untrusted_home"]:
+        return (
+            f"the schema {schema} belongs to the role {owner}, which the role {role} does not "
+            "trust: its owner could drop the history. Set MIGRATION_SCHEMA to another name, or let "
+            "its owner or a superuser run one of these:\n"
+            f"  ALTER SCHEMA {identifier(schema)} OWNER TO {identifier(role)};\n"
+            f"  GRANT {identifier(owner)} TO {identifier(role)};"
         )
     if not facts["may_create"]:
         grant = f"GRANT USAGE, CREATE ON SCHEMA {identifier(schema)} TO {identifier(role)};"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lib.errors import DatabaseUnsuitable, HistoryConflict, OnwardError, TableBusy
+from lib.errors import HistoryConflict, OnwardError, TableBusy
 from lib.events import RunLog
+from lib.guard import require_no_obstacle
 from lib.history import AppliedMigration, Takeover
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED
 from lib.postgres.commit_recovery import Commit, CommitResult, Outcome
@@ -48,8 +49,8 @@ class HistoryChanges:
 
         Raises DatabaseUnsuitable if this role cannot.
         """
-        self._require_no_obstacle()
         history = self._session.history
+        require_no_obstacle(history)
         if history.table_id is None:
             self._transaction.begin_unplanned()
             created = self._commit(creation(history), committed_when=None)
@@ -67,9 +68,9 @@ class HistoryChanges:
         Raises HistoryChanged also if the tool has recorded anything since, or if the COMMIT's
         answer is lost; DatabaseUnsuitable, LockBusy.
         """
-        self._require_no_obstacle()
-        self._log.running("the takeover")
         history = self._session.history
+        require_no_obstacle(history)
+        self._log.running("the takeover")
         if history.table_id is None:
             self._transaction.begin_unplanned()
             self._send(creation(history))
@@ -100,10 +101,6 @@ class HistoryChanges:
             update(history, row.id, version, migration.name, checksum) + check,
             committed_when=f"id = {row.id} AND {stored}",
         )
-
-    def _require_no_obstacle(self) -> None:
-        if obstacle := self._session.history.obstacle:
-            raise DatabaseUnsuitable(obstacle, changed_nothing=True)
 
     def _tell_of_schema(self, created: str | None) -> None:
         if created:
