@@ -31,6 +31,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from lib.restore_point import WayBack
+
 
 class ServerError(NamedTuple):
     """What Postgres said. `message` and `detail` may carry row data: for the terminal, never for
@@ -286,11 +288,13 @@ class RunFailed(OnwardError):
         applied: Sequence[MigrationResult],
         remaining: Sequence[str],
         taken_over: Sequence[str] = (),
+        way_back: WayBack | None = None,
     ) -> None:
         super().__init__(cause.message, next_step=cause.next_step)
         self.exit_code, self.http_status = cause.exit_code, cause.http_status
         self.code, self.public_message = cause.code, cause.public_message
         self.applied, self.remaining, self.taken_over = applied, remaining, taken_over
+        self.way_back = way_back
         self._cause = cause
 
     @property

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from lib.errors import MigrationResult, TableBusy
 from lib.history import History, Takeover
 from lib.plan import Plan
+from lib.restore_point import RestorePoint, WayBack
 from lib.source.migration import Migration
 
 
@@ -64,6 +65,10 @@ class RunResult(NamedTuple):
     remaining: tuple[str, ...]
     taken_over: tuple[str, ...] = ()
     """Versions that another tool had applied, and that this run has recorded."""
+    way_back: WayBack | None = None
+    """To the point before its first file; None if it has applied none."""
+    drift_found: bool = False
+    """Whether the schema was not as the migrations left it, before its first file."""
 
 
 class RunLog:
@@ -74,6 +79,10 @@ class RunLog:
         self._applied: dict[str, MigrationResult] = {}
         self.taken_over: tuple[str, ...] = ()
         """The versions that this run has taken over from another tool."""
+        self.restore_point: RestorePoint | None = None
+        """What the database is restored to, to be as it was before this run's first file."""
+        self.drift_found = False
+        """Whether the schema was not as the migrations left it, before this run's first file."""
         self._running = "the history"  # its table may have to be made first
 
     @property
@@ -83,6 +92,8 @@ class RunLog:
 
     def started(self, history: History, plan: Plan) -> None:
         """A plan was made."""
+        if not self._applied:
+            self.restore_point = history.read_at
         self._emit(Started(history, plan))
 
     def took_over(self, takeover: Takeover) -> None:

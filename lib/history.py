@@ -8,10 +8,12 @@ from typing import NamedTuple
 from lib.activity import Activity
 from lib.errors import UntrustedHistory
 from lib.quoting import identifier
+from lib.restore_point import RestorePoint
 
 TABLE = "schema_migrations"
 AUDIT_COLUMNS = ("environment", "identity", "git_commit", "applied_by")
 SCHEMA_COLUMNS = ("schema_state", "drift")
+RESTORE_COLUMNS = ("restore_time", "restore_lsn")
 
 
 class AppliedMigration(NamedTuple):
@@ -29,6 +31,8 @@ class AppliedMigration(NamedTuple):
     applied_by: str | None = None
     drift: str | None = None
     """In the row with the document of the expected schema: what is known of drift."""
+    restore_point: RestorePoint | None = None
+    """Of the run that applied it; None for what no run applied."""
 
 
 class ToolRow(NamedTuple):
@@ -108,6 +112,12 @@ class History(NamedTuple):
     """Whether the schema is to be created with the table: MIGRATION_SCHEMA names it."""
     keeps_schema: bool = True
     """Whether the table has SCHEMA_COLUMNS, which no run adds before its files."""
+    keeps_restore_point: bool = True
+    """Whether the table has RESTORE_COLUMNS."""
+    read_at: RestorePoint | None = None
+    """When the history was read."""
+    neon_branch: tuple[str, str] | None = None
+    """Neon's ids of the project and of the branch; None elsewhere."""
     activity: Activity | None = None
     """What is going on in the database; None if that was not asked for."""
     takeover: Takeover | None = None

@@ -28,6 +28,8 @@ from lib.plan import Plan, make_plan
 from lib.postgres.executor import MIN_FILE_SECONDS, Executor
 from lib.postgres.no_transaction import require_no_session_state
 from lib.postgres.transaction import HistoryChanged
+from lib.restore_point import WayBack
+from lib.restoring import way_back
 from lib.retry import Backoff
 from lib.settings.config import Config
 from lib.source import extensions
@@ -141,7 +143,7 @@ class _Run:
                 if plan is None:
                     raise
                 self._end_failed(error)
-                raise self._failed(error, plan) from error
+                raise self._failed(error, history, plan) from error
             return RunResult(
                 environment=self._config.environment,
                 database=history.database,
@@ -149,6 +151,8 @@ class _Run:
                 applied=self._log.applied,
                 remaining=self._remaining(plan),
                 taken_over=self._log.taken_over,
+                way_back=self._way_back(history, ()),
+                drift_found=self._log.drift_found,
             )
 
     def _read_plan(self) -> tuple[History, Plan]:
@@ -195,6 +199,7 @@ class _Run:
         except (LockBusy, DatabaseUnavailable) as error:
             self._log.tell(f"whether the schema has drifted was not checked: {error.message}")
             return
+        self._log.drift_found = bool(verdict and verdict.drift is Drift.FOUND)
         if verdict and self._config.drift == "fail":
             require_no_drift(verdict)
         if verdict and verdict.drift is not Drift.NONE:
@@ -237,13 +242,23 @@ class _Run:
                 self._log.retrying(busy, pause)
                 time.sleep(pause)
 
-    def _failed(self, cause: OnwardError, plan: Plan) -> RunFailed:
+    def _failed(self, cause: OnwardError, history: History, plan: Plan) -> RunFailed:
+        remaining = self._remaining(plan)
+        # The file that was under way, if it may have left changes.
+        in_doubt = remaining[:1] if isinstance(cause, PartlyApplied | OutcomeUnknown) else ()
         return RunFailed(
             cause,
             applied=self._log.applied,
-            remaining=self._remaining(plan),
+            remaining=remaining,
             taken_over=self._log.taken_over,
+            way_back=self._way_back(history, in_doubt),
         )
+
+    def _way_back(self, history: History, in_doubt: Sequence[str]) -> WayBack | None:
+        """To the point before this run; None if it has changed nothing."""
+        changed = (*(result.version for result in self._log.applied), *in_doubt)
+        point = self._log.restore_point if changed else None
+        return way_back(self._config, history, point, changed)
 
     def _remaining(self, plan: Plan) -> tuple[str, ...]:
         applied = {result.version for result in self._log.applied}

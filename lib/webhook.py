@@ -24,6 +24,7 @@ SECONDS = 5.0
 _TO_ANSWER_SECONDS = 0.5  # before a deadline
 _SUCCESS = range(200, 300)
 _NAMES_SHOWN = 5
+_DRIFT = "\n⚠️ The schema was not as the migrations left it: scripts/migrate.py drift"
 
 
 class Webhook:
@@ -39,11 +40,11 @@ class Webhook:
         self._resolve = resolve or (lambda: environ)
 
     def tell_result(self, result: RunResult, *, before: float = math.inf) -> str:
-        """Post what a run has applied, if anything. Returns a warning, mostly empty.
+        """Post what a run has applied or taken over, if anything. Returns a warning, mostly empty.
 
         It takes SECONDS at most, and ends `before` a time (monotonic seconds).
         """
-        if not result.applied:
+        if not (result.applied or result.taken_over):
             return ""
         return self._post(run_dict(result), _applied_text(result), before)
 
@@ -89,7 +90,10 @@ def _applied_text(result: RunResult) -> str:
     count, place = len(result.applied), f"{result.environment} ({result.database})"
     migrations = "1 migration" if count == 1 else f"{count} migrations"
     more = f"; {len(result.remaining)} remain" if result.remaining else ""
-    return f"✅ {place}: {migrations} applied: {_named(result)}{more}"
+    applied = f"{migrations} applied: {_named(result)}{more}" if count else ""
+    taken_over = f"{len(result.taken_over)} taken over" if result.taken_over else ""
+    done = "; ".join(filter(None, (taken_over, applied)))
+    return f"✅ {place}: {done}{_DRIFT if result.drift_found else ''}"
 
 
 def _error_text(error: OnwardError, environment: str) -> str:

@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 
 # A module imports from its own line's package and from the lines above it.
 FLOORS = """
+restore_point
 errors printable quoting retry
 printed
 tool_tables
@@ -21,7 +22,7 @@ source
 activity observation sizes
 history
 plan queries takeover
-diagnosis drift events guard hazards validation
+diagnosis drift events guard hazards restoring validation
 comparison importers
 postgres
 runner
@@ -36,7 +37,7 @@ aws cli vercel
 PURE = (
     "cli.main cli.offline cli.process cli.scratch comparison "
     "diagnosis drift errors events guard hazards.judging history observation plan printable "
-    "printed queries quoting sizes "
+    "printed queries quoting restore_point restoring sizes "
     "report.document report.drift report.github report.page report.page_graphics report.page_style "
     "report.queries report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "

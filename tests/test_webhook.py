@@ -118,6 +118,21 @@ def test_a_run_that_applies_is_told_once_and_one_that_does_not_never(
     assert recorded(database) == ["001-one", "002-two"]
 
 
+def test_drift_that_a_run_has_found_is_told(
+    receiver: Receiver, here: Here, migrations: Write, database: Database
+) -> None:
+    migrations(ONE)
+    assert here(url=database.url).code == 0
+    database.execute("ALTER TABLE one ADD COLUMN by_hand int")
+    migrations(TWO)
+    env = {"MIGRATION_WEBHOOK": receiver.url}
+    assert here(url=database.url, env=env).code == 0
+    [document] = receiver.documents
+    assert document["drift"] == "found"
+    assert document["text"].endswith("not as the migrations left it: scripts/migrate.py drift")
+    assert recorded(database) == ["001-one", "002-two"]
+
+
 def test_a_failed_run_is_told_without_rows_and_sql(
     receiver: Receiver, here: Here, migrations: Write, database: Database
 ) -> None:

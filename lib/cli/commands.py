@@ -93,7 +93,7 @@ def _tell_run(result: RunResult, terminal: Terminal) -> int:
     ignore_further_signals()
     terminal.info(run_text(result))
     _tell_webhook(terminal, Webhook(terminal.environ).tell_result(result))
-    terminal.json(run_dict(result))
+    terminal.json(run_dict(result, full=True))
     return 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from lib.activity import Asked
 from lib.errors import DatabaseUnsuitable, HistoryConflict, HistoryHidden
 from lib.history import (
     AUDIT_COLUMNS,
+    RESTORE_COLUMNS,
     SCHEMA_COLUMNS,
     TABLE,
     AppliedMigration,
@@ -24,6 +26,7 @@ from lib.history import (
 from lib.postgres.activity import ACTIVITY, activity_of
 from lib.postgres.connection import Connection
 from lib.quoting import identifier, literal
+from lib.restore_point import RestorePoint
 from lib.settings.database_url import DatabaseURL, unpooled
 from lib.tool_tables import HISTORY_TABLES
 
@@ -37,6 +40,11 @@ PLATFORM_SCHEMAS = (
     "auth cron extensions graphql graphql_public information_schema neon_auth net pgbouncer "
     "pgsodium "
     "pgsodium_masks realtime storage supabase_functions vault".split()
+)
+
+_COLUMNS_READ = (
+    *(name for name in AppliedMigration._fields if name not in ("applied_at", "restore_point")),
+    *RESTORE_COLUMNS,
 )
 
 # Whose table may decide what runs: who could change what this role owns anyway, and roles that this
@@ -92,6 +100,7 @@ DECLARE
     history json;
     occupants json;
     system text;
+    lsn pg_lsn;
     document refcursor := 'onward_document';
 BEGIN
     SELECT oid, datdba INTO database FROM pg_database WHERE datname = current_database();
@@ -174,10 +183,18 @@ BEGIN
     IF has_function_privilege('pg_control_system()', 'EXECUTE') THEN
         EXECUTE 'SELECT system_identifier FROM pg_control_system()' INTO system;
     END IF;
+    BEGIN
+        lsn := pg_current_wal_insert_lsn();
+    EXCEPTION WHEN OTHERS THEN
+        NULL;  -- a standby, a role without the privilege, a host that has no such function
+    END;
     OPEN document FOR SELECT json_build_object(
         'database', current_database(), 'version', current_setting('server_version'),
         'role', current_user,
         'pid', pg_backend_pid(), 'system', system, 'standby', pg_is_in_recovery(),
+        'epoch', extract(epoch FROM clock_timestamp()), 'lsn', lsn,
+        'neon_project', current_setting('neon.project_id', true),
+        'neon_branch', current_setting('neon.branch_id', true),
         'read_only', current_setting('default_transaction_read_only')::boolean,
         'settings', settings, 'home', home,
         'home_exists', home_exists,
@@ -208,7 +225,7 @@ def read_history(
         table=TABLE,
         trusted=TRUSTED_ROLES,
         schema=literal(schema),
-        columns=_literals(name for name in AppliedMigration._fields if name != "applied_at"),
+        columns=_literals(_COLUMNS_READ),
         platform=_literals(PLATFORM_SCHEMAS),
         tools=_literals(HISTORY_TABLES),
         activity=ACTIVITY[activity],
@@ -253,6 +270,9 @@ def read_history(
         limits=frozenset(facts["settings"]) & OPTIONAL_LIMITS,
         creates_schema=creates_schema,
         keeps_schema=all(column in columns for column in SCHEMA_COLUMNS),
+        keeps_restore_point=not chosen or all(column in columns for column in RESTORE_COLUMNS),
+        read_at=_restore_point(moment(facts["epoch"]), facts["lsn"]),
+        neon_branch=_neon_branch(facts),
         activity=activity_of(facts["activity"]) if facts["activity"] else None,
     )
 
@@ -263,8 +283,25 @@ def _literals(names: Iterable[str]) -> str:
 
 def _applied(row: dict[str, Any]) -> AppliedMigration:
     row["applied_at"] = moment(row["onward_epoch"])
+    row["restore_point"] = _restore_point(_instant(row.get("restore_time")), row.get("restore_lsn"))
     values: Iterator[Any] = map(row.get, AppliedMigration._fields)
     return AppliedMigration(*values)
+
+
+def _restore_point(time: datetime | None, lsn: str | None) -> RestorePoint | None:
+    return RestorePoint(time, lsn) if time else None
+
+
+def _instant(text: str | None) -> datetime | None:
+    """A timestamptz as JSON has it; None as for `moment`."""
+    with suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(text).astimezone(UTC) if text else None
+    return None
+
+
+def _neon_branch(facts: dict[str, Any]) -> tuple[str, str] | None:
+    project, branch = facts["neon_project"], facts["neon_branch"]
+    return (project, branch) if project and branch else None
 
 
 def moment(epoch: float | str | None) -> datetime | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lib.errors import HistoryConflict, OnwardError, TableBusy
+from lib.errors import DatabaseUnsuitable, HistoryConflict, OnwardError, TableBusy
 from lib.events import RunLog
 from lib.guard import require_no_obstacle
 from lib.history import AppliedMigration, Takeover
@@ -15,6 +15,7 @@ from lib.postgres.history_table import (
     INSPECT_TRIGGERS,
     addition,
     creation,
+    restore_addition,
     update,
     verification,
 )
@@ -45,9 +46,10 @@ class HistoryChanges:
         self._log = log
 
     def prepare(self) -> None:
-        """Create the history's table, its schema, or its audit columns, where they are missing.
+        """Create the history's table, its schema, or its columns, where they are missing.
 
-        Raises DatabaseUnsuitable if this role cannot.
+        Raises DatabaseUnsuitable if this role cannot; for the columns of the restore point it only
+        tells so.
         """
         history = self._session.history
         require_no_obstacle(history)
@@ -61,6 +63,8 @@ class HistoryChanges:
             self._transaction.begin()
             self._commit(addition(history), committed_when=None)
             self._session.history = history._replace(missing_columns=())
+        if not history.keeps_restore_point:
+            self._add_restore_columns()
 
     def take_over(self, takeover: Takeover) -> None:
         """Record what another tool has applied, in one transaction with the table that holds it.
@@ -101,6 +105,20 @@ class HistoryChanges:
             update(history, row.id, version, migration.name, checksum) + check,
             committed_when=f"id = {row.id} AND {stored}",
         )
+
+    def _add_restore_columns(self) -> None:
+        """Add them if this role may: a run does without them, and says so."""
+        sql = restore_addition(self._session.history)
+        self._transaction.begin()
+        try:
+            self._commit(sql, committed_when=None)
+        except DatabaseUnsuitable as error:
+            self._log.tell(
+                f"{error.message}: the restore point of this run is not recorded. To record it, "
+                f"let the table's owner run:\n  {sql}"
+            )
+            return
+        self._session.history = self._session.history._replace(keeps_restore_point=True)
 
     def _tell_of_schema(self, created: str | None) -> None:
         if created:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from lib.history import SCHEMA_COLUMNS, TABLE, History
+from lib.history import RESTORE_COLUMNS, SCHEMA_COLUMNS, TABLE, History
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED, check, failure
 from lib.postgres.connection import PIN_PATH, USUAL_PATH
 from lib.quoting import identifier, literal
+from lib.restore_point import RestorePoint
 
 INSPECT_TRIGGERS = """\
 A trigger or a rule on schema_migrations changes what is written to it. List them, drop that one,
@@ -33,8 +34,13 @@ _COLUMNS = """
     environment pg_catalog.text,
     identity pg_catalog.text,
     git_commit pg_catalog.text,
-    applied_by pg_catalog.text
+    applied_by pg_catalog.text,
+    restore_time TIMESTAMP WITH TIME ZONE,
+    restore_lsn pg_catalog.text
 """
+# Those of a table that an older runner made. Read by name: their order does not matter.
+_TYPES = {"restore_time": "TIMESTAMP WITH TIME ZONE"}
+_TEXT = "pg_catalog.text"
 
 # Some hosts hand every new table to their public roles by default; such a role could delete the
 # history.
@@ -80,7 +86,7 @@ SELECT count(*), coalesce(max(id), 0), coalesce(sum({digest}), 0) FROM {table};
 _INSERT = (
     "INSERT INTO {table} (version, name, applied_at, execution_time_ms, checksum, environment, "
     "identity, git_commit, "
-    "applied_by) VALUES {values}"
+    "applied_by{restore_columns}) VALUES {values}"
 )
 
 _UPDATE = """
@@ -145,6 +151,8 @@ class Row(NamedTuple):
     applied_by: str
     applied_at: datetime | None = None
     """None for the time at which the row is written."""
+    restore_point: RestorePoint | None = None
+    """Of the run that applied it; not written to a table that has no columns for it."""
 
 
 def creation(history: History) -> str:
@@ -165,8 +173,13 @@ def addition(history: History) -> str:
     return _addition(history, history.missing_columns)
 
 
+def restore_addition(history: History) -> str:
+    """Add the columns of the restore point."""
+    return _addition(history, RESTORE_COLUMNS)
+
+
 def _addition(history: History, names: Sequence[str]) -> str:
-    columns = (f"ADD COLUMN IF NOT EXISTS {name} pg_catalog.text" for name in names)
+    columns = (f"ADD COLUMN IF NOT EXISTS {name} {_TYPES.get(name, _TEXT)}" for name in names)
     return f"ALTER TABLE {history.table} {', '.join(columns)};"
 
 
@@ -196,7 +209,12 @@ def insertion(history: History, rows: Sequence[Row]) -> str:
 
 def typed_insertion(history: History, rows: Sequence[Row]) -> str:
     """The same, for somebody to type."""
-    return _INSERT.format(table=history.table, values=", ".join(map(_values, rows)))
+    kept = history.keeps_restore_point
+    return _INSERT.format(
+        table=history.table,
+        restore_columns=f", {', '.join(RESTORE_COLUMNS)}" if kept else "",
+        values=", ".join(_values(row, kept=kept) for row in rows),
+    )
 
 
 def update(history: History, row: int, version: str, name: str, checksum: str) -> str:
@@ -278,7 +296,8 @@ def _digest(history: History) -> str:
     return _DIGEST.format(columns=", ".join(("id", *there)))
 
 
-def _values(row: Row) -> str:
+def _values(row: Row, *, kept: bool) -> str:
+    """`kept` says that the table has the columns of the restore point."""
     before = (
         literal(row.version),
         literal(row.name),
@@ -286,10 +305,17 @@ def _values(row: Row) -> str:
         literal(row.milliseconds),
     )
     audit = (row.checksum, row.environment, row.identity, row.git_commit, row.applied_by)
-    return f"({', '.join((*before, *map(literal, audit)))})"
+    restore = _restore_values(row.restore_point) if kept else ()
+    return f"({', '.join((*before, *map(literal, audit), *restore))})"
+
+
+def _restore_values(point: RestorePoint | None) -> tuple[str, str]:
+    return (_instant(point.time), literal(point.lsn)) if point else ("NULL", "NULL")
 
 
 def _moment(applied_at: datetime | None) -> str:
-    if applied_at is None:
-        return "pg_catalog.clock_timestamp()"
-    return f"CAST({literal(applied_at.isoformat())} AS pg_catalog.timestamptz)"
+    return _instant(applied_at) if applied_at else "pg_catalog.clock_timestamp()"
+
+
+def _instant(moment: datetime) -> str:
+    return f"CAST({literal(moment.isoformat())} AS pg_catalog.timestamptz)"

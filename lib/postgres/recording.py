@@ -37,6 +37,7 @@ from lib.postgres.history_table import (
 from lib.postgres.session import DROP_LOCKS_AND_PREPARED, RESET_SESSION, RunSession
 from lib.postgres.transaction import Transaction
 from lib.quoting import literal
+from lib.restore_point import RestorePoint
 from lib.source.checkpoint import Replaced
 from lib.source.migration import Migration
 
@@ -94,7 +95,7 @@ class Recorder:
 
         `transaction_id` is that of the file's transaction, None for a no-transaction file.
         """
-        rows = self._rows(migration, result.milliseconds)
+        rows = self._rows(migration, result.milliseconds, self._log.restore_point)
         sql = self._recording_sql(migration, rows, transaction_id)
         commit = Commit(
             self._session,
@@ -157,11 +158,13 @@ class Recorder:
         check = verification(history, self._transaction.fingerprint, written)
         return insertion(history, rows) + check
 
-    def _rows(self, migration: Migration, milliseconds: int | None) -> list[Row]:
+    def _rows(
+        self, migration: Migration, milliseconds: int | None, before: RestorePoint | None = None
+    ) -> list[Row]:
         """The file's row, after those of the files that it is applied instead of."""
         replaced = () if self._transaction.fingerprint.rows else migration.stands_for
-        instead = [self._row(one, None) for one in replaced]
-        return [*instead, self._row(migration, milliseconds)]
+        rows = [*(self._row(one, None) for one in replaced), self._row(migration, milliseconds)]
+        return [row._replace(restore_point=before) for row in rows]
 
     def _row(self, migration: Migration | Replaced, milliseconds: int | None) -> Row:
         config = self._session.config

@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lib.activity import Activity
-from lib.drift import mark_of
+from lib.drift import Drift, mark_of
 from lib.errors import MigrationFailed, MigrationResult, OnwardError, RunFailed
 from lib.events import RunResult
 from lib.history import AppliedMigration, History, Takeover
 from lib.plan import MigrationStatus, Plan, State
 from lib.report.text import next_step_text
+from lib.restore_point import WayBack
+from lib.restoring import way_back_before_last_run
 from lib.settings.config import Config
 from lib.source.numbering import BranchFile, NextNumber
 from lib.source.pull_request import Base, Problem
@@ -55,6 +57,7 @@ def status_dict(
     if full:
         document |= {"trusted": history.trusted, "owner": history.owner}
         document |= {"schemaHash": mark.hash}
+        document |= _restore_point_dict(way_back_before_last_run(config, history))
         if history.takeover:
             document |= {"takeover": _takeover_dict(history.takeover)}
         if history.activity:
@@ -143,25 +146,38 @@ def _sentence(problem: str, remedies: Sequence[str]) -> str:
     return f"{problem}; {'; or '.join(remedies)}"
 
 
-def run_dict(run: RunResult) -> dict[str, Any]:
-    """What a run applied, and what remains."""
+def run_dict(run: RunResult, *, full: bool = False) -> dict[str, Any]:
+    """What a run applied, and what remains.
+
+    `full` adds the restore point, whose commands name the host's instance or project.
+    """
     return {
         "success": True,
         "environment": run.environment,
         "database": run.database,
         **progress_dict(run),
+        **({"drift": str(Drift.FOUND)} if run.drift_found else {}),
+        **(_restore_point_dict(run.way_back) if full else {}),
         "complete": not run.remaining,
     }
 
 
 def progress_dict(run: RunResult | RunFailed) -> dict[str, Any]:
     """How far a run came."""
-    taken_over = {"takenOver": list(run.taken_over)} if run.taken_over else {}
-    return {
+    document: dict[str, Any] = {
         "applied": [done_dict(done) for done in run.applied],
         "remaining": list(run.remaining),
-        **taken_over,
     }
+    if run.taken_over:
+        document |= {"takenOver": list(run.taken_over)}
+    return document
+
+
+def _restore_point_dict(back: WayBack | None) -> dict[str, Any]:
+    if not back:
+        return {}
+    point = {"time": iso(back.point.time), "lsn": back.point.lsn, "before": list(back.before)}
+    return {"restorePoint": point | {"commands": list(back.commands)}}
 
 
 def done_dict(done: MigrationResult) -> dict[str, Any]:
@@ -222,7 +238,7 @@ def error_dict(error: OnwardError) -> dict[str, Any]:
         found["blockers"] = list(cause.blockers)
     document: dict[str, Any] = {"success": False, "error": found}
     if isinstance(error, RunFailed):
-        document |= progress_dict(error)
+        document |= progress_dict(error) | _restore_point_dict(error.way_back)
     return document
 
 

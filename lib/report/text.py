@@ -41,6 +41,8 @@ from lib.events import Event, Notice, Progress, Retry, Running, RunResult, Start
 from lib.history import History, Takeover
 from lib.plan import Finding, MigrationStatus, Plan, State
 from lib.printable import hanging
+from lib.restore_point import WayBack
+from lib.restoring import way_back_before_last_run
 from lib.settings.assistant import Assistant
 from lib.settings.config import Config
 from lib.source.migration import DRAFT
@@ -49,6 +51,7 @@ from lib.source.pull_request import Base, Problem
 from lib.takeover import takeover_lines
 
 _EXIT_CODES_PAGE = "docs/exit-codes.md#exit-codes"
+_RESTORE_PAGE = "docs/rolling-back.md#restoring-a-database"
 _NUMBERS_PAGE = "docs/writing-migrations.md#numbers-and-branches"
 # Where the documentation explains each error. A class that is not here has its base class's page.
 PAGES: dict[type[OnwardError], str] = {
@@ -150,7 +153,23 @@ def status_text(config: Config, history: History, plan: Plan, view: StatusView) 
         )
     if warnings:
         lines += ["", *warnings]
+    if back := way_back_before_last_run(config, history):
+        lines += ["", *_way_back_text(back)]
     return _joined(lines)
+
+
+def _way_back_text(back: WayBack) -> list[str]:
+    """The two facts that every host's restore wants, and the commands for this host."""
+    first, *others = back.before
+    more = f" and {len(others)} more" if others else ""
+    lsn = f", WAL position {back.point.lsn}" if back.point.lsn else ""
+    point = f"Restore point, before {first}{more}: {back.point.time:%Y-%m-%d %H:%M:%S.%f} UTC{lsn}"
+    if not back.commands:
+        return [point]
+    return [
+        f"{point}. All later writes are lost ({_RESTORE_PAGE}):",
+        *map(_indented, back.commands),
+    ]
 
 
 def _section(part: _Section, plan: Plan, view: StatusView) -> list[str]:
@@ -362,6 +381,8 @@ def error_text(error: OnwardError) -> str:
         lines.append(f"Applied in this run: {applied or 'none'}.")
         if error.remaining:
             lines.append(f"Not applied: {', '.join(error.remaining)}.")
+        if error.way_back:
+            lines += _way_back_text(error.way_back)
     if next_step := next_step_text(error):
         lines.append(f"Next: {next_step}")
     return _joined(lines)

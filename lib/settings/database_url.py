@@ -168,6 +168,12 @@ class DatabaseURL:
         return self.parameters.get("user", "").partition(".")[2]
 
     @property
+    def supabase_project(self) -> str:
+        """The reference of the Supabase project that its host belongs to; empty elsewhere."""
+        project = _SUPABASE_HOST.fullmatch(_canonical_host(self.host))
+        return project[1] or self.tenant if project else ""
+
+    @property
     def local(self) -> bool:
         """Whether all its servers are on this machine."""
         return all(_LOCAL_HOST.fullmatch(server.address or server.host) for server in self.servers)

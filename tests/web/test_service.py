@@ -519,6 +519,7 @@ def test_the_full_status_adds_checksums_and_audit_columns_and_runs_nothing(
     assert [full.pop(name) for name in ("invalidIndexes", "pendingDetaches")] == [[], []]
     assert full.pop("sizes") == {}
     assert full.pop("asOf").endswith("Z")
+    assert full.pop("restorePoint")["before"] == OURS
     assert full == public
     assert start(database).post({"action": "status"}).json()["pendingMigrations"] == 3
     assert untouched(database)
