@@ -122,9 +122,7 @@ class RunSession:
             try:
                 self._history = self._read_once(activity=activity)
             except DatabaseUnavailable as error:
-                # Its subclasses are final: a wrong password, an unsuitable role.
-                is_final = type(error) is not DatabaseUnavailable
-                pause = None if is_final else backoff.next_pause()
+                pause = backoff.next_pause() if error.retry else None
                 if pause is None:
                     raise
                 if backoff.attempts == 1:
