@@ -70,7 +70,7 @@ class RunSession:
         self.log = log
         self._url = url
         self._deadline = deadline
-        self._budget = budget.within(self.seconds_left)
+        self._budget = budget.within(min(config.connect_wait, self.seconds_left))
         self._history: History | None = None
         self._monitor = SessionMonitor(partial(self.connect, 0.0))
         self.limits = SessionLimits(config, lambda: self.seconds_left, log.tell)

@@ -18,6 +18,7 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from psycopg.conninfo import timeout_from_conninfo
 
+from lib import runner
 from lib.errors import (
     AccessRefused,
     DatabaseUnavailable,
@@ -30,7 +31,18 @@ from lib.postgres.executor import Executor
 from lib.settings.database_url import parse_url
 from scripts.embedded import Embedded, server_user
 from tests.conftest import Cli, Database, Server
-from tests.kit import SETTLED, Write, changed, history, login, role, run, session_of, target_of
+from tests.kit import (
+    SETTLED,
+    Write,
+    changed,
+    config_of,
+    history,
+    login,
+    role,
+    run,
+    session_of,
+    target_of,
+)
 from tests.proxy import Hold, Proxy, fail, proxied
 
 # 127.0.0.1, in a spelling that nobody can know for this machine's.
@@ -89,6 +101,20 @@ def test_a_server_that_is_not_there_ends_the_run_when_the_budget_is_spent(
     assert caught.value.exit_code == 5
     assert "Check that the server runs" in caught.value.next_step
     assert "canary" not in str(caught.value) + caught.value.next_step
+    assert database.execute("SELECT to_regclass('one')") == [(None,)]
+
+
+def test_a_run_tries_to_connect_for_as_long_as_its_settings_say(
+    database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("lib.postgres.connecting.time.sleep", slept.append)
+    directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
+    with closed_port() as port:
+        dead = config_of(changed(database, port=str(port)), directory)._replace(connect_wait=0.05)
+        with pytest.raises(HostUnreachable, match="refused"):
+            runner.run(dead, lambda _: None)
+    assert slept == []
     assert database.execute("SELECT to_regclass('one')") == [(None,)]
 
 
