@@ -83,6 +83,8 @@ class Config(NamedTuple):
     """Bytes of a table, times what is done with each, above which a finding fails."""
     connect_wait: float = math.inf
     """How long to try to connect, where that is less than it usually is."""
+    fleet: bool = False
+    """Whether this is one of many databases, made of a template, whose warnings nobody reads."""
 
     @property
     def production(self) -> bool:
