@@ -349,7 +349,11 @@ def _ways_to_adopt(config: Config, history: History) -> Iterator[str]:
             f"{TABLES[tool].title} has a history here; to take it over (docs/importing.md): "
             f"scripts/migrate.py import {tool} DIRECTORY"
         )
-    yield f"if the files up to NNN made these tables: scripts/migrate.py baseline NNN{confirmed}"
+    schema = f"MIGRATION_SCHEMA={config.tenant} " if config.tenant else ""
+    yield (
+        f"if the files up to NNN made these tables: {schema}scripts/migrate.py baseline "
+        f"NNN{confirmed}"
+    )
     yield (
         "if all files are to run beside them: scripts/migrate.py --allow-nonempty "
         "(or set MIGRATION_ALLOW_NONEMPTY=1)"
