@@ -110,15 +110,12 @@ def written(directory: Path, files: dict[str, str]) -> Path:
 
 def test_any_name_of_a_schema_is_a_tenants(database: Database, migrations: Write) -> None:
     directory = migrations({"001-one.sql": f"{HEAD}CREATE TABLE IF NOT EXISTS one ()", **TWO})
-    names = ['My "App"', "çà; DROP", "SELECT", "$user"]
+    names = ['My "App"', "SELECT", "çà; DROP"]
     for schema in names:
         quoted = schema.replace('"', '""')
         database.execute(f'CREATE SCHEMA "{quoted}"')
         assert migrate(tenant(database, directory, schema)) == ["001-one", "002-two"]
-    assert database.execute(
-        "SELECT relnamespace::regnamespace::text, count(*) FROM pg_class "
-        "WHERE relkind = 'r' AND relnamespace >= 16384 GROUP BY 1"
-    ).__len__() == len(names)
+    assert tables(database) == [f"{schema}.{name}" for schema in names for name in ("one", "two")]
 
 
 def test_a_tenant_never_takes_anothers_history(database: Database, migrations: Write) -> None:
@@ -229,7 +226,9 @@ def test_a_tenants_history_of_another_role_decides_nothing(
             database.execute("DROP SCHEMA acme CASCADE; DROP ROLE onward_of_tenant")
 
 
-@pytest.mark.parametrize("name", ["", "public", "pg_acme", "x" * 64, "postgresql://a:b@c/d"])
+@pytest.mark.parametrize(
+    "name", ["", "public", "$user", "pg_acme", "x" * 64, "postgresql://a:b@c/d"]
+)
 def test_a_name_that_no_tenants_schema_can_have_is_refused(
     database: Database, migrations: Write, name: str
 ) -> None:

@@ -98,13 +98,13 @@ class Config(NamedTuple):
 
         The files run with this schema and then `public` on the search path. No other history
         counts, and runs for other tenants may be under way. Drift is not looked for: comparing
-        reads the whole catalog. Raises ConfigError for a name that is none, or `public`, which all
-        share.
+        reads the whole catalog. Raises ConfigError for a name that is none, for `public`, which
+        all share, and for `$user`, which means another schema in a path.
         """
-        if schema == "public" or not _is_schema_name(schema):
+        if schema in ("public", "$user") or not _is_schema_name(schema):
             raise ConfigError(
                 f"{schema!r} is no name for a tenant's schema: expected 1 to {_MAX_NAME_BYTES} "
-                "bytes, not public, and not pg_ in front"
+                "bytes, not public or $user, and not pg_ in front"
             )
         return self._replace(schema=schema, tenant=schema, drift="off")
 
