@@ -16,6 +16,7 @@ from lib.errors import (
     DatabaseUnsuitable,
     HistoryConflict,
     LockBusy,
+    MigrationFailed,
     NotEmpty,
     SchemaDrift,
     UntrustedHistory,
@@ -38,6 +39,7 @@ from tests.kit import (
     run_fails,
     tables,
 )
+from tests.proxy import Action, Proxy, cut_after, cut_before
 
 SHARED = {"001-plans.sql": "CREATE TABLE plans (id int PRIMARY KEY); INSERT INTO plans VALUES (1)"}
 TENANTS = {
@@ -264,6 +266,39 @@ def test_triggers_of_a_tenants_history_run_on_the_tenants_path(
     )
     migrate(tenant(database, migrations({"002-two.sql": "SELECT 2"}), "acme"))
     assert database.execute("SELECT * FROM acme.log") == [("002-two",)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", [cut_before, cut_after], ids=["before", "after"])
+def test_a_tenants_commit_whose_answer_is_lost_is_looked_up_in_its_schema(
+    database: Database, proxy: Proxy, migrations: Write, action: Action
+) -> None:
+    directory = migrations(ONE)
+    make(database, "acme", "beta")
+    migrate(tenant(database, directory, "beta"))
+    proxy.when("RETURNING id", action)
+    there = Database(database.name, proxy.url(database.url))
+    if action is cut_after:
+        assert migrate(tenant(there, directory, "acme")) == ["001-one"]
+    else:
+        with run_fails(MigrationFailed):
+            migrate(tenant(there, directory, "acme"))
+        assert recorded(database, "acme") == []
+        assert migrate(tenant(database, directory, "acme")) == ["001-one"]
+    assert (recorded(database, "acme"), tables(database)) == (["001-one"], ["acme.one", "beta.one"])
+
+
+def test_a_tenants_run_costs_as_many_round_trips_as_any(
+    database: Database, proxy: Proxy, migrations: Write
+) -> None:
+    directory = migrations({f"{number:03}-f.sql": "SELECT 1" for number in range(4)})
+    make(database, "acme")
+    there = Database(database.name, proxy.url(database.url))
+    migrate(tenant(there, directory, "acme"))
+    assert proxy.round_trips == 2 * 4 + 4
+    migrate(tenant(there, directory, "acme"))
+    assert proxy.round_trips == 2 * 4 + 4 + 1
+    assert len(recorded(database, "acme")) == 4
 
 
 # A history off the search path.
