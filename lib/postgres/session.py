@@ -18,6 +18,7 @@ from lib.postgres.connecting import Budget, connect
 from lib.postgres.connection import PIN_PATH, Connection, IdleHook
 from lib.postgres.history import read_history
 from lib.postgres.limits import SessionLimits
+from lib.postgres.lock import RunLock
 from lib.retry import Backoff
 from lib.settings.config import Config
 from lib.settings.database_url import DatabaseURL
@@ -70,9 +71,10 @@ class RunSession:
         self.log = log
         self._url = url
         self._deadline = deadline
-        self._budget = budget.within(self.seconds_left)
+        self._budget = budget.within(min(config.connect_wait, self.seconds_left))
         self._history: History | None = None
         self._monitor = SessionMonitor(partial(self.connect, 0.0))
+        self.lock = RunLock(config.tenant)
         self.limits = SessionLimits(config, lambda: self.seconds_left, log.tell)
         self.connection = self.connect()
 
@@ -122,9 +124,7 @@ class RunSession:
             try:
                 self._history = self._read_once(activity=activity)
             except DatabaseUnavailable as error:
-                # Its subclasses are final: a wrong password, an unsuitable role.
-                is_final = type(error) is not DatabaseUnavailable
-                pause = None if is_final else backoff.next_pause()
+                pause = backoff.next_pause() if error.retry else None
                 if pause is None:
                     raise
                 if backoff.attempts == 1:
@@ -139,6 +139,7 @@ class RunSession:
         return read_history(
             self.connection,
             schema=self.config.schema,
+            tenant=self.config.tenant,
             limits=self.limits.as_sql(None),
             activity=activity,
         )

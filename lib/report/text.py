@@ -11,6 +11,7 @@ from typing import NamedTuple
 from lib.activity import Activity, RunningRun
 from lib.drift import Drift, mark_of
 from lib.errors import (
+    AccessRefused,
     BaseConflict,
     ConfigError,
     DatabaseUnavailable,
@@ -19,6 +20,8 @@ from lib.errors import (
     FilesError,
     HistoryConflict,
     HistoryHidden,
+    HostUnknown,
+    HostUnreachable,
     Interrupted,
     LockBusy,
     MigrationFailed,
@@ -38,7 +41,7 @@ from lib.errors import (
     WrongEnvironment,
 )
 from lib.events import Event, Notice, Progress, Retry, Running, RunResult, Started, TakenOver
-from lib.history import History, Takeover
+from lib.history import History, Takeover, off_path_warning
 from lib.plan import Finding, MigrationStatus, Plan, State
 from lib.printable import hanging
 from lib.restore_point import WayBack
@@ -69,6 +72,9 @@ PAGES: dict[type[OnwardError], str] = {
     LockBusy: "docs/on-call.md#exit-4-another-run",
     TableBusy: "docs/on-call.md#exit-4-a-busy-table",
     DatabaseUnavailable: "docs/on-call.md#exit-5-unreachable",
+    HostUnreachable: "docs/on-call.md#exit-5-unreachable",
+    HostUnknown: "docs/on-call.md#exit-5-unreachable",
+    AccessRefused: "docs/on-call.md#exit-5-unreachable",
     PasswordRefused: "docs/on-call.md#exit-5-unreachable",
     DatabaseUnsuitable: "docs/on-call.md#exit-5-unreachable",
     HistoryHidden: "docs/security.md#other-roles-in-the-database",
@@ -146,6 +152,8 @@ def status_text(config: Config, history: History, plan: Plan, view: StatusView) 
     warnings = [*_summary(findings.warnings), *_leftovers(activity)]
     if mark_of(history).drift is Drift.FOUND:
         warnings.append("⚠️  The schema is not as the migrations left it: scripts/migrate.py drift")
+    if off_path := off_path_warning(history):
+        warnings.append(f"⚠️  {off_path[0].upper()}{off_path[1:]}")
     if not history.trusted:
         warnings.append(
             f"⚠️  {history.table} belongs to {history.owner}, whom {history.role} does not trust: "

@@ -5,17 +5,26 @@ import secrets
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lib.web.result import ApiResult
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class LogEntry:
     """The line of one request. It grows while the request is worked on, and is written once."""
 
-    def __init__(self, action: str | None = None) -> None:
-        self.fields: dict[str, Any] = {"requestId": secrets.token_hex(16), "action": action}
+    def __init__(self, action: str | None = None, about: Mapping[str, Any] = NOTHING) -> None:
+        """`about` is what the line says besides: which tenant's database this is, for instance."""
+        self.fields: dict[str, Any] = {
+            "requestId": secrets.token_hex(16),
+            "action": action,
+            **about,
+        }
         self._started = time.monotonic()
 
     def add_reason(self, reason: str) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from lib import runner
 from lib.errors import ConfigError
+from lib.web.request_log import LogEntry
+from lib.web.result import ApiResult
 from lib.web.service import Limits, Service
 from tests.conftest import Database, Server
 from tests.kit import (
@@ -855,6 +857,12 @@ def test_a_password_refused_midway_ends_the_run_with_what_it_applied(
             ["a", "b"],
         )
     assert "canary" not in "".join(capsys.readouterr())
+
+
+def test_a_line_of_the_log_may_name_a_tenant(capsys: Capture) -> None:
+    LogEntry("migrate", {"tenant": "acme"}).write(ApiResult(200, {"state": "current"}))
+    line = json.loads(capsys.readouterr().out)
+    assert (line["action"], line["tenant"], line["outcome"]) == ("migrate", "acme", "current")
 
 
 def test_a_line_of_the_log_has_exactly_these_keys(
