@@ -80,7 +80,7 @@ def test_only_the_function_that_asks_for_the_secret_has_it() -> None:
     assert variables["Function"] == set()
 
 
-def test_a_deploy_migrates_by_the_function_that_has_no_url_if_a_version_is_given() -> None:
+def test_a_deploy_migrates_by_the_function_without_a_url() -> None:
     found = document()
     migrations = found["Resources"]["Migrations"]
     timeout = found["Globals"]["Function"]["Timeout"]

@@ -107,7 +107,7 @@ def test_a_stack_lives_and_its_database_only_goes_forward(
     assert not [part for part in ("T0PSECRET", receiver.host, "canary of") if part in stack.log]
 
 
-def test_a_stack_that_cannot_be_created_is_deleted_and_can_be_created_again(
+def test_a_stack_that_cannot_be_created_goes_and_can_be_created_again(
     stack: Stack, database: Database
 ) -> None:
     assert stack.deploy(BAD) == ["FAILED", "SUCCESS"]
