@@ -25,15 +25,13 @@ def tagged(loader: Any, suffix: str, node: yaml.Node) -> dict[str, Any]:
 Tagged.add_multi_constructor("!", tagged)
 
 
-def document() -> dict[str, Any]:
-    """The whole template."""
-    found: dict[str, Any] = yaml.load((ROOT / "template.yaml").read_text(), Tagged)
-    return found
+def read(name: str) -> Any:
+    return yaml.load((ROOT / name).read_text(), Tagged)
 
 
 def template() -> dict[str, Any]:
     """The functions by name, their common properties under `Globals`, and what the outputs are."""
-    found = document()
+    found = read("template.yaml")
     functions = {
         name: resource["Properties"]
         for name, resource in found["Resources"].items()
@@ -81,7 +79,7 @@ def test_only_the_function_that_asks_for_the_secret_has_it() -> None:
 
 
 def test_a_deploy_migrates_by_the_function_without_a_url() -> None:
-    found = document()
+    found = read("template.yaml")
     migrations = found["Resources"]["Migrations"]
     timeout = found["Globals"]["Function"]["Timeout"]
     assert migrations["Type"] == "Custom::Migrations"
@@ -109,6 +107,6 @@ def test_a_deploy_migrates_by_the_function_without_a_url() -> None:
 )
 def test_a_version_is_a_digest_or_none(version: str, allowed: bool) -> None:
     """A stack that is deployed without one, as before there was any, migrates nothing itself."""
-    parameter = document()["Parameters"]["Version"]
+    parameter = read("template.yaml")["Parameters"]["Version"]
     assert parameter["Default"] == "none"
     assert bool(re.fullmatch(parameter["AllowedPattern"], version)) is allowed

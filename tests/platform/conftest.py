@@ -5,24 +5,17 @@ CI.
 import fcntl
 import os
 import platform
-import re
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable, Generator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from scripts.bundle import MAGIC, BundleError, Target, find_python
-from tests.conftest import ROOT
+from scripts.bundle import MAGIC, BundleError, Target
 from tests.platform import vercel
-from tests.platform.lambda_runtime import Runtime
 from tests.platform.pooler import POOLERS, Pooler, in_turn
+from tests.platform.runtime import Runtime, made_runtime
 from tests.platform.vercel import Tools
 
-CLIENT = "awslambdaric|simplejson|snapshot-restore-py"  # Lambda's runtime client, and what it needs
 CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
@@ -79,36 +72,4 @@ def runtime(
     request: pytest.FixtureRequest, made_once: Callable[[str, Callable[[Path], object]], Path]
 ) -> Runtime:
     """Each Python that Lambda has and we build for."""
-    target = Target(request.param, platform.machine())
-    place = made_once(f"lambda-{target.minor}", partial(_make, target))
-    return Runtime(place / "python" / "bin" / "python", place / "bundle")
-
-
-def _make(target: Target, place: Path) -> None:
-    if sys.platform != "linux":
-        pytest.skip("what is built for Lambda runs on Linux only")
-    try:
-        python = find_python(target)
-    except BundleError as error:
-        pytest.skip(str(error))
-    client = place / "client.txt"
-    locked = (ROOT / "scripts" / "locks" / "dev.txt").read_text()
-    client.write_text(
-        "".join(
-            one[0] for one in re.finditer(rf"^(?:{CLIENT})==(?:.*\\\n)+.*\n", locked, re.MULTILINE)
-        )
-    )
-    environment = place / "python"
-    _run(python, "-m", "venv", "--without-pip", str(environment))
-    pip = (python, "-m", "pip", "--python", str(environment / "bin" / "python"))
-    _run(*pip, "install", "-q", "--require-hashes", "--only-binary=:all:", "-r", str(client))
-    zipped = place / "onward.zip"
-    wanted = ("--python", target.minor, "--arch", target.architecture, "--output", str(zipped))
-    _run(sys.executable, str(ROOT / "scripts" / "bundle.py"), *wanted)
-    with zipfile.ZipFile(zipped) as archive:
-        archive.extractall(place / "bundle")
-
-
-def _run(*command: str) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    return made_runtime(Target(request.param, platform.machine()), made_once)

@@ -14,8 +14,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,8 +22,6 @@ from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 from typing import Any, Self
-
-from tests.kit import SECRET
 
 RUNTIME = "/2018-06-01/runtime/"
 NAME = "onward"
@@ -150,35 +147,6 @@ class Function:
     def answer(self, error: str, body: bytes) -> None:
         """What the runtime client says of the last one."""
         self._answers.put((error, body))
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """An interpreter with the runtime client, and the unpacked zip for it."""
-
-    python: Path
-    bundle: Path
-
-    @contextmanager
-    def function(
-        self,
-        url: str,
-        directory: Path | None = None,
-        *,
-        handler: str = "lib.aws.handler",
-        **environ: str,
-    ) -> Iterator[Function]:
-        """The deployed function; ends with the block."""
-        files = {"MIGRATION_DIR": str(directory)} if directory else {}
-        environ = {
-            "MIGRATION_ENV": "test",
-            "MIGRATION_SECRET": SECRET,
-            "DATABASE_URL": url,
-            **files,
-            **environ,
-        }
-        with Function(self.python, self.bundle, environ, handler=handler) as function:
-            yield function
 
 
 class _Server(ThreadingHTTPServer):

@@ -10,7 +10,8 @@ import pytest
 
 from tests.conftest import Database
 from tests.kit import ONE, TWO, changed, fill, history, tables
-from tests.platform.lambda_runtime import Result, Runtime, stack_request
+from tests.platform.lambda_runtime import Result, stack_request
+from tests.platform.runtime import Runtime
 from tests.receiver import Receiver, receiving
 
 # What is deployed answers to AWS alone. No variable can change that, but a handler of one's own.

@@ -17,14 +17,8 @@ import pytest
 
 from tests.conftest import ROOT, Completed, Database, Server
 from tests.kit import BEARER, OURS, SECRET, Write, history, nothing_is_left_running, tables, until
-from tests.platform.lambda_runtime import (
-    NAME,
-    SOURCES,
-    Function,
-    Runtime,
-    function_url,
-    load_balancer,
-)
+from tests.platform.lambda_runtime import NAME, SOURCES, Function, function_url, load_balancer
+from tests.platform.runtime import Runtime
 
 JUNK: list[Any] = [
     None,
