@@ -145,7 +145,7 @@ def test_a_file_that_was_changed_afterwards_fails(
 def test_a_run_that_did_not_come_to_its_end_is_a_failure(
     receiver: Receiver, database: Database, migrations: Write
 ) -> None:
-    context = Context(seconds=ANSWER_SECONDS + 3.5)
+    context = Context(seconds=ANSWER_SECONDS + 3.9)
     answer = send(receiver, "Update", database, migrations(FIVE), context)
     assert (answer["Status"], answer["Reason"]) == ("FAILED", "incomplete: 5 left, deploy again")
     assert tables(database) == []
@@ -183,7 +183,7 @@ def waiting(database: Database) -> bool:
 def test_a_run_that_waits_in_vain_answers_in_time(
     receiver: Receiver, database: Database, migrations: Write
 ) -> None:
-    context = Context(seconds=ANSWER_SECONDS + 4.5)
+    context = Context(seconds=ANSWER_SECONDS + 6.0)
     with holding(database, f"SELECT pg_advisory_xact_lock({LOCK})"):
         answer = send(receiver, "Update", database, migrations(ONE), context)
     assert (answer["Status"], answer["Reason"].partition(":")[0]) == ("FAILED", "busy")
