@@ -59,6 +59,11 @@ def fill(directory: Path, files: Mapping[str, str | bytes]) -> Path:
     return directory
 
 
+def bytes_in(directory: Path) -> dict[str, bytes]:
+    """The files of a directory, as they are."""
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
 def file(version: str, content: str = "SELECT 1;") -> Migration:
     """A file that is on no disk, and asks for nothing."""
     number = number_of(version)
@@ -367,6 +372,11 @@ def recorded(database: Database) -> list[str] | None:
         "SELECT version FROM schema_migrations h ORDER BY (to_jsonb(h) ->> 'id')::int"
     )
     return [version for (version,) in rows]
+
+
+def rows_of(database: Database, table: str) -> list[tuple[Any, ...]]:
+    """All that a table has, and which transactions wrote it: what only a look leaves the same."""
+    return database.execute(f"SELECT t.xmin::text, t.ctid::text, t::text FROM {table} t")
 
 
 def tables(database: Database) -> list[str]:

@@ -1,112 +1,41 @@
-"""The webhook: what it is told, by whom, and that it never decides anything.
-
-A receiver on this machine speaks TLS with a certificate that only these tests trust.
-"""
+"""The webhook: what it is told, by whom, and that it never decides anything."""
 
 import hmac
-import json
-import ssl
-import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from lib.errors import DatabaseUnavailable
 from lib.web.service import Service
 from lib.webhook import SIGNATURE_HEADER
 from tests.conftest import Database, Here
 from tests.kit import ONE, SETTLED, TWO, Write, recorded, tables
+from tests.receiver import Receiver, receiving
 
 BROKEN = {**ONE, "002-two.sql": "INSERT INTO one VALUES ('a row of ours');\n"}
 
 
-@dataclass
-class Receiver:
-    """What was posted, and what is answered."""
-
-    url: str
-    status: int = 200
-    seconds: float = 0.0
-    bodies: list[bytes] = field(default_factory=list)
-    signatures: list[str | None] = field(default_factory=list)
-
-    @property
-    def documents(self) -> list[dict[str, Any]]:
-        return [json.loads(body) for body in self.bodies]
-
-
-def certificate(directory: Path) -> Path:
-    """A certificate for 127.0.0.1 that signs itself, with its key in the same file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = directory / "certificate.pem"
-    path.write_bytes(made.public_bytes(pem) + private)
-    return path
-
-
 @pytest.fixture
 def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    found = Receiver("")
+    with receiving(tmp_path) as found:
+        monkeypatch.setenv("SSL_CERT_FILE", str(found.certificate))
+        yield found
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            found.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-            found.signatures.append(self.headers[SIGNATURE_HEADER])
-            time.sleep(found.seconds)
-            self.send_response(found.status)
-            self.send_header("Location", "https://127.0.0.1:1/elsewhere")
-            self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            pass
+def address(receiver: Receiver) -> str:
+    return f"https://{receiver.host}/hook?token=T0PSECRET"
 
-    path = certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    found.url = f"https://127.0.0.1:{server.server_port}/hook?token=T0PSECRET"
-    monkeypatch.setenv("SSL_CERT_FILE", str(path))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield found
-    server.shutdown()
-    server.server_close()
+
+def signatures(receiver: Receiver) -> list[str | None]:
+    return [one.headers[SIGNATURE_HEADER] for one in receiver.received]
 
 
 def test_a_run_that_applies_is_told_once_and_one_that_does_not_never(
     receiver: Receiver, here: Here, migrations: Write, database: Database
 ) -> None:
     migrations(TWO)
-    env = {"MIGRATION_WEBHOOK": receiver.url, "MIGRATION_WEBHOOK_SECRET": "k" * 32}
+    env = {"MIGRATION_WEBHOOK": address(receiver), "MIGRATION_WEBHOOK_SECRET": "k" * 32}
     assert here("--json", url=database.url, env=env).code == 0
     assert here(url=database.url, env=env).code == 0
     [document] = receiver.documents
@@ -114,7 +43,7 @@ def test_a_run_that_applies_is_told_once_and_one_that_does_not_never(
     assert (document["text"], document["content"]) == (text, text)
     assert [done["version"] for done in document["applied"]] == ["001-one", "002-two"]
     digest = hmac.digest(b"k" * 32, receiver.bodies[0], "sha256").hex()
-    assert receiver.signatures == [f"sha256={digest}"]
+    assert signatures(receiver) == [f"sha256={digest}"]
     assert recorded(database) == ["001-one", "002-two"]
 
 
@@ -137,7 +66,7 @@ def test_a_failed_run_is_told_without_rows_and_sql(
     receiver: Receiver, here: Here, migrations: Write, database: Database
 ) -> None:
     migrations(BROKEN)
-    result = here(url=database.url, env={"MIGRATION_WEBHOOK": receiver.url})
+    result = here(url=database.url, env={"MIGRATION_WEBHOOK": address(receiver)})
     assert result.code == 1
     assert "a row of ours" in result.err
     assert "T0PSECRET" not in result.out + result.err
@@ -149,7 +78,7 @@ def test_a_failed_run_is_told_without_rows_and_sql(
     assert document["text"].endswith("Applied before: 001-one.")
     assert b"a row of ours" not in receiver.bodies[0]
     assert b"INSERT" not in receiver.bodies[0]
-    assert receiver.signatures == [None]
+    assert signatures(receiver) == [None]
     assert recorded(database) == ["001-one"]
 
 
@@ -160,7 +89,7 @@ def test_a_refused_run_is_told(
     database.execute("CREATE TABLE another (id int)")
     result = here(
         url=database.url,
-        env={**SETTLED, "MIGRATION_ALLOW_NONEMPTY": "", "MIGRATION_WEBHOOK": receiver.url},
+        env={**SETTLED, "MIGRATION_ALLOW_NONEMPTY": "", "MIGRATION_WEBHOOK": address(receiver)},
     )
     assert result.code == 3
     assert [one["error"]["code"] for one in receiver.documents] == ["not_empty"]
@@ -172,8 +101,8 @@ def test_an_answer_that_is_no_success_is_a_warning(
     status: int, receiver: Receiver, here: Here, migrations: Write, database: Database
 ) -> None:
     migrations(ONE)
-    receiver.status = status
-    result = here(url=database.url, env={"MIGRATION_WEBHOOK": receiver.url})
+    receiver.statuses = [status]
+    result = here(url=database.url, env={"MIGRATION_WEBHOOK": address(receiver)})
     assert (result.code, len(receiver.bodies)) == (0, 1)
     assert f"MIGRATION_WEBHOOK could not be told of this run: status {status}" in result.out
     assert "T0PSECRET" not in result.out + result.err
@@ -211,7 +140,7 @@ def test_a_receiver_that_is_not_trusted_gets_nothing(
 ) -> None:
     migrations(ONE)
     monkeypatch.delenv("SSL_CERT_FILE")
-    result = here(url=database.url, env={"MIGRATION_WEBHOOK": receiver.url})
+    result = here(url=database.url, env={"MIGRATION_WEBHOOK": address(receiver)})
     assert (result.code, receiver.bodies) == (0, [])
     assert "SSLCertVerificationError" in result.out
     assert recorded(database) == ["001-one"]
@@ -223,7 +152,7 @@ def test_a_slow_receiver_does_not_hold_up_a_run_for_long(
 ) -> None:
     migrations(ONE)
     receiver.seconds = 8.0
-    result = here(url=database.url, env={"MIGRATION_WEBHOOK": receiver.url})
+    result = here(url=database.url, env={"MIGRATION_WEBHOOK": address(receiver)})
     assert result.code == 0
     assert "could not be told of this run: " in result.out
     assert recorded(database) == ["001-one"]
@@ -259,7 +188,7 @@ def test_a_run_by_the_route_is_told(
     environ = {
         "POSTGRES_URL": database.url,
         "MIGRATION_DIR": str(directory),
-        "MIGRATION_WEBHOOK": receiver.url,
+        "MIGRATION_WEBHOOK": address(receiver),
     }
     service = Service({**environ, **SETTLED})
     answer = service.call("migrate", applied_by="api")
@@ -267,7 +196,7 @@ def test_a_run_by_the_route_is_told(
     (directory / "002-two.sql").write_text(BROKEN["002-two.sql"])
     assert service.call("migrate", applied_by="api").status == 500
     assert [one["success"] for one in receiver.documents] == [True, False]
-    receiver.status = 500
+    receiver.statuses = [500]
     (directory / "002-two.sql").write_text("SELECT 1;")
     answer = service.call("migrate", applied_by="api")
     assert answer.document["warnings"] == [

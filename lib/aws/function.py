@@ -1,12 +1,13 @@
 """The function on AWS Lambda: what `lib.aws.handler` does with an event.
 
-Lambda calls `handler(event, context)`, and there are two kinds of events.
+Lambda calls `handler(event, context)`, and there are three kinds of events.
 
 - An HTTP request, which a function URL, an API Gateway or a load balancer has made into an event.
   Mangum makes it a request again, for the same application that runs on Vercel.
 - A direct event, `{"action": "migrate" | "status" | "validate"}`, which somebody with permission to
   invoke the function has sent, for instance with scripts/invoke.py. It returns the document that
   the route would answer with. IAM is its guard, so it needs no secret.
+- A request of CloudFormation's, for the resource `Migrations` of a stack. It is answered by a PUT.
 
 Any other event raises UnknownEvent, and Lambda reports the invocation as failed.
 
@@ -23,6 +24,7 @@ from typing import Any
 from mangum import Mangum
 from starlette.types import Receive, Scope, Send
 
+from lib.aws.custom_resource import ANSWER_SECONDS, RESPONSE_HOST, Answer, respond
 from lib.aws.secrets import SecretReferences
 from lib.report.document import error_document
 from lib.web.routes import DEADLINE, MIGRATE, RESPONSE_HEADERS, STATUS, create_app
@@ -36,29 +38,34 @@ _PREFIXED_ROUTE = re.compile(rf"(?:/(?!\.\.?/)[\w.~$+!*'()-]+)+({MIGRATE}|{STATU
 
 
 class UnknownEvent(Exception):
-    """An event that is neither an HTTP request nor a direct one. Names its keys, never their
-    values.
-    """
+    """An event of none of the three kinds. Names its keys, never their values."""
 
 
 class Handler:
-    """What Lambda calls: one service behind both kinds of events."""
+    """What Lambda calls: one service behind all kinds of events."""
 
     def __init__(
-        self, environ: Mapping[str, str], *, gateway_seconds: float = GATEWAY_SECONDS
+        self,
+        environ: Mapping[str, str],
+        *,
+        gateway_seconds: float = GATEWAY_SECONDS,
+        response_hosts: re.Pattern[str] = RESPONSE_HOST,
     ) -> None:
         self.service = Service(environ, SecretReferences())
         self._app = create_app(self.service)
         self._mangum = Mangum(self._serve, lifespan="off")
         self._gateway_seconds = gateway_seconds
+        self._response_hosts = response_hosts
 
     def __call__(self, event: Any, context: Any) -> Any:
-        """Answer one event. Raises UnknownEvent."""
+        """Answer one event. Raises UnknownEvent, and what `custom_resource.respond` raises."""
         keys = event if isinstance(event, dict) else ()
         if "requestContext" in keys:
             return self._answer_http(event, context)
         if "action" in keys:
             return self._answer_direct(event, context)
+        if "ResponseURL" in keys:
+            return self._answer_cloudformation(event, context)
         shown = sorted(str(key)[:40] for key in keys)[:10]
         raise UnknownEvent(
             f'neither an HTTP request nor {{"action": ...}}, but {type(event).__name__} with keys '
@@ -75,6 +82,17 @@ class Handler:
             event["action"], applied_by="lambda", seconds=_seconds_left(context)
         )
         return result.document
+
+    def _answer_cloudformation(self, event: Mapping[str, Any], context: Any) -> Answer:
+        def migrate() -> dict[str, Any]:
+            # CloudFormation does not call again, it rolls the stack back; so this run waits for
+            # another one.
+            seconds = _seconds_left(context) - ANSWER_SECONDS
+            result = self.service.call("migrate", applied_by="lambda", seconds=seconds, waits=True)
+            return result.document
+
+        ends_at = time.monotonic() + _seconds_left(context)
+        return respond(event, migrate, ends_at=ends_at, hosts=self._response_hosts)
 
     def _answer_http(self, event: dict[str, Any], context: Any) -> Any:
         if self._is_malformed(event, context):

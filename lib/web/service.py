@@ -130,12 +130,16 @@ class Service:
                 f"{self.limits.workers} other requests with the secret are in progress"
             ) from None
 
-    def call(self, action: str, *, applied_by: str, seconds: float | None = None) -> ApiResult:
+    def call(
+        self, action: str, *, applied_by: str, seconds: float | None = None, waits: bool = False
+    ) -> ApiResult:
         """Do one of ACTIONS in this thread and log it: a direct event needs no secret. Never
         raises.
+
+        A run that `waits` gives another one MIGRATION_WAIT to finish, as on the command line.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
-        return self._logged(action, partial(self._perform, action, applied_by, deadline))
+        return self._logged(action, partial(self._perform, action, applied_by, deadline, waits))
 
     def error_result(self, error: Exception, entry: LogEntry) -> ApiResult:
         """The public result of an error; its reason goes into the log, without secrets."""
@@ -169,13 +173,15 @@ class Service:
                 found[name] = bearer_secret(variable, text)
         return found
 
-    def _perform(self, action: str, applied_by: str, deadline: float | None) -> ApiResult:
+    def _perform(
+        self, action: str, applied_by: str, deadline: float | None, waits: bool = False
+    ) -> ApiResult:
         if action == "migrate":
-            return self._migrate(applied_by, deadline)
+            return self._migrate(applied_by, deadline, waits)
         read = {"status": self._full_status, "validate": self._validate}[action]
         return self._with_config(applied_by, read)
 
-    def _migrate(self, applied_by: str, deadline: float | None) -> ApiResult:
+    def _migrate(self, applied_by: str, deadline: float | None, waits: bool) -> ApiResult:
         if deadline is None:
             budget = read_duration(self._environ, "MIGRATION_HTTP_BUDGET", "25s")
             deadline = time.monotonic() + budget
@@ -186,7 +192,7 @@ class Service:
                 "function's timeout"
             )
         try:
-            run = partial(self._run, deadline=deadline)
+            run = partial(self._run, deadline=deadline, waits=waits)
             return self._with_config(applied_by, run)
         except OnwardError as error:
             with suppress(ConfigError):  # without an environment, there is no run to tell of
@@ -196,9 +202,11 @@ class Service:
         finally:
             self.forget_status()  # whatever the run has done, the status shall show it
 
-    def _run(self, config: Config, deadline: float) -> ApiResult:
-        # Who calls can call again, so the run does not wait for another one to finish.
-        result = runner.run(config._replace(lock_wait=0.0), lambda _: None, deadline=deadline)
+    def _run(self, config: Config, deadline: float, waits: bool) -> ApiResult:
+        # Who calls can mostly call again, so the run does not wait for another one to finish.
+        longest = deadline - time.monotonic() - MIN_RUN_SECONDS if waits else 0.0
+        config = config._replace(lock_wait=min(config.lock_wait, longest))
+        result = runner.run(config, lambda _: None, deadline=deadline)
         document = run_dict(result)
         if warning := self._webhook.tell_result(result, before=deadline):
             document["warnings"] = [warning]

@@ -1,7 +1,9 @@
 """What template.yaml makes, read as it is written."""
 
+import re
 from typing import Any
 
+import pytest
 import yaml  # type: ignore[import-untyped]
 
 from tests.conftest import ROOT
@@ -23,12 +25,20 @@ def tagged(loader: Any, suffix: str, node: yaml.Node) -> dict[str, Any]:
 Tagged.add_multi_constructor("!", tagged)
 
 
+def read(name: str) -> Any:
+    return yaml.load((ROOT / name).read_text(), Tagged)
+
+
 def template() -> dict[str, Any]:
     """The functions by name, their common properties under `Globals`, and what the outputs are."""
-    document = yaml.load((ROOT / "template.yaml").read_text(), Tagged)
-    functions = {name: resource["Properties"] for name, resource in document["Resources"].items()}
-    outputs = {name: output["Value"] for name, output in document["Outputs"].items()}
-    return functions | {"Globals": document["Globals"]["Function"], "Outputs": outputs}
+    found = read("template.yaml")
+    functions = {
+        name: resource["Properties"]
+        for name, resource in found["Resources"].items()
+        if resource["Type"] == "AWS::Serverless::Function"
+    }
+    outputs = {name: output["Value"] for name, output in found["Outputs"].items()}
+    return functions | {"Globals": found["Globals"]["Function"], "Outputs": outputs}
 
 
 def test_strangers_cannot_use_up_the_instances_that_a_pipeline_invokes() -> None:
@@ -66,3 +76,37 @@ def test_only_the_function_that_asks_for_the_secret_has_it() -> None:
     assert variables["Globals"] == {"MIGRATION_ENV", "MIGRATION_DATABASE_URL", "DATABASE_URL"}
     assert variables["PublicFunction"] == {"MIGRATION_SECRET", "MIGRATION_STATUS"}
     assert variables["Function"] == set()
+
+
+def test_a_deploy_migrates_by_the_function_without_a_url() -> None:
+    found = read("template.yaml")
+    migrations = found["Resources"]["Migrations"]
+    timeout = found["Globals"]["Function"]["Timeout"]
+    assert migrations["Type"] == "Custom::Migrations"
+    assert migrations["Properties"] == {
+        "ServiceToken": {"!GetAtt": "Function.Arn"},
+        "ServiceTimeout": timeout + 30,
+        "Version": {"!Ref": "Version"},
+    }
+    condition = found["Conditions"][migrations["Condition"]]
+    assert condition == {"!Not": [{"!Equals": [{"!Ref": "Version"}, "none"]}]}
+    retries = found["Resources"]["Function"]["Properties"]["EventInvokeConfig"]
+    assert retries == {"MaximumRetryAttempts": 0}
+
+
+@pytest.mark.parametrize(
+    ("version", "allowed"),
+    [
+        ("none", True),
+        ("0123456789abcdef" * 4, True),
+        ("", False),  # a command in the pipeline that printed nothing
+        ("0123456789abcdef", False),
+        ("v1.2.0", False),
+        ("NONE", False),
+    ],
+)
+def test_a_version_is_a_digest_or_none(version: str, allowed: bool) -> None:
+    """A stack that is deployed without one, as before there was any, migrates nothing itself."""
+    parameter = read("template.yaml")["Parameters"]["Version"]
+    assert parameter["Default"] == "none"
+    assert bool(re.fullmatch(parameter["AllowedPattern"], version)) is allowed

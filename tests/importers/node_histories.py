@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from tests.conftest import Database
-from tests.kit import fill
+from tests.kit import fill, rows_of
 
 WORDS = ("one", "two", "three", "four")
 FILES = {
@@ -55,7 +55,7 @@ class Tool(NamedTuple):
 
     def rows(self, database: Database) -> list[tuple[Any, ...]]:
         """All that the tool's table has, and which transactions wrote it."""
-        return database.execute(f"SELECT t.xmin::text, t.ctid::text, t::text FROM {self.table} t")
+        return rows_of(database, self.table)
 
 
 def time_of(name: str) -> int:

@@ -11,7 +11,7 @@ from lib.importers.conversion import Options
 from lib.importers.importing import plan_import, recognised
 from lib.importers.layout import Obstacle, SourceFile
 from tests.conftest import Database, Here
-from tests.kit import HEAD, Write, fill, history, tables
+from tests.kit import HEAD, Write, bytes_in, fill, history, recorded, rows_of, tables
 
 FILES = {
     "V1__one.sql": "CREATE TABLE one (id int);\n",
@@ -21,6 +21,7 @@ FILES = {
 }
 KEYS = ["1", "1.2", "1.10", "2"]
 VERSIONS = ["001-one", "002-two", "003-three", "004-four"]
+HISTORY = "public.flyway_schema_history"
 # As PostgreSQLDatabase.java makes it.
 TABLE = """CREATE TABLE "flyway_schema_history" ("installed_rank" INT NOT NULL,
     "version" VARCHAR(50), "description" VARCHAR(200) NOT NULL, "type" VARCHAR(20) NOT NULL,
@@ -172,17 +173,13 @@ def checksum_of(line: str) -> int:
     return int.from_bytes(crc32(line.rstrip().encode()).to_bytes(4), signed=True)
 
 
-def their_rows(database: Database) -> list[tuple[object, ...]]:
-    return database.execute("SELECT xmin::text, * FROM flyway_schema_history")
-
-
 ALL = [(version, "SQL") for version in KEYS]
 
 
 @pytest.mark.usefixtures("imported")
 def test_a_complete_history_is_taken_over_with_its_times(here: Here, database: Database) -> None:
     flyway_has(database, *ALL)
-    before = their_rows(database)
+    before = rows_of(database, HISTORY)
     result = here(url=database.url)
     assert result.code == 0, result.err
     assert "4 migrations that Flyway has applied" in result.out
@@ -195,7 +192,7 @@ def test_a_complete_history_is_taken_over_with_its_times(here: Here, database: D
     assert times == [("2024-03-02 12:00:00", 1500, "import")]
     assert here("validate", url=database.url).code == 0
     assert here(url=database.url).code == 0
-    assert (history(database), their_rows(database)) == (VERSIONS, before)
+    assert (history(database), rows_of(database, HISTORY)) == (VERSIONS, before)
 
 
 @pytest.mark.usefixtures("imported")
@@ -210,28 +207,23 @@ def test_three_pending_files_run_after_the_takeover(here: Here, database: Databa
 def test_a_file_that_flyway_never_ran_is_out_of_order(here: Here, database: Database) -> None:
     flyway_has(database, ALL[0], *ALL[2:])
     result = here(url=database.url)
-    assert (result.code, history_or_none(database)) == (3, None)
+    assert (result.code, recorded(database)) == (3, None)
     assert "002-two" in result.err
     assert here("--allow-out-of-order", url=database.url).code == 0
     assert history(database) == ["001-one", "003-three", "004-four", "002-two"]
     assert "two" in tables(database)
 
 
-def history_or_none(database: Database) -> list[str] | None:
-    there = database.execute("SELECT to_regclass('public.schema_migrations')")
-    return None if there == [(None,)] else history(database)
-
-
 @pytest.mark.usefixtures("imported")
 def test_a_failed_row_is_refused_with_flyways_remedy(here: Here, database: Database) -> None:
     flyway_has(database, ALL[0], ("1.2", "SQL!"))
-    before = their_rows(database)
+    before = rows_of(database, HISTORY)
     for words in ((), ("status",)):
         result = here(*words, url=database.url)
         assert result.code == 3
         assert "Flyway has not finished 1.2" in result.err
         assert "flyway repair" in result.err
-    assert (history_or_none(database), their_rows(database)) == (None, before)
+    assert (recorded(database), rows_of(database, HISTORY)) == (None, before)
 
 
 @pytest.mark.usefixtures("imported")
@@ -241,7 +233,7 @@ def test_a_row_without_a_file_is_refused(
 ) -> None:
     flyway_has(database, *ALL, row)
     result = here(url=database.url)
-    assert (result.code, history_or_none(database)) == (3, None)
+    assert (result.code, recorded(database)) == (3, None)
     assert f"has applied {row[0] or 'R__x_y'} (" in result.err
 
 
@@ -281,10 +273,7 @@ def test_a_file_that_was_edited_since_is_told(here: Here, database: Database) ->
 def test_the_same_import_twice_gives_the_same_bytes(
     here: Here, imported: Path, tmp_path: Path
 ) -> None:
-    def content() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (tmp_path / "migrations").iterdir()}
-
-    before = content()
+    before = bytes_in(tmp_path / "migrations")
     assert here("import", "auto", str(imported)).code == 0
-    assert content() == before
+    assert bytes_in(tmp_path / "migrations") == before
     assert sorted(before) == [*(f"{version}.sql" for version in VERSIONS), "imported.json"]

@@ -17,7 +17,7 @@ from tests.importers.node_histories import (
     WORDS,
     Tool,
 )
-from tests.kit import Write, contents, history, tables
+from tests.kit import Write, bytes_in, contents, history, tables
 
 pytestmark = pytest.mark.slow
 
@@ -139,7 +139,7 @@ def test_the_times_of_the_tool_are_kept(here: Here, database: Database, tool: To
 def test_the_same_import_twice_gives_the_same_bytes(
     here: Here, files: Path, source: Path, tool: Tool
 ) -> None:
-    first = {path.name: path.read_bytes() for path in files.iterdir()}
+    first = bytes_in(files)
     assert sorted(first) == [*(f"{one}.sql" for one in ALL), "imported.json"]
     assert here("import", tool.tool, str(source)).code == 0
-    assert {path.name: path.read_bytes() for path in files.iterdir()} == first
+    assert bytes_in(files) == first

@@ -8,7 +8,7 @@ from lib.importers import supabase
 from lib.importers.importing import recognised
 from lib.importers.layout import Obstacle
 from tests.conftest import Database, Here
-from tests.kit import Write, fill, history, tables
+from tests.kit import Write, bytes_in, fill, history, recorded, rows_of, tables
 
 FILES = {
     "20220101000000_one.sql": "CREATE TABLE one (id int);\n",
@@ -18,6 +18,7 @@ FILES = {
 }
 KEYS = [name.partition("_")[0] for name in FILES]
 VERSIONS = ["001-one", "002-two", "003-three-tables", "004-four"]
+HISTORY = "supabase_migrations.schema_migrations"
 # As history.go makes it.
 TABLE = """CREATE SCHEMA IF NOT EXISTS supabase_migrations;
     CREATE TABLE supabase_migrations.schema_migrations (version text NOT NULL PRIMARY KEY);
@@ -102,14 +103,10 @@ def supabase_has(database: Database, *keys: str) -> None:
         )
 
 
-def their_rows(database: Database) -> list[tuple[object, ...]]:
-    return database.execute("SELECT xmin::text, * FROM supabase_migrations.schema_migrations")
-
-
 @pytest.mark.usefixtures("imported")
 def test_a_complete_history_is_taken_over_beside_the_clis(here: Here, database: Database) -> None:
     supabase_has(database, *KEYS)
-    before = their_rows(database)
+    before = rows_of(database, HISTORY)
     status = here("status", url=database.url)
     assert (status.code, "4 migrations that the Supabase CLI has applied" in status.out) == (
         0,
@@ -119,7 +116,7 @@ def test_a_complete_history_is_taken_over_beside_the_clis(here: Here, database: 
     assert history(database) == VERSIONS
     assert here("validate", url=database.url).code == 0
     assert here(url=database.url).code == 0
-    assert (history(database), their_rows(database)) == (VERSIONS, before)
+    assert (history(database), rows_of(database, HISTORY)) == (VERSIONS, before)
 
 
 @pytest.mark.usefixtures("imported")
@@ -133,13 +130,13 @@ def test_three_pending_files_run_after_the_takeover(here: Here, database: Databa
 @pytest.mark.usefixtures("imported")
 def test_a_file_that_the_cli_never_ran_is_out_of_order(here: Here, database: Database) -> None:
     supabase_has(database, KEYS[0], *KEYS[2:])
-    before = their_rows(database)
+    before = rows_of(database, HISTORY)
     result = here(url=database.url)
     assert (result.code, "002-two" in result.err) == (3, True)
-    assert database.execute("SELECT to_regclass('public.schema_migrations')") == [(None,)]
+    assert recorded(database) is None
     assert here("--allow-out-of-order", url=database.url).code == 0
     assert history(database) == ["001-one", "003-three-tables", "004-four", "002-two"]
-    assert their_rows(database) == before
+    assert rows_of(database, HISTORY) == before
 
 
 @pytest.mark.usefixtures("imported")
@@ -147,15 +144,12 @@ def test_a_row_without_a_file_is_refused(here: Here, database: Database) -> None
     supabase_has(database, *KEYS, "20230101000000")
     result = here(url=database.url)
     assert (result.code, "has applied 20230101000000 (" in result.err) == (3, True)
-    assert database.execute("SELECT to_regclass('public.schema_migrations')") == [(None,)]
+    assert recorded(database) is None
 
 
 def test_the_same_import_twice_gives_the_same_bytes(
     here: Here, imported: Path, tmp_path: Path
 ) -> None:
-    def content() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (tmp_path / "migrations").iterdir()}
-
-    before = content()
+    before = bytes_in(tmp_path / "migrations")
     assert here("import", "auto", str(imported)).code == 0
-    assert content() == before
+    assert bytes_in(tmp_path / "migrations") == before

@@ -336,6 +336,26 @@ def load_balancer(
     return event | {"headers": headers, "queryStringParameters": _pairs(query)}
 
 
+SIGNED = "/arn%3Aaws%3Acloudformation%3Aeu-west-1/stack%7C1?X-Amz-Signature=T0PSECRET"
+
+
+def stack_request(kind: str, host: str, **more: Any) -> dict[str, Any]:
+    """A request of CloudFormation's for a custom resource, to be answered at SIGNED of the host."""
+    known = {} if kind == "Create" else {"PhysicalResourceId": "onward-migrations"}
+    return {
+        "RequestType": kind,
+        "ServiceToken": f"arn:aws:lambda:eu-west-1:123456789012:function:{NAME}",
+        "ResponseURL": f"https://{host}{SIGNED}",
+        "StackId": "arn:aws:cloudformation:eu-west-1:123456789012:stack/app/5f1c",
+        "RequestId": f"of-{kind}",
+        "LogicalResourceId": "Migrations",
+        "ResourceType": "Custom::Migrations",
+        "ResourceProperties": {"Version": "1" * 64},
+        **known,
+        **more,
+    }
+
+
 def _version_2(
     method: str,
     path: str,
