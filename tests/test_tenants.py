@@ -192,17 +192,16 @@ def test_a_schema_that_is_missing_is_not_made(database: Database, migrations: Wr
 def test_a_schema_whose_owner_could_drop_the_history_gets_none(
     server: Server, database: Database, migrations: Write
 ) -> None:
+    owner = f"{database.name}_owner"
     with login(server, database) as limited:
         database.execute(f"CREATE SCHEMA acme; GRANT ALL ON SCHEMA acme TO {role(limited)}")
-        database.execute(
-            "CREATE ROLE onward_of_tenant; ALTER SCHEMA acme OWNER TO onward_of_tenant"
-        )
+        database.execute(f"CREATE ROLE {owner}; ALTER SCHEMA acme OWNER TO {owner}")
         try:
             with run_fails(DatabaseUnsuitable, match="does not trust"):
                 migrate(tenant(limited, migrations(ONE), "acme"))
             assert found(database) == []
         finally:
-            database.execute("DROP SCHEMA acme; DROP ROLE onward_of_tenant")
+            database.execute(f"DROP SCHEMA acme; DROP ROLE {owner}")
 
 
 def test_a_tenants_history_of_another_role_decides_nothing(
@@ -211,12 +210,13 @@ def test_a_tenants_history_of_another_role_decides_nothing(
     directory = migrations(ONE)
     make(database, "acme")
     migrate(tenant(database, directory, "acme"))
+    owner = f"{database.name}_owner"
     with login(server, database) as limited:
         database.execute(
             f"GRANT ALL ON SCHEMA acme TO {role(limited)}; "
             f"ALTER SCHEMA acme OWNER TO {role(limited)}; ALTER TABLE acme.schema_migrations "
-            "RENAME TO theirs; CREATE ROLE onward_of_tenant; GRANT ALL ON SCHEMA acme TO "
-            "onward_of_tenant; ALTER TABLE acme.theirs OWNER TO onward_of_tenant; "
+            f"RENAME TO theirs; CREATE ROLE {owner}; GRANT ALL ON SCHEMA acme TO {owner}; "
+            f"ALTER TABLE acme.theirs OWNER TO {owner}; "
             "ALTER TABLE acme.theirs RENAME TO schema_migrations; GRANT ALL ON "
             f"acme.schema_migrations TO {role(limited)}"
         )
@@ -225,7 +225,7 @@ def test_a_tenants_history_of_another_role_decides_nothing(
                 migrate(tenant(limited, migrations(TWO), "acme"))
             assert found(database) == [("acme", "one")]
         finally:
-            database.execute("DROP SCHEMA acme CASCADE; DROP ROLE onward_of_tenant")
+            database.execute(f"DROP SCHEMA acme CASCADE; DROP ROLE {owner}")
 
 
 @pytest.mark.parametrize(

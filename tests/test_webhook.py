@@ -54,7 +54,7 @@ def test_drift_that_a_run_has_found_is_told(
     assert here(url=database.url).code == 0
     database.execute("ALTER TABLE one ADD COLUMN by_hand int")
     migrations(TWO)
-    env = {"MIGRATION_WEBHOOK": receiver.url}
+    env = {"MIGRATION_WEBHOOK": address(receiver)}
     assert here(url=database.url, env=env).code == 0
     [document] = receiver.documents
     assert document["drift"] == "found"
