@@ -38,6 +38,7 @@ from tests.kit import (
     run,
     run_fails,
     tables,
+    until,
 )
 from tests.proxy import Action, Proxy, cut_after, cut_before
 
@@ -363,7 +364,7 @@ def test_a_tenant_lets_a_run_for_the_database_that_waits_go_first(
 ) -> None:
     directory = migrations(ONE)
     make(database, "acme")
-    waits, done = Event(), Event()
+    waits = Event()
 
     def tell(event: object) -> None:
         if "waiting for it" in str(event):
@@ -373,13 +374,11 @@ def test_a_tenant_lets_a_run_for_the_database_that_waits_go_first(
         waiting = pool.submit(runner.run, config_of(database, directory), tell)
         assert waits.wait(30)
         is_turn = f"SELECT count(*) FROM pg_locks WHERE objid = {TURN_KEY & 0xFFFFFFFF} AND granted"
-        while database.execute(is_turn) != [(1,)]:
-            pass
+        until(lambda: database.execute(is_turn) == [(1,)])
         with run_fails(LockBusy, match="onward"):
             migrate(tenant(database, directory, "acme", MIGRATION_WAIT="0"))
         holding_shared.rollback()
         result: RunResult = waiting.result()
-        done.set()
     assert [one.version for one in result.applied] == ["001-one"]
     assert migrate(tenant(database, directory, "acme", MIGRATION_WAIT="0")) == ["001-one"]
 
@@ -406,8 +405,7 @@ def test_eight_tenants_in_a_loop_do_not_keep_a_run_for_the_database_waiting(
     with ThreadPoolExecutor(9) as pool:
         looping = [pool.submit(loop, name) for name in names]
         try:
-            while len(found_histories(database)) < 8:
-                assert not any(one.done() for one in looping)
+            until(lambda: len(found_histories(database)) == 8)
             applied = run(database, shared, MIGRATION_WAIT="60s").applied
         finally:
             ended.set()

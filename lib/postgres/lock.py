@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lib.errors import LockBusy
 from lib.postgres.blockers import Session, lock_holders
-from lib.postgres.connection import PIN_PATH, Connection
+from lib.postgres.connection import Connection
 
 RUN_LOCK_KEY = 0x6F6E77617264  # "onward"
 TURN_KEY = RUN_LOCK_KEY + 1
@@ -34,10 +34,7 @@ CASE WHEN pg_try_advisory_xact_lock({{key}}) THEN
     END
 END
 """
-_TAKE_TURN = f"""
-BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED; {PIN_PATH}
-SELECT pg_try_advisory_xact_lock({TURN_KEY});
-"""
+_TAKE_TURN = f"SELECT pg_catalog.pg_try_advisory_xact_lock({TURN_KEY});"
 
 
 class RunLock(NamedTuple):
@@ -53,12 +50,9 @@ class RunLock(NamedTuple):
         template = _TRY_SHARED if self.tenant else _TRY_ALONE
         return f"SELECT {template.format(key=self._key, result=result)}, pg_backend_pid();"
 
+    @property
     def turn_sql(self) -> str:
-        """Begin a transaction that keeps what `try_sql` took when it did not get the lock.
-
-        Only for a direct connection: through a pooler, the lock's holder may need the server's
-        connection that this would keep.
-        """
+        """Keep, for another transaction, what `try_sql` took when it did not get the lock."""
         return "" if self.tenant else _TAKE_TURN
 
     @property

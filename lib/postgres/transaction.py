@@ -19,9 +19,9 @@ from lib.retry import Backoff
 
 _NO_SUCH_TABLE, _NO_SUCH_COLUMN = "42P01", "42703"
 
+_BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;"
 # A pooler sets client_encoding and application_name by SET, so RESET ALL resets them.
-_BEGIN = """
-BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;
+_OPENING = """
 RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD TEMP;
 SET LOCAL client_encoding = 'UTF8'; SET LOCAL application_name = {name};
 {limits}
@@ -95,7 +95,7 @@ class Transaction:
         The transaction for the file `next_version` begins in the same message.
         """
         self._version = next_version
-        opening = self._opening(_Kind.FOR_A_FILE) if next_version else ""
+        opening = _BEGIN + self._opening(_Kind.FOR_A_FILE) if next_version else ""
         self._session.connection.send(f"{sql}COMMIT;{opening}", reply=reply)
         self._begun = reply if reply.completed("BEGIN") else None
 
@@ -128,8 +128,9 @@ class Transaction:
             if time.monotonic() >= next_notice:
                 session.log.tell(session.lock.waiting_notice(session.connection))
                 next_notice = time.monotonic() + REPORT_SECONDS
-            turn = session.lock.turn_sql() if session.history.direct else ""
-            session.connection.send(f"ROLLBACK; {turn}")
+            # Through a pooler, the holder may need the server's connection that waits here.
+            turn = session.lock.turn_sql if session.history.direct else ""
+            session.connection.send(f"ROLLBACK; {_BEGIN if turn else ''} {turn}")
             time.sleep(pause)
             reply = self._open(kind)
         return reply
@@ -149,10 +150,10 @@ class Transaction:
         return self._checked(self._send_opening(kind), kind)
 
     def _send_opening(self, kind: _Kind) -> Reply:
-        connection = self._session.connection
-        # In the same message, so that hardly anybody comes between the turn and the lock.
-        turn_ends = "ROLLBACK;" if connection.in_transaction else ""
-        return connection.send(turn_ends + self._opening(kind))
+        session = self._session
+        has_turn = session.connection.in_transaction
+        begin = f"ROLLBACK; {_BEGIN} {session.lock.turn_sql}" if has_turn else _BEGIN
+        return session.connection.send(begin + self._opening(kind))
 
     def _checked(self, reply: Reply, kind: _Kind) -> Reply:
         """The reply if it succeeded, after dropping the limits that the server refuses.
@@ -171,9 +172,10 @@ class Transaction:
         raise session.connection.error_for(reply)
 
     def _opening(self, kind: _Kind) -> str:
+        """What follows BEGIN."""
         session = self._session
         idle = kind is _Kind.IDLE
-        opening = _BEGIN.format(
+        opening = _OPENING.format(
             name=literal(f"{session.application_name} {self._version}".rstrip()),
             limits=session.limits.as_sql(session.history, stays_idle=idle),
             pin=PIN_PATH,
