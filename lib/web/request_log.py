@@ -5,21 +5,32 @@ import secrets
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from lib.errors import OnwardError
 from lib.settings.redactor import Redactor
 from lib.web.result import ApiResult, RequestRefused
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 
 class LogEntry:
     """The line of one request. It grows while the request is worked on, and is written once."""
 
     def __init__(
-        self, action: str | None = None, *, log: TextIO | None = None, **about: str
+        self,
+        action: str | None = None,
+        about: Mapping[str, Any] = NOTHING,
+        *,
+        log: TextIO | None = None,
     ) -> None:
-        """`about` says whom it is about; without a log the line goes to stdout."""
+        """`about` is what the line says besides: which tenant's database this is, for instance.
+
+        Without a log the line goes to stdout.
+        """
         self.fields: dict[str, Any] = {
             "requestId": secrets.token_hex(16),
             "action": action,
