@@ -76,11 +76,11 @@ def _run(options: SimpleNamespace, terminal: Terminal) -> int:
         terminal.json({"success": True, "skipped": reason})
         return 0
     _require_permission(order, options, terminal)
-    return _carry_out(order, terminal)
+    return _carry_out(order, options, terminal)
 
 
 def _status(options: SimpleNamespace, terminal: Terminal) -> int:
-    return _carry_out(_order(options, terminal.environ, "status"), terminal)
+    return _carry_out(_order(options, terminal.environ, "status"), options, terminal)
 
 
 def _report(options: SimpleNamespace, terminal: Terminal) -> int:
@@ -168,7 +168,7 @@ def _command_line(options: SimpleNamespace) -> str:
     return shlex.join(["scripts/fleet.py", *options.arguments])
 
 
-def _carry_out(order: Order, terminal: Terminal) -> int:
+def _carry_out(order: Order, options: SimpleNamespace, terminal: Terminal) -> int:
     """Have the engine carry an order out, and tell what became of it."""
     terminal.info(started_text(order))
     directory = RUNS / order.run
@@ -176,7 +176,10 @@ def _carry_out(order: Order, terminal: Terminal) -> int:
     with Journal(directory, Header.of(order, began)) as journal:
         terminal.info(f"Report: {directory}\n")
         engine = _embedded(order, terminal, directory / LOG_NAME)
-        journal.end(engine(order, journal))
+        ending = engine(order, journal)
+        journal.end(ending)
+    if ending.interrupted:
+        terminal.info(f"To go on: {_command_line(options)}")
     return _tell(make_report(read_journal(directory)), terminal)
 
 
