@@ -112,6 +112,17 @@ def test_a_cluster_in_which_too_many_fail_is_left_and_the_other_is_not(
     assert [tables(one) for one in databases[::2]] == [[]] * 6
 
 
+def test_a_look_goes_through_all_tenants_however_many_are_behind(
+    fleet: Fleet, tenants: Tenants
+) -> None:
+    databases = tenants.make(6)
+    fleet.inventory(*two_clusters(tenants, databases, canaries=1))
+    assert fleet("status", "fleet.jsonl", "--concurrency", "1").code == 8
+    report = fleet.report()
+    assert (report["behind"], report["notReached"]) == (6, 0)
+    assert [tables(one) for one in databases] == [[]] * 6
+
+
 def test_killed_in_the_middle_and_run_again_every_effect_is_there_once(
     fleet: Fleet, tenants: Tenants
 ) -> None:
