@@ -86,9 +86,16 @@ def reason_to_skip(environment: str, allowed: Sequence[str]) -> str:
 
 def require_confirmed_production(config: Config, *, confirmed: bool) -> None:
     """Raise WrongEnvironment if a person would change production without --production."""
-    if config.production and not config.deploying and not confirmed:
+    require_confirmation(
+        config.environment, confirmed=config.deploying or confirmed, place=_where(config)
+    )
+
+
+def require_confirmation(environment: str, *, confirmed: bool, place: str) -> None:
+    """Raise WrongEnvironment if this would change production, and nobody has confirmed that."""
+    if environment == "production" and not confirmed:
         raise WrongEnvironment(
-            f"this would change production from outside a deploy{_where(config)}",
+            f"this would change production from outside a deploy{place}",
             changed_nothing=True,
             next_step="Deploy instead, or confirm with --production.",
         )

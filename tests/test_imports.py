@@ -31,13 +31,15 @@ adopt checkpoint proof rehearsal
 report
 webhook
 web
-aws cli vercel
+fleet
+aws vercel
+cli
 """.strip().splitlines()
 # What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
     "cli.main cli.offline cli.process cli.scratch comparison "
-    "diagnosis drift errors events guard hazards.judging history observation plan printable "
-    "printed queries quoting restore_point restoring sizes "
+    "diagnosis drift errors events fleet.inventory fleet.outcome guard hazards.judging history "
+    "observation plan printable printed queries quoting restore_point restoring sizes "
     "report.document report.drift report.github report.page report.page_graphics report.page_style "
     "report.queries report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
@@ -100,14 +102,12 @@ def test_a_library_is_known_in_one_package(library: str, package_: str) -> None:
     assert users == {package_}
 
 
-def test_of_the_command_line_three_modules_know_the_database() -> None:
-    below = tuple(
-        f"lib.{part}"
-        for part in ("postgres", "runner", "scratch", "adopt", "checkpoint", "proof", "rehearsal")
-    )
+def test_of_the_command_line_four_modules_know_the_database() -> None:
+    parts = "postgres runner scratch adopt checkpoint proof rehearsal fleet.pool fleet.worker"
+    below = tuple(f"lib.{part}" for part in parts.split())
     cli = [path for path in MODULES if package(path) == "cli"]
     users = {path.stem for path in cli if any(name.startswith(below) for name in imported(path))}
-    assert users == {"commands", "observing", "proving"}
+    assert users == {"commands", "fleet", "observing", "proving"}
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -51,7 +51,8 @@ class Handler:
         gateway_seconds: float = GATEWAY_SECONDS,
         response_hosts: re.Pattern[str] = RESPONSE_HOST,
     ) -> None:
-        self.service = Service(environ, SecretReferences())
+        self._environ, self._references = environ, SecretReferences()
+        self.service = Service(environ, self._references)
         self._app = create_app(self.service)
         self._mangum = Mangum(self._serve, lifespan="off")
         self._gateway_seconds = gateway_seconds
@@ -73,6 +74,8 @@ class Handler:
         )
 
     def _answer_direct(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+        if "tenants" in event:
+            return self._answer_fleet(event, context)
         if set(event) != {"action"} or event["action"] not in ACTIONS:
             return error_document(
                 "invalid_request",
@@ -93,6 +96,11 @@ class Handler:
 
         ends_at = time.monotonic() + _seconds_left(context)
         return respond(event, migrate, ends_at=ends_at, hosts=self._response_hosts)
+
+    def _answer_fleet(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+        from lib.aws import fleet  # noqa: PLC0415 - the function of one database does not need it
+
+        return fleet.work(event, self._environ, self._references, _seconds_left(context))
 
     def _answer_http(self, event: dict[str, Any], context: Any) -> Any:
         if self._is_malformed(event, context):

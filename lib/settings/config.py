@@ -130,7 +130,7 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         busy_retry=read_duration(environ, "MIGRATION_RETRY", "60s"),
         allow_out_of_order=is_set(environ, "MIGRATION_ALLOW_OUT_OF_ORDER"),
         allow_nonempty=is_set(environ, "MIGRATION_ALLOW_NONEMPTY"),
-        git_commit=_git_commit(environ),
+        git_commit=git_commit(environ),
         applied_by="assistant" if assistant else applied_by or ("build" if deploying else "cli"),
         deploying=deploying,
         assistant=assistant,
@@ -251,7 +251,8 @@ def _status_url(environ: Mapping[str, str], url: DatabaseURL) -> DatabaseURL:
     return url
 
 
-def _git_commit(environ: Mapping[str, str]) -> str | None:
+def git_commit(environ: Mapping[str, str]) -> str | None:
+    """The commit that a platform says it builds; None without one."""
     for variable in _COMMIT_VARIABLES:
         if commit := value_of(environ, variable):
             return commit
