@@ -58,6 +58,8 @@ TEAMS = (
     Part("scripts/scratch.py"),
     Part("scripts/bundle.py", ("sam",)),
     Part("scripts/invoke.py", ("sam",)),
+    Part("infra/fleet.asl.json", ("sam",)),
+    Part("template-fleet.yaml", ("sam",)),
     Part("template.yaml", ("sam",)),
     Part(".github/actions/rehearse/action.yml"),
     Part(".github/workflows/migrations.yml"),
@@ -130,6 +132,7 @@ MAINTAINERS = (
     "scripts/test",
     "tests/**/*.py",
     "tests/ddl_truth.*",
+    "tests/platform/localstack.txt",
 )
 
 
@@ -148,8 +151,8 @@ def _shipped(name: str, source: Path) -> Shipped:
 
 def place(name: str) -> str:
     """Where a team has a file of the checkout."""
-    if name == "template.yaml":
-        return "template.onward.yaml"
+    if name.startswith("template"):
+        return name.replace("template", "template.onward", 1)
     if name in ("CHANGELOG.md", "LICENSE", "README.md"):
         return f"{PAGES}/{name}"
     return re.sub(r"^docs/", f"{PAGES}/", name)
