@@ -1,5 +1,5 @@
 """Every error that a user can meet; each class knows its exit code, HTTP status, public code and
-public words.
+public words, and whether the same again may succeed.
 
 OnwardError
 ├── ConfigError            2  an environment variable or the URL is wrong
@@ -15,7 +15,10 @@ OnwardError
 ├── LockBusy               4  another run, or another session's lock, is in the way
 │   └── TableBusy          4  a table is locked, or there was a deadlock: worth another try
 ├── DatabaseUnavailable    5  unreachable
-│   ├── PasswordRefused    5  the server does not accept the password
+│   ├── HostUnreachable    5  nothing answers there, so no other database there can be reached
+│   │   └── HostUnknown    5  the host's name leads nowhere
+│   ├── AccessRefused      5  the server answers: no such database, or this role is not let in
+│   │   └── PasswordRefused 5 the server does not accept the password
 │   └── DatabaseUnsuitable 5  reachable, but read-only, without privilege, schema or extension
 │       └── HistoryHidden  5  row security hides rows of the history
 ├── MigrationFailed        1  a migration failed and was rolled back
@@ -79,6 +82,8 @@ class OnwardError(Exception):
     code = "internal"
     public_message = "Internal error."
     """What HTTP says. Fixed words, since `message` may hold a host, a name or a row."""
+    retry = False
+    """Whether the same again may succeed, without anybody changing anything."""
 
     def __init__(self, message: str, *, next_step: str = "", changed_nothing: bool = False) -> None:
         super().__init__(message)
@@ -179,6 +184,7 @@ class LockBusy(OnwardError):
     """Somebody else holds the lock that is needed; what this transaction did is rolled back."""
 
     exit_code, http_status, code = 4, 409, "busy"
+    retry = True
     public_message = "Another run is active, or another session holds a lock. Try again."
 
 
@@ -198,9 +204,33 @@ class DatabaseUnavailable(OnwardError):
 
     exit_code, http_status, code = 5, 503, "database_unavailable"
     public_message = "The database is unavailable."
+    retry = True
 
 
-class PasswordRefused(DatabaseUnavailable):
+class HostUnreachable(DatabaseUnavailable):
+    """Nothing answers at the host: what else is there cannot be reached either."""
+
+
+class HostUnknown(HostUnreachable):
+    """The host's name leads nowhere."""
+
+    retry = False
+
+
+class AccessRefused(DatabaseUnavailable):
+    """The server answers, and opens no session: there is no such database or role, or another
+    reason that stays.
+    """
+
+    retry = False
+
+    def __init__(self, message: str, *, next_step: str, sqlstate: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
+        self.sqlstate = sqlstate
+        """The server's; None where it told none."""
+
+
+class PasswordRefused(AccessRefused):
     """The server does not accept the password: another one may be needed, after a rotation for
     instance.
     """
@@ -208,6 +238,8 @@ class PasswordRefused(DatabaseUnavailable):
 
 class DatabaseUnsuitable(DatabaseUnavailable):
     """The database answers, but this role cannot migrate it, or its server lacks an extension."""
+
+    retry = False
 
 
 class HistoryHidden(DatabaseUnsuitable):
@@ -252,6 +284,7 @@ class OutcomeUnknown(OnwardError):
     """
 
     exit_code, code = 6, "outcome_unknown"
+    retry = True
     public_message = (
         "The outcome of a COMMIT is unknown. Check the status before you do anything else."
     )
@@ -261,6 +294,7 @@ class Interrupted(OnwardError):
     """A signal ended the run; what was not committed is rolled back."""
 
     code = "interrupted"
+    retry = True
     public_message = "The run was interrupted. What was not committed is rolled back."
 
     def __init__(self, message: str, *, exit_code: int, next_step: str = "") -> None:
@@ -276,7 +310,7 @@ class Interrupted(OnwardError):
 class RunFailed(OnwardError):
     """A run that had begun has ended with an error: how far it came, and the cause.
 
-    It has the cause's exit code, HTTP status and words.
+    It has what the cause's class knows: exit code, HTTP status, words.
     """
 
     def __init__(
@@ -290,6 +324,7 @@ class RunFailed(OnwardError):
         super().__init__(cause.message, next_step=cause.next_step)
         self.exit_code, self.http_status = cause.exit_code, cause.http_status
         self.code, self.public_message = cause.code, cause.public_message
+        self.retry = cause.retry
         self.applied, self.remaining, self.taken_over = applied, remaining, taken_over
         self._cause = cause
 

@@ -30,13 +30,14 @@ adopt checkpoint proof rehearsal
 report
 webhook
 web
+fleet
 aws cli vercel
 """.strip().splitlines()
 # What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
     "cli.main cli.offline cli.process cli.scratch comparison "
-    "diagnosis drift errors events guard hazards.judging history observation plan printable "
-    "printed queries quoting sizes "
+    "diagnosis drift errors events fleet.inventory fleet.outcome guard hazards.judging history "
+    "observation plan printable printed queries quoting sizes "
     "report.document report.drift report.github report.page report.page_graphics report.page_style "
     "report.queries report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "

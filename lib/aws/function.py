@@ -47,7 +47,8 @@ class Handler:
     def __init__(
         self, environ: Mapping[str, str], *, gateway_seconds: float = GATEWAY_SECONDS
     ) -> None:
-        self.service = Service(environ, SecretReferences())
+        self._environ, self._references = environ, SecretReferences()
+        self.service = Service(environ, self._references)
         self._app = create_app(self.service)
         self._mangum = Mangum(self._serve, lifespan="off")
         self._gateway_seconds = gateway_seconds
@@ -66,6 +67,8 @@ class Handler:
         )
 
     def _answer_direct(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+        if "tenants" in event:
+            return self._answer_fleet(event, context)
         if set(event) != {"action"} or event["action"] not in ACTIONS:
             return error_document(
                 "invalid_request",
@@ -75,6 +78,11 @@ class Handler:
             event["action"], applied_by="lambda", seconds=_seconds_left(context)
         )
         return result.document
+
+    def _answer_fleet(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+        from lib.aws import fleet  # noqa: PLC0415 - the function of one database does not need it
+
+        return fleet.work(event, self._environ, self._references, _seconds_left(context))
 
     def _answer_http(self, event: dict[str, Any], context: Any) -> Any:
         if self._is_malformed(event, context):

@@ -17,7 +17,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -31,6 +31,7 @@ CACHE_SECONDS = 60.0
 REPLY_SHARED_SECONDS = 5.0
 """A store is not asked the same thing more often than this, even if it fails."""
 _CREATING_CLIENT = Lock()  # boto3's default session is not safe for threads; its clients are
+_NOT_READ = (0.0, "")
 _REFERENCE = re.compile(r"(secretsmanager|ssm):.+")
 _DENIED = "this function's role has no permission to read it"
 _MISSING = "no such name exists in this account and region"
@@ -53,12 +54,17 @@ class StoreReply(NamedTuple):
 
 
 class SecretReferences:
-    """Replaces references by their values, and remembers the values for CACHE_SECONDS."""
+    """Replaces references by their values, and remembers the values for CACHE_SECONDS.
+
+    Each new value makes it forget the older ones: a process that meets thousands of databases has
+    the passwords of the last minute.
+    """
 
     def __init__(self) -> None:
         self._cache: dict[str, tuple[float, str]] = {}
         """By reference: when the value was read, and the value."""
-        self._replies: dict[tuple[str, str, str], Shared[StoreReply]] = {}
+        self._replies: dict[tuple[str, str, str], tuple[float, Shared[StoreReply]]] = {}
+        """By what is asked: when it was first asked, and the reply."""
 
     def __call__(
         self, environ: Mapping[str, str], variables: Sequence[str]
@@ -87,25 +93,30 @@ class SecretReferences:
                 yield _with_credentials({**environ, **values}, references)
 
     def _remembered(self, variable: str, reference: str, began: float) -> str:
-        read_at, value = self._cache.get(reference, (0.0, ""))
-        if value and 0 <= began - read_at < CACHE_SECONDS:
+        read_at, value = self._cache.get(reference, _NOT_READ)
+        if value and _is_recent(read_at, began):
             return value
         return self._remember(reference, self._read(variable, reference, "AWSCURRENT"))
 
     def _current(self, variable: str, reference: str, began: float) -> str:
-        read_at, value = self._cache[reference]
+        read_at, value = self._cache.get(reference, _NOT_READ)
         if read_at >= began:
             return value
         current = self._read(variable, reference, "AWSCURRENT", "after a refused password")
         return self._remember(reference, current)
 
-    def _pending(self, variable: str, reference: str, _: float) -> str:
+    def _pending(self, variable: str, reference: str, began: float) -> str:
         has_stages = not reference.startswith("ssm:")
         value = self._read(variable, reference, "AWSPENDING") if has_stages else ""
-        return self._remember(reference, value) if value else self._cache[reference][1]
+        if value:
+            return self._remember(reference, value)
+        return self._current(variable, reference, began)
 
     def _remember(self, reference: str, value: str) -> str:
-        self._cache[reference] = (time.time(), value)
+        now = time.time()
+        self._cache[reference] = (now, value)
+        _drop_old(self._cache, now)
+        _drop_old(self._replies, now)
         return value
 
     def _read(self, variable: str, reference: str, stage: str, purpose: str = "") -> str:
@@ -115,11 +126,22 @@ class SecretReferences:
         so the purpose tells them apart.
         """
         ask = partial(_store_reply, reference, stage)
-        shared = Shared(ask, seconds=REPLY_SHARED_SECONDS)
-        reply = self._replies.setdefault((reference, stage, purpose), shared).result()
+        asked = time.time(), Shared(ask, seconds=REPLY_SHARED_SECONDS)
+        reply = self._replies.setdefault((reference, stage, purpose), asked)[1].result()
         if reply.reason:
             raise _unusable(variable, reference, reply.reason)
         return reply.value
+
+
+def _is_recent(moment: float, now: float) -> bool:
+    return 0 <= now - moment < CACHE_SECONDS
+
+
+def _drop_old(known: dict[Any, tuple[float, Any]], now: float) -> None:
+    """Drop what is not recent. Other threads may add something meanwhile."""
+    for key, (moment, _) in known.copy().items():
+        if not _is_recent(moment, now):
+            known.pop(key, None)
 
 
 def _is_reference(value: str) -> bool:
@@ -206,17 +228,22 @@ def _refused_reply(code: str, stage: str) -> StoreReply:
 
 def read_secret(reference: str, stage: str) -> str:
     """Ask the store itself. Raises what boto3 raises."""
-    import boto3  # noqa: PLC0415
-    from botocore.config import Config  # noqa: PLC0415
-
     store, _, name = reference.partition(":")
-    two_attempts = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 2})
     with _CREATING_CLIENT:
-        client = boto3.client(store, config=two_attempts)
+        client = _client(store)
     if store == "ssm":
         return str(client.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
     secret = client.get_secret_value(SecretId=name.partition("#")[0], VersionStage=stage)
     return str(secret.get("SecretString", ""))
+
+
+@lru_cache
+def _client(store: str) -> Any:
+    import boto3  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+
+    two_attempts = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 2})
+    return boto3.client(store, config=two_attempts)
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -75,11 +75,13 @@ _REFUSING_TEXTS = (
 # libpq's own words where it has heard nothing, or not from the server that it wants. Others are
 # about what it heard. postgres: src/interfaces/libpq/fe-connect.c, fe-secure.c,
 # fe-secure-openssl.c, fe-misc.c
+_NO_ANSWER = (
+    r"connection (?:refused|timed out)|operation timed out|timeout expired|no route to host",
+    r"(?:network|host) is (?:unreachable|down)|no such file or directory",
+)
 _SILENCE = (
-    r"connection (?:refused|reset|timed out|aborted)",
-    r"operation timed out|timeout expired|broken pipe|no route to host",
-    r"(?:network|host) is (?:unreachable|down)",
-    r"cannot assign requested address|no such file or directory",
+    *_NO_ANSWER,
+    r"connection (?:reset|aborted)|broken pipe|cannot assign requested address",
     r"resource temporarily unavailable|too many open files",
     r"interrupted system call|software caused connection abort",
     r"server closed the connection unexpectedly|SSL SYSCALL error",
@@ -89,6 +91,7 @@ _SILENCE = (
     r"session is (?:not )?read-only|server is (?:not )?in hot standby mode",
     r"could not fork|sorry, too many clients",
 )
+_UNKNOWN_HOST = "unknown host"
 _NOBODY_LISTENS = re.compile(r"connection refused|no such file or directory", re.IGNORECASE)
 # And where it could not use what it was given, once it had reached the server.
 _SETTING = re.compile(
@@ -128,6 +131,16 @@ class Attempt(NamedTuple):
         )
 
     @property
+    def reaches_nobody(self) -> bool:
+        """Whether nothing has answered at the address, or there is no address."""
+        return self.is_of_a_name or (self.fate is Fate.SILENCE and _matches(_NO_ANSWER, self.words))
+
+    @property
+    def is_of_a_name(self) -> bool:
+        """Whether the host's name led nowhere."""
+        return self.words == _UNKNOWN_HOST
+
+    @property
     def finds_nobody(self) -> bool:
         """Whether nothing listens there at all."""
         return self.fate is Fate.SILENCE and bool(_NOBODY_LISTENS.search(self.words))
@@ -149,7 +162,7 @@ def read(message: str) -> list[Attempt]:
 
 def unresolved(message: str, *, passes: bool) -> Attempt:
     """A host whose name leads nowhere, for now or at all."""
-    return Attempt(Fate.SILENCE if passes else Fate.FINAL, _line(message), "unknown host")
+    return Attempt(Fate.SILENCE if passes else Fate.FINAL, _line(message), _UNKNOWN_HOST)
 
 
 def decide(attempts: Iterable[Attempt]) -> Attempt:

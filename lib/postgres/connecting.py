@@ -18,7 +18,14 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_attempts, make_conninfo, timeout_from_conninfo
 
-from lib.errors import ConfigError, DatabaseUnavailable, PasswordRefused
+from lib.errors import (
+    AccessRefused,
+    ConfigError,
+    DatabaseUnavailable,
+    HostUnknown,
+    HostUnreachable,
+    PasswordRefused,
+)
 from lib.postgres.connect_failure import Attempt, Fate, advise, decide, read, unresolved
 from lib.postgres.connection import Connection
 from lib.retry import Backoff
@@ -74,7 +81,8 @@ def connect(
     """Open a connection; retry within the budget where that may help, and tell so once.
 
     A statement that still runs at `deadline` (monotonic seconds) is cancelled. Raises
-    DatabaseUnavailable, and ConfigError for a setting that libpq refuses.
+    DatabaseUnavailable, mostly one of its subclasses, and ConfigError for a setting that libpq
+    refuses.
     """
     backoff = Backoff(
         budget.seconds, first=FIRST_PAUSE_SECONDS, factor=2.0, longest=LONGEST_PAUSE_SECONDS
@@ -204,6 +212,21 @@ def _failure(url: DatabaseURL, attempts: list[Attempt]) -> ConfigError | Databas
     reasons = redact("; ".join(dict.fromkeys(attempt.text for attempt in attempts)), url)
     if deciding.fate is Fate.SETTING:
         return ConfigError(f"libpq refuses {url}: {reasons}", next_step=advise(deciding))
-    refused = any(attempt.refuses_credentials for attempt in attempts)
-    kind = PasswordRefused if refused else DatabaseUnavailable
-    return kind(f"cannot connect to {url}: {reasons}", next_step=advise(deciding))
+    message, advice = f"cannot connect to {url}: {reasons}", advise(deciding)
+    if kind := _refusal(attempts):
+        return kind(message, next_step=advice, sqlstate=deciding.sqlstate or None)
+    return _unavailable(attempts)(message, next_step=advice)
+
+
+def _refusal(attempts: list[Attempt]) -> type[AccessRefused] | None:
+    if any(attempt.refuses_credentials for attempt in attempts):
+        return PasswordRefused
+    deciding = decide(attempts)
+    is_answer = deciding.fate is Fate.FINAL and not deciding.reaches_nobody
+    return AccessRefused if is_answer else None
+
+
+def _unavailable(attempts: list[Attempt]) -> type[DatabaseUnavailable]:
+    if not all(attempt.reaches_nobody for attempt in attempts):
+        return DatabaseUnavailable
+    return HostUnknown if decide(attempts).fate is Fate.FINAL else HostUnreachable

@@ -70,7 +70,7 @@ class RunSession:
         self.log = log
         self._url = url
         self._deadline = deadline
-        self._budget = budget.within(self.seconds_left)
+        self._budget = budget.within(min(config.connect_wait, self.seconds_left))
         self._history: History | None = None
         self._monitor = SessionMonitor(partial(self.connect, 0.0))
         self.limits = SessionLimits(config, lambda: self.seconds_left, log.tell)
@@ -122,9 +122,7 @@ class RunSession:
             try:
                 self._history = self._read_once(activity=activity)
             except DatabaseUnavailable as error:
-                # Its subclasses are final: a wrong password, an unsuitable role.
-                is_final = type(error) is not DatabaseUnavailable
-                pause = None if is_final else backoff.next_pause()
+                pause = backoff.next_pause() if error.retry else None
                 if pause is None:
                     raise
                 if backoff.attempts == 1:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from lib.activity import Activity, RunningRun
 from lib.drift import Drift, mark_of
 from lib.errors import (
+    AccessRefused,
     BaseConflict,
     ConfigError,
     DatabaseUnavailable,
@@ -19,6 +20,8 @@ from lib.errors import (
     FilesError,
     HistoryConflict,
     HistoryHidden,
+    HostUnknown,
+    HostUnreachable,
     Interrupted,
     LockBusy,
     MigrationFailed,
@@ -66,6 +69,9 @@ PAGES: dict[type[OnwardError], str] = {
     LockBusy: "docs/on-call.md#exit-4-another-run",
     TableBusy: "docs/on-call.md#exit-4-a-busy-table",
     DatabaseUnavailable: "docs/on-call.md#exit-5-unreachable",
+    HostUnreachable: "docs/on-call.md#exit-5-unreachable",
+    HostUnknown: "docs/on-call.md#exit-5-unreachable",
+    AccessRefused: "docs/on-call.md#exit-5-unreachable",
     PasswordRefused: "docs/on-call.md#exit-5-unreachable",
     DatabaseUnsuitable: "docs/on-call.md#exit-5-unreachable",
     HistoryHidden: "docs/security.md#other-roles-in-the-database",

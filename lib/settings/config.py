@@ -6,6 +6,7 @@ No error, `str` or `repr` from here shows a user, a password, or a part of a URL
 parsed. Passwords are in `DatabaseURL.parameters`, which go to the driver.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,6 +81,8 @@ class Config(NamedTuple):
     """The level from which findings end `rehearse` and `plan` with exit code 9, or never."""
     large: int
     """Bytes of a table, times what is done with each, above which a finding fails."""
+    connect_wait: float = math.inf
+    """How long to try to connect, where that is less than it usually is."""
 
     @property
     def production(self) -> bool:

@@ -5,18 +5,48 @@ import secrets
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TextIO
 
-from lib.web.result import ApiResult
+from lib.errors import OnwardError
+from lib.settings.redactor import Redactor
+from lib.web.result import ApiResult, RequestRefused
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class LogEntry:
     """The line of one request. It grows while the request is worked on, and is written once."""
 
-    def __init__(self, action: str | None = None) -> None:
-        self.fields: dict[str, Any] = {"requestId": secrets.token_hex(16), "action": action}
+    def __init__(
+        self,
+        action: str | None = None,
+        about: Mapping[str, Any] = NOTHING,
+        *,
+        log: TextIO | None = None,
+    ) -> None:
+        """`about` is what the line says besides: which tenant's database this is, for instance.
+
+        Without a log the line goes to stdout.
+        """
+        self.fields: dict[str, Any] = {
+            "requestId": secrets.token_hex(16),
+            "action": action,
+            **about,
+        }
+        self._log = log
         self._started = time.monotonic()
+
+    def explain(self, error: Exception, redactor: Redactor) -> None:
+        """Why the request failed, without secrets."""
+        if isinstance(error, OnwardError):
+            self.add_reason(redactor.text(error.message, thorough=True))
+        elif not isinstance(error, RequestRefused):
+            words = f"{type(error).__name__}: {error}"
+            self.add_reason(redactor.text(words, thorough=True))
+            self.add_traceback(error)
 
     def add_reason(self, reason: str) -> None:
         """Why the request failed. The reason must hold no secret."""
@@ -30,8 +60,9 @@ class LogEntry:
     def write(self, result: ApiResult) -> ApiResult:
         """Write the line. Returns the result with the line's id in a header."""
         self.fields["durationMs"] = round((time.monotonic() - self._started) * 1000)
-        sys.stdout.write(json.dumps(self.fields | _outcome(result)) + "\n")
-        sys.stdout.flush()
+        log = self._log or sys.stdout
+        log.write(json.dumps(self.fields | _outcome(result)) + "\n")
+        log.flush()
         headers = {**result.headers, "X-Request-Id": self.fields["requestId"]}
         return result._replace(headers=headers)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from lib import runner
 from lib.activity import Asked
@@ -29,10 +29,12 @@ from lib.settings.redactor import Redactor
 from lib.source.migration import Migration, load
 from lib.validation import validate
 from lib.web.auth import bearer_secret
-from lib.web.request_log import LogEntry
-from lib.web.result import ApiResult, RequestRefused, error_result
+from lib.web.request_log import NOTHING, LogEntry
+from lib.web.result import ApiResult, error_result
 from lib.web.threads import AllBusy, Shared, Workers
 from lib.webhook import SECRET_VARIABLE, URL_VARIABLE, Webhook
+
+T = TypeVar("T")
 
 ACTIONS = ("migrate", "status", "validate")
 MIN_RUN_SECONDS = runner.SHUTDOWN_MARGIN_SECONDS + 0.2  # less leaves no time to read the history
@@ -67,7 +69,24 @@ class Limits(NamedTuple):
 DEFAULT_LIMITS = Limits()
 
 
-def _as_given(environ: Mapping[str, str], _: Sequence[str]) -> Iterable[Mapping[str, str]]:
+def with_config(
+    environments: Iterable[Mapping[str, str]], applied_by: str, work: Callable[[Config], T]
+) -> T:
+    """Do the work with the configuration, and if the password is refused with the next one.
+
+    Not once a run has begun: then its error is RunFailed. Raises what the work raises.
+    """
+    failure: OnwardError = ConfigError("no environment was resolved")
+    for environ in environments:
+        try:
+            return work(read_config(environ, applied_by=applied_by))
+        except PasswordRefused as error:
+            failure = error
+    raise failure
+
+
+def as_given(environ: Mapping[str, str], _: Sequence[str]) -> Iterable[Mapping[str, str]]:
+    """Resolve nothing."""
     return (environ,)
 
 
@@ -77,11 +96,16 @@ class Service:
     def __init__(
         self,
         environ: Mapping[str, str],
-        resolve: Resolve = _as_given,
+        resolve: Resolve = as_given,
         *,
         limits: Limits = DEFAULT_LIMITS,
+        configure: Callable[[Config], Config] = lambda config: config,
+        about: Mapping[str, Any] = NOTHING,
     ) -> None:
+        """`configure` changes what the environment decides. `about` is in each line of the log."""
         self.limits = limits
+        self._configure = configure
+        self._about = about
         self._environ = environ
         self._resolve = resolve
         self._resolved: dict[str, str] = {}
@@ -100,7 +124,7 @@ class Service:
         try:
             return await asyncio.wait_for(self._status.get(), self.limits.status_seconds)
         except TimeoutError:
-            entry = LogEntry("public_status")
+            entry = LogEntry("public_status", self._about)
             late = DatabaseUnavailable(
                 f"the status was not read within {self.limits.status_seconds:g} s"
             )
@@ -139,17 +163,12 @@ class Service:
 
     def error_result(self, error: Exception, entry: LogEntry) -> ApiResult:
         """The public result of an error; its reason goes into the log, without secrets."""
-        if isinstance(error, OnwardError):
-            entry.add_reason(self._redactor.text(error.message, thorough=True))
-        elif not isinstance(error, RequestRefused):
-            words = f"{type(error).__name__}: {error}"
-            entry.add_reason(self._redactor.text(words, thorough=True))
-            entry.add_traceback(error)
+        entry.explain(error, self._redactor)
         return error_result(error)
 
     def _logged(self, action: str, work: Callable[[], ApiResult]) -> ApiResult:
         """What the work returns, or the result of what it raises, with its line in the log."""
-        entry = LogEntry(action)
+        entry = LogEntry(action, self._about)
         try:
             result = work()
         except Exception as error:
@@ -210,17 +229,11 @@ class Service:
         return Webhook(self._environ, lambda: next(iter(self._environments(variables))))
 
     def _with_config(self, applied_by: str, work: Callable[[Config], ApiResult]) -> ApiResult:
-        """Do the work with the configuration, and if the password is refused with the next one.
-
-        Not once a run has begun: then its error is RunFailed.
-        """
-        failure: OnwardError = ConfigError("no environment was resolved")
-        for environ in self._environments(URL_VARIABLES):
-            try:
-                return work(read_config(environ, applied_by=applied_by))
-            except PasswordRefused as error:
-                failure = error
-        raise failure
+        return with_config(
+            self._environments(URL_VARIABLES),
+            applied_by,
+            lambda config: work(self._configure(config)),
+        )
 
     def _environments(self, variables: Sequence[str]) -> Iterator[Mapping[str, str]]:
         """The environment with these variables resolved; the log must not show their values."""

@@ -19,7 +19,7 @@ from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
 from lib.aws.function import Handler
-from lib.aws.secrets import SecretReferences, read_secret
+from lib.aws.secrets import SecretReferences, _client, read_secret
 from lib.web.routes import create_app
 from lib.web.service import Service
 from tests.aws.instance import Context, answer, function
@@ -29,6 +29,12 @@ from tests.platform.lambda_runtime import function_url
 from tests.proxy import Proxy, proxied
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _new_clients() -> None:
+    """No client of another test's, whose account and endpoint are gone."""
+    _client.cache_clear()
 
 
 @pytest.fixture
@@ -536,6 +542,55 @@ def test_a_password_that_is_refused_is_asked_for_once_in_some_seconds(
     monkeypatch.setattr(time, "time", lambda: later)
     assert {reaches(handler) for _ in range(5)} == {"database_unavailable"}
     assert asked[5:] == [current, pending]
+
+
+def test_a_minute_later_the_secrets_of_other_databases_are_forgotten(
+    aws: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, began = SecretReferences(), time.time()
+    for number in range(6):
+        url = f"postgresql://app:canary-of-a-password-{number}@db{number}.example/app"
+        store(f"tenant-{number}", url)
+        monkeypatch.setattr(time, "time", lambda at=began + 25 * number: at)
+        variables = {"DATABASE_URL": f"secretsmanager:tenant-{number}"}
+        assert next(resolve(variables, ["DATABASE_URL"]))["DATABASE_URL"] == url
+    kept = repr(vars(resolve)) + repr([reply._latest.result() for _, reply in replies(resolve)])
+    assert [number for number in range(6) if f"canary-of-a-password-{number}" in kept] == [3, 4, 5]
+
+
+def replies(resolve: SecretReferences) -> list[tuple[float, Any]]:
+    return list(resolve._replies.values())
+
+
+def test_a_secret_that_was_forgotten_meanwhile_is_read_again(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("app", "postgresql://me:canary-of-a-password@db.example/app")
+    resolve, began = SecretReferences(), time.time()
+    variables = {"DATABASE_URL": "secretsmanager:app"}
+    assert len(list(resolve(variables, ["DATABASE_URL"]))) == 1
+    asking = resolve(variables, ["DATABASE_URL"])
+    next(asking)
+    store("other", "postgresql://me:canary-of-a-password@db.example/other")
+    monkeypatch.setattr(time, "time", lambda: began + 61)
+    next(resolve({"DATABASE_URL": "secretsmanager:other"}, ["DATABASE_URL"]))
+    assert list(asking) == []
+    assert asked.count("secretsmanager:app AWSCURRENT") == 2
+
+
+def test_a_store_has_one_client(aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    make = boto3.client
+
+    def noted(service: str, **options: Any) -> Any:
+        made.append(service)
+        return make(service, **options)
+
+    for number in range(3):
+        store(f"app-{number}", "x")
+    monkeypatch.setattr(boto3, "client", noted)
+    assert [read_secret(f"secretsmanager:app-{n}", "AWSCURRENT") for n in range(3)] == ["x"] * 3
+    assert made == ["secretsmanager"]
 
 
 def test_many_at_once_ask_a_store_once(asked: list[str], plain: Database) -> None:

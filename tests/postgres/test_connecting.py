@@ -18,13 +18,31 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from psycopg.conninfo import timeout_from_conninfo
 
-from lib.errors import DatabaseUnavailable, PasswordRefused
+from lib import runner
+from lib.errors import (
+    AccessRefused,
+    DatabaseUnavailable,
+    HostUnknown,
+    HostUnreachable,
+    PasswordRefused,
+)
 from lib.postgres.connecting import READ_BUDGET, Budget, connect
 from lib.postgres.executor import Executor
 from lib.settings.database_url import parse_url
 from scripts.embedded import Embedded, server_user
 from tests.conftest import Cli, Database, Server
-from tests.kit import SETTLED, Write, changed, history, login, role, run, session_of, target_of
+from tests.kit import (
+    SETTLED,
+    Write,
+    changed,
+    config_of,
+    history,
+    login,
+    role,
+    run,
+    session_of,
+    target_of,
+)
 from tests.proxy import Hold, Proxy, fail, proxied
 
 # 127.0.0.1, in a spelling that nobody can know for this machine's.
@@ -86,6 +104,20 @@ def test_a_server_that_is_not_there_ends_the_run_when_the_budget_is_spent(
     assert database.execute("SELECT to_regclass('one')") == [(None,)]
 
 
+def test_a_run_tries_to_connect_for_as_long_as_its_settings_say(
+    database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("lib.postgres.connecting.time.sleep", slept.append)
+    directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
+    with closed_port() as port:
+        dead = config_of(changed(database, port=str(port)), directory)._replace(connect_wait=0.05)
+        with pytest.raises(HostUnreachable, match="refused"):
+            runner.run(dead, lambda _: None)
+    assert slept == []
+    assert database.execute("SELECT to_regclass('one')") == [(None,)]
+
+
 LETS_IN = "database\0"  # what a client begins with
 
 
@@ -105,9 +137,9 @@ LETS_IN = "database\0"  # what a client begins with
             PasswordRefused,
         ),
         ("28000", "ğ", "ÖLÜMCÜL (FATAL)", PasswordRefused),
-        ("3D000", "Datenbank »app« existiert nicht", "FATAL", DatabaseUnavailable),
-        ("08P01", "no such database: app", "FATAL", DatabaseUnavailable),
-        ("XX000", "Tenant or user not found", "FATAL", DatabaseUnavailable),
+        ("3D000", "Datenbank »app« existiert nicht", "FATAL", AccessRefused),
+        ("08P01", "no such database: app", "FATAL", AccessRefused),
+        ("XX000", "Tenant or user not found", "FATAL", AccessRefused),
         ("XX000", "password authentication failed for user 'app'", "ERROR", PasswordRefused),
     ],
 )
@@ -117,15 +149,14 @@ def test_a_final_answer_in_any_language_is_asked_for_once(
     sqlstate: str,
     text: str,
     severity: str,
-    kind: type[DatabaseUnavailable],
+    kind: type[AccessRefused],
 ) -> None:
     refusing = proxy.when(LETS_IN, fail(sqlstate, text, severity), times=math.inf)
     url = proxy.url(changed(database, password="canary-of-a-password").url)
-    with pytest.raises(
-        DatabaseUnavailable, match=re.escape(f"{text} (SQLSTATE {sqlstate})")
-    ) as caught:
+    with pytest.raises(AccessRefused, match=re.escape(f"{text} (SQLSTATE {sqlstate})")) as caught:
         connect(parse_url("POSTGRES_URL", url, {}), "onward test")
     assert (type(caught.value), refusing.hits) == (kind, 1)
+    assert (caught.value.retry, caught.value.sqlstate) == (False, sqlstate)
     assert "Check user, password and database in the URL" in caught.value.next_step
     assert "canary" not in str(caught.value)
 
@@ -189,7 +220,7 @@ def test_who_only_looks_does_not_wait_for_a_local_server_that_is_down(
             target = parse_url("POSTGRES_URL", f"postgresql://me@{host}:{port}/app?{query}", {})
             with pytest.raises(DatabaseUnavailable, match=r"refused|No such file") as caught:
                 connect(target, "onward test", budget=READ_BUDGET)
-            assert type(caught.value) is DatabaseUnavailable
+            assert (type(caught.value), caught.value.retry) == (HostUnreachable, True)
             assert "Check that the server runs" in caught.value.next_step
 
 
@@ -267,9 +298,12 @@ def test_the_answer_of_one_host_counts_more_than_the_silence_of_others(
             assert session.query("SELECT current_database()") == [(database.name,)]
 
 
-@pytest.mark.parametrize(("number", "calls"), [(socket.EAI_AGAIN, 3), (socket.EAI_NONAME, 1)])
+@pytest.mark.parametrize(
+    ("number", "calls", "kind"),
+    [(socket.EAI_AGAIN, 3, HostUnreachable), (socket.EAI_NONAME, 1, HostUnknown)],
+)
 def test_a_name_that_may_soon_be_known_is_asked_for_again(
-    monkeypatch: pytest.MonkeyPatch, number: int, calls: int
+    monkeypatch: pytest.MonkeyPatch, number: int, calls: int, kind: type[HostUnreachable]
 ) -> None:
     asked: list[str] = []
 
@@ -281,19 +315,21 @@ def test_a_name_that_may_soon_be_known_is_asked_for_again(
     monkeypatch.setattr("lib.postgres.connecting.time.sleep", lambda _: None)
     target = parse_url("POSTGRES_URL", "postgresql://me:canary-of-a-password@db.example/app", {})
     with pytest.raises(
-        DatabaseUnavailable, match=r"failed to resolve host 'db\.example'.*nobody knows"
-    ):
+        HostUnreachable, match=r"failed to resolve host 'db\.example'.*nobody knows"
+    ) as caught:
         connect(target, "onward test", budget=Budget(20.0 if calls == 1 else 0.3))
     assert asked[:calls] == ["db.example"] * calls
     assert (len(asked) == 1) == (calls == 1)
+    assert (type(caught.value), caught.value.retry) == (kind, calls > 1)
 
 
 def test_a_server_that_has_no_connection_to_spare_is_tried_again(
     server: Server, database: Database
 ) -> None:
     with login(server, database, "CONNECTION LIMIT 0") as crowded:
-        with pytest.raises(DatabaseUnavailable, match="too many connections"):
+        with pytest.raises(DatabaseUnavailable, match="too many connections") as caught:
             connect(target_of(crowded), "onward test", budget=Budget(0.3))
+        assert (type(caught.value), caught.value.retry) == (DatabaseUnavailable, True)
         relief = threading.Timer(
             0.2, server.admin.execute, [f"ALTER ROLE {role(crowded)} CONNECTION LIMIT 1"]
         )

@@ -1,0 +1,1 @@
+"""Many databases with one set of migrations: the inventory, the worker, the report."""

@@ -1,0 +1,79 @@
+"""What became of one tenant's database. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from lib.errors import OnwardError
+
+FINE = ("migrated", "current", "ahead")
+NOT_REACHED = "not_reached"
+ANOTHER_BUNDLE = "another_bundle"
+WRONG_ENVIRONMENT = "wrong_environment"
+
+
+class Outcome(NamedTuple):
+    """One of FINE, a state of the plan that is not, NOT_REACHED, or the public code of an error.
+
+    It holds no message, host or row, so it may go anywhere.
+    """
+
+    tenant: str
+    outcome: str
+    version: str | None = None
+    """The last applied migration; of an error, the migration that failed."""
+    applied: int = 0
+    milliseconds: int = 0
+    sqlstate: str | None = None
+    line: int | None = None
+    retry: bool = False
+    """Whether the same again may succeed, without anybody changing anything."""
+
+    @property
+    def fine(self) -> bool:
+        """Whether nobody has to do anything."""
+        return self.outcome in FINE
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON form, without what is not known."""
+        found = {
+            "tenant": self.tenant,
+            "outcome": self.outcome,
+            "version": self.version,
+            "applied": self.applied,
+            "ms": self.milliseconds,
+            "sqlstate": self.sqlstate,
+            "line": self.line,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> "Outcome":
+        """What `document` was made of, but for `retry`."""
+        return cls(
+            tenant=document["tenant"],
+            outcome=document["outcome"],
+            version=document.get("version"),
+            applied=document.get("applied", 0),
+            milliseconds=document.get("ms", 0),
+            sqlstate=document.get("sqlstate"),
+            line=document.get("line"),
+        )
+
+
+def not_reached(tenant: str) -> Outcome:
+    """The outcome of a tenant that nothing was begun for."""
+    return Outcome(tenant, NOT_REACHED, retry=True)
+
+
+def exit_codes() -> dict[str, int]:
+    """The exit code of each outcome that is not fine."""
+    found = {error.code: error.exit_code for error in _error_classes(OnwardError)}
+    return found | {"pending": 8, NOT_REACHED: 8, "conflict": 3, ANOTHER_BUNDLE: 3}
+
+
+def _error_classes(error: type[OnwardError]) -> Iterator[type[OnwardError]]:
+    """The subclasses before the class, so that the more general of two with one code counts."""
+    for subclass in error.__subclasses__():
+        yield from _error_classes(subclass)
+    yield error
