@@ -52,7 +52,7 @@ def test_nobody_finds_anything_in_the_machine(lint: partial[str]) -> None:
     [
         ('"Next": "Count"', '"Next": "Counts"', "Counts"),
         ('"MaxConcurrency": 1,', '"MaxConcurrency": "one",', "MaxConcurrency"),
-        ("$.cluster.tolerated", "cluster.tolerated", "ToleratedFailurePercentagePath"),
+        ("$.cluster.tolerated", "cluster.tolerated", "ToleratedFailureCountPath"),
         ("arn:aws:states:::lambda:invoke", "lambda:invoke", "Migrate a chunk/Resource"),
         ('"MaxAttempts": 4', '"MaxAttempts": 4.5', 'Expected "integer"'),
     ],
