@@ -6,7 +6,8 @@ first change: `require_no_obstacle`; before the first file: `require_extensions`
 
 The history names the environment that migrated a database last, by the database's identity. A copy
 of the database has another identity, so the copied history shows that it is a copy, and any
-environment may migrate it.
+environment may migrate it. Not in a fleet, whose databases are made as copies of a template: there
+a copy belongs to the environment that migrated its original, and no environment takes another's.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -85,9 +86,16 @@ def reason_to_skip(environment: str, allowed: Sequence[str]) -> str:
 
 def require_confirmed_production(config: Config, *, confirmed: bool) -> None:
     """Raise WrongEnvironment if a person would change production without --production."""
-    if config.production and not config.deploying and not confirmed:
+    require_confirmation(
+        config.environment, confirmed=config.deploying or confirmed, place=_where(config)
+    )
+
+
+def require_confirmation(environment: str, *, confirmed: bool, place: str) -> None:
+    """Raise WrongEnvironment if this would change production, and nobody has confirmed that."""
+    if environment == "production" and not confirmed:
         raise WrongEnvironment(
-            f"this would change production from outside a deploy{_where(config)}",
+            f"this would change production from outside a deploy{place}",
             changed_nothing=True,
             next_step="Deploy instead, or confirm with --production.",
         )
@@ -202,13 +210,13 @@ def require_environment(config: Config, history: History) -> str:
             f"{here} applies nothing: MIGRATION_ENVIRONMENTS is {','.join(config.environments)}",
             changed_nothing=True,
         )
-    last = last_migrated_as(history)
+    last = last_migrated_as(history) or (_newest_mark(history) if config.fleet else None)
     if last == here or (last is None and _is_free(config, history)):
         return ""
-    whose = f"was last migrated as {last}" if last else _unmarked(history)
+    whose = _whose(history, last)
     if config.claim == f"{here}@{history.identity}":
         return f"this database {whose}; MIGRATION_CLAIM assigns it to {here}"
-    if last and config.production:
+    if last and config.production and not config.fleet:
         return f"this database {whose}; production takes it over with its next migration"
     raise WrongEnvironment(
         f"this database {whose}, and this run is {here}{_where(config)}",
@@ -279,6 +287,12 @@ def _is_new_or_copied(history: History) -> bool:
     return not history.known or _is_copied(history)
 
 
+def _newest_mark(history: History) -> str | None:
+    """The environment of the newest mark, whichever database it names."""
+    marks = [row for row in history.rows if row.environment and row.identity]
+    return max(marks, key=lambda row: row.id).environment if marks else None
+
+
 def _is_copied(history: History) -> bool:
     """Whether the history's marks name another database than this one."""
     others = [row.identity for row in history.rows if row.environment and row.identity]
@@ -293,6 +307,15 @@ def _identity_form(identity: str) -> tuple[bool, bool]:
     """
     first, _, rest = identity.partition("/")
     return first.isdigit(), "/ep-" in rest
+
+
+def _whose(history: History, last: str | None) -> str:
+    """Whose the database is, in words; `last` is the environment that its history names."""
+    if last is None:
+        return _unmarked(history)
+    if last_migrated_as(history):
+        return f"was last migrated as {last}"
+    return f"is a copy of one that was last migrated as {last}"
 
 
 def _unmarked(history: History) -> str:
@@ -333,7 +356,11 @@ def _ways_to_adopt(config: Config, history: History) -> Iterator[str]:
             f"{TABLES[tool].title} has a history here; to take it over (docs/importing.md): "
             f"scripts/migrate.py import {tool} DIRECTORY"
         )
-    yield f"if the files up to NNN made these tables: scripts/migrate.py baseline NNN{confirmed}"
+    schema = f"MIGRATION_SCHEMA={config.tenant} " if config.tenant else ""
+    yield (
+        f"if the files up to NNN made these tables: {schema}scripts/migrate.py baseline "
+        f"NNN{confirmed}"
+    )
     yield (
         "if all files are to run beside them: scripts/migrate.py --allow-nonempty "
         "(or set MIGRATION_ALLOW_NONEMPTY=1)"

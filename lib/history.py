@@ -12,6 +12,8 @@ from lib.quoting import identifier
 TABLE = "schema_migrations"
 AUDIT_COLUMNS = ("environment", "identity", "git_commit", "applied_by")
 SCHEMA_COLUMNS = ("schema_state", "drift")
+TENANT_MARK = "Onward: the history of this schema alone"
+"""The comment on a tenant's table. No run counts it for the rest of the database."""
 
 
 class AppliedMigration(NamedTuple):
@@ -112,6 +114,10 @@ class History(NamedTuple):
     """What is going on in the database; None if that was not asked for."""
     takeover: Takeover | None = None
     """What another tool has applied, and is not recorded yet."""
+    tenant: str | None = None
+    """The schema that it is of alone: another's runs may be under way beside this one's."""
+    off_path: str = ""
+    """The search path, if the table was found in none of its schemas, of which the first exists."""
 
     @property
     def known(self) -> tuple[AppliedMigration, ...]:
@@ -141,6 +147,16 @@ class History(NamedTuple):
 def qualified(schema: str) -> str:
     """The name of the history's table in a schema, as SQL text."""
     return f"{identifier(schema)}.{TABLE}"
+
+
+def off_path_warning(history: History) -> str:
+    """What to say of a history that is not where the files run; mostly empty."""
+    if not history.off_path:
+        return ""
+    return (
+        f"this history is {history.table}, which is not on the search path ({history.off_path}): "
+        "if it is not of this schema, set MIGRATION_SCHEMA"
+    )
 
 
 def untrusted(table: str, owner: str, role: str) -> UntrustedHistory:

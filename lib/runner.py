@@ -23,7 +23,7 @@ from lib.errors import (
 )
 from lib.events import Emit, RunLog, RunResult
 from lib.guard import last_migrated_as, require_extensions, require_permission
-from lib.history import History, Takeover
+from lib.history import History, Takeover, off_path_warning
 from lib.plan import Plan, make_plan
 from lib.postgres.executor import MIN_FILE_SECONDS, Executor
 from lib.postgres.no_transaction import require_no_session_state
@@ -83,7 +83,7 @@ def require_run_allowed(config: Config, history: History, plan: Plan) -> str:
     plan.require_no_conflict()
     require_runnable(plan.pending)
     if not history.direct:
-        require_no_session_state(plan.pending)
+        require_no_session_state(plan.pending, tenant=config.tenant)
     return warning
 
 
@@ -169,8 +169,8 @@ class _Run:
 
     def _prepare(self, history: History, plan: Plan) -> None:
         warning = require_run_allowed(self._config, history, plan)
-        if warning:
-            self._log.tell(warning)
+        for one in filter(None, (warning, off_path_warning(history))):
+            self._log.tell(one)
         if history.takeover:
             self._take_over(history.takeover)
         if wanted := extensions.created(plan.pending):

@@ -18,7 +18,10 @@ import psycopg
 import pytest
 from starlette.testclient import TestClient
 
+from lib import runner
 from lib.cli.main import main
+from lib.errors import WrongEnvironment
+from lib.settings.config import Config
 from lib.web.routes import create_app
 from lib.web.service import Service
 from tests.conftest import ROOT, Cli, Completed, Database, Server
@@ -26,10 +29,12 @@ from tests.documents import blocks_of
 from tests.kit import (
     Write,
     by_name,
+    config_of,
     contents,
     login,
     nothing_is_left_running,
     role,
+    run_fails,
     tables,
     until,
 )
@@ -540,6 +545,42 @@ def test_a_clone_by_another_name_is_free_and_the_original_is_not(
         assert marks(production) == [("001-one", "production")]
     finally:
         server.drop(clone)
+
+
+@pytest.mark.slow
+def test_in_a_fleet_a_copy_is_its_originals_environments_and_no_others(
+    server: Server, production: Database, migrations: Write
+) -> None:
+    clone = server.create(template=production.name)
+    directory = migrations(TWO)
+    try:
+        for environment in ("staging", "preview"):
+            with run_fails(WrongEnvironment, match="is a copy of one that was last migrated as"):
+                runner.run(in_a_fleet(clone, directory, environment), lambda _: None)
+        assert (marks(clone), tables(clone)) == ([("001-one", "production")], ["one"])
+        runner.run(in_a_fleet(clone, directory, "production"), lambda _: None)
+        assert marks(clone) == [("001-one", "production"), ("002-two", "production")]
+        migrations(THREE)
+        with run_fails(WrongEnvironment, match="was last migrated as production"):
+            runner.run(in_a_fleet(clone, directory, "staging"), lambda _: None)
+        assert tables(clone) == ["one", "two"]
+    finally:
+        server.drop(clone)
+
+
+def test_in_a_fleet_production_takes_no_other_environments_database(
+    database: Database, deploy: Deploy, migrations: Write
+) -> None:
+    directory = migrations(ONE)
+    assert deploy("preview", database).code == 0
+    migrations(TWO)
+    with run_fails(WrongEnvironment, match="was last migrated as preview"):
+        runner.run(in_a_fleet(database, directory, "production"), lambda _: None)
+    assert (marks(database), tables(database)) == ([("001-one", "preview")], ["one"])
+
+
+def in_a_fleet(database: Database, directory: Path, environment: str) -> Config:
+    return config_of(database, directory, MIGRATION_ENV=environment)._replace(fleet=True)
 
 
 def test_rows_that_were_restored_elsewhere_do_not_bind_anybody(

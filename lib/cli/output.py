@@ -1,6 +1,7 @@
 """Where a command prints: text for people, and one JSON document for programs."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
@@ -58,6 +59,11 @@ class Terminal:
     def info(self, text: str) -> None:
         """Print text for people."""
         self._print(text, self._text_stream)
+
+    def redraw(self, text: str) -> None:
+        """Print text in the place of the terminal's last line, cut to its width."""
+        width = shutil.get_terminal_size().columns - 1
+        write(self._text_stream, f"\r{printable(text)[:width]}\033[K")
 
     def error(self, error: OnwardError, *, ending: str = "") -> None:
         """Print an error to stderr, and on GitHub Actions annotate the line in the pull request."""

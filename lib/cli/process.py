@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping, Sequence
 
-from lib.cli.main import main
+from lib.cli.main import main as migrate
 from lib.cli.output import write
 from lib.cli.signals import SIGNALS, ignore_further_signals, interrupt
 from lib.errors import Interrupted
@@ -12,7 +13,7 @@ from lib.errors import Interrupted
 _STREAM_MODES = {"stdin": "r", "stdout": "w", "stderr": "w"}
 
 
-def run_process() -> int:
+def run_process(main: Callable[[Sequence[str], Mapping[str, str]], int] = migrate) -> int:
     """Run `main` with this process's arguments, environment and streams; return the exit code.
 
     Raises DriverMissing.

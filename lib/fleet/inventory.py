@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from lib.errors import ConfigError
 from lib.settings.database_url import DatabaseURL, parse_url, unpooled
+from lib.settings.reach import Reach
 
 CANARIES = 0
 """The wave that must be current before another one begins."""
@@ -42,6 +43,8 @@ class Tenant(NamedTuple):
     cluster: str = UNKNOWN_CLUSTER
     servers: tuple[str, ...] = ()
     """Which servers its database is on; empty where the URL is a reference."""
+    reach: Reach = Reach.ANYWHERE
+    """How far away they are."""
 
     @property
     def line(self) -> dict[str, str]:
@@ -66,6 +69,16 @@ class Inventory(NamedTuple):
     """All tenants, in the order of their lines."""
 
     tenants: tuple[Tenant, ...]
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether all databases are."""
+        return all(tenant.reach is Reach.THIS_MACHINE for tenant in self.tenants)
+
+    @property
+    def has_references(self) -> bool:
+        """Whether secrets have to be read from a store."""
+        return any(tenant.secret or not tenant.servers for tenant in self.tenants)
 
     @property
     def waves(self) -> tuple[Wave, ...]:
@@ -189,7 +202,8 @@ def _tenant(row: Mapping[str, Any]) -> tuple[Tenant, DatabaseURL | None]:
     cluster = row.get("cluster") or (unpooled(url.host) if url else UNKNOWN_CLUSTER)
     servers = tuple(server.server_key(url.tenant) for server in url.servers) if url else ()
     wave = row.get("wave", DEFAULT_WAVE)
-    return Tenant(row["tenant"], text, secret, wave, cluster, servers), url
+    reach = url.reach if url else Reach.ANYWHERE
+    return Tenant(row["tenant"], text, secret, wave, cluster, servers, reach), url
 
 
 def _refused(problems: Iterable[str]) -> ConfigError:

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 from lib.errors import OnwardError
 
-FINE = ("migrated", "current", "ahead")
+LOOKED = ("current", "ahead")
+"""What only who has read the history can tell, and nobody has to do anything about."""
+FINE = ("migrated", *LOOKED)
 NOT_REACHED = "not_reached"
 ANOTHER_BUNDLE = "another_bundle"
 WRONG_ENVIRONMENT = "wrong_environment"
@@ -27,6 +29,8 @@ class Outcome(NamedTuple):
     line: int | None = None
     retry: bool = False
     """Whether the same again may succeed, without anybody changing anything."""
+    silent_host: bool = False
+    """Whether nothing has answered at the tenant's servers."""
 
     @property
     def fine(self) -> bool:
@@ -49,7 +53,7 @@ class Outcome(NamedTuple):
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> "Outcome":
-        """What `document` was made of, but for `retry`."""
+        """What `document` was made of, but for what only the engine needs."""
         return cls(
             tenant=document["tenant"],
             outcome=document["outcome"],

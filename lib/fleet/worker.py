@@ -7,11 +7,10 @@ from typing import TextIO
 
 from lib import runner
 from lib.errors import (
-    DatabaseUnavailable,
-    LockBusy,
+    AccessRefused,
+    HostUnreachable,
     MigrationFailed,
     OnwardError,
-    OutcomeUnknown,
     RunFailed,
 )
 from lib.events import RunResult
@@ -33,6 +32,8 @@ from lib.webhook import SECRET_VARIABLE, URL_VARIABLE
 ACTIONS = ("migrate", "status")
 LEAST_SECONDS = 5.0
 """With less left, no other tenant is begun."""
+CONNECT_SECONDS = 5.0
+"""The engine tries again, so a tenant's server is not waited for as long as that of a deploy."""
 _NOT_A_TENANTS = (*URL_VARIABLES, URL_VARIABLE, SECRET_VARIABLE)
 
 
@@ -64,20 +65,25 @@ class Worker:
         return self._migrations[-1].version if self._migrations else ""
 
     def outcomes(
-        self, action: str, tenants: Sequence[Tenant], deadline: float
+        self, action: str, tenants: Sequence[Tenant], deadline: float | None = None
     ) -> Iterator[Outcome]:
         """Do one of ACTIONS for each tenant, before the deadline (monotonic seconds).
 
-        A tenant that fails does not stop the next one. Each is done when it is asked for.
+        A tenant that fails does not stop the next one, but a host that does not answer is asked
+        once only. Each is done when it is asked for.
         """
+        silent: set[str] = set()
         for tenant in tenants:
-            if deadline - time.monotonic() < LEAST_SECONDS:
+            if _is_late(deadline) or not silent.isdisjoint(tenant.servers):
                 yield not_reached(tenant.name)
-            else:
-                yield self._outcome(action, tenant, deadline)
+                continue
+            found = self._outcome(action, tenant, deadline)
+            if found.silent_host:
+                silent |= {*tenant.servers}
+            yield found
 
-    def _outcome(self, action: str, tenant: Tenant, deadline: float) -> Outcome:
-        began, entry = time.monotonic(), LogEntry(action, tenant=tenant.name, log=self._log)
+    def _outcome(self, action: str, tenant: Tenant, deadline: float | None) -> Outcome:
+        began, entry = time.monotonic(), LogEntry(action, {"tenant": tenant.name}, log=self._log)
         resolved: dict[str, str] = {}
         try:
             found, result = self._act(action, tenant, deadline, resolved)
@@ -88,12 +94,16 @@ class Worker:
         return found._replace(milliseconds=round((time.monotonic() - began) * 1000))
 
     def _act(
-        self, action: str, tenant: Tenant, deadline: float, resolved: dict[str, str]
+        self, action: str, tenant: Tenant, deadline: float | None, resolved: dict[str, str]
     ) -> tuple[Outcome, ApiResult]:
         """What became of the tenant, and how the log tells it. `resolved` gets the secrets."""
         work = partial(self._migrate, deadline=deadline) if action == "migrate" else self._look
         environments = self._environments(tenant, resolved)
-        return with_config(environments, self._applied_by, partial(work, tenant))
+        return with_config(
+            environments,
+            self._applied_by,
+            lambda config: work(tenant, config._replace(connect_wait=CONNECT_SECONDS)),
+        )
 
     def _environments(
         self, tenant: Tenant, resolved: dict[str, str]
@@ -103,7 +113,7 @@ class Worker:
             yield environ
 
     def _migrate(
-        self, tenant: Tenant, config: Config, *, deadline: float
+        self, tenant: Tenant, config: Config, *, deadline: float | None
     ) -> tuple[Outcome, ApiResult]:
         # The engine tries again what is busy, so a run does not wait for another one to finish.
         config = config._replace(lock_wait=0.0)
@@ -115,6 +125,10 @@ class Worker:
             _, plan = runner.read_plan(config, executor, self._migrations)
         found = Outcome(tenant.name, str(plan.state), _last_applied(plan))
         return found, ApiResult(200, {"state": found.outcome})
+
+
+def _is_late(deadline: float | None) -> bool:
+    return deadline is not None and deadline - time.monotonic() < LEAST_SECONDS
 
 
 def _variables(tenant: Tenant) -> dict[str, str]:
@@ -143,15 +157,16 @@ def _failed(tenant: Tenant, error: Exception) -> Outcome:
     if not isinstance(error, OnwardError):
         return Outcome(tenant.name, OnwardError.code)
     cause = error.cause
-    found = Outcome(tenant.name, error.code, retry=_may_succeed(cause))
+    found = Outcome(
+        tenant.name,
+        error.code,
+        sqlstate=cause.sqlstate if isinstance(cause, AccessRefused) else None,
+        retry=error.retry,
+        silent_host=isinstance(cause, HostUnreachable),
+    )
     if isinstance(error, RunFailed):
         found = found._replace(applied=len(error.applied))
     if isinstance(cause, MigrationFailed):
         at = cause.failure
         found = found._replace(version=at.version, sqlstate=at.server.sqlstate, line=at.line)
     return found
-
-
-def _may_succeed(error: OnwardError) -> bool:
-    """Whether the same again may succeed. A kind of DatabaseUnavailable is an answer that stays."""
-    return isinstance(error, LockBusy | OutcomeUnknown) or type(error) is DatabaseUnavailable

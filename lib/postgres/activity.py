@@ -9,7 +9,7 @@ from typing import Any
 from lib.activity import Activity, Asked, PendingDetach, RunningRun
 from lib.postgres.blockers import HOLDERS
 from lib.postgres.leftovers import LEFTOVERS
-from lib.postgres.lock import RUN_LOCK_KEY
+from lib.postgres.lock import RunLock
 from lib.sizes import LISTED_BYTES
 
 # Of pg_class, as the last VACUUM or ANALYZE left it: pg_total_relation_size would wait for locks. A
@@ -38,24 +38,28 @@ GROUP BY 1 HAVING sum(pages) * current_setting('block_size')::bigint >= {LISTED_
 
 _HOLDERS = f"""
     'now', extract(epoch FROM clock_timestamp()), 'holders', (SELECT json_agg(one)
-        FROM ({HOLDERS.format(key=RUN_LOCK_KEY)}) AS one (pid, name, age, since))
+        FROM ({HOLDERS}) AS one (pid, name, age, since))
 """  # noqa: S608
-# Expressions of type json, for the query that reads the history: they cost no round trip.
-ACTIVITY = {
-    Asked.NOTHING: "NULL",
-    Asked.RUN: f"json_build_object({_HOLDERS})",
-    Asked.ALL: f"""json_build_object({_HOLDERS},
+_REST = f"""
     'sizes', (SELECT json_object_agg(name, json_build_array(bytes, rows))
         FROM ({_SIZES}) AS one),
-    'left', (SELECT json_agg(one) FROM ({LEFTOVERS}) AS one (kind, oid, name, parent)))
-""",  # noqa: S608
-}
+    'left', (SELECT json_agg(one) FROM ({LEFTOVERS}) AS one (kind, oid, name, parent))
+"""  # noqa: S608
 # Whoever takes the lock has set this name, perhaps to something else.
 _NAME_OF_A_RUN = r"onward \S+ .+ ([0-9]{3,}-[a-z0-9-]*)"
 
 
+def activity_sql(asked: Asked, lock: RunLock) -> str:
+    """An expression of type json, for the query that reads the history: it costs no round trip."""
+    if asked is Asked.NOTHING:
+        return "NULL"
+    holders = _HOLDERS.format(held=lock.held_by_a_run)
+    rest = f", {_REST}" if asked is Asked.ALL else ""
+    return f"json_build_object({holders}{rest})"
+
+
 def activity_of(facts: dict[str, Any]) -> Activity:
-    """What `ACTIVITY` has yielded."""
+    """What `activity_sql` has yielded."""
     holders, left = facts["holders"] or [], facts.get("left") or []
     return Activity(
         running=_running(**holders[0]) if holders else None,

@@ -38,7 +38,7 @@ SELECT a.pid, a.application_name, round(extract(epoch FROM clock_timestamp() - a
 FROM pg_locks l
 JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = a.datid
-    AND a.datname = current_database() AND l.classid::bigint << 32 | l.objid::bigint = {key}
+    AND a.datname = current_database() AND a.pid <> pg_backend_pid() AND {held}
 """
 _STRING = r"(?s)'(?:[^'\\]|\\.|'')*'?|\$\w*\$.*"
 
@@ -141,9 +141,12 @@ class Watch:
         return blocked + self._monitor.index_build(self._pid)
 
 
-def lock_holders(connection: Connection, key: int) -> list[Session]:
-    """The sessions that hold an advisory lock; none if this role cannot see them."""
-    rows = connection.read(HOLDERS.format(key=key)).rows
+def lock_holders(connection: Connection, held: str) -> list[Session]:
+    """The other sessions that hold an advisory lock; none if this role cannot see them.
+
+    `held` is a condition on the lock, a row `l` of pg_locks.
+    """
+    rows = connection.read(HOLDERS.format(held=held)).rows
     return [Session(str(pid), name, age) for pid, name, age, _ in rows]
 
 

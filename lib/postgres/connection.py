@@ -30,6 +30,7 @@ from lib.errors import (
 )
 from lib.postgres.check import own_error
 from lib.postgres.server_text import ServerText, codec
+from lib.quoting import identifier
 from lib.settings.database_url import DatabaseURL, redact
 
 CANCEL_GRACE_SECONDS = 2.0  # for the server to end a statement that was cancelled at the deadline
@@ -46,7 +47,6 @@ _SEVERITY, _MESSAGE = int(pq.DiagnosticField.SEVERITY), int(pq.DiagnosticField.M
 # call it with the role's privileges (CVE-2018-1058). With row_security off, hidden rows are an
 # error instead of missing.
 PIN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off;"
-USUAL_PATH = "SET LOCAL search_path TO DEFAULT; SET LOCAL row_security TO DEFAULT;"
 # For what is read while a file runs: a limit that it sets is for its own statements.
 NO_TIMEOUT = "SET LOCAL statement_timeout = 0;"
 # What a statement of Onward's asks for.
@@ -60,6 +60,19 @@ _IN_SAVEPOINT = (
 _IN_TRANSACTION = ("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", "COMMIT")
 
 Rows = list[tuple[str | None, ...]]
+
+
+def search_path(tenant: str | None) -> str:
+    """The search path of the files, as SQL: a tenant's schema and what all share, or the usual."""
+    return f"{identifier(tenant)}, public" if tenant else "DEFAULT"
+
+
+def usual_path(tenant: str | None) -> str:
+    """The end of PIN_PATH: what follows is the team's own SQL, or runs code of theirs."""
+    return f"SET LOCAL search_path TO {search_path(tenant)}; SET LOCAL row_security TO DEFAULT;"
+
+
+USUAL_PATH = usual_path(None)
 
 
 class Reply:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lib.drift import Schema, normal, unpacked
 from lib.errors import LockBusy, OnwardError
-from lib.history import TABLE, History
+from lib.history import TABLE, TENANT_MARK, History
 from lib.postgres.connection import BUSY, Connection, Reply
 from lib.postgres.history import PLATFORM_SCHEMAS
 from lib.quoting import literal
@@ -27,8 +27,8 @@ SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex';
 SET LOCAL lc_monetary = 'C'; SET LOCAL xmlbinary = 'base64';
 """
 
-# Left out: what belongs to an extension, partitions (programs make them), the history itself, and
-# schemas that hosts keep.
+# Left out: what belongs to an extension, partitions (programs make them), the history itself,
+# schemas that hosts keep, and those of tenants, which have histories of their own.
 _QUERY = """
 WITH
 extension_member AS MATERIALIZED (
@@ -39,6 +39,9 @@ extension_member AS MATERIALIZED (
     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
         AND (n.nspname <> ALL (ARRAY[{platform}]) OR n.nspowner = {owner}::oid)
         AND (n.oid, 'pg_namespace'::regclass) NOT IN (SELECT objid, classid FROM extension_member)
+        AND (n.nspname = {schema} OR NOT EXISTS (SELECT FROM pg_class c
+            WHERE c.relnamespace = n.oid AND c.relname = '{table}'
+                AND obj_description(c.oid, 'pg_class') = {mark}))
 ), rel AS MATERIALIZED (
     SELECT c.*, space.name || '.' || quote_ident(c.relname) AS name
     FROM pg_class c JOIN space ON space.oid = c.relnamespace
@@ -243,6 +246,7 @@ def read_definitions(
         owner=(history.table_id or (0, 0))[1],
         schema=literal(history.schema),
         table=TABLE,
+        mark=literal(TENANT_MARK),
     )
     if document_row is not None:
         query += _DOCUMENT.format(table=history.table, row=document_row)

@@ -27,7 +27,7 @@ from lib.events import RunLog
 from lib.history import History
 from lib.imported import Imported
 from lib.postgres.connecting import CONNECT_BUDGET, Budget
-from lib.postgres.connection import A_TABLE, BUSY, Connection, Reply
+from lib.postgres.connection import A_TABLE, BUSY, Connection, Reply, search_path
 from lib.postgres.history_changes import HistoryChanges
 from lib.postgres.no_transaction import TWO_CONNECTIONS, StatementRunner
 from lib.postgres.recording import (
@@ -142,7 +142,9 @@ class Executor:
         Raises HistoryConflict where the tool's history does not say what is applied.
         """
         history = self._session.history
-        found = find_tool_history(self._session.connection, imported, self.limits)
+        found = find_tool_history(
+            self._session.connection, imported, self.limits, self._config.tenant
+        )
         if found:
             takeover = take_over(imported, found, migrations, history.rows)
             history = self._session.history = history.with_takeover(takeover, found)
@@ -283,7 +285,7 @@ class Executor:
         work.idle_hook = self._session.watch(str(work.pid) if direct else None)
         if direct:
             limits = self._session.limits.as_sql(self._session.history, scope="SESSION")
-            work.query(limits)
+            work.query(f"{limits} {self._path_of_tenant()}")
             runner.concurrent_lock_timeout = max(self._config.busy_retry, self._config.lock_timeout)
         elif limits_found := limits_in_force(work):
             self._log.notice(
@@ -291,6 +293,10 @@ class Executor:
                 f"{', '.join(limits_found)}, set for the role or the database: "
                 f"{_NO_LIMITS_THROUGH_A_POOLER}",
             )
+
+    def _path_of_tenant(self) -> str:
+        tenant = self._config.tenant
+        return f"SET search_path TO {search_path(tenant)};" if tenant else ""
 
     def _record(
         self,

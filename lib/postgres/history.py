@@ -16,13 +16,15 @@ from lib.history import (
     AUDIT_COLUMNS,
     SCHEMA_COLUMNS,
     TABLE,
+    TENANT_MARK,
     AppliedMigration,
     History,
     qualified,
     untrusted,
 )
-from lib.postgres.activity import ACTIVITY, activity_of
+from lib.postgres.activity import activity_of, activity_sql
 from lib.postgres.connection import Connection
+from lib.postgres.lock import RunLock
 from lib.quoting import identifier, literal
 from lib.settings.database_url import DatabaseURL, unpooled
 from lib.tool_tables import HISTORY_TABLES
@@ -60,7 +62,7 @@ TRUSTED_ROLES = """
 # the connection, by `options` in the URL, has another source than one that is set for the database
 # or the role.
 _USUAL = """
-SET LOCAL search_path TO DEFAULT;
+SET LOCAL search_path TO {path};
 SET LOCAL TimeZone TO DEFAULT;
 {limits}
 SELECT pg_catalog.set_config('onward.path',
@@ -80,6 +82,7 @@ _QUERY = """
 DO $onward$
 DECLARE
     wanted CONSTANT text := {schema};
+    tenant CONSTANT boolean := {tenant};
     path CONSTANT name[] := current_setting('onward.path')::name[];
     settings CONSTANT jsonb := current_setting('onward.settings');
     of_connection CONSTANT boolean := settings ->> 'search_path' = 'client';
@@ -127,8 +130,12 @@ BEGIN
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         JOIN pg_type t ON t.oid = a.atttypid
         WHERE c.relname = '{table}' AND n.nspname !~ '^pg_'
+            AND (wanted IS NULL OR NOT (tenant OR home_exists) OR n.nspname = wanted)
+            -- A tenant's history says nothing of the rest of the database.
+            AND (n.nspname = wanted OR n.nspname = ANY (path)
+                OR obj_description(c.oid, 'pg_class') IS DISTINCT FROM {mark})
         GROUP BY n.nspname, c.oid, c.relkind, c.relowner, c.relforcerowsecurity, c.relhassubclass
-    ) candidate WHERE wanted IS NULL OR NOT home_exists OR candidate.schema = wanted;
+    ) candidate;
 
     -- The history: one on the path before others, and one off the path only if it is the only one,
     -- for a path that was changed must not make a migrated database look new. Another role's is
@@ -163,7 +170,7 @@ BEGIN
             CROSS JOIN LATERAL (
                 SELECT c.relname IN ({tools})
                     OR n.nspname || '.' || c.relname IN ({tools}) AS tool) of
-            WHERE c.relkind IN ('r', 'p', 'f')
+            WHERE c.relkind IN ('r', 'p', 'f') AND (n.nspname = wanted OR NOT tenant)
                 AND (tool OR c.relname <> '{table}' AND n.nspname !~ '^pg_'
                     AND n.nspname = ANY (path) AND n.nspname <> ALL (ARRAY[{platform}]))
                 AND NOT EXISTS (SELECT FROM pg_depend d
@@ -179,7 +186,7 @@ BEGIN
         'role', current_user,
         'pid', pg_backend_pid(), 'system', system, 'standby', pg_is_in_recovery(),
         'read_only', current_setting('default_transaction_read_only')::boolean,
-        'settings', settings, 'home', home,
+        'settings', settings, 'home', home, 'path', to_json(path),
         'home_exists', home_exists,
         -- Whose owner could drop the history. That of the path is taken as it is: hosts have public
         -- from roles of their own.
@@ -196,11 +203,17 @@ FETCH ALL FROM onward_document
 
 
 def read_history(
-    session: Connection, *, schema: str | None, limits: str, activity: Asked = Asked.NOTHING
+    session: Connection,
+    *,
+    schema: str | None,
+    limits: str,
+    tenant: str | None = None,
+    activity: Asked = Asked.NOTHING,
 ) -> History:
     """Read it by one query under these `SET LOCAL` limits. Reads only: creates nothing, locks
     nothing, needs SELECT.
 
+    With a `tenant`, which is the schema then, no other schema is looked at.
     Raises HistoryConflict for a table that is not ours, or several that are and none on the search
     path; UntrustedHistory for another role's; HistoryHidden where row security hides rows.
     """
@@ -208,14 +221,19 @@ def read_history(
         table=TABLE,
         trusted=TRUSTED_ROLES,
         schema=literal(schema),
+        tenant=literal(tenant is not None),
+        mark=literal(TENANT_MARK),
         columns=_literals(name for name in AppliedMigration._fields if name != "applied_at"),
         platform=_literals(PLATFORM_SCHEMAS),
         tools=_literals(HISTORY_TABLES),
-        activity=ACTIVITY[activity],
+        activity=activity_sql(activity, RunLock(tenant)),
     )
-    rows = session.query(
-        query, usual=_USUAL.format(limits=limits, optional=_literals(OPTIONAL_LIMITS))
+    usual = _USUAL.format(
+        path=identifier(tenant) if tenant else "DEFAULT",
+        limits=limits,
+        optional=_literals(OPTIONAL_LIMITS),
     )
+    rows = session.query(query, usual=usual)
     facts: dict[str, Any] = json.loads(rows[-1][0] or "{}")
     direct = facts["pid"] == session.pid
     if not direct and re.search(r"(^|\s)(-c|--)", session.url.parameters.get("options", "")):
@@ -228,7 +246,7 @@ def read_history(
             next_step="Take options out of the URL, or use the direct URL.",
         )
     chosen: dict[str, Any] | None = facts["chosen"]
-    creates_schema = schema is not None and not facts["home_exists"]
+    creates_schema = schema is not None and tenant is None and not facts["home_exists"]
     if creates_schema:
         _require_only_history(facts)
     elif chosen is None:
@@ -248,13 +266,21 @@ def read_history(
         version=facts["version"],
         identity=_identity(facts, session.url),
         role=facts["role"],
-        obstacle=_obstacle(facts, chosen, creates_schema=creates_schema),
+        obstacle=_obstacle(facts, chosen, creates_schema=creates_schema, tenant=tenant),
         direct=direct,
         limits=frozenset(facts["settings"]) & OPTIONAL_LIMITS,
         creates_schema=creates_schema,
         keeps_schema=all(column in columns for column in SCHEMA_COLUMNS),
         activity=activity_of(facts["activity"]) if facts["activity"] else None,
+        tenant=tenant,
+        off_path=_path_missed(facts, chosen) if schema is None else "",
     )
+
+
+def _path_missed(facts: dict[str, Any], chosen: dict[str, Any] | None) -> str:
+    """The search path that a history was not found on although its first schema exists."""
+    is_off_path = chosen and chosen["place"] is None and facts["home_exists"]
+    return ", ".join(facts["path"]) if is_off_path else ""
 
 
 def _literals(names: Iterable[str]) -> str:
@@ -352,7 +378,13 @@ def hidden_rows(table: str, role: str, *, forced: bool = False) -> HistoryHidden
     )
 
 
-def _obstacle(facts: dict[str, Any], chosen: dict[str, Any] | None, *, creates_schema: bool) -> str:
+def _obstacle(
+    facts: dict[str, Any],
+    chosen: dict[str, Any] | None,
+    *,
+    creates_schema: bool,
+    tenant: str | None,
+) -> str:
     """Why this role cannot migrate this database; empty if it can."""
     if facts["standby"]:
         return "this server is a standby: it can only be read"
@@ -360,6 +392,9 @@ def _obstacle(facts: dict[str, Any], chosen: dict[str, Any] | None, *, creates_s
         return "sessions of this role are read-only (default_transaction_read_only is on)"
     if chosen:
         return _obstacle_to_writing(chosen, facts)
+    if tenant and not facts["home_exists"]:
+        # As a database that is missing: it would be made for any name that is mistyped.
+        return f"there is no schema {tenant} in this database, so it has no such tenant"
     return _obstacle_to_creating(facts, creates_schema=creates_schema)
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from lib.history import SCHEMA_COLUMNS, TABLE, History
+from lib.history import SCHEMA_COLUMNS, TABLE, TENANT_MARK, History
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED, check, failure
-from lib.postgres.connection import PIN_PATH, USUAL_PATH
+from lib.postgres.connection import PIN_PATH, usual_path
 from lib.quoting import identifier, literal
 
 INSPECT_TRIGGERS = """\
@@ -40,6 +40,7 @@ _COLUMNS = """
 # history.
 _CREATE = """
 CREATE TABLE {table} ({columns});
+{mark}
 {pin}
 DO $onward$
 DECLARE
@@ -155,8 +156,9 @@ def creation(history: History) -> str:
     Not IF NOT EXISTS: a table that another role has made meanwhile must not be taken for this one.
     """
     schema = f"CREATE SCHEMA {identifier(history.schema or '')};" if history.creates_schema else ""
+    mark = f"COMMENT ON TABLE {history.table} IS {literal(TENANT_MARK)};" if history.tenant else ""
     return schema + _CREATE.format(
-        table=history.table, columns=_COLUMNS, name=_name(history), pin=PIN_PATH
+        table=history.table, columns=_COLUMNS, mark=mark, name=_name(history), pin=PIN_PATH
     )
 
 
@@ -191,7 +193,8 @@ def comparison(history: History) -> str:
 
 def insertion(history: History, rows: Sequence[Row]) -> str:
     """Write rows, on the usual path. Returns id and digest of each. `verification` must follow."""
-    return f"{USUAL_PATH} {typed_insertion(history, rows)} RETURNING id, {_digest(history)};"
+    path = usual_path(history.tenant)
+    return f"{path} {typed_insertion(history, rows)} RETURNING id, {_digest(history)};"
 
 
 def typed_insertion(history: History, rows: Sequence[Row]) -> str:
@@ -202,7 +205,8 @@ def typed_insertion(history: History, rows: Sequence[Row]) -> str:
 def update(history: History, row: int, version: str, name: str, checksum: str) -> str:
     """Change the row of this id, on the usual path. `verification` must follow."""
     written = {"version": literal(version), "name": literal(name), "checksum": literal(checksum)}
-    return USUAL_PATH + _UPDATE.format(table=history.table, id=row, **written)
+    path = usual_path(history.tenant)
+    return path + _UPDATE.format(table=history.table, id=row, **written)
 
 
 def schema_storage(history: History, row: int, document: str, mark: str) -> str:
@@ -217,12 +221,13 @@ def schema_storage(history: History, row: int, document: str, mark: str) -> str:
     stored = _STORE_SCHEMA.format(
         table=history.table, id=row, document=literal(document), mark=literal(mark)
     )
-    return checks + USUAL_PATH + added + stored
+    return checks + usual_path(history.tenant) + added + stored
 
 
 def mark_storage(history: History, row: int, mark: str) -> str:
     """Change what the row of this id, which has the expected schema, says of it."""
-    return USUAL_PATH + _STORE_MARK.format(table=history.table, id=row, mark=literal(mark))
+    path = usual_path(history.tenant)
+    return path + _STORE_MARK.format(table=history.table, id=row, mark=literal(mark))
 
 
 def verification(

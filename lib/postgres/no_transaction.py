@@ -284,9 +284,31 @@ class StatementRunner:
         )
 
 
-def require_no_session_state(migrations: Iterable[Migration]) -> None:
-    """Raise FilesError for statements that change the session: a pooler would pass that on."""
-    found = [
+def require_no_session_state(migrations: Iterable[Migration], *, tenant: str | None = None) -> None:
+    """Raise FilesError for what changes the session, which a pooler would pass on.
+
+    For a tenant that is every file here: the search path would be set for the session.
+    """
+    found = _without_transaction(migrations) if tenant else _changing_session(migrations)
+    if found:
+        raise FilesError(
+            "\n  ".join(["these files need a direct connection:", *found]),
+            changed_nothing=True,
+            next_step="Remove these statements, or set MIGRATION_DATABASE_URL to the direct URL.",
+        )
+
+
+def _without_transaction(migrations: Iterable[Migration]) -> list[str]:
+    return [
+        f"{one.path}: without a transaction, a tenant's search path would reach other clients of "
+        "the pooler"
+        for one in migrations
+        if not one.transactional
+    ]
+
+
+def _changing_session(migrations: Iterable[Migration]) -> list[str]:
+    return [
         f"{one.path}:{statement.line}: {statement.keywords[0]} would reach other clients of the "
         "pooler"
         for one in migrations
@@ -294,12 +316,6 @@ def require_no_session_state(migrations: Iterable[Migration]) -> None:
         for statement in split(one.text())
         if _changes_session(statement)
     ]
-    if found:
-        raise FilesError(
-            "\n  ".join(["these files need a direct connection:", *found]),
-            changed_nothing=True,
-            next_step="Remove these statements, or set MIGRATION_DATABASE_URL to the direct URL.",
-        )
 
 
 def _changes_session(statement: Statement) -> bool:

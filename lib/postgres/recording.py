@@ -25,7 +25,7 @@ from lib.postgres.check import (
     check,
 )
 from lib.postgres.commit_recovery import Commit, Outcome
-from lib.postgres.connection import BUSY, PIN_PATH, USUAL_PATH, Reply
+from lib.postgres.connection import BUSY, PIN_PATH, Reply, usual_path
 from lib.postgres.history_table import (
     INSPECT_TRIGGERS,
     Row,
@@ -127,8 +127,9 @@ class Recorder:
 
     def clean_up_sql(self) -> str:
         """What ends a file whose transaction goes on with the next one."""
-        limits = self._session.limits.as_sql(self._session.history)
-        return f"{_RESET}{limits}{USUAL_PATH}"
+        history = self._session.history
+        limits = self._session.limits.as_sql(history)
+        return f"{_RESET}{limits}{usual_path(history.tenant)}"
 
     def insertion_sql(self, migrations: Sequence[Migration]) -> str:
         """Write the rows of files that were not run, and see that they are stored."""

@@ -18,6 +18,7 @@ from lib.postgres.connecting import Budget, connect
 from lib.postgres.connection import PIN_PATH, Connection, IdleHook
 from lib.postgres.history import read_history
 from lib.postgres.limits import SessionLimits
+from lib.postgres.lock import RunLock
 from lib.retry import Backoff
 from lib.settings.config import Config
 from lib.settings.database_url import DatabaseURL
@@ -73,6 +74,7 @@ class RunSession:
         self._budget = budget.within(min(config.connect_wait, self.seconds_left))
         self._history: History | None = None
         self._monitor = SessionMonitor(partial(self.connect, 0.0))
+        self.lock = RunLock(config.tenant)
         self.limits = SessionLimits(config, lambda: self.seconds_left, log.tell)
         self.connection = self.connect()
 
@@ -137,6 +139,7 @@ class RunSession:
         return read_history(
             self.connection,
             schema=self.config.schema,
+            tenant=self.config.tenant,
             limits=self.limits.as_sql(None),
             activity=activity,
         )

@@ -41,19 +41,25 @@ _PERMISSION_DENIED = "42501"
 _OTHER_TYPES = ("42883", "42846", "42804", "22P02", "22007", "22008")
 
 
-def find_tool_history(connection: Connection, imported: Imported, limits: str) -> FoundTable | None:
+def find_tool_history(
+    connection: Connection, imported: Imported, limits: str, tenant: str | None = None
+) -> FoundTable | None:
     """The tool's history, if this database has it, by two queries. Reads only.
 
+    A tenant's is in the tenant's schema, if anywhere.
     Raises HistoryConflict for a table of another shape, UntrustedHistory for another role's,
     HistoryHidden where row security hides rows.
     """
     tool = TABLES[imported.tool]
     *schema, name = imported.table.split(".", 1)
+    if tenant and schema not in ([], [tenant]):
+        return None
+    place = literal(schema[0] if schema else tenant) if schema or tenant else _ON_PATH
     query = _FIND.format(
         trusted=TRUSTED_ROLES,
         columns=", ".join(map(literal, tool.columns)),
         name=literal(name if schema else imported.table),
-        schema=literal(schema[0]) if schema else _ON_PATH,
+        schema=place,
     )
     usual = _USUAL.format(usual_time=_USUAL_TIME, limits=limits)
     _, *found = connection.query(query, usual=usual)

@@ -11,9 +11,8 @@ from enum import Enum, auto
 from lib.history import History
 from lib.postgres.blockers import REPORT_SECONDS
 from lib.postgres.check import OTHER_TABLE
-from lib.postgres.connection import PIN_PATH, USUAL_PATH, Reply
+from lib.postgres.connection import PIN_PATH, Reply, usual_path
 from lib.postgres.history_table import Fingerprint, comparison
-from lib.postgres.lock import lock_busy, try_lock_sql, waiting_notice
 from lib.postgres.session import POLL_JITTER, POLL_SECONDS, RunSession
 from lib.quoting import literal
 from lib.retry import Backoff
@@ -125,12 +124,12 @@ class Transaction:
             pause = backoff.next_pause()
             if pause is None:
                 self.rollback()
-                raise lock_busy(session.connection)
+                raise session.lock.busy(session.connection)
             if time.monotonic() >= next_notice:
-                session.log.tell(waiting_notice(session.connection))
+                session.log.tell(session.lock.waiting_notice(session.connection))
                 next_notice = time.monotonic() + REPORT_SECONDS
-            # Through a pooler, the holder may need the server's connection that waits here.
-            session.connection.send("ROLLBACK")
+            turn = session.lock.turn_sql() if session.history.direct else ""
+            session.connection.send(f"ROLLBACK; {turn}")
             time.sleep(pause)
             reply = self._open(kind)
         return reply
@@ -150,7 +149,10 @@ class Transaction:
         return self._checked(self._send_opening(kind), kind)
 
     def _send_opening(self, kind: _Kind) -> Reply:
-        return self._session.connection.send(self._opening(kind))
+        connection = self._session.connection
+        # In the same message, so that hardly anybody comes between the turn and the lock.
+        turn_ends = "ROLLBACK;" if connection.in_transaction else ""
+        return connection.send(turn_ends + self._opening(kind))
 
     def _checked(self, reply: Reply, kind: _Kind) -> Reply:
         """The reply if it succeeded, after dropping the limits that the server refuses.
@@ -175,12 +177,12 @@ class Transaction:
             name=literal(f"{session.application_name} {self._version}".rstrip()),
             limits=session.limits.as_sql(session.history, stays_idle=idle),
             pin=PIN_PATH,
-            lock=try_lock_sql("'held'" if idle else "pg_current_xact_id()::text"),
+            lock=session.lock.try_sql("'held'" if idle else "pg_current_xact_id()::text"),
         )
         compared = "" if kind is _Kind.UNPLANNED else comparison(session.history)
         if idle:
             compared = f"SAVEPOINT onward; {compared} ROLLBACK TO onward;"
-        return opening + compared + USUAL_PATH
+        return opening + compared + usual_path(session.history.tenant)
 
     def _require_expected_history(self, reply: Reply) -> None:
         found = Fingerprint(*(int(value or 0) for value in reply.rows[-1]))

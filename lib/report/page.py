@@ -114,12 +114,13 @@ Entry = Mapping[str, Any]
 def page(document: Mapping[str, Any], now: datetime) -> str:
     """The page of a public status, or of an error. `now` is what times are relative to."""
     view = _view(document)
+    top = head(view.title, document.get("environment"), view.icon, view.tone)
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n{_head(document, view)}</head>\n'
+        f'<!doctype html>\n<html lang="en">\n<head>\n{top}</head>\n'
         f'<body class="{view.tone}">\n{symbols()}\n'
         f"<header>\n{''.join(_summary(document, view))}</header>\n"
         f"<main>\n{''.join(_sections(document, now))}</main>\n"
-        f"<footer>\n<p>As of {_exactly(now.astimezone(UTC))}. "
+        f"<footer>\n<p>As of {exactly(now.astimezone(UTC))}. "
         '<a href="?format=json">The same as JSON</a></p>\n</footer>\n</body>\n</html>\n'
     )
 
@@ -129,7 +130,7 @@ def _view(document: Mapping[str, Any]) -> _View:
         return _status_view(document)
     error = document["error"]
     view = _FAILURES.get(error["code"], _FAILURE)
-    said = "" if error["message"].casefold() == view.title.casefold() else _text(error["message"])
+    said = "" if error["message"].casefold() == view.title.casefold() else text(error["message"])
     return view._replace(advice=f"{said} {view.advice}".strip())
 
 
@@ -144,15 +145,15 @@ def _status_view(document: Mapping[str, Any]) -> _View:
     return view
 
 
-def _head(document: Mapping[str, Any], view: _View) -> str:
-    environment = document.get("environment")
-    title = " · ".join(_text(one) for one in (view.title, environment, "Onward") if one)
+def head(title: str, environment: str | None, mark: str, tone: str) -> str:
+    """What a page has in its head: title, icon and style."""
+    title = " · ".join(text(one) for one in (title, environment, "Onward") if one)
     return (
         '<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="robots" content="noindex">\n'
         f"<title>{title}</title>\n"
-        f'<link rel="icon" href="{favicon(view.icon, *TONES[view.tone])}">\n'
+        f'<link rel="icon" href="{favicon(mark, *TONES[tone])}">\n'
         f"<style>{STYLE}</style>\n"
     )
 
@@ -160,7 +161,7 @@ def _head(document: Mapping[str, Any], view: _View) -> str:
 def _summary(document: Mapping[str, Any], view: _View) -> Iterator[str]:
     """What is read from two metres, and what to do about it."""
     names = (document.get(name) for name in ("environment", "database", "pgVersion"))
-    where = " · ".join(f"<bdi>{_text(name)}</bdi>" for name in names if name)
+    where = " · ".join(f"<bdi>{text(name)}</bdi>" for name in names if name)
     if where:
         yield f'<p class="where">{where}</p>\n'
     yield f"<h1>{icon(view.icon)}<span>{view.title}</span></h1>\n"
@@ -179,7 +180,7 @@ def _sections(document: Mapping[str, Any], now: datetime) -> Iterator[str]:
 
 
 def _facts(document: Mapping[str, Any], now: datetime) -> Iterator[str]:
-    yield _fact("Migrations", f"{document['appliedMigrations']} applied", _pending_count(document))
+    yield fact("Migrations", f"{document['appliedMigrations']} applied", _pending_count(document))
     if "lastMigration" in document:
         yield _last_fact(document["lastMigration"], now)
     if "running" in document:
@@ -187,8 +188,8 @@ def _facts(document: Mapping[str, Any], now: datetime) -> Iterator[str]:
     if "drift" in document:
         drift = document["drift"]
         colour, mark = _DRIFT_MARKS[drift]
-        words = f'<span class="{colour}">{icon(mark)}</span> {_text(drift).capitalize()}'
-        yield _fact("Drift", words, _when(document["driftAsOf"], now, "as of "))
+        words = f'<span class="{colour}">{icon(mark)}</span> {text(drift).capitalize()}'
+        yield fact("Drift", words, _when(document["driftAsOf"], now, "as of "))
 
 
 def _pending_count(document: Mapping[str, Any]) -> str:
@@ -197,20 +198,21 @@ def _pending_count(document: Mapping[str, Any]) -> str:
 
 def _last_fact(last: Mapping[str, Any] | None, now: datetime) -> str:
     if not last:
-        return _fact("Last migration", "None")
-    return _fact("Last migration", _Names.of(last["version"]).link, _when(last["appliedAt"], now))
+        return fact("Last migration", "None")
+    return fact("Last migration", _Names.of(last["version"]).link, _when(last["appliedAt"], now))
 
 
 def _running_fact(running: Mapping[str, Any] | None, now: datetime) -> str:
     if not running:
-        return _fact("Running now", "Nothing")
+        return fact("Running now", "Nothing")
     version = running["version"]
-    words = f"<bdi>{_text(version)}</bdi>" if version else "A run"
+    words = f"<bdi>{text(version)}</bdi>" if version else "A run"
     mark = f'<span class="amber">{icon("clock")}</span>'
-    return _fact("Running now", f"{mark} {words}", _when(running["since"], now, "started "))
+    return fact("Running now", f"{mark} {words}", _when(running["since"], now, "started "))
 
 
-def _fact(term: str, words: str, more: str = "") -> str:
+def fact(term: str, words: str, more: str = "") -> str:
+    """One of the facts at the top; all three are HTML."""
     return f"<div><dt>{term}</dt><dd><strong>{words}</strong>{more}</dd></div>\n"
 
 
@@ -219,17 +221,19 @@ def _when(moment: str | None, now: datetime, prefix: str = "") -> str:
     if not moment:
         return ""
     found = datetime.fromisoformat(moment)
-    return f"{prefix}{_ago((now - found).total_seconds())} {_exactly(found)}"
+    return f"{prefix}{ago((now - found).total_seconds())} {exactly(found)}"
 
 
-def _exactly(moment: datetime) -> str:
+def exactly(moment: datetime) -> str:
+    """A moment in UTC as HTML."""
     return f'<time datetime="{moment.isoformat()}">{moment:%Y-%m-%d %H:%M:%S} UTC</time>'
 
 
-def _ago(seconds: float) -> str:
+def ago(seconds: float) -> str:
+    """So many seconds in words."""
     for size, unit in _UNITS:
         if seconds >= size:
-            return f"{_count(int(seconds // size), unit)} ago"
+            return f"{count(int(seconds // size), unit)} ago"
     return "just now"
 
 
@@ -266,7 +270,7 @@ def _years(rows: "_Rows", newest_first: Sequence[Entry]) -> Iterator[str]:
         entries = list(found)
         title = year or "Time unknown"
         state = " open" if shown < _OPEN_ROWS else ""
-        heading = f'<h3>{title}</h3> <span class="quiet">{_count(len(entries), "migration")}</span>'
+        heading = f'<h3>{title}</h3> <span class="quiet">{count(len(entries), "migration")}</span>'
         table = rows.table(f"Applied, {title}", entries)
         yield f"<details{state}>\n<summary>{heading}</summary>\n{table}</details>\n"
         shown += len(entries)
@@ -333,7 +337,7 @@ def _name(entry: Entry) -> str:
     version, name = entry["version"], entry["name"]
     if name.replace(" ", "-").casefold() == version.partition("-")[2].casefold():
         return ""
-    return f' <span class="quiet"><bdi>{_text(name)}</bdi></span>'
+    return f' <span class="quiet"><bdi>{text(name)}</bdi></span>'
 
 
 class _Names(NamedTuple):
@@ -349,7 +353,7 @@ class _Names(NamedTuple):
         if _PLAIN.fullmatch(version):
             return cls(version, version, version)
         anchor = "-".join(visible(version).split())
-        return cls(escape(anchor), quote(anchor), _text(version))
+        return cls(escape(anchor), quote(anchor), text(version))
 
     @property
     def link(self) -> str:
@@ -357,10 +361,11 @@ class _Names(NamedTuple):
         return f'<a href="#{self.fragment}"><bdi>{self.text}</bdi></a>'
 
 
-def _text(text: str) -> str:
+def text(raw: str) -> str:
     """The text as HTML, with what cannot be seen made visible."""
-    return text if _PLAIN.fullmatch(text) else escape(visible(text))
+    return raw if _PLAIN.fullmatch(raw) else escape(visible(raw))
 
 
-def _count(number: int, word: str) -> str:
+def count(number: int, word: str) -> str:
+    """A number of things, such as `1 day` or `2 days`."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"

@@ -67,6 +67,8 @@ td:last-child span { display: inline-block; width: 5.75rem; padding-right: .875r
   text-align: right }
 .bar { width: calc(100% - 5.75rem); height: .5rem; stroke: none; vertical-align: baseline }
 .bar rect { fill: var(--mark) }
+.fleet td:nth-child(n) { white-space: normal; overflow-wrap: anywhere }
+.errors thead th:nth-child(3) { width: 45% }
 tr:target { background: color-mix(in srgb, var(--blue) 14%, transparent) }
 footer a { white-space: nowrap }
 footer { margin-top: 3.5rem; padding-bottom: 3rem; color: var(--quiet); font-size: .875rem }

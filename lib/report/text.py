@@ -41,7 +41,7 @@ from lib.errors import (
     WrongEnvironment,
 )
 from lib.events import Event, Notice, Progress, Retry, Running, RunResult, Started, TakenOver
-from lib.history import History, Takeover
+from lib.history import History, Takeover, off_path_warning
 from lib.plan import Finding, MigrationStatus, Plan, State
 from lib.printable import hanging
 from lib.settings.assistant import Assistant
@@ -149,6 +149,8 @@ def status_text(config: Config, history: History, plan: Plan, view: StatusView) 
     warnings = [*_summary(findings.warnings), *_leftovers(activity)]
     if mark_of(history).drift is Drift.FOUND:
         warnings.append("⚠️  The schema is not as the migrations left it: scripts/migrate.py drift")
+    if off_path := off_path_warning(history):
+        warnings.append(f"⚠️  {off_path[0].upper()}{off_path[1:]}")
     if not history.trusted:
         warnings.append(
             f"⚠️  {history.table} belongs to {history.owner}, whom {history.role} does not trust: "

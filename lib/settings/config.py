@@ -83,11 +83,30 @@ class Config(NamedTuple):
     """Bytes of a table, times what is done with each, above which a finding fails."""
     connect_wait: float = math.inf
     """How long to try to connect, where that is less than it usually is."""
+    fleet: bool = False
+    """Whether this is one of many databases, made of a template, whose warnings nobody reads."""
+    tenant: str | None = None
+    """The schema that the run is for, beside those of other tenants: see `for_tenant`."""
 
     @property
     def production(self) -> bool:
         """Whether this is the environment that is migrated by deploying only."""
         return self.environment == "production"
+
+    def for_tenant(self, schema: str) -> "Config":
+        """The same for one tenant of a database, whose tables and history are in a schema.
+
+        The files run with this schema and then `public` on the search path. No other history
+        counts, and runs for other tenants may be under way. Drift is not looked for: comparing
+        reads the whole catalog. Raises ConfigError for a name that is none, or `public`, which all
+        share.
+        """
+        if schema == "public" or not _is_schema_name(schema):
+            raise ConfigError(
+                f"{schema!r} is no name for a tenant's schema: expected 1 to {_MAX_NAME_BYTES} "
+                "bytes, not public, and not pg_ in front"
+            )
+        return self._replace(schema=schema, tenant=schema, drift="off")
 
 
 def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) -> Config:
@@ -116,7 +135,7 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         busy_retry=read_duration(environ, "MIGRATION_RETRY", "60s"),
         allow_out_of_order=is_set(environ, "MIGRATION_ALLOW_OUT_OF_ORDER"),
         allow_nonempty=is_set(environ, "MIGRATION_ALLOW_NONEMPTY"),
-        git_commit=_git_commit(environ),
+        git_commit=git_commit(environ),
         applied_by="assistant" if assistant else applied_by or ("build" if deploying else "cli"),
         deploying=deploying,
         assistant=assistant,
@@ -142,13 +161,18 @@ def migrations_directory(environ: Mapping[str, str]) -> Path:
 def history_schema(environ: Mapping[str, str], imported: Imported | None) -> str | None:
     """The schema of the history, which a run may create. Raises ConfigError."""
     name = value_of(environ, "MIGRATION_SCHEMA")
-    # The server would cut a longer name off; a URL is a mistake, and may hold a password.
-    if len(name.encode()) > _MAX_NAME_BYTES or "://" in name or name.startswith("pg_"):
+    if name and not _is_schema_name(name):
         raise ConfigError(
             f"MIGRATION_SCHEMA is no name for a schema: expected at most {_MAX_NAME_BYTES} bytes, "
             "no URL, and not pg_ in front"
         )
     return name or (imported.schema if imported else None)
+
+
+def _is_schema_name(name: str) -> bool:
+    # The server would cut a longer name off; a URL is a mistake, and may hold a password.
+    fits = 0 < len(name.encode()) <= _MAX_NAME_BYTES and "\0" not in name
+    return fits and "://" not in name and not name.startswith("pg_")
 
 
 def read_duration(environ: Mapping[str, str], variable: str, default: str) -> float:
@@ -220,7 +244,8 @@ def _status_url(environ: Mapping[str, str], url: DatabaseURL) -> DatabaseURL:
     return url
 
 
-def _git_commit(environ: Mapping[str, str]) -> str | None:
+def git_commit(environ: Mapping[str, str]) -> str | None:
+    """The commit that a platform says it builds; None without one."""
     for variable in _COMMIT_VARIABLES:
         if commit := value_of(environ, variable):
             return commit
