@@ -15,9 +15,9 @@ from lib.aws.calls import CallFailed, calling, client
 from lib.aws.execution import Execution, chunk_files, execution_input, records_of
 from lib.aws.map_results import result_files
 from lib.errors import ConfigError, Interrupted, LockBusy
-from lib.fleet.journal import Entries, Journal
+from lib.fleet.journal import Journal
 from lib.fleet.order import Order
-from lib.fleet.report import Ending
+from lib.fleet.report import Ending, Entries
 
 FOLDERS = {"migrate": "migrate", "status": "look"}
 """Where the results of each action are, below the folder of the run."""
