@@ -7,7 +7,6 @@ of it is in the bucket, too: a run can be left alone, and reported on from anywh
 import json
 import re
 from collections.abc import Iterator
-from functools import cached_property
 from threading import Event
 from typing import Any
 
@@ -46,12 +45,27 @@ class Machine:
         self._arn, self._stop = arn, stop
         self._states = client("stepfunctions", found["region"])
         self._store = client("s3", found["region"])
+        self._bucket = self._find_bucket()
+
+    def check(self, order: Order) -> None:
+        """Raise ConfigError if it could not take the order, LockBusy if it has another one.
+
+        Two runs at a time would do no harm, but wait for each other's locks. Reads only.
+        """
+        execution_input(order)
+        list(chunk_files(order))
+        with calling(f"list the executions of {self._arn}"):
+            found = self._states.list_executions(
+                stateMachineArn=self._arn, statusFilter="RUNNING", maxResults=1
+            )["executions"]
+        if found:
+            name = found[0]["name"]
+            raise LockBusy(f"the run {name} of this fleet goes on", next_step=self._commands(name))
 
     def __call__(self, order: Order, journal: Journal) -> Ending:
         """Start the run, wait for its end, and write into the journal what became of each tenant.
 
-        Raises ConfigError or LockBusy, and nothing is started then; Interrupted, and the run goes
-        on; CallFailed.
+        Raises ConfigError and CallFailed; Interrupted, and the run goes on.
         """
         self._start(order)
         self._wait(order.run)
@@ -75,32 +89,20 @@ class Machine:
         return Entries(execution.header, records, execution.ending, execution.running)
 
     def _start(self, order: Order) -> None:
-        files, text = list(chunk_files(order)), execution_input(order)
-        self._require_idle()
-        for key, content in files:
+        for key, content in chunk_files(order):
             with calling(f"write s3://{self._bucket}/{key}"):
                 self._store.put_object(Bucket=self._bucket, Key=key, Body=content.encode())
+        text = execution_input(order)
         with calling(f"start {self._arn}"):
             self._states.start_execution(stateMachineArn=self._arn, name=order.run, input=text)
 
-    @cached_property
-    def _bucket(self) -> str:
+    def _find_bucket(self) -> str:
         with calling(f"read {self._arn}"):
             found = self._states.describe_state_machine(stateMachineArn=self._arn)
         bucket = _BUCKET.search(found["definition"])
         if not bucket:
             raise ConfigError(f"{self._arn} is not the state machine of infra/fleet.asl.json")
         return bucket[1]
-
-    def _require_idle(self) -> None:
-        """Two runs at a time would do no harm, but wait for each other's locks."""
-        with calling(f"list the executions of {self._arn}"):
-            found = self._states.list_executions(
-                stateMachineArn=self._arn, statusFilter="RUNNING", maxResults=1
-            )["executions"]
-        if found:
-            name = found[0]["name"]
-            raise LockBusy(f"the run {name} of this fleet goes on", next_step=self._commands(name))
 
     def _wait(self, run: str) -> None:
         pause = FIRST_PAUSE

@@ -100,6 +100,7 @@ def leave(folder: str, **results: list[dict[str, Any]]) -> None:
 def carried_out(place: Path, given: Order, stop: Event) -> Report:
     """Carry an order out; what the journal says of it, which is what AWS says of it later."""
     machine = Machine(ARN, stop=stop)
+    machine.check(given)
     header = Header.of(given, "2026-11-26T20:30:00+00:00")
     with Journal(place / "run", header) as journal:
         journal.end(machine(given, journal))
@@ -253,12 +254,11 @@ def test_a_run_that_somebody_stopped_was_interrupted(tmp_path: Path) -> None:
     assert report.ending and report.ending.interrupted
 
 
-def refused(given: Order, place: Path, error: type[Exception], arn: str = ARN) -> Any:
-    """The error, after which nothing is in the bucket."""
-    before = keys()
-    with pytest.raises(error) as raised, journal(given, place) as written:
-        Machine(arn, stop=Event())(given, written)
-    assert keys() == before
+def refused(given: Order, error: type[Exception], arn: str = ARN) -> Any:
+    """The error, before anything is in the bucket."""
+    with pytest.raises(error) as raised:
+        Machine(arn, stop=Event()).check(given)
+    assert keys() == []
     return raised.value
 
 
@@ -266,9 +266,9 @@ def journal(given: Order, place: Path) -> Journal:
     return Journal(place / "run", Header.of(given, "2026-11-26T20:30:00+00:00"))
 
 
-def test_while_a_run_goes_on_no_other_one_is_started(tmp_path: Path) -> None:
+def test_while_a_run_goes_on_no_other_one_is_started() -> None:
     boto3.client("stepfunctions").start_execution(stateMachineArn=ARN, name="first", input="{}")
-    error = refused(order(), tmp_path, LockBusy)
+    error = refused(order(), LockBusy)
     assert (error.exit_code, error.message) == (4, "the run first of this fleet goes on")
     assert f"scripts/fleet.py report first --machine {ARN}" in error.next_step
     assert [execution.name for execution in executions()] == ["first"]
@@ -310,10 +310,8 @@ def test_a_run_that_broke_off_is_told_with_its_reason(tmp_path: Path) -> None:
     ],
     ids=["no ARN", "none there", "another one"],
 )
-def test_a_machine_that_is_not_ours_is_refused(
-    change: Callable[[str], str], part: str, tmp_path: Path
-) -> None:
-    error = refused(order(), tmp_path, ConfigError, change(ARN))
+def test_a_machine_that_is_not_ours_is_refused(change: Callable[[str], str], part: str) -> None:
+    error = refused(order(), ConfigError, change(ARN))
     assert part in error.message
 
 
@@ -326,12 +324,10 @@ def other() -> str:
     return str(made["stateMachineArn"])
 
 
-def test_what_an_execution_cannot_hold_is_refused_before_anything_is_written(
-    tmp_path: Path,
-) -> None:
+def test_what_an_execution_cannot_hold_is_refused_before_anything_is_written() -> None:
     line = '{"tenant": "t%d", "url": "postgresql://c%d.example/t", "wave": 1}'
     many = read_inventory("\n".join(line % (number, number) for number in range(900)))
-    error = refused(order(inventory=many), tmp_path, ConfigError)
+    error = refused(order(inventory=many), ConfigError)
     assert error.message.startswith("900 pairs of wave and cluster are too many")
     assert f"{MAX_EVENTS:,} events" in error.message
 
