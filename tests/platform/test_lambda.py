@@ -5,28 +5,23 @@ build for.
 import json
 import os
 import platform
-import re
 import socket
 import subprocess
 import sys
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from scripts.bundle import MAGIC, BundleError, Target, find_python
+from scripts.bundle import MAGIC, Target
 from tests.conftest import ROOT, Completed, Database, Server
 from tests.kit import BEARER, OURS, SECRET, Write, history, nothing_is_left_running, tables, until
 from tests.platform.lambda_runtime import NAME, SOURCES, Function, function_url, load_balancer
+from tests.platform.runtime import Runtime, made_runtime
 
-CLIENT = "awslambdaric|simplejson|snapshot-restore-py"  # the runtime client, and what it needs
 JUNK: list[Any] = [
     None,
     [],
@@ -43,68 +38,13 @@ JUNK: list[Any] = [
 ]
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """An interpreter with the runtime client, and the unpacked zip for it."""
-
-    python: Path
-    bundle: Path
-
-    @contextmanager
-    def function(
-        self, url: str, directory: Path | None = None, **environ: str
-    ) -> Iterator[Function]:
-        """The deployed function; ends with the block."""
-        files = {"MIGRATION_DIR": str(directory)} if directory else {}
-        environ = {
-            "MIGRATION_ENV": "test",
-            "MIGRATION_SECRET": SECRET,
-            "DATABASE_URL": url,
-            **files,
-            **environ,
-        }
-        with Function(self.python, self.bundle, environ) as function:
-            yield function
-
-
 @pytest.fixture(scope="session", params=sorted(MAGIC))
 def runtime(
     request: pytest.FixtureRequest, made_once: Callable[[str, Callable[[Path], object]], Path]
 ) -> Runtime:
     """Each Python that Lambda has and we build for."""
     target = Target(request.param, platform.machine())
-    place = made_once(f"lambda-{target.minor}", partial(_make, target))
-    return Runtime(place / "python" / "bin" / "python", place / "bundle")
-
-
-def _make(target: Target, place: Path) -> None:
-    if sys.platform != "linux":
-        pytest.skip("what is built for Lambda runs on Linux only")
-    try:
-        python = find_python(target)
-    except BundleError as error:
-        pytest.skip(str(error))
-    client = place / "client.txt"
-    locked = (ROOT / "scripts" / "locks" / "dev.txt").read_text()
-    client.write_text(
-        "".join(
-            one[0] for one in re.finditer(rf"^(?:{CLIENT})==(?:.*\\\n)+.*\n", locked, re.MULTILINE)
-        )
-    )
-    environment = place / "python"
-    _run(python, "-m", "venv", "--without-pip", str(environment))
-    pip = (python, "-m", "pip", "--python", str(environment / "bin" / "python"))
-    _run(*pip, "install", "-q", "--require-hashes", "--only-binary=:all:", "-r", str(client))
-    zipped = place / "onward.zip"
-    wanted = ("--python", target.minor, "--arch", target.architecture, "--output", str(zipped))
-    _run(sys.executable, str(ROOT / "scripts" / "bundle.py"), *wanted)
-    with zipfile.ZipFile(zipped) as archive:
-        archive.extractall(place / "bundle")
-
-
-def _run(*command: str) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    return made_runtime(target, made_once)
 
 
 @pytest.fixture(params=SOURCES.values(), ids=list(SOURCES))
