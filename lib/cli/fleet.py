@@ -157,7 +157,7 @@ def _require_permission(order: Order, options: SimpleNamespace, terminal: Termin
     require_confirmation(order.environment, confirmed=options.production or deploying, place=place)
     if not assistant:
         return
-    if not order.inventory.is_on_this_machine:
+    if options.machine or not order.inventory.is_on_this_machine:
         require_words(
             assistant,
             Change("apply the pending migrations to", _command_line(options)),
@@ -181,7 +181,10 @@ def _carry_out(order: Order, options: SimpleNamespace, terminal: Terminal) -> in
     with Journal(directory, Header.of(order, began)) as journal:
         terminal.info(f"Report: {directory}\n")
         engine = engine or _embedded(order, terminal, directory / LOG_NAME)
-        journal.end(engine(order, journal))
+        ending = engine(order, journal)
+        journal.end(ending)
+    if ending.interrupted:
+        terminal.info(f"To go on: {_command_line(options)}")
     return _tell(make_report(read_journal(directory)), terminal)
 
 

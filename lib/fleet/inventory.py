@@ -24,7 +24,7 @@ UNKNOWN_CLUSTER = "unknown"
 """Of a tenant whose URL is a reference, and whose line names no cluster."""
 _KEYS = ("tenant", "url", "secret", "schema", "wave", "cluster")
 _REFERENCE = re.compile(r"(secretsmanager|ssm):.+")
-_MAX_LENGTHS = {"tenant": 200, "cluster": 200, "url": 2000, "secret": 2000}
+_MAX_LENGTHS = {"tenant": 200, "cluster": 200, "schema": 63, "url": 2000, "secret": 2000}
 _MAX_WAVE = 999
 _PROBLEMS_SHOWN = 20
 _EXAMPLE = (
@@ -39,6 +39,8 @@ class Tenant(NamedTuple):
     name: str
     url: str
     secret: str = ""
+    schema: str = ""
+    """Where its tables and its history are; empty for a tenant with a database of its own."""
     wave: int = DEFAULT_WAVE
     cluster: str = UNKNOWN_CLUSTER
     servers: tuple[str, ...] = ()
@@ -49,8 +51,13 @@ class Tenant(NamedTuple):
     @property
     def line(self) -> dict[str, str]:
         """What the worker has to know, as a JSON object."""
-        secret = {"secret": self.secret} if self.secret else {}
-        return {"tenant": self.name, "url": self.url, **secret}
+        found = {
+            "tenant": self.name,
+            "url": self.url,
+            "secret": self.secret,
+            "schema": self.schema,
+        }
+        return {key: value for key, value in found.items() if value}
 
 
 class Wave(NamedTuple):
@@ -139,7 +146,8 @@ class _Seen:
         first = self._names.setdefault(tenant.name, where)
         if first != where:
             yield f"tenant {tenant.name} is on {first} too"
-        first = self._databases.setdefault(url.database_key if url else tenant.url, where)
+        place = url.database_key if url else tenant.url, tenant.schema
+        first = self._databases.setdefault(place, where)
         if first != where:
             yield f"the same database as on {first}"
 
@@ -197,13 +205,21 @@ def _url_problems(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _tenant(row: Mapping[str, Any]) -> tuple[Tenant, DatabaseURL | None]:
-    text, secret = row["url"], row.get("secret", "")
+    text = row["url"]
     url = None if _REFERENCE.fullmatch(text) else parse_url("url", text, {})
     cluster = row.get("cluster") or (unpooled(url.host) if url else UNKNOWN_CLUSTER)
     servers = tuple(server.server_key(url.tenant) for server in url.servers) if url else ()
-    wave = row.get("wave", DEFAULT_WAVE)
-    reach = url.reach if url else Reach.ANYWHERE
-    return Tenant(row["tenant"], text, secret, wave, cluster, servers, reach), url
+    found = Tenant(
+        name=row["tenant"],
+        url=text,
+        secret=row.get("secret", ""),
+        schema=row.get("schema", ""),
+        wave=row.get("wave", DEFAULT_WAVE),
+        cluster=cluster,
+        servers=servers,
+        reach=url.reach if url else Reach.ANYWHERE,
+    )
+    return found, url
 
 
 def _refused(problems: Iterable[str]) -> ConfigError:

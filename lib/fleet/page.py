@@ -102,7 +102,7 @@ def _errors(document: Mapping[str, Any]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{_kind(error)}<br><span class="quiet">{_tenants(error)}</span></th>'
         f'<td class="red">{icon("cross")} {error["databases"]:,}</td>'
-        f"<td>{text(error['nextStep'])}</td></tr>\n"
+        f"<td>{text(_sentence(error['nextStep']))}</td></tr>\n"
         for error in document["errors"]
     )
     return _table("Errors", ("Error", "Databases", "Next step"), rows, " errors")
@@ -111,6 +111,10 @@ def _errors(document: Mapping[str, Any]) -> str:
 def _kind(error: Mapping[str, Any]) -> str:
     parts = (error["code"].replace("_", " ").capitalize(), error["version"], error["sqlstate"])
     return " · ".join(f"<bdi>{text(part)}</bdi>" for part in parts if part)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _tenants(error: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ The waves are one after the other. A cluster has as many tenants at work as the 
 more, because its threads are its own. What is worth another try is tried again after the others.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -123,8 +124,9 @@ class _Cluster:
         for pause in (0.0, *PAUSES):
             if not waiting or self._ends(pause):
                 return
+            size = min(order.chunk, math.ceil(len(waiting) / order.concurrency))
             with ThreadPoolExecutor(order.concurrency) as threads:
-                list(threads.map(self._work_on, chunks(waiting, order.chunk)))
+                list(threads.map(self._work_on, chunks(waiting, size)))
             waiting = tuple(one for one in waiting if self._is_worth_a_retry(one))
 
     def _ends(self, pause: float = 0.0) -> bool:

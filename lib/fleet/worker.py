@@ -102,7 +102,7 @@ class Worker:
         return with_config(
             environments,
             self._applied_by,
-            lambda config: work(tenant, config._replace(connect_wait=CONNECT_SECONDS)),
+            lambda config: work(tenant, _for_tenant(config, tenant)),
         )
 
     def _environments(
@@ -129,6 +129,11 @@ class Worker:
 
 def _is_late(deadline: float | None) -> bool:
     return deadline is not None and deadline - time.monotonic() < LEAST_SECONDS
+
+
+def _for_tenant(config: Config, tenant: Tenant) -> Config:
+    config = config._replace(connect_wait=CONNECT_SECONDS, fleet=True)
+    return config.for_tenant(tenant.schema) if tenant.schema else config
 
 
 def _variables(tenant: Tenant) -> dict[str, str]:

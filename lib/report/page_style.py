@@ -68,6 +68,7 @@ td:last-child span { display: inline-block; width: 5.75rem; padding-right: .875r
 .bar { width: calc(100% - 5.75rem); height: .5rem; stroke: none; vertical-align: baseline }
 .bar rect { fill: var(--mark) }
 .fleet td:nth-child(n) { white-space: normal; overflow-wrap: anywhere }
+.errors bdi { display: inline-block; max-width: 100% }
 .errors thead th:nth-child(3) { width: 45% }
 tr:target { background: color-mix(in srgb, var(--blue) 14%, transparent) }
 footer a { white-space: nowrap }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Photographs the status page in all its states: `scripts/dev/screenshots.py DIRECTORY`.
+"""Photographs the status page in all its states, and a fleet's report:
+`scripts/dev/screenshots.py DIRECTORY`.
 
 Needs Debian's Chromium (`apt install chromium`), or CHROMIUM. `--docs` writes the two pictures of
 the documentation, and makes them small with pngquant.
@@ -20,8 +21,10 @@ from playwright.sync_api import Browser, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
+from lib.fleet.page import page as fleet_page  # noqa: E402
 from lib.report.page import page  # noqa: E402
-from scripts.dev.status_documents import NOW, Document, states  # noqa: E402
+from scripts.dev.fleet_documents import reports  # noqa: E402
+from scripts.dev.status_documents import NOW, states  # noqa: E402
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 # Without a sandbox of its own, so that it runs as root in a container; it opens our pages only.
@@ -46,7 +49,7 @@ def browser() -> Iterator[Browser]:
 
 
 def photograph(
-    chromium: Browser, document: Document, path: Path, *, width: int, scheme: Scheme, **more: Any
+    chromium: Browser, html: str, path: Path, *, width: int, scheme: Scheme, **more: Any
 ) -> None:
     """Write the picture of a page."""
     with chromium.new_context(
@@ -54,7 +57,7 @@ def photograph(
         color_scheme=scheme,
     ) as context:
         tab = context.new_page()
-        tab.set_content(page(document, NOW))
+        tab.set_content(html)
         tab.screenshot(path=path, **more)
 
 
@@ -74,17 +77,24 @@ def main() -> None:
 
 
 def _photograph_all(chromium: Browser, directory: Path, only: str) -> None:
-    for name, document in states().items():
+    for name, html in pages().items():
         for width in WIDTHS if only in name else ():
             for scheme in SCHEMES:
                 path = directory / f"{name}-{width}-{scheme}.png"
-                photograph(chromium, document, path, width=width, scheme=scheme, height=1000)
+                photograph(chromium, html, path, width=width, scheme=scheme, height=1000)
+
+
+def pages() -> dict[str, str]:
+    """All pages, by the name of what they show."""
+    shown = {name: page(document, NOW) for name, document in states().items()}
+    fleets = {name: fleet_page(document, NOW) for name, document in reports().items()}
+    return shown | {f"fleet-{name}": html for name, html in fleets.items()}
 
 
 def _photograph_for_docs(chromium: Browser, directory: Path) -> None:
     for scheme in SCHEMES:
         path = directory / f"status-page-{scheme}.png"
-        photograph(chromium, states()[SHOWN], path, width=1100, height=860, scheme=scheme)
+        photograph(chromium, pages()[SHOWN], path, width=1100, height=860, scheme=scheme)
         subprocess.run(["pngquant", "--force", "--ext=.png", "--strip", str(path)], check=True)
 
 

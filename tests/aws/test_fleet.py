@@ -1,6 +1,7 @@
 """The function as a fleet's worker: events with tenants in them; the databases are real."""
 
 import json
+import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -120,6 +121,51 @@ def test_one_that_is_busy_among_others_that_failed_makes_it_failed(
     assert [one["outcome"] for one in found(failed)] == ["busy", "not_empty"]
     assert (tables(database), tables(other)) == ([], ["theirs"])
     server.drop(other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["migrate", "status"])
+def test_a_host_that_does_not_answer_is_asked_once(
+    migrated: Database, action: str, capsys: Capture
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"postgresql://127.0.0.1:{nobody.getsockname()[1]}/"
+        dead = [{"tenant": f"dead-{number}", "url": f"{url}{number}"} for number in range(3)]
+        with pytest.raises(TenantsBusy) as busy:
+            worker()(event(*dead, tenant(migrated), action=action), Context())
+    outcomes = {one["tenant"]: one["outcome"] for one in found(busy)}
+    assert outcomes.pop("dead-0") == "database_unavailable"
+    assert {outcomes.pop("dead-1"), outcomes.pop("dead-2")} == {"not_reached"}
+    logged = [json.loads(line)["tenant"] for line in capsys.readouterr().out.splitlines()]
+    assert logged == ["dead-0", migrated.name]
+    assert history(migrated) == OURS
+
+
+def test_a_database_that_is_not_there_is_its_tenants_own_failure(
+    server: Server, migrated: Database
+) -> None:
+    gone = tenant(server.database("no_such_database"))
+    with pytest.raises(TenantsFailed) as failed:
+        worker()(event(gone, tenant(migrated)), Context())
+    assert [(one["outcome"], one["sqlstate"]) for one in found(failed)] == [
+        ("database_unavailable", "3D000")
+    ]
+    assert history(migrated) == OURS
+
+
+def test_a_copy_of_another_environments_template_is_refused(
+    server: Server, database: Database
+) -> None:
+    directory = {"MIGRATION_ENV": "staging"}
+    worker(**directory)(event(tenant(database), environment="staging"), Context())
+    database.execute("DELETE FROM schema_migrations WHERE version = '002-add-reset-token-fields'")
+    copy = server.create(template=database.name)
+    with pytest.raises(TenantsFailed) as failed:
+        worker()(event(tenant(copy)), Context())
+    assert [one["outcome"] for one in found(failed)] == ["wrong_environment"]
+    assert history(copy) == OURS[:2]
+    server.drop(copy)
 
 
 def test_with_less_than_five_seconds_left_no_tenant_is_begun(database: Database) -> None:

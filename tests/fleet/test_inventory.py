@@ -25,7 +25,9 @@ def problems(*rows: object) -> list[str]:
 
 def test_a_line_says_where_a_tenants_database_is() -> None:
     [tenant] = read_inventory(lines(ACME | {"secret": "ssm:/c1", "wave": 0})).tenants
-    assert tenant == Tenant("acme", ACME["url"], "ssm:/c1", 0, "c1.example", ("c1.example   ",))
+    assert tenant == Tenant(
+        "acme", ACME["url"], "ssm:/c1", wave=0, cluster="c1.example", servers=("c1.example   ",)
+    )
     assert tenant.line == ACME | {"secret": "ssm:/c1"}
 
 

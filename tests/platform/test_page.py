@@ -1,4 +1,6 @@
-"""The status page in Debian's Chromium: all states, widths and schemes, and axe-core's rules."""
+"""The status page and the report of a fleet in Debian's Chromium: all states, widths and schemes,
+and axe-core's rules.
+"""
 
 import json
 import shutil
@@ -9,10 +11,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
+from lib.fleet.page import page as fleet_page
 from lib.web.result import ApiResult
 from lib.web.service import Service
+from scripts.dev.fleet_documents import reports
 from scripts.dev.screenshots import CHROMIUM, SCHEMES, WIDTHS, Scheme, browser
-from scripts.dev.status_documents import Document, states
+from scripts.dev.status_documents import NOW, Document, states
 from tests.platform.cache import cached, said
 from tests.web.instance import STATUS, serving
 
@@ -20,6 +24,7 @@ pytestmark = pytest.mark.timeout(300)  # axe-core reads each of 300 rows
 
 AXE = "4.14.1"  # axe-core of npm
 STATES = states()
+FLEETS = reports()
 # Rules on which the whole page passes, besides those of WCAG.
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
@@ -85,6 +90,10 @@ class Visit:
         **more: Any,
     ) -> Page:
         self._service.document = STATES[state]
+        return self.open(f"{STATUS}{anchor}", width=width, scheme=scheme, **more)
+
+    def open(self, path: str, *, width: int = 1280, scheme: Scheme = "light", **more: Any) -> Page:
+        """A tab with what is at this path."""
         context = self._chromium.new_context(
             viewport={"width": width, "height": 800}, color_scheme=scheme, **more
         )
@@ -93,7 +102,7 @@ class Visit:
         tab.on("console", lambda message: self.complaints.append(message.text))
         tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         tab.on("request", lambda request: self.asked.append(request.url))
-        tab.goto(f"{self.address}{STATUS}{anchor}")
+        tab.goto(f"{self.address}{path}")
         return tab
 
     def close(self) -> None:
@@ -111,6 +120,28 @@ def visit(chromium: Browser, served: tuple[Shown, str]) -> Iterator[Visit]:
     assert outside == []
 
 
+class Opened(Visit):
+    """Opens reports of fleets, which are files."""
+
+    def __init__(self, chromium: Browser, directory: Path) -> None:
+        super().__init__(chromium, (Shown(), f"file://{directory}"))
+        self._directory = directory
+
+    def report(self, kind: str, **more: Any) -> Page:
+        """A tab with the report of this kind."""
+        (self._directory / "report.html").write_text(fleet_page(FLEETS[kind], NOW))
+        return self.open("/report.html", **more)
+
+
+@pytest.fixture
+def opened(chromium: Browser, tmp_path: Path) -> Iterator[Opened]:
+    """`opened.report("behind")` is the tab. Fails if a page asked for anything but itself."""
+    opened = Opened(chromium, tmp_path)
+    yield opened
+    opened.close()
+    assert [one for one in opened.asked if not one.startswith((opened.address, "data:"))] == []
+
+
 def unfold(tab: Page) -> None:
     """Open all years."""
     tab.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
@@ -118,7 +149,15 @@ def unfold(tab: Page) -> None:
 
 @pytest.mark.parametrize("state", STATES)
 def test_axe_finds_nothing(visit: Visit, axe: str, state: str) -> None:
-    tab = visit(state, bypass_csp=True)
+    require_accessible(visit(state, bypass_csp=True), axe)
+
+
+@pytest.mark.parametrize("kind", FLEETS)
+def test_axe_finds_nothing_in_the_report_of_a_fleet(opened: Opened, axe: str, kind: str) -> None:
+    require_accessible(opened.report(kind, bypass_csp=True), axe)
+
+
+def require_accessible(tab: Page, axe: str) -> None:
     unfold(tab)
     tab.evaluate(axe)
     for width, scheme in zip(WIDTHS, reversed(SCHEMES), strict=True):
@@ -133,17 +172,28 @@ def test_axe_finds_nothing(visit: Visit, axe: str, state: str) -> None:
 def test_a_page_fits_any_width_asks_for_nothing_else_and_logs_nothing(
     visit: Visit, state: str
 ) -> None:
-    tab = visit(state)
-    unfold(tab)
-    for width in (320, 375, 640, 768, 1024, 1280, 2560):
-        tab.set_viewport_size({"width": width, "height": 800})
-        assert tab.evaluate("document.documentElement.scrollWidth") == width
-        assert tab.locator("h1").is_visible()
+    require_it_fits(visit(state))
     # An answer with 503 is an error to the console, whatever it says.
     assert [one for one in visit.complaints if "status of 503" not in one] == []
     assert [one for one in visit.asked if not one.startswith("data:")] == [
         f"{visit.address}{STATUS}"
     ]
+
+
+@pytest.mark.parametrize("kind", FLEETS)
+def test_the_report_of_a_fleet_fits_any_width_and_logs_nothing(opened: Opened, kind: str) -> None:
+    tab = opened.report(kind)
+    require_it_fits(tab)
+    assert tab.evaluate("document.scripts.length") == 0
+    assert opened.complaints == []
+
+
+def require_it_fits(tab: Page) -> None:
+    unfold(tab)
+    for width in (320, 375, 640, 768, 1024, 1280, 2560):
+        tab.set_viewport_size({"width": width, "height": 800})
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        assert tab.locator("h1").is_visible()
 
 
 def test_what_a_history_holds_runs_nowhere_and_is_shown_as_it_is(visit: Visit) -> None:
