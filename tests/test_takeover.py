@@ -101,6 +101,19 @@ def test_a_complete_history_is_recorded_and_nothing_is_run(here: Here, database:
 
 
 @pytest.mark.usefixtures("source")
+def test_a_tenant_takes_nothing_over_that_is_not_in_its_schema(
+    database: Database, tmp_path: Path
+) -> None:
+    dbmate(database, "create_one", "create_two", "create_three")
+    database.execute("CREATE SCHEMA acme")
+    config = config_of(database, tmp_path / "migrations", MIGRATION_ALLOW_NONEMPTY="")
+    result = runner.run(config.for_tenant("acme"), lambda _: None)
+    assert (result.taken_over, [one.version for one in result.applied]) == ((), [OWN, *VERSIONS])
+    assert tables(database) == ["acme.one", "acme.three", "acme.two", "one", "three", "two"]
+    assert len(rows_of_dbmate(database)) == 3
+
+
+@pytest.mark.usefixtures("source")
 def test_import_proves_that_history_and_schema_agree(
     here: Here, database: Database, source: Path
 ) -> None:

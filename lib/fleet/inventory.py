@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from lib.errors import ConfigError
+from lib.errors import ConfigError, raised_by
+from lib.settings.config import require_tenant_schema
 from lib.settings.database_url import DatabaseURL, parse_url, unpooled
 from lib.settings.reach import Reach
 
@@ -172,9 +173,8 @@ def _problems(row: Any) -> Iterator[str]:
     if wrong := [key for key in _MAX_LENGTHS if key in row and not _is_text(row[key], key)]:
         yield f"{', '.join(wrong)} must be text on one line, not too long and not empty"
         return
-    # The one place that refuses a tenant that is a schema.
     if "schema" in row:
-        yield "schema: a tenant must have a database of its own; a schema is not supported yet"
+        yield from (str(error) for error in raised_by(lambda: require_tenant_schema(row["schema"])))
     if not (type(row.get("wave", 0)) is int and 0 <= row.get("wave", 0) <= _MAX_WAVE):
         yield f"wave must be a whole number from 0 to {_MAX_WAVE}"
     if "secret" in row and not _REFERENCE.fullmatch(row["secret"]):

@@ -98,14 +98,9 @@ class Config(NamedTuple):
 
         The files run with this schema and then `public` on the search path. No other history
         counts, and runs for other tenants may be under way. Drift is not looked for: comparing
-        reads the whole catalog. Raises ConfigError for a name that is none, or `public`, which all
-        share.
+        reads the whole catalog. Raises as `require_tenant_schema` does.
         """
-        if schema == "public" or not _is_schema_name(schema):
-            raise ConfigError(
-                f"{schema!r} is no name for a tenant's schema: expected 1 to {_MAX_NAME_BYTES} "
-                "bytes, not public, and not pg_ in front"
-            )
+        require_tenant_schema(schema)
         return self._replace(schema=schema, tenant=schema, drift="off")
 
 
@@ -167,6 +162,18 @@ def history_schema(environ: Mapping[str, str], imported: Imported | None) -> str
             "no URL, and not pg_ in front"
         )
     return name or (imported.schema if imported else None)
+
+
+def require_tenant_schema(name: str) -> None:
+    """Raise ConfigError for what cannot be the schema of one tenant. No message shows it.
+
+    All share `public`, and in a search path `$user` is another schema.
+    """
+    if name in ("public", "$user") or not _is_schema_name(name):
+        raise ConfigError(
+            f"the schema is none of a tenant's own: expected a name of 1 to {_MAX_NAME_BYTES} "
+            "bytes, not public, not $user, no URL, and not pg_ in front"
+        )
 
 
 def _is_schema_name(name: str) -> bool:

@@ -20,8 +20,6 @@ class ApiResult(NamedTuple):
     status: int
     document: dict[str, Any]
     headers: Mapping[str, str] = MappingProxyType({})
-    error: Exception | None = None
-    """What the document tells of in fixed words: for who called in this process, never sent."""
 
 
 class RequestRefused(HTTPException):
@@ -40,10 +38,6 @@ def error_result(error: Exception) -> ApiResult:
     Its words are fixed. What a server, a driver or an unknown exception said stays out of it,
     because that may hold a URL or a row.
     """
-    return _public_result(error)._replace(error=error)
-
-
-def _public_result(error: Exception) -> ApiResult:
     match error:
         case RequestRefused():
             return _refusal(error, error.code)

@@ -29,7 +29,7 @@ from lib.settings.redactor import Redactor
 from lib.source.migration import Migration, load
 from lib.validation import validate
 from lib.web.auth import bearer_secret
-from lib.web.request_log import NOTHING, LogEntry
+from lib.web.request_log import LogEntry
 from lib.web.result import ApiResult, error_result
 from lib.web.threads import AllBusy, Shared, Workers
 from lib.webhook import SECRET_VARIABLE, URL_VARIABLE, Webhook
@@ -99,13 +99,8 @@ class Service:
         resolve: Resolve = as_given,
         *,
         limits: Limits = DEFAULT_LIMITS,
-        configure: Callable[[Config], Config] = lambda config: config,
-        about: Mapping[str, Any] = NOTHING,
     ) -> None:
-        """`configure` changes what the environment decides. `about` is in each line of the log."""
         self.limits = limits
-        self._configure = configure
-        self._about = about
         self._environ = environ
         self._resolve = resolve
         self._resolved: dict[str, str] = {}
@@ -124,7 +119,7 @@ class Service:
         try:
             return await asyncio.wait_for(self._status.get(), self.limits.status_seconds)
         except TimeoutError:
-            entry = LogEntry("public_status", self._about)
+            entry = LogEntry("public_status")
             late = DatabaseUnavailable(
                 f"the status was not read within {self.limits.status_seconds:g} s"
             )
@@ -168,7 +163,7 @@ class Service:
 
     def _logged(self, action: str, work: Callable[[], ApiResult]) -> ApiResult:
         """What the work returns, or the result of what it raises, with its line in the log."""
-        entry = LogEntry(action, self._about)
+        entry = LogEntry(action)
         try:
             result = work()
         except Exception as error:
@@ -229,11 +224,7 @@ class Service:
         return Webhook(self._environ, lambda: next(iter(self._environments(variables))))
 
     def _with_config(self, applied_by: str, work: Callable[[Config], ApiResult]) -> ApiResult:
-        return with_config(
-            self._environments(URL_VARIABLES),
-            applied_by,
-            lambda config: work(self._configure(config)),
-        )
+        return with_config(self._environments(URL_VARIABLES), applied_by, work)
 
     def _environments(self, variables: Sequence[str]) -> Iterator[Mapping[str, str]]:
         """The environment with these variables resolved; the log must not show their values."""

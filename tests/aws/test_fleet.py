@@ -142,6 +142,20 @@ def test_a_host_that_does_not_answer_is_asked_once(
     assert history(migrated) == OURS
 
 
+def test_a_tenant_with_a_schema_gets_its_tables_there_and_its_own_history(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    database.execute("CREATE SCHEMA a; CREATE SCHEMA b")
+    handler = worker(MIGRATION_DIR=str(migrations({"001-one.sql": "CREATE TABLE one ();"})))
+    pair = [tenant(database, name) | {"schema": name} for name in ("a", "b")]
+    for outcome in ("migrated", "current"):
+        answer = handler(event(*pair, head="001-one"), Context())
+        assert [one["outcome"] for one in answer["tenants"]] == [outcome] * 2
+    assert tables(database) == ["a.one", "b.one"]
+    for schema in ("a", "b"):
+        assert history(database, f"{schema}.schema_migrations") == ["001-one"]
+
+
 def test_a_database_that_is_not_there_is_its_tenants_own_failure(
     server: Server, migrated: Database
 ) -> None:

@@ -79,7 +79,8 @@ def test_the_waves_are_in_order_and_each_has_its_clusters() -> None:
         (ACME | {"wave": "1"}, "wave must be a whole number"),
         (ACME | {"wave": True}, "wave must be a whole number"),
         (ACME | {"wave": -1}, "wave must be a whole number"),
-        (ACME | {"schema": "t_acme"}, "schema: a tenant must have a database of its own"),
+        (ACME | {"schema": "public"}, "the schema is none of a tenant's own"),
+        (ACME | {"schema": 5}, "schema must be text"),
     ],
 )
 def test_a_line_that_is_wrong_is_refused_by_its_number(row: object, problem: str) -> None:
@@ -100,6 +101,16 @@ def test_a_tenant_or_a_database_that_is_there_twice_is_refused() -> None:
     ]
     reference = {"tenant": "a", "url": "ssm:/a"}
     assert problems(reference, reference | {"tenant": "b"}) == [
+        "line 2: the same database as on line 1"
+    ]
+
+
+def test_tenants_of_one_database_differ_by_their_schema() -> None:
+    pair = [ACME | {"tenant": name, "schema": name} for name in ("a", "b")]
+    found = read_inventory(lines(*pair)).tenants
+    assert [tenant.schema for tenant in found] == ["a", "b"]
+    assert found[0].line == pair[0]
+    assert problems(pair[0], pair[1] | {"schema": "a"}) == [
         "line 2: the same database as on line 1"
     ]
 

@@ -13,10 +13,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from lib import VERSION
+from lib import VERSION, runner
 from lib.errors import FilesError, MigrationFailed, OnwardError, PartlyApplied
 from tests.conftest import Database, Server
-from tests.kit import HEAD, Write, history, run, tables, until
+from tests.kit import HEAD, Write, config_of, history, run, tables, until
 from tests.platform.pooler import POOLERS, PgBouncer, Pooler, in_turn
 from tests.platform.runners import Runner, barrier
 from tests.proxy import Hold, Message, proxied
@@ -417,6 +417,25 @@ def test_a_no_transaction_file_says_that_a_pool_of_one_is_too_small(
     assert (history(database), tables(database)) == ([], [])
     run(database, directory)
     assert (history(database), tables(database)) == (["001-one"], ["one"])
+
+
+@pytest.mark.parametrize("pool", [1], indirect=True)
+def test_a_tenants_search_path_stays_in_its_run_when_pooled(
+    pool: Pooler, database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-one.sql": "CREATE TABLE one ();", "002-two.sql": "SELECT 2"})
+    database.execute("CREATE SCHEMA acme; CREATE SCHEMA beta")
+    pooled = config_of(Database(database.name, pool.url(database.url)), directory)
+    before = sessions(pool, database, 1)
+    for schema in ("acme", "beta"):
+        applied = runner.run(pooled.for_tenant(schema), lambda _: None).applied
+        assert [one.version for one in applied] == ["001-one", "002-two"]
+    assert sessions(pool, database, 1) == before
+    migrations({"003-three.sql": f"{HEAD}CREATE TABLE three ()"})
+    with pytest.raises(OnwardError, match="these files need a direct connection") as caught:
+        runner.run(pooled.for_tenant("acme"), lambda _: None)
+    assert isinstance(caught.value.cause, FilesError)
+    assert tables(database) == ["acme.one", "beta.one"]
 
 
 @pytest.mark.parametrize("pool", [1], indirect=True)

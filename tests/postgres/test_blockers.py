@@ -7,7 +7,9 @@ import pytest
 
 from lib.errors import DatabaseUnsuitable, LockBusy, PartlyApplied, TableBusy
 from lib.events import Progress, Retry, Running, Started
+from lib.postgres.connection import Connection
 from lib.postgres.executor import Executor
+from lib.postgres.lock import TURN_KEY
 from lib.retry import Backoff
 from lib.source.migration import load
 from tests.conftest import Database, Server
@@ -41,18 +43,30 @@ def test_a_run_that_cannot_get_the_lock_gives_up_and_changes_nothing(
         other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
         with run_fails(LockBusy, match="another run holds the lock") as caught:
             run(database, migrations(ONE), MIGRATION_WAIT="1ms")
-    assert caught.value.exit_code == 4
+    assert (caught.failed.exit_code, caught.failed.retry) == (4, True)
     assert (tables(database), places(database)) == ([], [])
     nothing_is_left_running(server, database)
 
 
-def test_a_run_that_waits_for_another_one_stands_in_no_transaction(
-    server: Server, database: Database, migrations: Write
+@pytest.mark.parametrize("pooled", [False, True], ids=["direct", "through a pooler"])
+def test_a_run_that_waits_for_another_one_stands_in_nobodys_way(
+    server: Server,
+    database: Database,
+    migrations: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    pooled: bool,
 ) -> None:
-    """Through a pooler, it would have the connection that the other one may need to get on."""
+    """In a transaction that has its turn only. Through a pooler it stands in none: that would keep
+    the connection that the other one may need to get on.
+    """
+    if pooled:
+        monkeypatch.setattr(Connection, "pid", 0)
+    state = "idle" if pooled else "idle in transaction"
     waits = (
-        "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'onward%%'"
-        " AND state = 'idle' AND query LIKE 'ROLLBACK%%'"
+        "SELECT 1 FROM pg_stat_activity a WHERE datname = %s AND application_name LIKE 'onward%%'"
+        f" AND state = '{state}' AND query LIKE 'ROLLBACK%%' AND backend_xmin IS NULL AND"
+        " backend_xid IS NULL AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid"
+        f" AND locktype <> 'virtualxid' AND objid <> {TURN_KEY & 0xFFFFFFFF})"
     )
     events = Events()
     with psycopg.connect(database.url) as other, ThreadPoolExecutor(1) as pool:

@@ -80,6 +80,8 @@ def test_a_database_that_is_missing_ends_the_run_at_once(
     result = cli(url=server.database("missing").url)
     assert result.code == 5
     assert 'database "missing" does not exist' in result.err
+    with pytest.raises(AccessRefused, match="SQLSTATE 3D000"):
+        run(server.database("missing"), migrations({}))
     assert server.admin.execute("SELECT 1 FROM pg_database WHERE datname = 'missing'") == []
 
 

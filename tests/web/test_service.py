@@ -13,7 +13,9 @@ import psycopg
 import pytest
 
 from lib import runner
-from lib.errors import AccessRefused, ConfigError, MigrationFailed, RunFailed
+from lib.errors import ConfigError
+from lib.web.request_log import LogEntry
+from lib.web.result import ApiResult
 from lib.web.service import Limits, Service
 from tests.conftest import Database, Server
 from tests.kit import (
@@ -856,44 +858,10 @@ def test_a_password_refused_midway_ends_the_run_with_what_it_applied(
     assert "canary" not in "".join(capsys.readouterr())
 
 
-def test_a_service_of_one_tenant_names_it_in_its_log_and_has_its_settings(
-    database: Database, migrations: Write, capsys: Capture
-) -> None:
-    environ = environment(database, migrations(ONE))
-    service = Service(
-        environ,
-        configure=lambda config: config._replace(environment="staging"),
-        about={"tenant": "acme"},
-    )
-    assert service.call("migrate", applied_by="fleet").document["environment"] == "staging"
-    service.call("status", applied_by="fleet")
-    asyncio.run(service.public_status())
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(line["action"], line["tenant"]) for line in lines] == [
-        (action, "acme") for action in ("migrate", "status", "public_status")
-    ]
-    assert database.execute("SELECT environment, applied_by FROM schema_migrations") == [
-        ("staging", "fleet")
-    ]
-
-
-def test_who_calls_gets_the_error_that_the_document_does_not_show(
-    server: Server, database: Database, migrations: Write
-) -> None:
-    directory = migrations({"001-a.sql": "CREATE canary"})
-    failed = Service(environment(database, directory)).call("migrate", applied_by="fleet").error
-    assert isinstance(failed, RunFailed)
-    assert isinstance(failed.cause, MigrationFailed)
-    gone = Service(environment(server.database("missing"), directory))
-    result = gone.call("migrate", applied_by="fleet")
-    assert isinstance(result.error, AccessRefused)
-    assert (result.error.sqlstate, result.error.retry) == ("3D000", False)
-    assert (result.status, result.document["error"]["code"]) == (503, "database_unavailable")
-    with holding(database, f"SELECT pg_advisory_xact_lock({LOCK})"):
-        busy = Service(environment(database, directory)).call("migrate", applied_by="fleet")
-    assert isinstance(busy.error, RunFailed)
-    assert (busy.error.code, busy.error.retry) == ("busy", True)
-    assert tables(database) == []
+def test_a_line_of_the_log_may_name_a_tenant(capsys: Capture) -> None:
+    LogEntry("migrate", {"tenant": "acme"}).write(ApiResult(200, {"state": "current"}))
+    line = json.loads(capsys.readouterr().out)
+    assert (line["action"], line["tenant"], line["outcome"]) == ("migrate", "acme", "current")
 
 
 def test_a_line_of_the_log_has_exactly_these_keys(
