@@ -67,12 +67,9 @@ def _outcomes(action: str, chunk: Mapping[str, Any]) -> Iterator[Outcome]:
 
 def _untold(action: str, error: str, tenants: Sequence[str]) -> Iterator[Outcome]:
     """The tenants of a chunk whose function ended without a word about them."""
-    if action == "status":
+    code = NOT_REACHED if error in _LISTING else _CODES.get(error, OnwardError.code)
+    if action == "status" and code == OutcomeUnknown.code:
         code = NOT_REACHED
-    elif error in _LISTING:
-        return  # the look tells
-    else:
-        code = _CODES.get(error, OnwardError.code)
     yield from (Outcome(tenant, code) for tenant in tenants)
 
 

@@ -14,6 +14,7 @@ from moto.stepfunctions.models import stepfunctions_backends
 
 from lib.aws.calls import CallFailed, read_s3
 from lib.aws.execution import MAX_EVENTS
+from lib.aws.fleet import MAX_MESSAGE
 from lib.aws.machine import Machine
 from lib.errors import ConfigError, Interrupted, LockBusy
 from lib.fleet.inventory import read_inventory
@@ -237,6 +238,39 @@ def test_a_look_that_says_nothing_of_its_tenants_reached_none(
     assert (report.exit_code, report.total.current, report.total.not_reached) == (8, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "exit_code"),
+    [
+        ("ConfigError", "not_configured", 2),
+        ("FilesError", "invalid_files", 2),
+        ("KeyError", "internal", 70),
+    ],
+)
+def test_a_function_that_cannot_work_at_all_says_why(
+    tmp_path: Path, error: str, code: str, exit_code: int
+) -> None:
+    chunks = [failed(list(TENANTS), error, "this function is not a fleet's")]
+    leave("migrate", FAILED=chunks)
+    leave("look", FAILED=chunks)
+    report = carried_out(tmp_path, order(), Ends("FAILED", "WaveBehind"))
+    assert ([group.code for group in report.errors], report.exit_code) == ([code], exit_code)
+
+
+def test_a_chunk_that_no_instance_was_free_for_was_not_reached(tmp_path: Path) -> None:
+    chunks = [failed(list(TENANTS), "Lambda.TooManyRequestsException", "Rate Exceeded.")]
+    leave("migrate", FAILED=chunks)
+    leave("look", FAILED=chunks)
+    report = carried_out(tmp_path, order(), Ends("FAILED", "WaveBehind"))
+    assert (report.exit_code, report.total.not_reached, report.errors) == (8, 4, ())
+
+
+def test_of_a_list_that_may_have_been_cut_nobody_is_current(tmp_path: Path) -> None:
+    pending = {"outcome": "pending", "version": "0" * MAX_MESSAGE}
+    leave("look", FAILED=[unwell(list(TENANTS), "TenantsBehind", *named("acme", pending))])
+    report = carried_out(tmp_path, order(), Ends("FAILED", "WaveBehind"))
+    assert (report.total.current, report.total.behind, report.total.not_reached) == (0, 1, 3)
+
+
 def test_where_no_results_are_the_machine_s_own_verdict_counts(tmp_path: Path) -> None:
     leave("migrate")
     leave("look")
@@ -330,6 +364,17 @@ def test_what_an_execution_cannot_hold_is_refused_before_anything_is_written() -
     error = refused(order(inventory=many), ConfigError)
     assert error.message.startswith("900 pairs of wave and cluster are too many")
     assert f"{MAX_EVENTS:,} events" in error.message
+
+
+def test_a_chunk_that_is_too_large_for_a_function_is_refused() -> None:
+    secret = f"secretsmanager:{'x' * 1900}"
+    lines = [
+        {"tenant": f"t{number}", "url": f"postgresql://c.example/{number}", "secret": secret}
+        for number in range(150)
+    ]
+    large = read_inventory("\n".join(map(json.dumps, lines)))
+    error = refused(order(inventory=large, chunk=150), ConfigError)
+    assert error.next_step == "Choose a smaller --chunk."
 
 
 def test_an_inventory_may_be_an_object_of_s3() -> None:
