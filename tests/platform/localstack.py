@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import boto3
 from botocore.config import Config
@@ -181,10 +182,18 @@ def running(python: Path, function_python: Path, place: Path) -> Iterator[LocalS
 
 def _wait(stack: LocalStack) -> None:
     ends_at = time.monotonic() + SECONDS_TO_START
-    while b"Ready." not in stack.log.read_bytes():
+    while not _answers(stack):
         if stack.process.poll() is not None or time.monotonic() > ends_at:
             raise OSError(f"LocalStack did not start:\n{stack.log.read_text()}")
         time.sleep(0.1)
+
+
+def _answers(stack: LocalStack) -> bool:
+    try:
+        with urlopen(f"{stack.url}/_localstack/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def _free_port() -> int:
