@@ -4,14 +4,17 @@ somebody reads it.
 A situation is made for a Place; when the section has been followed, it looks at what came of it.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 
+from lib.fleet.inventory import read_inventory
 from scripts.embedded import find_programs
 from tests.conftest import Database
 from tests.documents import Place
@@ -450,6 +453,76 @@ def reader(place: Place) -> Iterator[None]:
     place.database.execute("DROP OWNED BY onward_reader; DROP ROLE onward_reader")
 
 
+@contextmanager
+def three_tenants(place: Place) -> Iterator[None]:
+    """A server in whose name psql connects. The tenants' databases have names of this test's."""
+    url = urlsplit(place.server.url)
+    names = {name: f"{place.database.name}_{name}" for name in ("acme", "beta", "gamma")}
+    place.names |= names | {"postgres@db.example:5432": f"{url.username}@{url.hostname}:{url.port}"}
+    place.environ = {"PGHOST": str(url.hostname), "PGPORT": str(url.port), "PGDATABASE": "postgres"}
+    place.environ |= {"PGUSER": str(url.username), "PGPASSWORD": url.password or ""}
+    yield
+    for name in names.values():
+        tenant = place.server.database(name)
+        assert history(tenant) == history(place.database)
+        place.server.drop(tenant)
+    assert "All 3 databases current" in (place.root / "report.html").read_text()
+
+
+@contextmanager
+def control_database(place: Place) -> Iterator[None]:
+    """A table of tenants, of which one has gone."""
+    place.environ = {"CONTROL_URL": place.database.url}
+    place.database.execute(
+        "CREATE TABLE tenants (slug, host, database, cluster, canary, state) AS VALUES "
+        "('acme', 'c1.example', 'a', 'c1', true, 'active'),"
+        "('it''s', 'c2.example', 'b', 'c2', false, 'active'),"
+        "('gone', 'c2.example', 'c', 'c2', false, 'deleted')"
+    )
+    yield
+    found = read_inventory((place.root / "fleet.jsonl").read_text()).tenants
+    assert [(one.name, one.wave, one.cluster) for one in found] == [
+        ("acme", 0, "c1"),
+        ("it's", 1, "c2"),
+    ]
+    assert found[1].secret == "secretsmanager:c2"
+
+
+class NeonsApi(BaseHTTPRequestHandler):
+    """Neon's API as who lists projects meets it: pages of two, and after the last an empty one."""
+
+    projects = tuple({"id": f"cool-{number}", "name": f"tenant {number}"} for number in range(5))
+
+    def do_GET(self) -> None:
+        asked = parse_qs(urlsplit(self.path).query)
+        allowed = self.headers["Authorization"] == "Bearer napi_key" and asked["limit"] == ["400"]
+        first = int(asked.get("cursor", ["0"])[0])
+        page = self.projects[first : first + 2]
+        document = {"projects": page, "pagination": {"cursor": str(first + len(page))}}
+        self.send_response(200 if allowed else 401)
+        self.end_headers()
+        self.wfile.write(json.dumps(document).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def neons_projects(place: Place) -> Iterator[None]:
+    """An API with more projects than fit on a page."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), NeonsApi) as api:
+        Thread(target=api.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{api.server_port}"
+        place.names["https://console.neon.tech/api/v2"] = address
+        place.environ = {"NEON_API_KEY": "napi_key"}
+        yield
+        api.shutdown()
+    found = read_inventory((place.root / "fleet.jsonl").read_text()).tenants
+    assert [one.name for one in found] == [one["name"] for one in NeonsApi.projects]
+    assert found[4].url == "secretsmanager:tenants/cool-4#url"
+    assert {one.cluster for one in found} == {"neon"}
+
+
 def repository(place: Place) -> None:
     """Make the copy a git repository."""
     result = place.run(["bash", "-c", "git init --quiet && git add ."], {})
@@ -463,6 +536,9 @@ SITUATIONS: dict[str, Situation] = {
     "docs/environments.md#from-a-file-to-production": orders_pending,
     "docs/environments.md#the-sandbox-with-docker": docker,
     "docs/existing-database.md#step-by-step": an_applications_database,
+    "docs/fleet.md#the-first-fleet": three_tenants,
+    "docs/fleet.md#from-a-control-database": control_database,
+    "docs/fleet.md#from-neon": neons_projects,
     "docs/importing.md#step-by-step": prismas_database,
     "docs/no-transaction.md#data-in-batches": many_users,
     "docs/on-call.md#first": orders_pending_on_call,

@@ -204,7 +204,9 @@ def test_a_command_of_ours_is_there_and_has_the_options_that_are_written(
         return
     subcommand = (
         [words[0]]
-        if script == "scripts/migrate.py" and words and not words[0].startswith("-")
+        if script in ("scripts/migrate.py", "scripts/fleet.py")
+        and words
+        and not words[0].startswith("-")
         else []
     )
     program = script if script.endswith(".py") else f"{script}.py"

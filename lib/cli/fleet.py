@@ -26,6 +26,7 @@ from lib.fleet.order import Order
 from lib.fleet.report import Ending, Entries, Header, Report, make_report, report_dict
 from lib.fleet.text import (
     Progress,
+    count,
     exit_text,
     plan_dict,
     plan_text,
@@ -151,8 +152,8 @@ def _run_name(environ: Mapping[str, str]) -> str:
 def _require_permission(order: Order, options: SimpleNamespace, terminal: Terminal) -> None:
     """Raise WrongEnvironment if nobody has allowed the run. Each tenant's own guard comes later."""
     assistant = find_assistant(terminal.environ)
-    count = len(order.inventory.tenants)
-    place = f"\n  Databases: {count}\n  Environment: {order.environment}"
+    databases = count(len(order.inventory.tenants), "database")
+    place = f"\n  Inventory: {databases}\n  Environment: {order.environment}"
     deploying = is_deploying(terminal.environ) and not assistant
     require_confirmation(order.environment, confirmed=options.production or deploying, place=place)
     if not assistant:
@@ -161,7 +162,7 @@ def _require_permission(order: Order, options: SimpleNamespace, terminal: Termin
         require_words(
             assistant,
             Change("apply the pending migrations to", _command_line(options)),
-            f"{count} databases of {options.inventory} (environment {order.environment})",
+            f"{databases} of {options.inventory} (environment {order.environment})",
             place=place,
             look=f"scripts/fleet.py status {shlex.quote(options.inventory)}",
         )

@@ -31,16 +31,15 @@ def plan_text(order: Order) -> str:
 
 
 def _plan_lines(order: Order) -> Iterator[str]:
-    count = len(order.inventory.tenants)
-    yield f"{_count(count, 'database')} in {_count(len(order.waves), 'wave')}"
+    yield f"{count(len(order.inventory.tenants), 'database')} in {count(len(order.waves), 'wave')}"
     for wave in order.waves:
         required = ", must be current before another wave begins" if order.is_required(wave) else ""
         yield ""
-        yield f"Wave {wave.number}: {_count(wave.databases, 'database')}{required}"
+        yield f"Wave {wave.number}: {count(wave.databases, 'database')}{required}"
         for name, tenants in wave.clusters.items():
             connections = min(order.concurrency, len(tenants))
             yield (
-                f"  {name}: {_count(len(tenants), 'database')}, {connections} at a time, "
+                f"  {name}: {count(len(tenants), 'database')}, {connections} at a time, "
                 f"{2 * connections} connections at most"
             )
     yield ""
@@ -70,8 +69,8 @@ def started_text(order: Order) -> str:
     clusters = {tenant.cluster for tenant in order.inventory.tenants}
     return (
         f"Environment: {order.environment}\n"
-        f"{what} {_count(len(order.inventory.tenants), 'database')} on "
-        f"{_count(len(clusters), 'cluster')} to {order.head or 'nothing: there is no file'}\n"
+        f"{what} {count(len(order.inventory.tenants), 'database')} on "
+        f"{count(len(clusters), 'cluster')} to {order.head}\n"
         f"Run: {order.run}"
     )
 
@@ -102,7 +101,7 @@ def verdict(report: Report) -> str:
     fine = total.current + total.ahead
     ahead = f", {total.ahead:,} of them ahead" if total.ahead else ""
     return (
-        f"{fine:,} of {_count(total.databases, 'database')} {'is' if fine == 1 else 'are'} current"
+        f"{fine:,} of {count(total.databases, 'database')} {'is' if fine == 1 else 'are'} current"
         f"{ahead}; {total.migrated:,} migrated now, {total.behind:,} behind, "
         f"{total.not_reached:,} not reached"
     )
@@ -141,7 +140,8 @@ def _missing(tally: Tally) -> str:
     return ", ".join(f"{number:,} {word}" for number, word in found if number)
 
 
-def _count(number: int, word: str) -> str:
+def count(number: int, word: str) -> str:
+    """A number of things, such as `1 database` or `2 databases`."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 

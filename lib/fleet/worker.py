@@ -61,8 +61,8 @@ class Worker:
 
     @property
     def head(self) -> str:
-        """The version that the files end with; empty if there is none."""
-        return self._migrations[-1].version if self._migrations else ""
+        """The version that the files end with."""
+        return self._migrations[-1].version
 
     def outcomes(
         self, action: str, tenants: Sequence[Tenant], deadline: float | None = None

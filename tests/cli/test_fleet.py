@@ -1,13 +1,16 @@
 """The command line of a fleet: what it refuses, what it shows, and who may run it."""
 
 import json
+import os
+import pty
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from lib.cli.fleet import main
-from tests.fleet.tenants import VERSIONS, Fleet, Tenants, tenants
+from tests.fleet.tenants import EFFECT, VERSIONS, Fleet, Tenants, tenants
 from tests.kit import CANARY, Capture, history
 
 ACME = {"tenant": "acme", "url": "postgresql://c1.example/acme", "wave": 0}
@@ -131,7 +134,7 @@ def test_a_coding_assistant_needs_a_persons_words(
     for consent in ("", "1", "<the person's words>"):
         assert assistants(tmp_path, MIGRATION_CONSENT=consent) == 3
         said = capsys.readouterr().err
-        assert "May I apply the pending migrations to 1 databases of" in said
+        assert "May I apply the pending migrations to 1 database of" in said
         assert "--environment staging" in said
     assert not (tmp_path / "fleet-runs").exists()
 
@@ -186,6 +189,27 @@ def test_a_secret_without_the_library_that_reads_it_is_refused_at_once(
     (tmp_path / "fleet.jsonl").write_text(json.dumps(ACME | {"secret": "ssm:/c1"}) + "\n")
     assert main(["status", "fleet.jsonl"], {}) == 2
     assert "boto3 is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_on_a_terminal_a_bar_shows_how_far_it_is(fleet: Fleet, tenants: Tenants) -> None:
+    [database] = tenants.make(1)
+    fleet.files({"002-more.sql": f"SELECT pg_sleep(1);\n{EFFECT}"})
+    fleet.inventory(tenants.line(database))
+    ours, theirs = pty.openpty()
+    process = fleet.start("run", "fleet.jsonl", "--environment", "ci", stdout=theirs)
+    os.close(theirs)
+    printed = b""
+    with suppress(OSError):  # the other end is closed
+        while more := os.read(ours, 4096):
+            printed += more
+    os.close(ours)
+    assert fleet.end(process).code == 0
+    shown = printed.decode().replace("\r\n", "\n")
+    assert "\r░░░░" in shown
+    assert "Wave 1: 0 of 1 done, 0 failed" in shown
+    assert "\r\033[KWave 1: 1 of 1 done, 0 failed" in shown
+    assert history(database) == VERSIONS
 
 
 def test_the_command_line_is_checked_before_anything_else(capsys: Capture) -> None:

@@ -99,7 +99,9 @@ class Fleet:
         text = "".join(f"{json.dumps(line)}\n" for line in lines)
         (self.directory / "fleet.jsonl").write_text(text)
 
-    def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, stdout: int = subprocess.PIPE, **environ: Any
+    ) -> subprocess.Popen[str]:
         """Start a command."""
         return subprocess.Popen(
             [sys.executable, str(self._script), *arguments],
@@ -112,7 +114,7 @@ class Fleet:
             },
             cwd=self.directory,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -120,10 +122,10 @@ class Fleet:
     def end(self, process: subprocess.Popen[str], input: str = "") -> Completed:  # noqa: A002
         """Wait for its end. Fails if it has printed the password."""
         out, err = process.communicate(input)
-        assert self._tenants.password not in out + err
+        assert self._tenants.password not in (out or "") + err
         return Completed(process.returncode, out, err)
 
-    def __call__(self, *arguments: str, input: str = "", **environ: str) -> Completed:  # noqa: A002
+    def __call__(self, *arguments: str, input: str = "", **environ: Any) -> Completed:  # noqa: A002
         return self.end(self.start(*arguments, **environ), input)
 
     def run(self, *arguments: str, **environ: str) -> Completed:

@@ -11,7 +11,7 @@ from tests.conftest import Database
 from tests.fleet.tenants import EFFECT, HOSTS, VERSIONS, Fleet, Tenants, effects
 from tests.kit import LOCK, contents, history, holding, tables, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DATABASES = int(os.environ.get("ONWARD_FLEET_DATABASES", "60"))
 LAST = {"004-slow.sql": f"SELECT pg_sleep(0.2);\n{EFFECT}"}
@@ -202,3 +202,18 @@ def test_a_run_that_goes_on_has_a_report_too(fleet: Fleet, tenants: Tenants) -> 
         assert "The run goes on" in fleet("report").out
     assert fleet.end(process).code == 0
     assert all_at_head(databases, VERSIONS)
+
+
+def test_tenants_with_a_schema_each_are_migrated_beside_each_other(
+    fleet: Fleet, tenants: Tenants
+) -> None:
+    [database] = tenants.make(1)
+    names = [f"s{number}" for number in range(6)]
+    database.execute("".join(f"CREATE SCHEMA {name};" for name in names))
+    fleet.inventory(*(tenants.line(database) | {"tenant": one, "schema": one} for one in names))
+    assert fleet.run("--concurrency", "3").code == 0
+    assert fleet.report()["migrated"] == 6
+    for name in names:
+        assert history(database, f"{name}.schema_migrations") == VERSIONS
+        assert database.execute(f"SELECT count(*) FROM {name}.effects") == [(3,)]
+    assert not [name for name in tables(database) if "." not in name]
