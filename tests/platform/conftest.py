@@ -4,14 +4,16 @@ CI.
 
 import fcntl
 import os
+import platform
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
-from scripts.bundle import BundleError
+from scripts.bundle import MAGIC, BundleError, Target
 from tests.platform import vercel
 from tests.platform.pooler import POOLERS, Pooler, in_turn
+from tests.platform.runtime import Runtime, made_runtime
 from tests.platform.vercel import Tools
 
 CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
@@ -63,3 +65,11 @@ def tools() -> Tools:
 def kind(request: pytest.FixtureRequest) -> type[Pooler]:
     """Each kind of pooler, or the one whose turn it is."""
     return POOLERS[request.param]
+
+
+@pytest.fixture(scope="session", params=sorted(MAGIC))
+def runtime(
+    request: pytest.FixtureRequest, made_once: Callable[[str, Callable[[Path], object]], Path]
+) -> Runtime:
+    """Each Python that Lambda has and we build for."""
+    return made_runtime(Target(request.param, platform.machine()), made_once)

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.kit import SECRET
 from tests.platform.lambda_runtime import Function
 
-# The runtime client and boto3, and what these need: what Lambda's own Python has.
+# What Lambda's own Python has: the runtime client and boto3, and what these need.
 PACKAGES = (
     "awslambdaric|simplejson|snapshot-restore-py"
     "|boto3|botocore|jmespath|python-dateutil|s3transfer|six|urllib3"
@@ -28,7 +28,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Runtime:
-    """An interpreter with the runtime client, and the unpacked zip for it."""
+    """An interpreter with the runtime client, and the zip for it, also unpacked."""
 
     python: Path
     bundle: Path
@@ -36,7 +36,12 @@ class Runtime:
 
     @contextmanager
     def function(
-        self, url: str, directory: Path | None = None, **environ: str
+        self,
+        url: str,
+        directory: Path | None = None,
+        *,
+        handler: str = "lib.aws.handler",
+        **environ: str,
     ) -> Iterator[Function]:
         """The deployed function; ends with the block."""
         files = {"MIGRATION_DIR": str(directory)} if directory else {}
@@ -47,7 +52,7 @@ class Runtime:
             **files,
             **environ,
         }
-        with Function(self.python, self.bundle, environ) as function:
+        with Function(self.python, self.bundle, environ, handler=handler) as function:
             yield function
 
 

@@ -4,7 +4,6 @@ build for.
 
 import json
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -16,11 +15,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from scripts.bundle import MAGIC, Target
 from tests.conftest import ROOT, Completed, Database, Server
 from tests.kit import BEARER, OURS, SECRET, Write, history, nothing_is_left_running, tables, until
 from tests.platform.lambda_runtime import NAME, SOURCES, Function, function_url, load_balancer
-from tests.platform.runtime import Runtime, made_runtime
+from tests.platform.runtime import Runtime
 
 JUNK: list[Any] = [
     None,
@@ -36,15 +34,6 @@ JUNK: list[Any] = [
     {"action": "migrate", "more": 1},
     {"action": []},
 ]
-
-
-@pytest.fixture(scope="session", params=sorted(MAGIC))
-def runtime(
-    request: pytest.FixtureRequest, made_once: Callable[[str, Callable[[Path], object]], Path]
-) -> Runtime:
-    """Each Python that Lambda has and we build for."""
-    target = Target(request.param, platform.machine())
-    return made_runtime(target, made_once)
 
 
 @pytest.fixture(params=SOURCES.values(), ids=list(SOURCES))
