@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,6 +39,8 @@ class Fleet:
     local: LocalStack
     stack: Stack
     migrations: Path
+    password: str = field(repr=False)
+    """Of the databases, which only the function has a use for."""
 
     def run(self, place: Path, inventory: list[dict[str, Any]], *options: str) -> Completed:
         """Run scripts/fleet.py to its end, with the inventory in the stack's bucket."""
@@ -60,6 +62,7 @@ class Fleet:
             command, cwd=cwd, env=environ, capture_output=True, encoding="utf-8", check=False
         )
         assert "Traceback" not in result.stderr
+        assert self.password not in result.stdout + result.stderr
         return Completed(result.returncode, result.stdout, result.stderr)
 
 
@@ -79,10 +82,12 @@ def fleet(
     place, files = tmp_path_factory.mktemp("localstack"), tmp_path_factory.mktemp("migrations")
     with localstack.running(python, runtime.python, place) as local:
         parts = urlsplit(server.url)
-        user = {"username": parts.username, "password": parts.password or "none"}
+        password = parts.password or "canary-of-no-password"
+        user = {"username": parts.username, "password": password}
         local.client("secretsmanager").create_secret(Name="cluster", SecretString=json.dumps(user))
         variables = {"MIGRATION_DIR": str(files), "MIGRATION_RETRY": "1s"}
-        yield Fleet(local, localstack.deploy(local, runtime.zipped, variables), files)
+        stack = localstack.deploy(local, runtime.zipped, variables)
+        yield Fleet(local, stack, files, password)
 
 
 @pytest.fixture
@@ -168,7 +173,8 @@ def test_a_sick_canary_keeps_every_later_wave_from_beginning(
     gone = {**gone, "tenant": "gone", "url": f"{gone['url']}_gone"}
     inventory = [line(databases[0], 0), gone, *(line(one, 1) for one in databases[1:])]
     result = fleet.run(tmp_path, inventory)
-    assert (result.code, sums(result)["current"], sums(result)["notReached"]) == (5, 1, 3)
+    found = sums(result)
+    assert (result.code, found.get("current"), found.get("notReached")) == (5, 1, 3), result.err
     report = json.loads(result.out)
     assert (report["stoppedAfterWave"], report["errors"][0]["tenants"]) == (0, ["gone"])
     assert history(databases[0]) == VERSIONS
