@@ -184,9 +184,10 @@ def _carry_out(order: Order, options: SimpleNamespace, terminal: Terminal) -> in
         engine = engine or _embedded(order, terminal, directory / LOG_NAME)
         ending = engine(order, journal)
         journal.end(ending)
-    if ending.interrupted:
+    report = make_report(read_journal(directory))
+    if ending.interrupted and not report.success:
         terminal.info(f"To go on: {_command_line(options)}")
-    return _tell(make_report(read_journal(directory)), terminal)
+    return _tell(report, terminal)
 
 
 def _entries(options: SimpleNamespace) -> Entries:

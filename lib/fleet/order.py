@@ -48,6 +48,10 @@ class Order(NamedTuple):
         """The waves, first one first."""
         return self.inventory.waves
 
+    def tolerated(self, databases: int) -> int:
+        """How many of a cluster's databases may fail in a wave; a look goes through all."""
+        return self.tolerance.of(databases) if self.action == "migrate" else databases
+
     def is_required(self, wave: Wave) -> bool:
         """Whether no other wave may begin before this one is current."""
         return self.action == "migrate" and wave.number == CANARIES

@@ -109,7 +109,7 @@ class _Cluster:
 
     def __init__(self, wave: _Wave, name: str, tenants: tuple[Tenant, ...]) -> None:
         self._wave, self._name, self._tenants = wave, name, tenants
-        self._tolerated = wave.fleet.order.tolerance.of(len(tenants))
+        self._tolerated = wave.fleet.order.tolerated(len(tenants))
         self.outcomes: dict[str, Outcome] = {}
         self.failed: set[str] = set()
 

@@ -109,6 +109,8 @@ def verdict(report: Report) -> str:
 
 def remark_of(report: Report) -> str:
     """How the run ended, where it did not come to its end; empty where it did."""
+    if report.success:
+        return ""
     if report.running:
         return "The run goes on."
     if report.ending is None:
