@@ -293,7 +293,7 @@ def _installer(python: str, target: Target) -> list[str]:
 
 
 def _copy_project(directory: Path) -> None:
-    handlers = [*(ROOT / "api").rglob("*.py"), *(ROOT / "lib" / "aws").rglob("*.py")]
+    handlers = [*(ROOT / "api").rglob("*.py"), ROOT / "lib" / "aws" / "__init__.py"]
     files = [*handlers, *_modules_of_lib(handlers)]
     migrations = ROOT / "migrations"
     files += [migrations / one.path.name for one in load(migrations)]

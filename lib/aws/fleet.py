@@ -23,7 +23,8 @@ from lib.web.service import Resolve
 
 SWITCH = "MIGRATION_FLEET"
 KEYS = frozenset({"action", "environment", "head", "tenants"})
-MAX_MESSAGE = 30_000  # characters: Step Functions keeps 32,768 of an error
+MAX_MESSAGE = 20_000
+"""In characters. Step Functions keeps 32,768 of an error, and quotes the message once more."""
 
 
 class TenantsFailed(Exception):

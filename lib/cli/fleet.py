@@ -23,7 +23,7 @@ from lib.errors import ConfigError, OnwardError, WrongEnvironment
 from lib.fleet.inventory import Inventory, read_inventory
 from lib.fleet.journal import LOG_NAME, RUNS, Journal, last_run, read_journal
 from lib.fleet.order import Order
-from lib.fleet.report import Ending, Header, Report, make_report, report_dict
+from lib.fleet.report import Ending, Entries, Header, Report, make_report, report_dict
 from lib.fleet.text import (
     Progress,
     count,
@@ -47,6 +47,7 @@ Engine = Callable[[Order, Journal], Ending]
 
 _LINE_SECONDS = 60.0
 _BAR_WIDTH = 24
+_STOPPING = b"\nstopping after the tenants in hand; once more to end at once\n"
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -85,8 +86,7 @@ def _status(options: SimpleNamespace, terminal: Terminal) -> int:
 
 
 def _report(options: SimpleNamespace, terminal: Terminal) -> int:
-    directory = _directory(options.run) if options.run else last_run()
-    report = make_report(read_journal(directory))
+    report = make_report(_entries(options))
     if options.html:
         from lib.fleet.page import page  # noqa: PLC0415 - the other commands do not need it
 
@@ -114,7 +114,11 @@ def _order(options: SimpleNamespace, environ: Mapping[str, str], action: str) ->
 
 
 def _read(source: str) -> Inventory:
-    """The inventory of a file or of stdin. Raises ConfigError."""
+    """The inventory of a file, of stdin or of S3. Raises ConfigError."""
+    if source.startswith("s3://"):
+        from lib.aws.calls import read_s3  # noqa: PLC0415 - boto3 is not in requirements.txt
+
+        return read_inventory(read_s3(source))
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -154,7 +158,7 @@ def _require_permission(order: Order, options: SimpleNamespace, terminal: Termin
     require_confirmation(order.environment, confirmed=options.production or deploying, place=place)
     if not assistant:
         return
-    if not order.inventory.is_on_this_machine:
+    if options.machine or not order.inventory.is_on_this_machine:
         require_words(
             assistant,
             Change("apply the pending migrations to", _command_line(options)),
@@ -171,18 +175,29 @@ def _command_line(options: SimpleNamespace) -> str:
 
 def _carry_out(order: Order, options: SimpleNamespace, terminal: Terminal) -> int:
     """Have the engine carry an order out, and tell what became of it."""
+    engine = _machine(order, options.machine) if options.machine else None
     terminal.info(started_text(order))
     directory = RUNS / order.run
     began = datetime.now(UTC).isoformat(timespec="milliseconds")
     with Journal(directory, Header.of(order, began)) as journal:
         terminal.info(f"Report: {directory}\n")
-        engine = _embedded(order, terminal, directory / LOG_NAME)
+        engine = engine or _embedded(order, terminal, directory / LOG_NAME)
         ending = engine(order, journal)
         journal.end(ending)
     report = make_report(read_journal(directory))
     if ending.interrupted and not report.success:
         terminal.info(f"To go on: {_command_line(options)}")
     return _tell(report, terminal)
+
+
+def _entries(options: SimpleNamespace) -> Entries:
+    """The journal that is asked for. Raises ConfigError."""
+    directory = _directory(options.run) if options.run else last_run()
+    if options.machine:
+        from lib.aws.machine import Machine  # noqa: PLC0415 - boto3 is not in requirements.txt
+
+        return Machine(options.machine, stop=Event()).entries(options.run or directory.name)
+    return read_journal(directory)
 
 
 def _tell(report: Report, terminal: Terminal) -> int:
@@ -216,9 +231,24 @@ def _embedded(order: Order, terminal: Terminal, log: Path) -> Engine:
 
     def engine(order: Order, journal: Journal) -> Ending:
         stop = Event()
-        with log.open("x", encoding="utf-8") as lines, _stopped_by_signals(stop):
+        with log.open("x", encoding="utf-8") as lines, _stopped_by_signals(stop, _STOPPING):
             worker = Worker(environ, resolve, applied_by=applied_by, log=lines)
             return Pool(worker.outcomes, tell=_Meter(terminal).tell, stop=stop)(order, journal)
+
+    return engine
+
+
+def _machine(order: Order, arn: str) -> Engine:
+    """The engine on AWS. Raises ConfigError if it cannot take the order, LockBusy if it is busy."""
+    from lib.aws.machine import Machine  # noqa: PLC0415 - boto3 is not in requirements.txt
+
+    stop = Event()
+    machine = Machine(arn, stop=stop)
+    machine.check(order)
+
+    def engine(order: Order, journal: Journal) -> Ending:
+        with _stopped_by_signals(stop, b"\n"):
+            return machine(order, journal)
 
     return engine
 
@@ -236,8 +266,8 @@ def _references() -> Callable[..., Iterator[Mapping[str, str]]]:
 
 
 @contextmanager
-def _stopped_by_signals(stop: Event) -> Iterator[None]:
-    """The first signal ends the run after the tenants in hand, the second one at once."""
+def _stopped_by_signals(stop: Event, words: bytes) -> Iterator[None]:
+    """The first signal is for the engine to end, with these words, the second one ends at once."""
 
     def handle(number: int, _: FrameType | None) -> None:
         # Not by print: the signal may come while something is being printed.
@@ -245,7 +275,7 @@ def _stopped_by_signals(stop: Event) -> Iterator[None]:
             os.write(2, b"\nended at once; what was not committed is rolled back\n")
             os._exit(128 + number)
         stop.set()
-        os.write(2, b"\nstopping after the tenants in hand; once more to end at once\n")
+        os.write(2, words)
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

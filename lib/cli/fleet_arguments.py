@@ -24,7 +24,7 @@ commands:
   report [RUN]        the report of a run: of the last one, if none is named
 """
 _EPILOG = """\
-An INVENTORY is a file of JSON lines, or - for stdin:
+An INVENTORY is a file of JSON lines, - for stdin, or s3://BUCKET/KEY:
   {"tenant": "acme", "url": "postgresql://host:5432/acme",
    "secret": "secretsmanager:NAME", "wave": 0, "cluster": "c1"}
 
@@ -44,6 +44,8 @@ exit codes:
 examples:
   scripts/fleet.py plan fleet.jsonl
   scripts/fleet.py run fleet.jsonl --environment production --production
+  scripts/fleet.py run s3://acme-fleet/fleet.jsonl --environment production \\
+    --production --machine arn:aws:states:eu-west-1:123456789012:stateMachine:fleet
   scripts/fleet.py report --html > report.html
 """
 _DEFAULTS = SimpleNamespace(
@@ -55,6 +57,7 @@ _DEFAULTS = SimpleNamespace(
     concurrency=8,
     chunk=10,
     tolerate="5%",
+    machine=None,
     run=None,
 )
 
@@ -120,12 +123,14 @@ def _add_run(command: argparse.ArgumentParser) -> None:
         help="how many databases of a cluster may fail in a wave before no other one there is "
         "begun (default: 5%%)",
     )
+    _add_machine(command)
     _add_json(command)
 
 
 def _add_status(command: argparse.ArgumentParser) -> None:
     _add_inventory(command)
     command.add_argument("--environment", metavar="NAME", help="the environment of all tenants")
+    _add_machine(command)
     _add_json(command)
 
 
@@ -134,11 +139,12 @@ def _add_report(command: argparse.ArgumentParser) -> None:
         "run", nargs="?", metavar="RUN", help="its name, or its directory (default: the last one)"
     )
     command.add_argument("--html", action="store_true", help="print one page for a browser")
+    _add_machine(command)
     _add_json(command)
 
 
 def _add_inventory(command: argparse.ArgumentParser) -> None:
-    command.add_argument("inventory", metavar="INVENTORY", help="a file of JSON lines, or -")
+    command.add_argument("inventory", metavar="INVENTORY", help="a file of JSON lines, - or s3://")
     command.add_argument(
         "--concurrency",
         type=partial(_number, most=MAX_CONCURRENCY),
@@ -150,6 +156,12 @@ def _add_inventory(command: argparse.ArgumentParser) -> None:
         type=partial(_number, most=MAX_CHUNK),
         metavar="N",
         help="how many tenants a worker is given at a time (default: 10)",
+    )
+
+
+def _add_machine(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--machine", metavar="ARN", help="the state machine on AWS that carries it out"
     )
 
 

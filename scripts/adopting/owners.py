@@ -59,6 +59,8 @@ TEAMS = (
     Part("scripts/bundle.py", ("sam",)),
     Part("scripts/fleet.py"),
     Part("scripts/invoke.py", ("sam",)),
+    Part("infra/fleet.asl.json", ("sam",)),
+    Part("template-fleet.yaml", ("sam",)),
     Part("template.yaml", ("sam",)),
     Part(".github/actions/rehearse/action.yml"),
     Part(".github/workflows/migrations.yml"),
@@ -132,6 +134,7 @@ MAINTAINERS = (
     "scripts/test",
     "tests/**/*.py",
     "tests/ddl_truth.*",
+    "tests/platform/localstack.txt",
 )
 
 
@@ -150,8 +153,8 @@ def _shipped(name: str, source: Path) -> Shipped:
 
 def place(name: str) -> str:
     """Where a team has a file of the checkout."""
-    if name == "template.yaml":
-        return "template.onward.yaml"
+    if name.startswith("template"):
+        return name.replace("template", "template.onward", 1)
     if name in ("CHANGELOG.md", "LICENSE", "README.md"):
         return f"{PAGES}/{name}"
     return re.sub(r"^docs/", f"{PAGES}/", name)

@@ -19,15 +19,20 @@ from tests.conftest import ROOT
 from tests.kit import SECRET
 from tests.platform.lambda_runtime import Function
 
-PACKAGES = "awslambdaric|simplejson|snapshot-restore-py"  # the runtime client, and what it needs
+# What Lambda's own Python has: the runtime client and boto3, and what these need.
+PACKAGES = (
+    "awslambdaric|simplejson|snapshot-restore-py"
+    "|boto3|botocore|jmespath|python-dateutil|s3transfer|six|urllib3"
+)
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """An interpreter with the runtime client, and the unpacked zip for it."""
+    """An interpreter with the runtime client, and the zip for it, also unpacked."""
 
     python: Path
     bundle: Path
+    zipped: Path
 
     @contextmanager
     def function(
@@ -56,7 +61,7 @@ def made_runtime(
 ) -> Runtime:
     """The runtime of a Python, made once for all tests."""
     place = made_once(f"lambda-{target.minor}", partial(_make, target))
-    return Runtime(place / "python" / "bin" / "python", place / "bundle")
+    return Runtime(place / "python" / "bin" / "python", place / "bundle", place / "onward.zip")
 
 
 def _make(target: Target, place: Path) -> None:

@@ -189,9 +189,9 @@ def taken_along(built: Built, function: str) -> set[str]:
 
 
 def assert_bundles(root: Path, place: Path, database: Database, versions: list[str]) -> None:
-    """The zip that our template names is built, checked, and migrates when it is invoked."""
-    lint = [str(Path(sys.executable).with_name("cfn-lint")), str(root / "template.onward.yaml")]
-    subprocess.run(lint, check=True)
+    """The zip that our templates name is built, checked, and migrates when it is invoked."""
+    templates = [str(root / f"template.onward{name}.yaml") for name in ("", "-fleet")]
+    subprocess.run([str(Path(sys.executable).with_name("cfn-lint")), *templates], check=True)
     try:
         python = find_python(Target("3.13", "x86_64"))
     except BundleError as error:

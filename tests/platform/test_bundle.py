@@ -441,17 +441,24 @@ def lint(template: Path) -> tuple[int, object]:
     return result.returncode, json.loads(result.stdout)
 
 
-def test_the_template_passes_cfn_lint_and_deploys_what_is_built_by_default() -> None:
-    assert lint(ROOT / "template.yaml") == (0, [])
-    template = (ROOT / "template.yaml").read_text()
+TEMPLATES = ("template.yaml", "template-fleet.yaml")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_passes_cfn_lint_and_deploys_what_is_built_by_default(name: str) -> None:
+    assert lint(ROOT / name) == (0, [])
+    template = (ROOT / name).read_text()
     assert f"CodeUri: dist/onward-{Target('3.13', 'x86_64')}.zip\n" in template
     assert "Handler: lib.aws.handler\n" in template
     assert re.search(r"Runtime: python3\.13\b", template)
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("other", sorted(MAGIC.keys() - {"3.13"}))
-def test_the_template_takes_another_python_by_two_lines(other: str, tmp_path: Path) -> None:
-    text = (ROOT / "template.yaml").read_text()
+def test_a_template_takes_another_python_by_two_lines(
+    other: str, name: str, tmp_path: Path
+) -> None:
+    text = (ROOT / name).read_text()
     changed = re.sub(r"((?:CodeUri: dist/onward-|Runtime: )python)3\.13\b", rf"\g<1>{other}", text)
     assert sum(map(str.__ne__, text.splitlines(), changed.splitlines())) == 2
     (tmp_path / "template.yaml").write_text(changed)
