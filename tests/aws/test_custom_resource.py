@@ -20,6 +20,7 @@ from lib.aws.custom_resource import (
     respond,
 )
 from lib.aws.function import Handler
+from lib.postgres.lock import TURN_KEY
 from tests.aws.instance import Context, configuration
 from tests.conftest import Database
 from tests.kit import (
@@ -171,12 +172,13 @@ def test_a_run_waits_for_another_one_to_finish(
 
 
 def waiting(database: Database) -> bool:
-    """Whether a run has been refused the lock."""
+    """Whether a run has been refused the lock, and has its turn."""
     query = (
-        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name LIKE 'onward%' AND query = 'ROLLBACK'"
+        "SELECT 1 FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+        " WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.granted"
+        " AND l.classid::bigint << 32 | l.objid::bigint = %s"
     )
-    return bool(database.execute(query))
+    return bool(database.execute(query, [TURN_KEY]))
 
 
 @pytest.mark.slow
