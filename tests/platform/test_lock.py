@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.timeout(600)
 
 LOCKS = ("runtime", "sandbox", "dev", "aws", "uv")
+PROGRAMS = ("scripts/locks/uv.txt", ".ci/postgres.txt", "tests/platform/localstack.txt")
 
 
 @pytest.fixture
@@ -23,8 +24,8 @@ def repository(tmp_path: Path) -> Path:
     shutil.copytree(
         ROOT / "scripts", place / "scripts", ignore=shutil.ignore_patterns("__pycache__")
     )
-    (place / ".ci").mkdir()
-    for name in ("requirements.txt", "requirements-dev.txt", ".ci/postgres.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", *PROGRAMS[1:]):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place / name)
     return place
 
@@ -46,12 +47,11 @@ def files(place: Path) -> dict[str, str]:
     names = (
         "requirements.txt",
         *(f"scripts/locks/{name}.txt" for name in LOCKS),
-        ".ci/postgres.txt",
+        *PROGRAMS[1:],
     )
-    programs = ("scripts/locks/uv.txt", ".ci/postgres.txt")
     found = {name: (place / name).read_text() for name in names}
     return {
-        name: re.sub("(    --hash.*\n)+", "", text) if name in programs else text
+        name: re.sub("(    --hash.*\n)+", "", text) if name in PROGRAMS else text
         for name, text in found.items()
     }
 
