@@ -182,9 +182,9 @@ def _canary(value: str) -> str | None:
     return None
 
 
-# In CI, a third of the slow tests takes its turn; a platform has turns of its own.
+# In CI, a fifth of the slow tests takes its turn; a platform has turns of its own.
 TURN = os.environ.get("ONWARD_TURN")
-TURNS = 3
+TURNS = 5
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
