@@ -338,6 +338,18 @@ class RunFailed(OnwardError):
         return self._cause
 
 
+def exit_codes() -> dict[str, int]:
+    """The exit code of each error by its public code."""
+    return {error.code: error.exit_code for error in _classes(OnwardError)}
+
+
+def _classes(error: type[OnwardError]) -> Iterator[type[OnwardError]]:
+    """The subclasses before the class, so that the more general of two with one code counts."""
+    for subclass in error.__subclasses__():
+        yield from _classes(subclass)
+    yield error
+
+
 def raised_by(*checks: Callable[[], object]) -> Iterator[OnwardError]:
     """The errors that the checks raise, in order."""
     for check in checks:

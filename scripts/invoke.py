@@ -27,7 +27,7 @@ from scripts.in_venv import require, run_in_venv
 
 require()
 
-from lib.errors import OnwardError, WrongEnvironment
+from lib.errors import OnwardError, WrongEnvironment, exit_codes
 from lib.guard import Change, require_words
 from lib.printable import hanging, printable, printable_json
 from lib.report.document import error_dict
@@ -229,16 +229,8 @@ def exit_code(document: dict[str, Any]) -> int:
         return 8 if document.get("complete") is False else 0
     if document.get("state") == "conflict":
         return 3
-    exit_codes = {error.code: error.exit_code for error in _error_classes(OnwardError)}
-    exit_codes["invalid_request"] = 2
-    return exit_codes.get(document.get("error", {}).get("code"), 70)
-
-
-def _error_classes(error: type[OnwardError]) -> Iterator[type[OnwardError]]:
-    """The subclasses before the class, so that the more general of two with one code counts."""
-    for subclass in error.__subclasses__():
-        yield from _error_classes(subclass)
-    yield error
+    known = exit_codes() | {"invalid_request": 2}
+    return known.get(document.get("error", {}).get("code"), 70)
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:

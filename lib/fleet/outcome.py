@@ -1,9 +1,9 @@
 """What became of one tenant's database. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lib.errors import OnwardError
+from lib import errors
 
 LOOKED = ("current", "ahead")
 """What only who has read the history can tell, and nobody has to do anything about."""
@@ -72,12 +72,5 @@ def not_reached(tenant: str) -> Outcome:
 
 def exit_codes() -> dict[str, int]:
     """The exit code of each outcome that is not fine."""
-    found = {error.code: error.exit_code for error in _error_classes(OnwardError)}
-    return found | {"pending": 8, NOT_REACHED: 8, "conflict": 3, ANOTHER_BUNDLE: 3}
-
-
-def _error_classes(error: type[OnwardError]) -> Iterator[type[OnwardError]]:
-    """The subclasses before the class, so that the more general of two with one code counts."""
-    for subclass in error.__subclasses__():
-        yield from _error_classes(subclass)
-    yield error
+    states = {"pending": 8, NOT_REACHED: 8, "conflict": 3, ANOTHER_BUNDLE: 3}
+    return errors.exit_codes() | states
