@@ -148,7 +148,7 @@ class Planner:
         return re.sub(r"^#", "##", text, flags=re.MULTILINE).rstrip("\n") + "\n"
 
     def _gitignore(self) -> str:
-        lines = ["/.venv/", "/.sandbox/", "/fleet-runs/", "__pycache__/"]
+        lines = ["/.venv/", "/.sandbox/", "__pycache__/"]
         lines += ["/dist/onward-*.zip"] if self.shape == "sam" else ["/.vercel/"]
         present = block_in(".gitignore", self.repository.text(".gitignore")) or ""
         _, mark, kept = present.partition("!")
