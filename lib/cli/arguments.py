@@ -17,7 +17,6 @@ _PROGRAM = "scripts/migrate.py"
 # What people type by habit from other tools.
 _RUN, _HELP, _BACK = "apply", "help", ("down", "rollback", "undo")
 _OTHER_NAMES = {"apply": _RUN, "up": _RUN, "migrate": _RUN, "new": "create", "help": _HELP}
-_SEE_HELP = f"To list commands and options:\n  {_PROGRAM} --help"
 _NO_DRY_RUN = f"there is no --dry-run: {_PROGRAM} status shows what is pending"
 _NO_WAY_BACK = "there are no down migrations: Onward only goes forward"
 _ROLLING_BACK = "How to roll back the code, or correct a migration: docs/rolling-back.md"
@@ -133,9 +132,17 @@ class UsageError(OnwardError):
     exit_code, code = 2, "usage"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print and exit."""
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, changed_nothing=True, next_step=_SEE_HELP)
+        """Raise it, with the help of the whole program as the next step."""
+        program, _, _ = self.prog.partition(" ")  # without the command
+        raise UsageError(message, changed_nothing=True, next_step=_see_help(program))
+
+
+def _see_help(program: str) -> str:
+    return f"To list commands and options:\n  {program} --help"
 
 
 def parse(arguments: Sequence[str], options: SimpleNamespace) -> None:
@@ -169,22 +176,22 @@ def _unknown(command: str, commands: Sequence[str]) -> UsageError:
         return _usage_error(_NO_WAY_BACK, _ROLLING_BACK)
     alike = get_close_matches(command, [*commands, *_OTHER_NAMES], 1)
     suggestion = f"Did you mean `{_PROGRAM} {alike[0]}`? " if alike else ""
-    return _usage_error(f"there is no command {command!r}", suggestion + _SEE_HELP)
+    return _usage_error(f"there is no command {command!r}", suggestion + _see_help(_PROGRAM))
 
 
 def _usage_error(problem: str, next_step: str) -> UsageError:
     return UsageError(problem, changed_nothing=True, next_step=next_step)
 
 
-def _parsers() -> tuple[_Parser, list[str]]:
+def _parsers() -> tuple[Parser, list[str]]:
     """The parser, and the names of the commands."""
     common, production = _common_options(), _production_option()
-    main = _Parser(
+    main = Parser(
         prog=_PROGRAM,
         usage=f"{_PROGRAM} [options] [command]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=_formatter,
+        formatter_class=formatter,
         parents=[common, _run_options(), production],
         allow_abbrev=False,
     )
@@ -194,7 +201,7 @@ def _parsers() -> tuple[_Parser, list[str]]:
     commands = main.add_subparsers(
         dest="command", metavar="command", prog=_PROGRAM, help=argparse.SUPPRESS
     )
-    add = partial(commands.add_parser, formatter_class=_formatter, allow_abbrev=False)
+    add = partial(commands.add_parser, formatter_class=formatter, allow_abbrev=False)
     _add_status(
         add(
             "status",
@@ -327,11 +334,11 @@ def _add_commands_that_observe(add: Callable[..., argparse.ArgumentParser]) -> N
     )
 
 
-def _options() -> _Parser:
-    return _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+def _options() -> Parser:
+    return Parser(add_help=False, argument_default=argparse.SUPPRESS)
 
 
-def _common_options() -> _Parser:
+def _common_options() -> Parser:
     common = _options()
     common.add_argument(
         "--json",
@@ -341,7 +348,7 @@ def _common_options() -> _Parser:
     return common
 
 
-def _run_options() -> _Parser:
+def _run_options() -> Parser:
     run = _options()
     run.add_argument(
         "--allow-out-of-order",
@@ -356,7 +363,7 @@ def _run_options() -> _Parser:
     return run
 
 
-def _production_option() -> _Parser:
+def _production_option() -> Parser:
     production = _options()
     production.add_argument(
         "--production", action="store_true", help="change production from outside a deploy"
@@ -404,7 +411,7 @@ def _add_drift(drift: argparse.ArgumentParser) -> None:
     )
 
 
-def _formatter(prog: str) -> argparse.HelpFormatter:
+def formatter(prog: str) -> argparse.HelpFormatter:
     """The same width on every terminal."""
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=22, width=80)
 

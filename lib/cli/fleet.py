@@ -254,14 +254,13 @@ def _machine(order: Order, arn: str) -> Engine:
 
 
 def _references() -> Callable[..., Iterator[Mapping[str, str]]]:
+    from lib.aws.calls import NO_BOTO3  # noqa: PLC0415 - it imports what only Lambda needs
+    from lib.aws.secrets import SecretReferences  # noqa: PLC0415
+
     if not importlib.util.find_spec("boto3"):
         raise ConfigError(
-            "the inventory refers to secrets, and boto3 is not installed",
-            next_step="To install it:\n  python3 -m pip install --require-hashes "
-            "--only-binary=:all: -r scripts/locks/aws.txt",
+            "the inventory refers to secrets, and boto3 is not installed", next_step=NO_BOTO3
         )
-    from lib.aws.secrets import SecretReferences  # noqa: PLC0415 - it imports what only Lambda needs
-
     return SecretReferences()
 
 

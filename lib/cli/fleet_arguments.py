@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import NoReturn
 
 from lib import VERSION
-from lib.cli.arguments import UsageError
+from lib.cli.arguments import Parser, formatter
 from lib.fleet.order import MAX_CHUNK, MAX_CONCURRENCY, read_tolerance
 
 _PROGRAM = "scripts/fleet.py"
@@ -62,12 +61,6 @@ _DEFAULTS = SimpleNamespace(
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        see_help = f"To list commands and options:\n  {_PROGRAM} --help"
-        raise UsageError(message, changed_nothing=True, next_step=see_help)
-
-
 def parse(arguments: Sequence[str]) -> SimpleNamespace:
     """The options that are given, or their defaults. Raises UsageError and ConfigError."""
     options = SimpleNamespace(**vars(_DEFAULTS), arguments=list(arguments))
@@ -76,13 +69,13 @@ def parse(arguments: Sequence[str]) -> SimpleNamespace:
     return options
 
 
-def _parser() -> _Parser:
-    main = _Parser(
+def _parser() -> Parser:
+    main = Parser(
         prog=_PROGRAM,
         usage=f"{_PROGRAM} command [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=_formatter,
+        formatter_class=formatter,
         allow_abbrev=False,
     )
     main.add_argument(
@@ -93,7 +86,7 @@ def _parser() -> _Parser:
     )
     add = partial(
         commands.add_parser,
-        formatter_class=_formatter,
+        formatter_class=formatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -171,11 +164,6 @@ def _add_json(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print one JSON document to stdout, and text to stderr",
     )
-
-
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    """The same width on every terminal."""
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=22, width=80)
 
 
 def _number(text: str, most: int) -> int:
