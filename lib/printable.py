@@ -1,4 +1,4 @@
-"""Text from servers, files and variables, made so that it steers no terminal and no CI. Pure."""
+"""Text for people: from servers, files and variables it steers no terminal and no CI. Pure."""
 
 import json
 import re
@@ -29,6 +29,11 @@ def _disarmed(found: re.Match[str]) -> str:
 def hanging(text: str) -> str:
     """The text with its further lines indented, so that none passes for a line of Onward's."""
     return re.sub(r"\n(?! {2}|\n|\Z)", "\n  ", text)
+
+
+def count(number: int, word: str) -> str:
+    """A number of things, such as `1 day` or `2 days`."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
 def printable_json(document: Any) -> str:

@@ -26,7 +26,6 @@ from lib.fleet.order import Order
 from lib.fleet.report import Ending, Entries, Header, Report, make_report, report_dict
 from lib.fleet.text import (
     Progress,
-    count,
     exit_text,
     plan_dict,
     plan_text,
@@ -35,6 +34,7 @@ from lib.fleet.text import (
     started_text,
 )
 from lib.guard import Change, reason_to_skip, require_confirmation, require_words
+from lib.printable import count
 from lib.report.text import consent_text, skipped_text
 from lib.settings.assistant import find_assistant
 from lib.settings.config import git_commit, migrations_directory

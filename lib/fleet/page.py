@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from lib.report.page import ago, count, exactly, fact, head, text
+from lib.printable import count
+from lib.report.page import ago, exactly, fact, head, text
 from lib.report.page_graphics import icon, symbols
 from lib.report.page_style import STYLE_SOURCE
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from lib.fleet.order import Order
 from lib.fleet.report import ErrorGroup, Report, Tally
+from lib.printable import count
 
 _NAMED = 5
 _SECONDS_A_DATABASE = 0.15
@@ -101,7 +102,7 @@ def verdict(report: Report) -> str:
     fine = total.current + total.ahead
     ahead = f", {total.ahead:,} of them ahead" if total.ahead else ""
     return (
-        f"{fine:,} of {count(total.databases, 'database')} {'is' if fine == 1 else 'are'} current"
+        f"{fine:,} of {count(total.databases, 'database')} {'is' if 1 in (fine, total.databases) else 'are'} current"
         f"{ahead}; {total.migrated:,} migrated now, {total.behind:,} behind, "
         f"{total.not_reached:,} not reached"
     )
@@ -140,11 +141,6 @@ def _names(group: ErrorGroup) -> str:
 def _missing(tally: Tally) -> str:
     found = ((tally.behind, "behind"), (tally.not_reached, "not reached"))
     return ", ".join(f"{number:,} {word}" for number, word in found if number)
-
-
-def count(number: int, word: str) -> str:
-    """A number of things, such as `1 database` or `2 databases`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from lib.drift import Drift
 from lib.plan import State
-from lib.printable import visible
+from lib.printable import count, visible
 from lib.report.page_graphics import Scale, Timeline, duration, favicon, icon, symbols
 from lib.report.page_style import STYLE, TONES
 
@@ -364,8 +364,3 @@ class _Names(NamedTuple):
 def text(raw: str) -> str:
     """The text as HTML, with what cannot be seen made visible."""
     return raw if _PLAIN.fullmatch(raw) else escape(visible(raw))
-
-
-def count(number: int, word: str) -> str:
-    """A number of things, such as `1 day` or `2 days`."""
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
