@@ -101,8 +101,9 @@ def verdict(report: Report) -> str:
     total = report.total
     fine = total.current + total.ahead
     ahead = f", {total.ahead:,} of them ahead" if total.ahead else ""
+    verb = "is" if 1 in (fine, total.databases) else "are"
     return (
-        f"{fine:,} of {count(total.databases, 'database')} {'is' if 1 in (fine, total.databases) else 'are'} current"
+        f"{fine:,} of {count(total.databases, 'database')} {verb} current"
         f"{ahead}; {total.migrated:,} migrated now, {total.behind:,} behind, "
         f"{total.not_reached:,} not reached"
     )
