@@ -102,8 +102,8 @@ class UrlServer(NamedTuple):
     def server_key(self, tenant: str) -> str:
         """Which server it is. A pooler's own port is left out: it leads to the same database."""
         name = _canonical_host(self.host or self.address)
-        if project := _SUPABASE_HOST.fullmatch(name):
-            return f"supabase {project[1] or tenant}"
+        if project := _supabase_project(name, tenant):
+            return f"supabase {project}"
         pooled = unpooled(name) != name or ".pooler." in name
         port = "" if pooled or self.port in _USUAL_PORTS else self.port
         address = _canonical_host(self.address) if self.host else ""
@@ -170,8 +170,7 @@ class DatabaseURL:
     @property
     def supabase_project(self) -> str:
         """The reference of the Supabase project that its host belongs to; empty elsewhere."""
-        project = _SUPABASE_HOST.fullmatch(_canonical_host(self.host))
-        return project[1] or self.tenant if project else ""
+        return _supabase_project(_canonical_host(self.host), self.tenant)
 
     @property
     def local(self) -> bool:
@@ -252,6 +251,12 @@ def _spellings(char: str) -> str:
     encoded = "".join(f"%{byte:02x}" for byte in char.encode())
     escaped = json.dumps(char)[1:-1]
     return f"(?:{re.escape(char)}|(?i:{encoded})|{re.escape(escaped)})"
+
+
+def _supabase_project(host: str, tenant: str) -> str:
+    """The project of a canonical host; empty for another one's."""
+    found = _SUPABASE_HOST.fullmatch(host)
+    return found[1] or tenant if found else ""
 
 
 def _canonical_host(host: str) -> str:
