@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from lib.errors import MigrationFailed, PartlyApplied
-from lib.events import Notice
+from lib import runner
+from lib.errors import MigrationFailed, MigrationResult, PartlyApplied
+from lib.events import Event, Notice, Started
 from lib.history import RESTORE_COLUMNS
 from lib.report.text import error_text
 from lib.restore_point import RestorePoint
@@ -19,7 +20,7 @@ from lib.restoring import way_back
 from lib.runner import connect_and_read_plan
 from scripts.embedded import Embedded, server_user
 from tests.conftest import Cli, Database, Server
-from tests.kit import Write, config_of, login, role, run, run_fails, tables
+from tests.kit import HEAD, Write, config_of, login, role, run, run_fails, tables
 from tests.stage import embedded, stop
 
 TIME = datetime(2026, 11, 26, 21, 0, 3, 999_999, tzinfo=UTC)
@@ -104,6 +105,30 @@ def test_the_rows_of_a_run_have_the_point_before_its_first_statement(
     assert point[0] < before < time < applied
     assert position >= lsn
     assert tables(database) == ["one", "three", "two"]
+
+
+def test_a_run_that_plans_again_keeps_the_point_before_its_first_file(
+    database: Database, migrations: Write
+) -> None:
+    # Without a transaction, the second file does not begin with the COMMIT of the first one.
+    later = {"002-two.sql": f"{HEAD}CREATE TABLE IF NOT EXISTS two ()"}
+    config = config_of(
+        database, migrations(ONE | later), MIGRATION_ALLOW_OUT_OF_ORDER="1", MIGRATION_DRIFT="off"
+    )
+    started = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Started):
+            started.append(event)
+        elif isinstance(event, MigrationResult) and event.version == "001-one":
+            database.execute("INSERT INTO schema_migrations (version, name) VALUES ('009-x', 'X')")
+
+    runner.run(config, emit)
+    assert len(started) == 2
+    points = {version: rest for version, *rest in database.execute(POINTS)}
+    assert points["001-one"] == points["002-two"] != [None, None]
+    assert points["009-x"] == [None, None]
+    assert tables(database) == ["one", "two"]
 
 
 def test_status_gives_the_point_before_the_last_run(

@@ -679,6 +679,8 @@ def test_a_row_that_cannot_be_written_at_the_end_is_given_to_be_typed(
     database.execute(f"DROP TRIGGER keep_out ON schema_migrations; {insert}")
     assert run(database, directory).applied == []
     assert (tables(database), versions(database)) == (["one", "two"], ["001-one", "002-two"])
+    unknown = "SELECT version FROM schema_migrations WHERE restore_time IS NULL"
+    assert database.execute(unknown) == []
 
 
 @pytest.mark.parametrize("command", ["INSERT", "UPDATE"])

@@ -164,10 +164,15 @@ class Recorder:
     ) -> list[Row]:
         """The file's row, after those of the files that it is applied instead of."""
         replaced = () if self._transaction.fingerprint.rows else migration.stands_for
-        rows = [*(self._row(one, None) for one in replaced), self._row(migration, milliseconds)]
-        return [row._replace(restore_point=before) for row in rows]
+        instead = [self._row(one, None, before) for one in replaced]
+        return [*instead, self._row(migration, milliseconds, before)]
 
-    def _row(self, migration: Migration | Replaced, milliseconds: int | None) -> Row:
+    def _row(
+        self,
+        migration: Migration | Replaced,
+        milliseconds: int | None,
+        before: RestorePoint | None = None,
+    ) -> Row:
         config = self._session.config
         return Row(
             version=migration.version,
@@ -178,6 +183,7 @@ class Recorder:
             identity=self._session.history.identity,
             git_commit=config.git_commit,
             applied_by=config.applied_by,
+            restore_point=before,
         )
 
     def _taken_over(self, row: AppliedMigration) -> Row:
@@ -199,7 +205,8 @@ class Recorder:
             return table_busy(migration, error, self._session.blockers)
         diagnostic, remedy = _diagnosis(migration, reply)
         if not migration.transactional:
-            row = typed_insertion(self._session.history, [self._row(migration, milliseconds)])
+            written = self._row(migration, milliseconds, self._log.restore_point)
+            row = typed_insertion(self._session.history, [written])
             state = (
                 "all statements of this file were applied and remain; the file is not recorded. "
                 f"This records it:\n  {row};\n"
