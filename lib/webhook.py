@@ -14,7 +14,7 @@ from typing import Any
 
 from lib.errors import OnwardError, RunFailed
 from lib.events import RunResult
-from lib.report.document import public_error_dict, run_dict
+from lib.report.document import public_error_dict, restore_point_dict, run_dict
 from lib.settings.environ import value_of
 
 URL_VARIABLE, SECRET_VARIABLE = "MIGRATION_WEBHOOK", "MIGRATION_WEBHOOK_SECRET"
@@ -46,11 +46,13 @@ class Webhook:
         """
         if not (result.applied or result.taken_over):
             return ""
-        return self._post(run_dict(result), _applied_text(result), before)
+        return self._post(run_dict(result, full=True), _applied_text(result), before)
 
     def tell_error(self, error: OnwardError, environment: str, *, before: float = math.inf) -> str:
         """Post why a run has failed, or was refused. Returns a warning, as `tell_result` does."""
         document = public_error_dict(error) | {"environment": environment}
+        if isinstance(error, RunFailed):
+            document |= restore_point_dict(error.way_back)
         return self._post(document, _error_text(error, environment), before)
 
     def _post(self, document: dict[str, Any], text: str, before: float) -> str:

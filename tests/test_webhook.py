@@ -1,6 +1,7 @@
 """The webhook: what it is told, by whom, and that it never decides anything."""
 
 import hmac
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -60,6 +61,22 @@ def test_drift_that_a_run_has_found_is_told(
     assert document["drift"] == "found"
     assert document["text"].endswith("not as the migrations left it: scripts/migrate.py drift")
     assert recorded(database) == ["001-one", "002-two"]
+
+
+@pytest.mark.parametrize("files", [ONE, BROKEN], ids=["applied", "failed"])
+def test_a_run_that_has_changed_something_tells_its_restore_point(
+    receiver: Receiver,
+    here: Here,
+    migrations: Write,
+    database: Database,
+    files: dict[str, str],
+) -> None:
+    migrations(files)
+    env = {"MIGRATION_WEBHOOK": address(receiver), "MIGRATION_ENV": "staging"}
+    printed = json.loads(here("--json", url=database.url, env=env).out)
+    [document] = receiver.documents
+    assert document["restorePoint"] == printed["restorePoint"]
+    assert document["restorePoint"]["before"] == recorded(database) == ["001-one"]
 
 
 def test_a_failed_run_is_told_without_rows_and_sql(

@@ -57,7 +57,7 @@ def status_dict(
     if full:
         document |= {"trusted": history.trusted, "owner": history.owner}
         document |= {"schemaHash": mark.hash}
-        document |= _restore_point_dict(way_back_before_last_run(config, history))
+        document |= restore_point_dict(way_back_before_last_run(config, history))
         if history.takeover:
             document |= {"takeover": _takeover_dict(history.takeover)}
         if history.activity:
@@ -157,7 +157,7 @@ def run_dict(run: RunResult, *, full: bool = False) -> dict[str, Any]:
         "database": run.database,
         **progress_dict(run),
         **({"drift": str(Drift.FOUND)} if run.drift_found else {}),
-        **(_restore_point_dict(run.way_back) if full else {}),
+        **(restore_point_dict(run.way_back) if full else {}),
         "complete": not run.remaining,
     }
 
@@ -173,7 +173,8 @@ def progress_dict(run: RunResult | RunFailed) -> dict[str, Any]:
     return document
 
 
-def _restore_point_dict(back: WayBack | None) -> dict[str, Any]:
+def restore_point_dict(back: WayBack | None) -> dict[str, Any]:
+    """The point before a run with the commands that restore to it; empty without one."""
     if not back:
         return {}
     point = {"time": iso(back.point.time), "lsn": back.point.lsn, "before": list(back.before)}
@@ -238,7 +239,7 @@ def error_dict(error: OnwardError) -> dict[str, Any]:
         found["blockers"] = list(cause.blockers)
     document: dict[str, Any] = {"success": False, "error": found}
     if isinstance(error, RunFailed):
-        document |= progress_dict(error) | _restore_point_dict(error.way_back)
+        document |= progress_dict(error) | restore_point_dict(error.way_back)
     return document
 
 
