@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from select import POLLIN, POLLOUT, poll
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import pq
@@ -193,11 +194,15 @@ def _show_sqlstate(pgconn: pq.abc.PGconn) -> None:
     held by its Python module. Where it is not found, failures are recognised by PostgreSQL's
     English texts.
     """
-    module = sys.modules[pq.PGconn.__module__]
     with suppress(AttributeError, OSError, TypeError):
-        libpq = module.impl.pq if hasattr(module, "impl") else ctypes.CDLL(module.__file__)
         pointer = ctypes.c_void_p(pgconn.pgconn_ptr)  # type: ignore[attr-defined]
-        libpq.PQsetErrorVerbosity(pointer, _SHOW_SQLSTATE)
+        _libpq().PQsetErrorVerbosity(pointer, _SHOW_SQLSTATE)
+
+
+@cache
+def _libpq() -> Any:
+    module = sys.modules[pq.PGconn.__module__]
+    return module.impl.pq if hasattr(module, "impl") else ctypes.CDLL(module.__file__)
 
 
 def _not_started(message: str) -> Attempt:

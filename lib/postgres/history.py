@@ -26,17 +26,13 @@ from lib.history import (
 )
 from lib.postgres.activity import activity_of, activity_sql
 from lib.postgres.connection import Connection
+from lib.postgres.limits import OPTIONAL_LIMITS
 from lib.postgres.lock import RunLock
 from lib.quoting import identifier, literal
 from lib.restore_point import RestorePoint
 from lib.settings.database_url import DatabaseURL, unpooled
 from lib.tool_tables import HISTORY_TABLES
 
-OPTIONAL_LIMITS = frozenset(
-    "client_connection_check_interval idle_in_transaction_session_timeout idle_session_timeout "
-    "transaction_timeout "
-    "tcp_keepalives_idle tcp_keepalives_interval tcp_user_timeout".split()
-)
 # What a host keeps in a database of its own accord.
 PLATFORM_SCHEMAS = (
     "auth cron extensions graphql graphql_public information_schema neon_auth net pgbouncer "
@@ -47,6 +43,15 @@ PLATFORM_SCHEMAS = (
 _COLUMNS_READ = (
     *(name for name in AppliedMigration._fields if name not in ("applied_at", "restore_point")),
     *RESTORE_COLUMNS,
+)
+
+# A table of a role's own that has all of these is one that a run has made or completed.
+_KNOWN = ("id", "version", "name", "applied_at", "execution_time_ms", "checksum", *AUDIT_COLUMNS)
+
+# Those of them that a table has, as SQL.
+_READ = (
+    "string_agg(quote_ident(attname), ', ') "
+    f"FILTER (WHERE attname IN ({', '.join(map(literal, _COLUMNS_READ))}))"
 )
 
 # Whose table may decide what runs: who could change what this role owns anyway, and roles that this
@@ -66,38 +71,31 @@ TRUSTED_ROLES = """
         UNION SELECT oid FROM pg_roles WHERE rolsuper OR rolname = 'pg_database_owner') either
 """
 
-# Read on the usual path, before ours is set: every name in it is qualified. A path that came with
-# the connection, by `options` in the URL, has another source than one that is set for the database
-# or the role.
+# Read on the usual path, before ours is set: every name in it is qualified.
 _USUAL = """
 SET LOCAL search_path TO {path};
 SET LOCAL TimeZone TO DEFAULT;
 {limits}
 SELECT pg_catalog.set_config('onward.path',
-        CAST(pg_catalog.current_schemas(false) AS pg_catalog.text), true),
-    pg_catalog.set_config('onward.settings', (
-        SELECT CAST(pg_catalog.json_object_agg(name, source) AS pg_catalog.text)
-        FROM pg_catalog.pg_settings
-        WHERE name OPERATOR(pg_catalog.=) 'search_path' OR (
-            context OPERATOR(pg_catalog.=) 'user' AND max_val OPERATOR(pg_catalog.<>) '0'
-            AND name OPERATOR(pg_catalog.=) ANY (ARRAY[{optional}]))), true);
+    CAST(pg_catalog.current_schemas(false) AS pg_catalog.text), true);
 """
 
 # One message, one round trip, whether the table exists or not and wherever it is: the block looks
 # for it and opens a cursor on one JSON document. `applied_at` of an older runner is a time of day
-# in the server's own zone.
+# in the server's own zone. A new session plans with cold catalogs, which takes far longer than what
+# is planned: what only some databases need is a statement of its own, behind an IF.
 _QUERY = """
 DO $onward$
 DECLARE
     wanted CONSTANT text := {schema};
     tenant CONSTANT boolean := {tenant};
     path CONSTANT name[] := current_setting('onward.path')::name[];
-    settings CONSTANT jsonb := current_setting('onward.settings');
-    of_connection CONSTANT boolean := settings ->> 'search_path' = 'client';
+    of_connection CONSTANT boolean := {of_connection};
     home CONSTANT text := coalesce(wanted, path[1]::text);
     home_exists CONSTANT boolean := to_regnamespace(quote_ident(home)) IS NOT NULL;
-    database record;
+    own_role CONSTANT oid := quote_ident(current_user)::regrole;
     trusted_roles oid[];
+    untrusted_home text;
     tables jsonb;
     chosen jsonb;
     history json;
@@ -106,70 +104,85 @@ DECLARE
     lsn pg_lsn;
     document refcursor := 'onward_document';
 BEGIN
-    SELECT oid, datdba INTO database FROM pg_database WHERE datname = current_database();
-    trusted_roles := ({trusted});
-
-    SELECT jsonb_agg(to_jsonb(candidate) ORDER BY candidate.place NULLS LAST) INTO tables FROM (
-        SELECT c.oid::bigint, n.nspname AS schema, array_position(path, n.nspname) AS place,
-               pg_get_userbyid(c.relowner) AS owner, c.relowner::bigint AS owner_oid,
-               c.relowner = ANY (trusted_roles) AS trusted, row_security_active(c.oid) AS hidden,
-               row_security_active(c.oid) AND c.relforcerowsecurity AS forced,
-               array_agg(a.attname ORDER BY a.attnum) AS columns,
-               c.relkind IN ('r', 'p') AND count(*) FILTER (WHERE (a.attname, t.typcategory) IN (
-                   ('id', 'N'), ('version', 'S'), ('name', 'S'),
-                   ('applied_at', 'D'), ('execution_time_ms', 'N'), ('checksum', 'S'))
-                   AND (a.attname <> 'id' OR coalesce(nullif(t.typbasetype, 0), t.oid)
-                       IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype))) = 6 AS ours,
-               has_table_privilege(c.oid, 'SELECT') AS readable,
-               has_table_privilege(c.oid, 'INSERT') AS insertable,
-               NOT EXISTS (
-                   SELECT FROM pg_depend d
-                   JOIN pg_class s ON s.oid = d.objid AND d.classid = 'pg_class'::regclass
-                   WHERE d.refobjid = c.oid AND d.deptype = 'a' AND CASE WHEN s.relkind = 'S'
-                       THEN NOT has_sequence_privilege(s.oid, 'USAGE, UPDATE') END) AS numbered,
-               -- What the server would call, as this role, while it plans or prints a mere SELECT.
-               c.relkind = 'r' AND bool_and(t.oid < 16384) AND NOT c.relhassubclass
-               AND NOT EXISTS (SELECT FROM pg_index x
-                   WHERE x.indrelid = c.oid AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL))
-               AND NOT EXISTS (
-                   SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c')
-               AND NOT EXISTS (SELECT FROM pg_statistic_ext e WHERE e.stxrelid = c.oid) AS inert
+    -- Mostly the history is this role's own table, in its home: then nothing else is asked.
+    SELECT to_jsonb(own) INTO chosen FROM (
+        SELECT c.oid::bigint, home AS schema, CASE WHEN wanted IS NULL THEN 1 END AS place,
+               current_user AS owner, own_role::bigint AS owner_oid, true AS trusted,
+               false AS hidden, true AS readable, true AS numbered,
+               has_table_privilege(c.oid, 'INSERT') AS insertable, a.columns, a.read
         FROM pg_class c
-        JOIN pg_namespace n ON n.oid = c.relnamespace
-        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-        JOIN pg_type t ON t.oid = a.atttypid
-        WHERE c.relname = '{table}' AND n.nspname !~ '^pg_'
-            AND (wanted IS NULL OR NOT (tenant OR home_exists) OR n.nspname = wanted)
-            -- A tenant's history says nothing of the rest of the database.
-            AND (n.nspname = wanted OR n.nspname = ANY (path)
-                OR obj_description(c.oid, 'pg_class') IS DISTINCT FROM {mark})
-        GROUP BY n.nspname, c.oid, c.relkind, c.relowner, c.relforcerowsecurity, c.relhassubclass
-    ) candidate;
+        CROSS JOIN LATERAL (SELECT array_agg(attname) AS columns, {read} AS read
+            FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) a
+        WHERE c.oid = to_regclass(quote_ident(home) || '.{table}') AND c.relkind = 'r'
+            AND c.relowner = own_role AND NOT row_security_active(c.oid)
+            AND has_table_privilege(c.oid, 'SELECT') AND a.columns @> ARRAY[{known}]::name[]
+    ) own;
 
-    -- The history: one on the path before others, and one off the path only if it is the only one,
-    -- for a path that was changed must not make a migrated database look new. Another role's is
-    -- read only by a role that could not add to it.
-    WITH eligible AS (
-        SELECT one, (one ->> 'trusted')::boolean AS trusted, (one ->> 'place')::int AS place
-        FROM jsonb_array_elements(tables) one
-        WHERE (one ->> 'ours')::boolean AND (wanted IS NULL OR home_exists)
-            AND (wanted IS NOT NULL OR NOT of_connection OR one ->> 'place' IS NOT NULL)
-            AND ((one ->> 'trusted')::boolean OR (
-                (one ->> 'readable')::boolean AND NOT (one ->> 'insertable')::boolean
-                AND (one ->> 'inert')::boolean))
-    ), ranked AS (
-        SELECT one, place, count(*) OVER () AS rivals,
-            row_number() OVER (ORDER BY place NULLS LAST) AS rank
-        FROM eligible WHERE trusted OR NOT EXISTS (SELECT FROM eligible WHERE trusted)
-    )
-    SELECT one INTO chosen FROM ranked WHERE rank = 1 AND (rivals = 1 OR place IS NOT NULL);
+    IF chosen IS NULL THEN
+        trusted_roles := ({trusted});
+
+        SELECT jsonb_agg(to_jsonb(candidate) ORDER BY place NULLS LAST) INTO tables FROM (
+            SELECT c.oid::bigint, n.nspname AS schema, array_position(path, n.nspname) AS place,
+                   pg_get_userbyid(c.relowner) AS owner, c.relowner::bigint AS owner_oid,
+                   c.relowner = ANY (trusted_roles) AS trusted,
+                   row_security_active(c.oid) AS hidden,
+                   row_security_active(c.oid) AND c.relforcerowsecurity AS forced,
+                   array_agg(attname) AS columns, {read} AS read,
+                   c.relkind IN ('r', 'p') AND count(*) FILTER (WHERE (attname, typcategory) IN (
+                       ('id', 'N'), ('version', 'S'), ('name', 'S'),
+                       ('applied_at', 'D'), ('execution_time_ms', 'N'), ('checksum', 'S'))
+                       AND (attname <> 'id' OR coalesce(nullif(typbasetype, 0), t.oid)
+                           IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype))) = 6 AS ours,
+                   has_table_privilege(c.oid, 'SELECT') AS readable,
+                   has_table_privilege(c.oid, 'INSERT') AS insertable,
+                   NOT EXISTS (
+                       SELECT FROM pg_depend d
+                       JOIN pg_class s ON s.oid = d.objid AND d.classid = 'pg_class'::regclass
+                       WHERE d.refobjid = c.oid AND d.deptype = 'a' AND CASE WHEN s.relkind = 'S'
+                           THEN NOT has_sequence_privilege(s.oid, 'USAGE, UPDATE') END) AS numbered,
+                   -- What the server would call, as this role, while it plans or prints a mere
+                   -- SELECT.
+                   c.relkind = 'r' AND bool_and(t.oid < 16384) AND NOT c.relhassubclass
+                   AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid
+                       AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL))
+                   AND NOT EXISTS (
+                       SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c')
+                   AND NOT EXISTS (SELECT FROM pg_statistic_ext e WHERE e.stxrelid = c.oid) AS inert
+            FROM pg_class c
+            JOIN pg_namespace n ON n.oid = c.relnamespace
+            JOIN pg_attribute ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+            JOIN pg_type t ON t.oid = atttypid
+            WHERE c.relname = '{table}' AND n.nspname !~ '^pg_'
+                AND (wanted IS NULL OR NOT (tenant OR home_exists) OR n.nspname = wanted)
+                -- A tenant's history says nothing of the rest of the database.
+                AND (n.nspname = wanted OR n.nspname = ANY (path)
+                    OR obj_description(c.oid, 'pg_class') IS DISTINCT FROM {mark})
+            GROUP BY n.nspname, c.oid, relkind, relowner, relforcerowsecurity, relhassubclass
+        ) candidate;
+
+        -- One on the path before others, and one off the path only if it is the only one, for a
+        -- path that was changed must not make a migrated database look new. Another role's is read
+        -- only by a role that could not add to it.
+        WITH eligible AS (
+            SELECT one, (one ->> 'trusted')::boolean AS trusted, (one ->> 'place')::int AS place
+            FROM jsonb_array_elements(tables) one
+            WHERE (one ->> 'ours')::boolean AND (wanted IS NULL OR home_exists)
+                AND (wanted IS NOT NULL OR NOT of_connection OR one ->> 'place' IS NOT NULL)
+                AND ((one ->> 'trusted')::boolean OR (
+                    (one ->> 'readable')::boolean AND NOT (one ->> 'insertable')::boolean
+                    AND (one ->> 'inert')::boolean))
+        ), ranked AS (
+            SELECT one, place, count(*) OVER () AS rivals,
+                row_number() OVER (ORDER BY place NULLS LAST) AS rank
+            FROM eligible WHERE trusted OR NOT EXISTS (SELECT FROM eligible WHERE trusted)
+        )
+        SELECT one INTO chosen FROM ranked WHERE rank = 1 AND (rivals = 1 OR place IS NOT NULL);
+    END IF;
 
     IF NOT (chosen ->> 'hidden')::boolean THEN
-        EXECUTE (SELECT format('SELECT json_agg(h ORDER BY id) FROM (SELECT %s,'
-                ' extract(epoch FROM applied_at::timestamptz) AS onward_epoch FROM %I.{table}) h',
-                string_agg(quote_ident(name), ', '), chosen ->> 'schema')
-            FROM jsonb_array_elements_text(chosen -> 'columns') name
-            WHERE name IN ({columns})) INTO history;
+        EXECUTE format('SELECT json_agg(h ORDER BY id) FROM (SELECT %s,'
+            ' extract(epoch FROM applied_at::timestamptz) AS onward_epoch FROM %I.{table}) h',
+            chosen ->> 'read', chosen ->> 'schema') INTO history;
     END IF;
     IF history IS NULL THEN
         SELECT json_agg(name) INTO occupants FROM (
@@ -186,6 +199,10 @@ BEGIN
                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
             ORDER BY tool DESC, 1 LIMIT 20
         ) found;
+        -- Whose owner could drop the history. That of the path is taken as it is: hosts have public
+        -- from roles of their own.
+        SELECT pg_get_userbyid(nspowner) INTO untrusted_home FROM pg_namespace
+        WHERE wanted <> 'public' AND nspname = wanted AND nspowner <> ALL (trusted_roles);
     END IF;
     IF has_function_privilege('pg_control_system()', 'EXECUTE') THEN
         EXECUTE 'SELECT system_identifier FROM pg_control_system()' INTO system;
@@ -203,13 +220,11 @@ BEGIN
         'neon_project', current_setting('neon.project_id', true),
         'neon_branch', current_setting('neon.branch_id', true),
         'read_only', current_setting('default_transaction_read_only')::boolean,
-        'settings', settings, 'home', home, 'path', to_json(path),
+        'limits', json_build_object({limits}),
+        'of_connection', of_connection, 'home', home, 'path', to_json(path),
         'home_exists', home_exists,
-        -- Whose owner could drop the history. That of the path is taken as it is: hosts have public
-        -- from roles of their own.
-        'untrusted_home', (SELECT pg_get_userbyid(nspowner) FROM pg_namespace
-            WHERE wanted <> 'public' AND nspname = wanted AND nspowner <> ALL (trusted_roles)),
-        'may_create_schema', has_database_privilege(database.oid, 'CREATE'),
+        'untrusted_home', untrusted_home,
+        'may_create_schema', has_database_privilege(current_database(), 'CREATE'),
         'may_create',
             coalesce(has_schema_privilege(to_regnamespace(quote_ident(home)), 'CREATE'), false),
         'tables', coalesce(tables, '[]'), 'chosen', chosen, 'history', coalesce(history, '[]'),
@@ -240,16 +255,15 @@ def read_history(
         schema=literal(schema),
         tenant=literal(tenant is not None),
         mark=literal(TENANT_MARK),
-        columns=_literals(_COLUMNS_READ),
+        read=_READ,
         platform=_literals(PLATFORM_SCHEMAS),
         tools=_literals(HISTORY_TABLES),
+        of_connection=literal("search_path" in dict(session.url.deciding_options)),
+        limits=", ".join(f"'{name}', current_setting('{name}', true)" for name in OPTIONAL_LIMITS),
+        known=_literals(_KNOWN),
         activity=activity_sql(activity, RunLock(tenant)),
     )
-    usual = _USUAL.format(
-        path=identifier(tenant) if tenant else "DEFAULT",
-        limits=limits,
-        optional=_literals(OPTIONAL_LIMITS),
-    )
+    usual = _USUAL.format(path=identifier(tenant) if tenant else "DEFAULT", limits=limits)
     rows = session.query(query, usual=usual)
     facts: dict[str, Any] = json.loads(rows[-1][0] or "{}")
     direct = facts["pid"] == session.pid
@@ -285,7 +299,7 @@ def read_history(
         role=facts["role"],
         obstacle=_obstacle(facts, chosen, creates_schema=creates_schema, tenant=tenant),
         direct=direct,
-        limits=frozenset(facts["settings"]) & OPTIONAL_LIMITS,
+        limits=frozenset(name for name, value in facts["limits"].items() if value is not None),
         creates_schema=creates_schema,
         keeps_schema=all(column in columns for column in SCHEMA_COLUMNS),
         keeps_restore_point=not chosen or all(column in columns for column in RESTORE_COLUMNS),
@@ -356,8 +370,7 @@ def _require_free_place(facts: dict[str, Any]) -> None:
     in_the_way = [
         one for one in facts["tables"] if one["place"] is not None or one["schema"] == facts["home"]
     ]
-    of_connection = facts["settings"]["search_path"] == "client"
-    ours = [one for one in facts["tables"] if one["ours"] and not of_connection]
+    ours = [one for one in facts["tables"] if one["ours"] and not facts["of_connection"]]
     rivals = [one for one in ours if one["trusted"]] or [one for one in ours if _is_only_read(one)]
     if len(rivals) > 1:
         schemas = ", ".join(sorted(one["schema"] for one in rivals))

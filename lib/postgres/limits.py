@@ -65,7 +65,7 @@ class SessionLimits:
     def drop_missing(self, history: History) -> None:
         """Tell which of the expected limits this server lacks, or does not let a session change."""
         for name in sorted(EXPECTED_LIMITS - history.limits - self._unsupported):
-            self._drop(name, "it is fixed there")
+            self._drop(name, "it has no such setting")
 
     def drop_refused(self, history: History, error: ServerError) -> bool:
         """Whether the server refused a limit; it is not set again."""

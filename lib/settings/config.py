@@ -245,8 +245,8 @@ def choose_database(environ: Mapping[str, str]) -> DatabaseURL:
 
 def _status_url(environ: Mapping[str, str], url: DatabaseURL) -> DatabaseURL:
     """The same database, through the pooled URL if there is one."""
-    for other in configured_urls(environ):
-        if other.variable in _POOLED_URL_VARIABLES and other.database_key == url.database_key:
+    for other in configured_urls(environ, _POOLED_URL_VARIABLES):
+        if other.database_key == url.database_key:
             return other
     return url
 

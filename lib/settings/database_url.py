@@ -6,7 +6,7 @@ parsed. Passwords are in `DatabaseURL.parameters`, which go to the driver.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import starmap, zip_longest
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from lib.errors import ConfigError
-from lib.settings.environ import url_variables_set
+from lib.settings.environ import URL_VARIABLES, url_variables_set
 from lib.settings.reach import Reach, reach_of
 from lib.settings.url_parameters import select_parameters
 
@@ -193,10 +193,12 @@ class DatabaseURL:
         return tuple(sorted(found - {"", self.host, self.database}, key=len, reverse=True))
 
 
-def configured_urls(environ: Mapping[str, str]) -> tuple[DatabaseURL, ...]:
-    """The URLs of all variables that can be parsed, first choice first."""
+def configured_urls(
+    environ: Mapping[str, str], variables: Sequence[str] = URL_VARIABLES
+) -> tuple[DatabaseURL, ...]:
+    """The URLs of those of these variables that can be parsed, first choice first."""
     found = []
-    for variable in url_variables_set(environ):
+    for variable in filter(variables.__contains__, url_variables_set(environ)):
         with suppress(ConfigError):
             found.append(parse_url(variable, environ[variable], environ))
     return tuple(found)
