@@ -143,9 +143,12 @@ def _environment(given: str | None, environ: Mapping[str, str]) -> str:
 
 
 def _run_name(environ: Mapping[str, str]) -> str:
-    """UTC, the commit, and four characters that no other run of this second has."""
-    commit = (git_commit(environ) or "")[:7]
-    parts = (f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}", commit, secrets.token_hex(2))
+    """UTC in milliseconds, so that names sort as the runs began, the commit, and four characters
+    that no other run has.
+    """
+    now, commit = datetime.now(UTC), (git_commit(environ) or "")[:7]
+    began = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z"
+    parts = (began, commit, secrets.token_hex(2))
     return "-".join(filter(None, parts))
 
 

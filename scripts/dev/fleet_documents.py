@@ -37,7 +37,7 @@ def _report(
     running: bool = False,
 ) -> dict[str, Any]:
     began = iso(NOW - timedelta(minutes=7)) or ""
-    name = "20261126T182312Z-1a2b3c4-x9k2"
+    name = "20261126T182312455Z-1a2b3c4-x9k2"
     header = Header(name, "migrate", "production", "042-add-invoices", began, sizes)
     return report_dict(make_report(Entries(header, records, ending, running)))
 
