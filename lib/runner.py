@@ -214,7 +214,23 @@ class _Run:
                 self._executor.schema.end_run()
 
     def _apply(self, pending: Sequence[Migration]) -> None:
-        for migration, following in zip_longest(pending, pending[1:]):
+        for files, ahead in self._executor.groups(pending):
+            applied = self._apply_ahead(files) if ahead else 0
+            self._apply_one_by_one(files[applied:])
+
+    def _apply_ahead(self, files: Sequence[Migration]) -> int:
+        """How many are applied so, before the first that is not applied or meets a busy table."""
+        if not self._executor.has_time_for_a_file:
+            return 0
+        before = len(self._log.applied)
+        try:
+            return self._executor.apply_ahead(files)
+        except TableBusy as busy:
+            self._pause(busy, self._backoff())
+            return len(self._log.applied) - before
+
+    def _apply_one_by_one(self, files: Sequence[Migration]) -> None:
+        for migration, following in zip_longest(files, files[1:]):
             if not self._executor.has_time_for_a_file:
                 return
             self._apply_one(migration, following)
@@ -236,11 +252,15 @@ class _Run:
             try:
                 return attempt()
             except TableBusy as busy:
-                pause = backoff.next_pause()
-                if pause is None:
-                    raise busy.after(backoff.attempts) from None
-                self._log.retrying(busy, pause)
-                time.sleep(pause)
+                self._pause(busy, backoff)
+
+    def _pause(self, busy: TableBusy, backoff: Backoff) -> None:
+        """Wait before the next attempt. Raises the error if there is none."""
+        pause = backoff.next_pause()
+        if pause is None:
+            raise busy.after(backoff.attempts) from None
+        self._log.retrying(busy, pause)
+        time.sleep(pause)
 
     def _failed(self, cause: OnwardError, history: History, plan: Plan) -> RunFailed:
         remaining = self._remaining(plan)

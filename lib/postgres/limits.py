@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from lib.errors import ServerError
@@ -26,6 +26,11 @@ _OPTIONAL_LIMITS_MS = {
     "tcp_user_timeout": 15_000,
 }
 OPTIONAL_LIMITS = frozenset(_OPTIONAL_LIMITS_MS)
+# Other values, for a transaction that stands idle while another connection works,
+STAYS_IDLE = {"idle_in_transaction_session_timeout": 0}
+# and for one that is sent ahead: its server must notice soon that nobody waits for it any more. It
+# keeps to the interval that holds when it begins to measure, so no statement may set a longer one.
+WORKS_AHEAD = {"client_connection_check_interval": 20}
 
 
 class SessionLimits:
@@ -47,18 +52,20 @@ class SessionLimits:
         history: History | None,
         *,
         scope: Literal["LOCAL", "SESSION"] = "LOCAL",
-        stays_idle: bool = False,
+        other_ms: Mapping[str, int] | None = None,
     ) -> str:
         """SET statements. Without a history only the limits that every server has.
 
-        `stays_idle` is for a transaction that stands idle while another connection works.
+        `other_ms` are other values, in milliseconds, for those of the limits that are set.
         """
         milliseconds = {
             "lock_timeout": round(self._config.lock_timeout * 1000),
             "statement_timeout": self._statement_timeout_ms(),
         }
         if history:
-            milliseconds |= self._optional_limits_ms(history, stays_idle=stays_idle)
+            milliseconds |= self._optional_limits_ms(history)
+        others = (other_ms or {}).items()
+        milliseconds |= {name: ms for name, ms in others if name in milliseconds}
         set_ = "SET LOCAL" if scope == "LOCAL" else "SET"
         return " ".join(f"{set_} {name} = '{ms}ms';" for name, ms in milliseconds.items())
 
@@ -69,7 +76,7 @@ class SessionLimits:
 
     def drop_refused(self, history: History, error: ServerError) -> bool:
         """Whether the server refused a limit; it is not set again."""
-        supported = history.limits - self._unsupported
+        supported = self.supported(history)
         refused = next((name for name in supported if f'"{name}"' in error.message), None)
         if refused:
             self._drop(refused, error.message)
@@ -86,9 +93,10 @@ class SessionLimits:
         seconds = min(self._config.statement_timeout or math.inf, self._seconds_left())
         return 0 if seconds == math.inf else max(1, round(seconds * 1000))
 
-    def _optional_limits_ms(self, history: History, *, stays_idle: bool) -> dict[str, int]:
-        supported = history.limits - self._unsupported
-        found = {name: ms for name, ms in _OPTIONAL_LIMITS_MS.items() if name in supported}
-        if stays_idle and "idle_in_transaction_session_timeout" in found:
-            found["idle_in_transaction_session_timeout"] = 0
-        return found
+    def supported(self, history: History) -> frozenset[str]:
+        """Those of the limits that not every server has, and this one lets a session set."""
+        return history.limits - self._unsupported
+
+    def _optional_limits_ms(self, history: History) -> dict[str, int]:
+        supported = self.supported(history)
+        return {name: ms for name, ms in _OPTIONAL_LIMITS_MS.items() if name in supported}

@@ -5,14 +5,16 @@ What ends one transaction travels with what begins the next: that saves a round 
 
 from __future__ import annotations
 
+import math
 import time
 from enum import Enum, auto
 
 from lib.history import History
 from lib.postgres.blockers import REPORT_SECONDS
-from lib.postgres.check import OTHER_TABLE
+from lib.postgres.check import NO_LOCK, NO_TIME, OTHER_TABLE, TRANSACTION_ENDED, check
 from lib.postgres.connection import PIN_PATH, Reply, usual_path
-from lib.postgres.history_table import Fingerprint, comparison
+from lib.postgres.history_table import Fingerprint, comparison, unchanged
+from lib.postgres.limits import STAYS_IDLE, WORKS_AHEAD
 from lib.postgres.session import POLL_JITTER, POLL_SECONDS, RunSession
 from lib.quoting import literal
 from lib.retry import Backoff
@@ -28,6 +30,15 @@ SET LOCAL client_encoding = 'UTF8'; SET LOCAL application_name = {name};
 {pin}
 {lock}
 """
+
+
+# What a transaction that is sent ahead knows itself by: its id is not known when it is sent.
+_REMEMBER_TRANSACTION = "set_config('onward.transaction', pg_current_xact_id()::text, true)"
+SAME_TRANSACTION = check(
+    TRANSACTION_ENDED,
+    "current_setting('onward.transaction', true) IS DISTINCT FROM "
+    "pg_current_xact_id_if_assigned()::text",
+)
 
 
 class HistoryChanged(Exception):
@@ -98,6 +109,24 @@ class Transaction:
         opening = _BEGIN + self._opening(_Kind.FOR_A_FILE) if next_version else ""
         self._session.connection.send(f"{sql}COMMIT;{opening}", reply=reply)
         self._begun = reply if reply.completed("BEGIN") else None
+
+    def opening_ahead(self, version: str, expected: Fingerprint, until: float) -> str:
+        """What begins a transaction for a file that is sent ahead.
+
+        It fails, instead of being answered, where it is not under the lock, finds another history,
+        or comes later than `until`, in the server's seconds of the epoch.
+        """
+        history = self._session.history
+        attempt = self._session.lock.attempt(_REMEMBER_TRANSACTION)
+        opening = _OPENING.format(
+            name=literal(f"{self._session.application_name} {version}"),
+            limits=self._session.limits.as_sql(history, other_ms=WORKS_AHEAD),
+            pin=PIN_PATH,
+            lock=check(NO_LOCK, f"({attempt}) IS NULL"),
+        )
+        if until < math.inf:
+            opening += check(NO_TIME, f"extract(epoch FROM clock_timestamp()) > {until}")
+        return _BEGIN + opening + unchanged(history, expected) + usual_path(history.tenant)
 
     def rollback(self) -> None:
         """End the transaction, and drop what a file left in the session."""
@@ -177,7 +206,7 @@ class Transaction:
         idle = kind is _Kind.IDLE
         opening = _OPENING.format(
             name=literal(f"{session.application_name} {self._version}".rstrip()),
-            limits=session.limits.as_sql(session.history, stays_idle=idle),
+            limits=session.limits.as_sql(session.history, other_ms=STAYS_IDLE if idle else None),
             pin=PIN_PATH,
             lock=session.lock.try_sql("'held'" if idle else "pg_current_xact_id()::text"),
         )
