@@ -15,7 +15,9 @@ EXPECTED_LIMITS = frozenset(
     ("client_connection_check_interval", "idle_in_transaction_session_timeout")
 )
 _OPTIONAL_LIMITS_MS = {
-    "client_connection_check_interval": 2_000,
+    # A server that works ahead must notice soon that nobody waits for it. It keeps to the interval
+    # that held when it began to measure, so all transactions have the same.
+    "client_connection_check_interval": 20,
     "idle_in_transaction_session_timeout": 60_000,
     # The role's or the database's own values of these are meant for the application.
     "idle_session_timeout": 0,
@@ -26,11 +28,8 @@ _OPTIONAL_LIMITS_MS = {
     "tcp_user_timeout": 15_000,
 }
 OPTIONAL_LIMITS = frozenset(_OPTIONAL_LIMITS_MS)
-# Other values, for a transaction that stands idle while another connection works,
+# Other values, for a transaction that stands idle while another connection works.
 STAYS_IDLE = {"idle_in_transaction_session_timeout": 0}
-# and for one that is sent ahead: its server must notice soon that nobody waits for it any more. It
-# keeps to the interval that holds when it begins to measure, so no statement may set a longer one.
-WORKS_AHEAD = {"client_connection_check_interval": 20}
 
 
 class SessionLimits:

@@ -35,7 +35,6 @@ from lib.postgres.history_table import (
     typed_insertion,
     verification,
 )
-from lib.postgres.limits import WORKS_AHEAD
 from lib.postgres.session import DROP_LOCKS, DROP_PREPARED, RESET_SESSION, RunSession
 from lib.postgres.transaction import SAME_TRANSACTION, Transaction
 from lib.quoting import literal
@@ -136,7 +135,7 @@ class Recorder:
         """What records a file that is sent ahead, on a history that was like this before it."""
         history = self._session.history
         row = self.row_ahead(migration)
-        limits = self._session.limits.as_sql(history, other_ms=WORKS_AHEAD)
+        limits = self._session.limits.as_sql(history)
         return (
             f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_PATH} {SAME_TRANSACTION}"
             f"{self._reset_sql()}{same_table(history)}{limits}"

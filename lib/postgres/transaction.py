@@ -14,7 +14,7 @@ from lib.postgres.blockers import REPORT_SECONDS
 from lib.postgres.check import NO_LOCK, NO_TIME, OTHER_TABLE, TRANSACTION_ENDED, check
 from lib.postgres.connection import PIN_PATH, Reply, usual_path
 from lib.postgres.history_table import Fingerprint, comparison, unchanged
-from lib.postgres.limits import STAYS_IDLE, WORKS_AHEAD
+from lib.postgres.limits import STAYS_IDLE
 from lib.postgres.session import POLL_JITTER, POLL_SECONDS, RunSession
 from lib.quoting import literal
 from lib.retry import Backoff
@@ -120,7 +120,7 @@ class Transaction:
         attempt = self._session.lock.attempt(_REMEMBER_TRANSACTION)
         opening = _OPENING.format(
             name=literal(f"{self._session.application_name} {version}"),
-            limits=self._session.limits.as_sql(history, other_ms=WORKS_AHEAD),
+            limits=self._session.limits.as_sql(history),
             pin=PIN_PATH,
             lock=check(NO_LOCK, f"({attempt}) IS NULL"),
         )

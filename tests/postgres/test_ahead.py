@@ -153,9 +153,8 @@ def test_a_busy_table_is_left_alone_for_a_while_before_the_file_runs_again(
 
 @pytest.mark.slow
 def test_a_run_that_holds_the_lock_is_waited_for(database: Database, migrations: Write) -> None:
-    directory = migrations(files())
     run(database, migrations({"001-file.sql": files()["001-file.sql"]}))
-    migrations(files())
+    directory = migrations(files())
     events = Events()
     lock = "SELECT pg_advisory_xact_lock(122520239960676)"
     with ThreadPoolExecutor(1) as pool, holding(database, lock) as holder:
