@@ -21,7 +21,7 @@ settings
 source
 activity observation sizes
 history
-plan queries takeover
+plan queries shared_numbers takeover
 diagnosis drift events guard hazards restoring validation
 comparison importers
 postgres
@@ -43,7 +43,7 @@ PURE = (
     "report.document report.drift report.github report.page report.page_graphics report.page_style "
     "report.queries report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
-    "settings.reach settings.redactor "
+    "settings.reach settings.redactor shared_numbers "
     "source.extensions source.git source.migration source.numbering source.other_tools "
     "source.pull_request source.rules validation web.accept web.auth"
 ).split()

@@ -32,7 +32,7 @@ from lib.guard import (
     require_no_obstacle,
 )
 from lib.history import History
-from lib.plan import Plan, State, with_applied
+from lib.plan import Plan, State
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
 from lib.report.document import (
@@ -58,6 +58,7 @@ from lib.report.text import (
 )
 from lib.settings.config import Config, migrations_directory
 from lib.settings.environment import allowed_environments
+from lib.shared_numbers import with_applied
 from lib.source.migration import Migration, load, names_in
 from lib.validation import validate
 from lib.webhook import Webhook
