@@ -21,6 +21,7 @@ settings
 source
 activity observation sizes
 history
+remarks
 plan queries shared_numbers takeover
 diagnosis drift events guard hazards restoring validation
 comparison importers
@@ -39,7 +40,7 @@ cli
 PURE = (
     "cli.main cli.offline cli.process cli.scratch comparison "
     "diagnosis drift errors events fleet.inventory fleet.outcome guard hazards.judging history "
-    "observation plan printable printed queries quoting restore_point restoring sizes "
+    "observation plan printable printed queries quoting remarks restore_point restoring sizes "
     "report.document report.drift report.github report.page report.page_graphics report.page_style "
     "report.queries report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "

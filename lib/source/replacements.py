@@ -33,9 +33,10 @@ class Replacements(NamedTuple):
         return (checkpoint.stands_for[-1].number if checkpoint else number), number
 
     def leaves_out(self, file: Migration) -> bool:
-        """Whether the file is not applied, because a checkpoint is instead."""
+        """Whether the file is not applied, because a checkpoint that was made of it is instead."""
         checkpoint = self.by_number.get(file.number, (None, None))[1]
-        return self.first is not None and self.first is checkpoint
+        replaced = self.first is not None and self.first is checkpoint
+        return replaced and not self.contradiction(file)
 
     def covers(self, version: str) -> bool:
         """Whether a checkpoint stands for this version, so that its file may be gone."""
