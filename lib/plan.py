@@ -136,46 +136,46 @@ def make_plan(
     """Compare files with history. For `production`, no remedy is to reset the database, and a
     command that changes it has the option that it needs there.
     """
-    files = {migration.number: migration for migration in migrations}
-    checkpoints = [migration for migration in migrations if migration.stands_for]
-    rows: dict[int, list[AppliedMigration]] = defaultdict(list)
-    for row in history:
-        rows[_number(row.version)].append(row)
-    replaced = Replacements.of(checkpoints, none_applied=not rows)
-    newest_file = max(files, default=_NO_NUMBER)
-    newest_row = max((replaced.place(number)[0] for number in rows), default=_NO_NUMBER)
-    numbers = files.keys() | rows.keys()
-    compare = _Comparison(
-        newest_file=newest_file,
-        newest_row=newest_row,
-        allow_out_of_order=allow_out_of_order,
-        replaced=replaced,
-        numbers=frozenset(numbers),
-        remarks=Remarks(max(newest_file, newest_row), production),
+    comparison = _Comparison(
+        migrations, history, allow_out_of_order=allow_out_of_order, production=production
     )
-    entries: list[MigrationStatus] = []
-    for number in sorted(numbers, key=replaced.place):
-        entries += compare.entries(files.get(number), rows[number])
-    return Plan(tuple(entries))
+    return Plan(tuple(comparison.entries()))
 
 
-class _Comparison(NamedTuple):
-    newest_file: int
-    newest_row: int
-    allow_out_of_order: bool
-    replaced: Replacements
-    numbers: frozenset[int]
-    """Those of all files and rows."""
-    remarks: Remarks
+class _Comparison:
+    def __init__(
+        self,
+        migrations: Sequence[Migration],
+        history: Iterable[AppliedMigration],
+        *,
+        allow_out_of_order: bool,
+        production: bool,
+    ) -> None:
+        self._files = {migration.number: migration for migration in migrations}
+        self._rows: dict[int, list[AppliedMigration]] = defaultdict(list)
+        for row in history:
+            self._rows[_number(row.version)].append(row)
+        self._numbers = self._files.keys() | self._rows.keys()
+        self._replaced = Replacements.of(migrations, none_applied=not self._rows)
+        places = [self._replaced.place(number)[0] for number in self._rows]
+        self._newest_row = max(places, default=_NO_NUMBER)
+        self._newest_file = max(self._files, default=_NO_NUMBER)
+        self._remarks = Remarks(max(self._newest_file, self._newest_row), production)
+        self._allow_out_of_order = allow_out_of_order
 
-    def entries(
-        self, file: Migration | None, rows: list[AppliedMigration]
+    def entries(self) -> Iterator[MigrationStatus]:
+        """The entries of all numbers, in order."""
+        for number in sorted(self._numbers, key=self._replaced.place):
+            yield from self._entries(self._files.get(number), self._rows.get(number, ()))
+
+    def _entries(
+        self, file: Migration | None, rows: Sequence[AppliedMigration]
     ) -> Iterator[MigrationStatus]:
         """The entries of one number."""
         # A runner that allowed it may have left two rows of one number: the file belongs to the
         # row of its own name.
         rows = sorted(rows, key=lambda row: file is None or not _same_name(file, row))
-        if file and not self.replaced.leaves_out(file):
+        if file and not self._replaced.leaves_out(file):
             yield self._of_both(file, rows[0]) if rows else self._of_file(file)
             rows = rows[1:]
         for row in rows:
@@ -184,31 +184,29 @@ class _Comparison(NamedTuple):
     def _of_file(self, file: Migration) -> MigrationStatus:
         if file.stands_for:
             return self._of_checkpoint(file)
-        if contradiction := self.replaced.contradiction(file):
-            remark = self.remarks.not_as_replaced(file, contradiction)
+        if contradiction := self._replaced.contradiction(file):
+            remark = self._remarks.not_as_replaced(file, contradiction)
             return MigrationStatus(State.MODIFIED, file, None, remark)
-        if file.number > self.newest_row or self.allow_out_of_order:
+        if file.number > self._newest_row or self._allow_out_of_order:
             return MigrationStatus(State.PENDING, file, None)
-        remark = self.remarks.late(file, self.newest_row)
+        remark = self._remarks.late(file, self._newest_row)
         return MigrationStatus(State.OUT_OF_ORDER, file, None, remark)
 
     def _of_checkpoint(self, file: Migration) -> MigrationStatus:
         """The entry of a checkpoint that is not applied: it waits for no number."""
-        first = self.replaced.first
-        there = self.numbers.union(one.number for one in (first.stands_for if first else ()))
-        gone = [one.version for one in file.stands_for if one.number not in there]
+        gone = self._replaced.gone(file, self._numbers)
         if not gone:
             return MigrationStatus(State.PENDING, file, None)
-        remark = self.remarks.without_parts(file, gone)
+        remark = self._remarks.without_parts(file, gone)
         return MigrationStatus(State.OUT_OF_ORDER, file, None, remark)
 
     def _of_both(self, file: Migration, row: AppliedMigration) -> MigrationStatus:
         if not _same_name(file, row):
-            remark = self.remarks.of_another_name(file, row)
+            remark = self._remarks.of_another_name(file, row)
         elif row.checksum is not None and not file.matches(row.checksum):
-            remark = self.remarks.changed(file, row.checksum)
-        elif contradiction := self.replaced.contradiction(file):
-            remark = self.remarks.not_as_replaced(file, contradiction)
+            remark = self._remarks.changed(file, row.checksum)
+        elif contradiction := self._replaced.contradiction(file):
+            remark = self._remarks.not_as_replaced(file, contradiction)
         else:
             verified = Remark() if row.checksum is not None else unverified(row)
             return MigrationStatus(State.APPLIED, file, row, verified)
@@ -216,11 +214,11 @@ class _Comparison(NamedTuple):
 
     def _of_row(self, row: AppliedMigration, twin: Migration | None) -> MigrationStatus:
         """The entry of a row without a file; `twin` is the file of another row of its number."""
-        if _number(row.version) > self.newest_file:
+        if _number(row.version) > self._newest_file:
             return MigrationStatus(State.AHEAD, None, row, AHEAD)
-        if not twin and self.replaced.covers(row.version):
+        if not twin and self._replaced.covers(row.version):
             return MigrationStatus(State.APPLIED, None, row)
-        return MigrationStatus(State.MISSING, None, row, self.remarks.without_file(row, twin))
+        return MigrationStatus(State.MISSING, None, row, self._remarks.without_file(row, twin))
 
 
 def _number(version: str) -> int:
