@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from lib.consent import Change, require_consent
 from lib.drift import Verdict, require_acceptable, require_refreshable
 from lib.errors import FilesError, HistoryConflict
-from lib.guard import Change, require_consent, require_environment, require_trust
+from lib.guard import require_environment, require_trust
 from lib.history import AppliedMigration, History
 from lib.plan import Plan
 from lib.postgres.executor import Executor

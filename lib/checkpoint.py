@@ -10,7 +10,6 @@ from typing import NamedTuple
 from lib.comparison import compare
 from lib.drift import Schema
 from lib.errors import MigrationFailed, NotProved
-from lib.plan import require_checkpoints_fit
 from lib.postgres.contents import Contents, read_contents, rows_in
 from lib.postgres.executor import Executor
 from lib.postgres.pg_dump import dump, find_pg_dump
@@ -21,6 +20,7 @@ from lib.source.checkpoint import Replaced, written
 from lib.source.dump import as_migration, objects_of
 from lib.source.migration import Migration, checksum_of, number_of, require_runnable
 from lib.source.writing import place
+from lib.validation import require_checkpoints_fit
 
 _SHOWN = 20
 _LONGEST_SHOWN = 100

@@ -9,19 +9,22 @@ from typing import NamedTuple
 
 from lib import runner
 from lib.activity import Asked
-from lib.errors import ConfigError
+from lib.consent import Change, require_consent
+from lib.errors import ConfigError, WrongEnvironment
 from lib.events import Emit, RunLog, RunResult
-from lib.guard import Change, require_rehearsal
+from lib.guard import require_trust
 from lib.hazards import recipes
 from lib.hazards.findings import Circumstances, FileReport, Rehearsal
 from lib.hazards.judging import blocked, find, require_known, with_acceptances
 from lib.history import History
+from lib.identity import is_copied, last_migrated_as
 from lib.observation import FileObservation, Query
 from lib.plan import Plan
 from lib.postgres.catalog import Observer, read_catalog
 from lib.postgres.executor import Executor
 from lib.postgres.queries import parse_all
 from lib.queries import Queries, read_queries
+from lib.refusals import where, whose
 from lib.settings.config import Config
 from lib.sizes import Size, Sizes, read_sizes
 from lib.source.migration import Migration, load
@@ -93,7 +96,7 @@ def _prepare(config: Config, executor: Executor, change: Change, documents: Docu
     saved = read_sizes(documents.sizes) if documents.sizes else Sizes()
     queries, made = read_queries(documents.queries) if documents.queries else ((), None)
     history, plan = runner.read_plan(config, executor, load(config.directory), activity=Asked.ALL)
-    require_rehearsal(config, history, change)
+    _require_permission(config, history, change)
     require_known(plan.pending)
     if saved.tables:
         _require_same_tables(saved, executor, str(documents.sizes))
@@ -103,6 +106,35 @@ def _prepare(config: Config, executor: Executor, change: Change, documents: Docu
     given = _circumstances(config, history, own.else_of(saved))
     parsed = _parsed(queries, executor, str(documents.queries or ""))._replace(as_of=made)
     return Prepared(history, plan, given, sizes_from, parsed, saved.as_of)
+
+
+def _require_permission(config: Config, history: History, change: Change) -> None:
+    """Return if the pending files may be rehearsed or planned here.
+
+    Never in production, nor in a database that production or another environment migrated last, nor
+    in one whose history says nothing. Raises UntrustedHistory or WrongEnvironment.
+    """
+    require_trust(history)
+    last, here = last_migrated_as(history), config.environment
+    if config.production or last == "production":
+        raise WrongEnvironment(
+            f"this is production, where nothing is rehearsed or planned{where(config)}",
+            changed_nothing=True,
+            next_step="Use a database that is thrown away, or a branch of production's.",
+        )
+    claimed = config.claim == f"{here}@{history.identity}"
+    if not (last == here or claimed or (last is None and _is_new_or_copied(history))):
+        raise WrongEnvironment(
+            f"this database {whose(history, last)}, so it may be in use{where(config)}",
+            changed_nothing=True,
+            next_step="Use a database that is thrown away. If this one belongs to "
+            f"{here}:\n    MIGRATION_CLAIM={here}@{history.identity} {change.command}",
+        )
+    require_consent(config, change, history)
+
+
+def _is_new_or_copied(history: History) -> bool:
+    return not history.known or is_copied(history)
 
 
 def _circumstances(config: Config, history: History, sizes: Sizes) -> Circumstances:

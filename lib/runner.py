@@ -22,8 +22,9 @@ from lib.errors import (
     TableBusy,
 )
 from lib.events import Emit, RunLog, RunResult
-from lib.guard import last_migrated_as, require_extensions, require_permission
+from lib.guard import require_permission
 from lib.history import History, Takeover, off_path_warning
+from lib.identity import last_migrated_as
 from lib.plan import Plan, make_plan
 from lib.postgres.executor import MIN_FILE_SECONDS, Executor
 from lib.postgres.no_transaction import require_no_session_state
@@ -33,6 +34,7 @@ from lib.restoring import way_back
 from lib.retry import Backoff
 from lib.settings.config import Config
 from lib.source import extensions
+from lib.source.extensions import require_extensions
 from lib.source.migration import Migration, load, require_runnable
 from lib.takeover import may_be_behind
 

@@ -1,10 +1,10 @@
 """What forbids a run of a plan, and what is unusual about it: for `validate`. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from lib.errors import OnwardError, raised_by
-from lib.plan import Plan, State
+from lib.errors import FilesError, OnwardError, raised_by
+from lib.plan import MigrationStatus, Plan, State, make_plan
 from lib.source.migration import Migration, require_no_refusal
 
 
@@ -32,10 +32,23 @@ def validate(plan: Plan) -> Validation:
     return Validation(plan, refusals, warnings=tuple(_warnings(plan)), errors=tuple(errors))
 
 
+def require_checkpoints_fit(migrations: Sequence[Migration]) -> None:
+    """Raise FilesError if a file is not the one that a checkpoint stands for. Asks no database."""
+    plan = make_plan(migrations, ())
+    if plan.conflicts:
+        raise FilesError(
+            f"the migration files contradict each other:{plan.conflicts_text}",
+            changed_nothing=True,
+        )
+
+
 def _warnings(plan: Plan) -> Iterator[str]:
-    findings = {finding.version: finding for finding in plan.findings().warnings}
     for entry in plan.in_state(State.APPLIED, State.MODIFIED, State.AHEAD):
         for refusal in entry.migration.refusals() if entry.migration else ():
             yield f"{refusal} (already applied, so it may stay)"
-        if finding := findings.get(entry.version):
-            yield str(finding)
+        if entry.is_unusual:
+            yield _warning(entry)
+
+
+def _warning(entry: MigrationStatus) -> str:
+    return "\n  - ".join((f"{entry.version}: {entry.remark.message}", *entry.remark.remedies))

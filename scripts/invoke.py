@@ -27,8 +27,8 @@ from scripts.in_venv import require, run_in_venv
 
 require()
 
+from lib.consent import Change, require_words
 from lib.errors import OnwardError, WrongEnvironment, exit_codes
-from lib.guard import Change, require_words
 from lib.printable import hanging, printable, printable_json
 from lib.report.document import error_dict
 from lib.report.text import consent_text, error_text, exit_text

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from zlib import crc32
 
@@ -28,6 +28,9 @@ from lib.cli.main import main
 from lib.settings.assistant import CONSENT_VARIABLE, MARKERS
 from scripts.embedded import Embedded, EmbeddedError
 from tests.proxy import Proxy, proxied
+
+if TYPE_CHECKING:
+    from tests.fleet.tenants import Fleet, Tenants
 
 ROOT = Path(__file__).resolve().parent.parent
 # No fsync: nothing here outlives the run. No autovacuum: it would move the counters that some tests
@@ -309,6 +312,23 @@ def migrated(server: Server, template: str) -> Iterator[Database]:
     database = server.create(template=template)
     yield database
     server.drop(database)
+
+
+@pytest.fixture(scope="session", name="tenants")
+def all_tenants() -> Iterator["Tenants"]:
+    """The databases of a server that is thrown away."""
+    from tests.fleet.tenants import tenants  # noqa: PLC0415 - it imports this module
+
+    with tenants() as found:
+        yield found
+
+
+@pytest.fixture
+def fleet(project: Path, tmp_path: Path, tenants: "Tenants") -> "Fleet":
+    """`fleet.run()` migrates the tenants of `fleet.inventory(...)`."""
+    from tests.fleet.tenants import Fleet  # noqa: PLC0415 - it imports this module
+
+    return Fleet(project, tmp_path, tenants)
 
 
 @pytest.fixture

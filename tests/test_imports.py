@@ -21,7 +21,9 @@ settings
 source
 activity observation sizes
 history
-plan queries takeover
+identity remarks
+plan queries refusals shared_numbers takeover
+consent
 diagnosis drift events guard hazards restoring validation
 comparison importers
 postgres
@@ -38,12 +40,13 @@ cli
 # What runs on a Python without the driver: the commands on files alone, and all that they import.
 PURE = (
     "cli.main cli.offline cli.process cli.scratch comparison "
-    "diagnosis drift errors events fleet.inventory fleet.outcome guard hazards.judging history "
-    "observation plan printable printed queries quoting restore_point restoring sizes "
+    "consent diagnosis drift errors events fleet.inventory fleet.outcome guard hazards.judging "
+    "history identity observation plan printable printed queries quoting refusals remarks "
+    "restore_point restoring sizes "
     "report.document report.drift report.github report.page report.page_graphics report.page_style "
     "report.queries report.rehearsal report.text "
     "settings.assistant settings.config settings.database_url settings.environment "
-    "settings.reach settings.redactor "
+    "settings.reach settings.redactor shared_numbers "
     "source.extensions source.git source.migration source.numbering source.other_tools "
     "source.pull_request source.rules validation web.accept web.auth"
 ).split()

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.errors import DuplicateNumbers, HistoryConflict
+from lib.errors import HistoryConflict
 from lib.history import AppliedMigration
-from lib.plan import MigrationStatus, Plan, State, make_plan, with_applied
+from lib.plan import MigrationStatus, Plan, State, make_plan
+from lib.remarks import Remark
 from lib.report.text import next_step_text
 from lib.source.migration import Migration, number_of
 from tests.kit import checkpoint, file
@@ -28,6 +29,10 @@ def plan(files: str, rows: str, **options: bool) -> Plan:
     """Files and rows by their versions; each holds `SELECT 1;`."""
     history = [row(version) for version in rows.split()]
     return make_plan([file(version) for version in files.split()], history, **options)
+
+
+def is_unverified(entry: MigrationStatus) -> bool:
+    return entry.remark.message == "applied without a checksum, so not verified"
 
 
 def states(plan: Plan) -> str:
@@ -98,14 +103,14 @@ def test_a_stored_checksum_decides_whether_a_file_is_modified(
     (entry,) = make_plan(
         [file("001-a", "SELECT 1;\n")], [AppliedMigration(1, "001-a", "A", checksum=stored)]
     ).entries
-    assert (entry.state, entry.unverified) == (state, unverified)
+    assert (entry.state, is_unverified(entry)) == (state, unverified)
 
 
 def test_only_what_is_applied_and_has_a_file_can_be_unverified() -> None:
     entries = make_plan(
         [file("002-b")], [row("001-a", None), row("002-x", None), row("003-c", None)]
     ).entries
-    assert [(entry.state, entry.unverified) for entry in entries] == [
+    assert [(entry.state, is_unverified(entry)) for entry in entries] == [
         (State.MISSING, False),
         (State.MODIFIED, False),
         (State.AHEAD, False),
@@ -206,7 +211,7 @@ def test_an_entry_goes_by_its_row_and_without_one_by_its_file() -> None:
 )
 def test_a_conflict_is_told_with_its_remedy(found: Plan, expected: tuple[str, ...]) -> None:
     (entry,) = found.conflicts
-    assert (entry.problem, *entry.remedies) == (*expected, RESET)
+    assert (entry.remark.message, *entry.remark.remedies) == (*expected, RESET)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +225,14 @@ def test_a_conflict_is_told_with_its_remedy(found: Plan, expected: tuple[str, ..
     ],
 )
 def test_production_is_never_told_to_reset_its_database(files: str, rows: str) -> None:
-    assert [(entry.problem, *entry.remedies) for entry in plan(files, rows).conflicts] == [
-        (entry.problem, *(one.removesuffix(" --production") for one in entry.remedies), RESET)
+    assert [
+        (entry.remark.message, *entry.remark.remedies) for entry in plan(files, rows).conflicts
+    ] == [
+        (
+            entry.remark.message,
+            *(one.removesuffix(" --production") for one in entry.remark.remedies),
+            RESET,
+        )
         for entry in plan(files, rows, production=True).conflicts
     ]
 
@@ -234,45 +245,10 @@ def test_a_late_file_is_sent_above_all_files_and_all_rows(
     files: str, rows: str, number: int
 ) -> None:
     late = plan(files, rows).in_state(State.OUT_OF_ORDER)[0]
-    assert late.remedies[0] == (
+    assert late.remark.remedies[0] == (
         f"rename the file to a number above {number}, such as {number + 1:03}: "
         f"scripts/migrate.py renumber {late.version}"
     )
-
-
-@pytest.mark.parametrize(
-    ("rows", "sentence", "next_step"),
-    [
-        (
-            "004-a",
-            "applied as 004-a, and not as 004-b",
-            " The next free number is 007:\n  scripts/migrate.py renumber 004-b",
-        ),
-        (
-            "4-b 010-x",
-            "applied as 004-b, and not as 004-a",
-            " The next free number is 011:\n  scripts/migrate.py renumber 004-a",
-        ),
-        (
-            "003-x",
-            "not applied, and 2 files have it: 004-a, 004-b",
-            " The next free number is 007:\n  scripts/migrate.py renumber 004-b",
-        ),
-        (
-            "004-a 004-b",
-            "applied as 004-a and as 004-b; renumber both the file and the row of one",
-            "",
-        ),
-    ],
-)
-def test_a_database_tells_which_of_two_files_has_the_number(
-    rows: str, sentence: str, next_step: str
-) -> None:
-    found = DuplicateNumbers("", next_step="", duplicates=[["004-a", "004-b"]])
-    names = ["004-a.sql", "004-b.sql", "006-c.sql"]
-    told = with_applied(found, names, [row(version) for version in rows.split()])
-    assert told.message == f"migration files share a number:\n  number 4 is {sentence}"
-    assert told.next_step == f"Nothing was changed.{next_step}"
 
 
 def test_all_conflicts_are_named_at_once() -> None:
@@ -297,30 +273,29 @@ def test_all_conflicts_are_named_at_once() -> None:
     )
 
 
-def test_the_findings_are_the_conflicts_and_what_is_unusual() -> None:
+def test_conflicts_forbid_a_run_and_what_is_unusual_does_not() -> None:
     files = [file("001-a"), file("002-b", "SELECT 2;")]
-    found = make_plan(
-        files, [row("001-a", None), row("002-b"), row("003-c")], production=True
-    ).findings()
-    assert [(one.version, one.state, len(one.remedies)) for one in found.problems] == [
+    found = make_plan(files, [row("001-a", None), row("002-b"), row("003-c")], production=True)
+    assert [(one.version, one.state, len(one.remark.remedies)) for one in found.conflicts] == [
         ("002-b", "modified", 2)
     ]
     assert [(one.version, one.state) for one in found.warnings] == [
         ("001-a", "applied"),
         ("003-c", "ahead"),
     ]
-    assert str(found.warnings[0]) == (
-        "001-a: applied without a checksum, so not verified\n"
-        "  - to record the checksum of the file: scripts/migrate.py repair 001-a"
+    assert found.warnings[0].remark == Remark(
+        "applied without a checksum, so not verified",
+        ("to record the checksum of the file: scripts/migrate.py repair 001-a",),
     )
-    assert plan("001-a", "001-a").findings() == ((), ())
+    usual = plan("001-a", "001-a")
+    assert (usual.conflicts, usual.warnings) == ((), ())
 
 
 @pytest.mark.parametrize("of_row", ["001-a", "001-x"])
 def test_the_repair_of_production_is_given_with_its_option(of_row: str) -> None:
     changed = file("001-a", "SELECT 2;" if of_row == "001-a" else "SELECT 1;")
     [conflict] = make_plan([changed], [row(of_row)], production=True).conflicts
-    assert conflict.remedies[-1].endswith(": scripts/migrate.py repair 001-a --production")
+    assert conflict.remark.remedies[-1].endswith(": scripts/migrate.py repair 001-a --production")
 
 
 @pytest.mark.parametrize(
@@ -357,7 +332,8 @@ def test_every_file_and_every_row_has_one_state(
     )
     for entry in found.entries:
         assert entry.state == expected_state(entry, files, highest, allowed)
-        assert bool(entry.problem) == (entry in found.conflicts)
+        remarked = entry in found.conflicts or entry.state is State.AHEAD
+        assert bool(entry.remark.message) == remarked
     kinds = [entry.state for entry in found.entries]
     assert (found.state == State.CONFLICT) == any(
         one in kinds for one in ("modified", "missing", "out_of_order")
@@ -441,43 +417,45 @@ def test_of_several_checkpoints_the_newest_one_counts() -> None:
 
 
 def test_the_files_that_are_gone_are_named_with_how_to_restore_them() -> None:
-    (problem,) = planned([OF_TWO], "001-a").findings().problems
-    assert problem.message == (
+    (problem,) = planned([OF_TWO], "001-a").conflicts
+    assert problem.remark.message == (
         "migrations/004-all.sql: stands for migrations that are not applied here, and whose files "
         "are gone: 002-b"
     )
     path = "migrations/002-b.sql"
-    assert problem.remedies == (
+    assert problem.remark.remedies == (
         "restore their files, run again, and delete them again:\n      "
         f'git restore --source="$(git rev-list -1 HEAD -- {path})^" -- {path}',
         RESET,
     )
-    (problem,) = planned([OF_TWO], "001-a", production=True).findings().problems
-    assert len(problem.remedies) == 1
+    (problem,) = planned([OF_TWO], "001-a", production=True).conflicts
+    assert len(problem.remark.remedies) == 1
 
 
 @pytest.mark.parametrize("rows", ["", "001-a 002-b", "001-a 002-b 004-all"])
 def test_a_file_that_the_checkpoint_was_not_made_from_is_a_conflict(rows: str) -> None:
     other = checkpoint("004-all", file("001-a", "SELECT 2;"), B)
-    (problem,) = planned([A, B, other], rows).findings().problems
+    (problem,) = planned([A, B, other], rows).conflicts
     assert (problem.state, problem.version) == (State.MODIFIED, "001-a")
-    assert problem.message == "migrations/001-a.sql: 004-all was made from another text of it"
-    assert problem.remedies[0] == (
+    assert (
+        problem.remark.message == "migrations/001-a.sql: 004-all was made from another text of it"
+    )
+    assert problem.remark.remedies[0] == (
         "restore the file from version control, or delete the checkpoint and write it again"
     )
 
 
 def test_a_file_with_a_number_that_a_checkpoint_stands_for_is_a_conflict() -> None:
-    (problem,) = planned([file("001-new"), B, OF_TWO], "").findings().problems
-    assert problem.message == "migrations/001-new.sql: 004-all stands for number 1 as 001-a"
+    (problem,) = planned([file("001-new"), B, OF_TWO], "").conflicts
+    assert problem.remark.message == "migrations/001-new.sql: 004-all stands for number 1 as 001-a"
 
 
 def test_a_file_that_was_changed_after_it_was_applied_is_modified_as_ever() -> None:
     changed = file("001-a", "SELECT 2;")
-    (problem,) = planned([changed, B, OF_TWO], "001-a 002-b").findings().problems
-    assert "changed after it was applied" in problem.message
+    (problem,) = planned([changed, B, OF_TWO], "001-a 002-b").conflicts
+    assert "changed after it was applied" in problem.remark.message
 
 
 def test_of_what_is_replaced_no_checksum_is_asked_for() -> None:
     found = make_plan([OF_TWO], [row("001-a", None), row("002-b", None)])
-    assert found.findings().warnings == ()
+    assert found.warnings == ()

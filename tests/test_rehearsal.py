@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lib.guard import Change
+from lib.consent import Change
 from lib.hazards.findings import Rehearsal
 from lib.hazards.table import Level
 from lib.rehearsal import plan, prepare, rehearse

@@ -17,6 +17,7 @@ from lib.adopt import baseline, expect_schema, repair
 from lib.cli.configured import config_of, config_to_write, emit_to
 from lib.cli.output import Command, Terminal, files_passed
 from lib.cli.signals import ignore_further_signals
+from lib.consent import Change
 from lib.drift import Drift, Mark, Verdict, holder_of, judge_against, load_schema, mark_of
 from lib.errors import (
     DuplicateNumbers,
@@ -26,13 +27,9 @@ from lib.errors import (
     raised_by,
 )
 from lib.events import RunLog, RunResult
-from lib.guard import (
-    Change,
-    reason_to_skip,
-    require_no_obstacle,
-)
+from lib.guard import reason_to_skip, require_no_obstacle
 from lib.history import History
-from lib.plan import Plan, State, with_applied
+from lib.plan import Plan, State
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor
 from lib.report.document import (
@@ -58,6 +55,7 @@ from lib.report.text import (
 )
 from lib.settings.config import Config, migrations_directory
 from lib.settings.environment import allowed_environments
+from lib.shared_numbers import with_applied
 from lib.source.migration import Migration, load, names_in
 from lib.validation import validate
 from lib.webhook import Webhook

@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from lib.cli.output import Terminal
+from lib.consent import Change, require_consent
 from lib.events import Emit
-from lib.guard import Change, require_confirmed_production, require_consent
+from lib.guard import require_confirmed_production
 from lib.report.text import consent_text, event_text
 from lib.settings.assistant import CONSENT_VARIABLE
 from lib.settings.config import Config, read_config

@@ -19,6 +19,7 @@ from types import FrameType, SimpleNamespace
 from lib.cli.fleet_arguments import parse
 from lib.cli.output import Terminal
 from lib.cli.signals import SIGNALS
+from lib.consent import Change, require_words
 from lib.errors import ConfigError, OnwardError, WrongEnvironment
 from lib.fleet.inventory import Inventory, read_inventory
 from lib.fleet.journal import LOG_NAME, RUNS, Journal, last_run, read_journal
@@ -33,7 +34,7 @@ from lib.fleet.text import (
     report_text,
     started_text,
 )
-from lib.guard import Change, reason_to_skip, require_confirmation, require_words
+from lib.guard import reason_to_skip, require_confirmation
 from lib.printable import count
 from lib.report.text import consent_text, skipped_text
 from lib.settings.assistant import find_assistant

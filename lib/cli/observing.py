@@ -9,9 +9,9 @@ from lib.activity import Asked
 from lib.cli.configured import config_of, emit_to, with_consent
 from lib.cli.output import Command, Terminal
 from lib.cli.signals import ignore_further_signals
+from lib.consent import Change
 from lib.errors import DatabaseUnsuitable, FilesError, LockBusy, WrongEnvironment
 from lib.events import RunResult
-from lib.guard import Change
 from lib.hazards.findings import Rehearsal
 from lib.postgres.connecting import READ_BUDGET
 from lib.postgres.executor import Executor

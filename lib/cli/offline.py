@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from lib.cli.output import Command, Terminal, files_passed
 from lib.errors import BaseConflict, FilesError, HistoryConflict, RepositoryError
 from lib.imported import FILE_NAME, imported_text, read_imported, renamed
-from lib.plan import require_checkpoints_fit
 from lib.report.document import check_dict, error_dict, number_dict
 from lib.report.text import base_check_text, base_conflict, number_lines
 from lib.settings.config import migrations_directory
@@ -30,6 +29,7 @@ from lib.source.numbering import (
     shares_number,
 )
 from lib.source.pull_request import Base, new_files, problems
+from lib.validation import require_checkpoints_fit
 
 if TYPE_CHECKING:
     from lib.importers.importing import Import

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib import ROOT
+from lib.consent import require_scratch_consent
 from lib.errors import DatabaseUnavailable
-from lib.guard import require_scratch_consent
 from lib.settings.assistant import find_assistant
 from lib.settings.database_url import DatabaseURL, parse_url
 

@@ -7,18 +7,12 @@ from collections.abc import Sequence
 from lib.errors import DatabaseUnsuitable, HistoryConflict, OnwardError, TableBusy
 from lib.events import RunLog
 from lib.guard import require_no_obstacle
-from lib.history import AppliedMigration, Takeover
+from lib.history import RESTORE_COLUMNS, AppliedMigration, History, Takeover
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED
 from lib.postgres.commit_recovery import Commit, CommitResult, Outcome
-from lib.postgres.connection import Reply
-from lib.postgres.history_table import (
-    INSPECT_TRIGGERS,
-    addition,
-    creation,
-    restore_addition,
-    update,
-    verification,
-)
+from lib.postgres.connection import Reply, usual_path
+from lib.postgres.history_creation import addition, creation
+from lib.postgres.history_table import INSPECT_TRIGGERS, verification
 from lib.postgres.recording import Recorder
 from lib.postgres.session import RunSession
 from lib.postgres.tool_history import is_unchanged, locked_tool_history, tool_history_error
@@ -29,6 +23,11 @@ from lib.tool_tables import TABLES
 
 _ALREADY_EXISTS = ("42P07", "42P06")  # a table, a schema
 _OTHER_NOW = ("42P01", "42703", "42809", OTHER_TABLE)  # no such table, no such column, no table
+_UPDATE = """
+{path}
+UPDATE {table} SET version = {version}, name = {name}, checksum = {checksum}
+WHERE id OPERATOR(pg_catalog.=) {id};
+"""
 
 
 class HistoryChanges:
@@ -61,7 +60,7 @@ class HistoryChanges:
             self._tell_of_schema(history.schema if history.creates_schema else None)
         elif history.missing_columns:
             self._transaction.begin()
-            self._commit(addition(history), committed_when=None)
+            self._commit(addition(history, history.missing_columns), committed_when=None)
             self._session.history = history._replace(missing_columns=())
         if not history.keeps_restore_point:
             self._add_restore_columns()
@@ -81,7 +80,7 @@ class HistoryChanges:
         else:
             self._transaction.begin()
             if history.missing_columns:
-                self._send(addition(history))
+                self._send(addition(history, history.missing_columns))
         self._lock_tool_history(takeover)
         self._commit(self._recorder.takeover_sql(takeover.rows), committed_when=None)
         self._tell_of_schema(history.schema if history.creates_schema else None)
@@ -96,19 +95,20 @@ class HistoryChanges:
 
     def repair(self, row: AppliedMigration, migration: Migration) -> None:
         """Give a row the name and checksum of its file."""
-        version, checksum = migration.version, migration.checksum
+        version, checksum, its_row = migration.version, migration.checksum, f"id = {row.id}"
         self._transaction.begin()
-        history, fingerprint = self._session.history, self._transaction.fingerprint
-        check = verification(history, fingerprint, [(version, checksum)], replaced=row.id)
+        history, before = self._session.history, self._transaction.fingerprint
+        # The digest that is known covers this row as it was: the other rows are only counted.
+        others = before._replace(rows=before.rows - 1, digest=None)
+        check = verification(history, others, [(version, checksum)], ours=its_row)
         stored = f"version = {literal(version)} AND checksum = {literal(checksum)}"
         self._commit(
-            update(history, row.id, version, migration.name, checksum) + check,
-            committed_when=f"id = {row.id} AND {stored}",
+            _update(history, row, migration) + check, committed_when=f"{its_row} AND {stored}"
         )
 
     def _add_restore_columns(self) -> None:
         """Add them if this role may: a run does without them, and says so."""
-        sql = restore_addition(self._session.history)
+        sql = addition(self._session.history, RESTORE_COLUMNS)
         self._transaction.begin()
         try:
             self._commit(sql, committed_when=None)
@@ -165,3 +165,14 @@ class HistoryChanges:
         if isinstance(error, TableBusy):
             error.blockers = self._session.blockers
         return error
+
+
+def _update(history: History, row: AppliedMigration, migration: Migration) -> str:
+    return _UPDATE.format(
+        path=usual_path(history.tenant),
+        table=history.table,
+        id=row.id,
+        version=literal(migration.version),
+        name=literal(migration.name),
+        checksum=literal(migration.checksum),
+    )

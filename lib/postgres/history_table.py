@@ -1,8 +1,7 @@
-"""The SQL that makes the history's table, compares it with the plan, writes rows to it and sees
-that they are there.
+"""The SQL that compares the history with the plan, writes rows to it and sees that they are there.
 
-What can run a team's own code (its triggers, its event triggers) runs on the usual path, and every
-name in it is qualified. All else runs behind PIN_PATH.
+What can run a team's own code (its triggers) runs on the usual path, and every name in it is
+qualified. All else runs behind PIN_PATH.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from lib.history import RESTORE_COLUMNS, SCHEMA_COLUMNS, TABLE, TENANT_MARK, History
+from lib.history import AUDIT_COLUMNS, RESTORE_COLUMNS, TABLE, History
 from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED, check, failure
 from lib.postgres.connection import PIN_PATH, usual_path
-from lib.quoting import identifier, literal
+from lib.quoting import literal
 from lib.restore_point import RestorePoint
 
 INSPECT_TRIGGERS = """\
@@ -23,52 +22,6 @@ run again:
   SELECT trigger_name, action_statement FROM information_schema.triggers
     WHERE event_object_table = 'schema_migrations';
   SELECT rulename, definition FROM pg_rules WHERE tablename = 'schema_migrations';"""
-
-_COLUMNS = """
-    id SERIAL PRIMARY KEY,
-    version VARCHAR(255) UNIQUE NOT NULL,
-    name VARCHAR(255) NOT NULL,
-    applied_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT pg_catalog.now(),
-    execution_time_ms INTEGER,
-    checksum VARCHAR(64),
-    environment pg_catalog.text,
-    identity pg_catalog.text,
-    git_commit pg_catalog.text,
-    applied_by pg_catalog.text,
-    restore_time TIMESTAMP WITH TIME ZONE,
-    restore_lsn pg_catalog.text
-"""
-# Those of a table that an older runner made. Read by name: their order does not matter.
-_TYPES = {"restore_time": "TIMESTAMP WITH TIME ZONE"}
-_TEXT = "pg_catalog.text"
-
-# Some hosts hand every new table to their public roles by default; such a role could delete the
-# history.
-_CREATE = """
-CREATE TABLE {table} ({columns});
-{mark}
-{pin}
-DO $onward$
-DECLARE
-    relation record;
-    grantee text;
-BEGIN
-    FOR relation IN SELECT oid, oid::regclass AS name, relkind, relowner, relacl FROM pg_class
-        WHERE oid IN (to_regclass({name}), pg_get_serial_sequence({name}, 'id')::regclass)
-    LOOP
-        FOR grantee IN
-            SELECT DISTINCT CASE acl.grantee
-                WHEN 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
-            FROM aclexplode(relation.relacl) acl WHERE acl.grantee <> relation.relowner
-        LOOP
-            EXECUTE format('REVOKE ALL ON %s %s FROM %s',
-                CASE relation.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
-                relation.name, grantee);
-        END LOOP;
-    END LOOP;
-END $onward$;
-SELECT oid, relowner FROM pg_class WHERE oid = to_regclass({name});
-"""
 
 # Its name is resolved again in each transaction: before anything is read or written by it, it must
 # still be that of the table which the plan was made from. Its owner can hand it over only before a
@@ -83,6 +36,13 @@ _COMPARE = """
 {same_table}
 SELECT count(*), coalesce(max(id), 0), coalesce(sum({digest}), 0) FROM {table};
 """
+
+_COLUMNS = ("version", "name", "applied_at", "execution_time_ms", "checksum", *AUDIT_COLUMNS)
+
+_ELAPSED_MS = (
+    "CAST(EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) "
+    "pg_catalog.transaction_timestamp()) OPERATOR(pg_catalog.*) 1000 AS pg_catalog.int4)"
+)
 
 _CHANGED = """
 NOT EXISTS (
@@ -101,33 +61,6 @@ SELECT id, {digest}, extract(epoch FROM clock_timestamp()) FROM (
     FROM pg_sequence, (VALUES {rows}) AS made (number, version, checksum, environment, identity)
     WHERE seqrelid = pg_get_serial_sequence({name}, 'id')::regclass
 ) AS row ORDER BY number
-"""
-
-_INSERT = (
-    "INSERT INTO {table} (version, name, applied_at, execution_time_ms, checksum, environment, "
-    "identity, git_commit, "
-    "applied_by{restore_columns}) VALUES {values}"
-)
-
-_ELAPSED_MS = (
-    "CAST(EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) "
-    "pg_catalog.transaction_timestamp()) OPERATOR(pg_catalog.*) 1000 AS pg_catalog.int4)"
-)
-
-_UPDATE = """
-UPDATE {table} SET version = {version}, name = {name}, checksum = {checksum}
-WHERE id OPERATOR(pg_catalog.=) {id};
-"""
-
-_STORE_SCHEMA = """
-UPDATE {table} SET
-    schema_state = CASE WHEN id OPERATOR(pg_catalog.=) {id} THEN {document} END,
-    drift = CASE WHEN id OPERATOR(pg_catalog.=) {id} THEN {mark} END
-WHERE id OPERATOR(pg_catalog.=) {id} OR schema_state IS NOT NULL OR drift IS NOT NULL;
-"""
-
-_STORE_MARK = """
-UPDATE {table} SET drift = {mark} WHERE id OPERATOR(pg_catalog.=) {id};
 """
 
 # A trigger or a rule can keep a row from being stored, or change it, and the INSERT is none the
@@ -182,38 +115,14 @@ class Row(NamedTuple):
     """Whether the server says how long the transaction has taken, instead of `milliseconds`."""
 
 
-def creation(history: History) -> str:
-    """Make the table, and its schema if that is missing, for its owner alone.
-
-    The last row that comes back is the table's oid and its owner's.
-
-    Not IF NOT EXISTS: a table that another role has made meanwhile must not be taken for this one.
-    """
-    schema = f"CREATE SCHEMA {identifier(history.schema or '')};" if history.creates_schema else ""
-    mark = f"COMMENT ON TABLE {history.table} IS {literal(TENANT_MARK)};" if history.tenant else ""
-    return schema + _CREATE.format(
-        table=history.table, columns=_COLUMNS, mark=mark, name=_name(history), pin=PIN_PATH
-    )
-
-
-def addition(history: History) -> str:
-    """Add the audit columns that an older runner's table lacks."""
-    return _addition(history, history.missing_columns)
-
-
-def restore_addition(history: History) -> str:
-    """Add the columns of the restore point."""
-    return _addition(history, RESTORE_COLUMNS)
-
-
-def _addition(history: History, names: Sequence[str]) -> str:
-    columns = (f"ADD COLUMN IF NOT EXISTS {name} {_TYPES.get(name, _TEXT)}" for name in names)
-    return f"ALTER TABLE {history.table} {', '.join(columns)};"
+def table_name(history: History) -> str:
+    """The table's name as an SQL expression of type text."""
+    return f"format('%I.{TABLE}', {literal(history.schema)})"
 
 
 def same_table(history: History, *, owner: bool = False) -> str:
     """A check that the table's name, and its owner, is the same. Raises OTHER_TABLE."""
-    return same_table_named(_name(history), history.table_id or (0, 0), owner=owner)
+    return same_table_named(table_name(history), history.table_id or (0, 0), owner=owner)
 
 
 def same_table_named(name: str, table_id: tuple[int, int], *, owner: bool) -> str:
@@ -255,7 +164,7 @@ def rows_to_come(history: History, rows: Sequence[Row]) -> str:
         for number, row in enumerate(rows)
     )
     return comparison(history) + _TO_COME.format(
-        name=_name(history), digest=_digest(history), rows=", ".join(made)
+        name=table_name(history), digest=_digest(history), rows=", ".join(made)
     )
 
 
@@ -271,67 +180,35 @@ def insertion(history: History, rows: Sequence[Row]) -> str:
 
 def typed_insertion(history: History, rows: Sequence[Row]) -> str:
     """The same, for somebody to type."""
-    kept = history.keeps_restore_point
-    return _INSERT.format(
-        table=history.table,
-        restore_columns=f", {', '.join(RESTORE_COLUMNS)}" if kept else "",
-        values=", ".join(_values(row, kept=kept) for row in rows),
-    )
-
-
-def update(history: History, row: int, version: str, name: str, checksum: str) -> str:
-    """Change the row of this id, on the usual path. `verification` must follow."""
-    written = {"version": literal(version), "name": literal(name), "checksum": literal(checksum)}
-    path = usual_path(history.tenant)
-    return path + _UPDATE.format(table=history.table, id=row, **written)
-
-
-def schema_storage(history: History, row: int, document: str, mark: str) -> str:
-    """Store the expected schema in the newest row, of this id, and in no other, on the usual path.
-
-    Adds the columns if they are missing. Raises OTHER_TABLE, or ROWS_CHANGED if there is a newer
-    row.
-    """
-    newer = f"EXISTS (SELECT FROM {history.table} WHERE id > {row})"
-    checks = PIN_PATH + same_table(history, owner=True) + check(ROWS_CHANGED, newer)
-    added = "" if history.keeps_schema else _addition(history, SCHEMA_COLUMNS)
-    stored = _STORE_SCHEMA.format(
-        table=history.table, id=row, document=literal(document), mark=literal(mark)
-    )
-    return checks + usual_path(history.tenant) + added + stored
-
-
-def mark_storage(history: History, row: int, mark: str) -> str:
-    """Change what the row of this id, which has the expected schema, says of it."""
-    path = usual_path(history.tenant)
-    return path + _STORE_MARK.format(table=history.table, id=row, mark=literal(mark))
+    columns = (*_COLUMNS, *RESTORE_COLUMNS) if history.keeps_restore_point else _COLUMNS
+    values = ", ".join(_values(row, columns) for row in rows)
+    return f"INSERT INTO {history.table} ({', '.join(columns)}) VALUES {values}"  # noqa: S608
 
 
 def verification(
     history: History,
-    before: Fingerprint,
+    others: Fingerprint,
     written: Sequence[tuple[str, str | None]],
     *,
-    replaced: int | None = None,
+    ours: str = "",
 ) -> str:
-    """See that these versions with their checksums are stored once each, and nothing else was
+    """See that these versions with their checksums are stored once each, and that no other row was
     changed.
 
-    `replaced` is the id of a row that was updated: what it was before is not part of the digest
-    that is known. Raises ROWS_CHANGED or NOT_STORED.
+    `others` is the fingerprint of the rows that are not `ours`: an SQL condition, which unless
+    given is true for these versions. Raises ROWS_CHANGED or NOT_STORED.
     """
     versions = ", ".join(literal(version) for version, _ in written)
-    digest = _digest(history)
     return _VERIFY.format(
         pin=PIN_PATH,
         table=history.table,
         written=", ".join(
             f"({literal(version)}, {literal(checksum or '')})" for version, checksum in written
         ),
-        ours=f"version IN ({versions})" if replaced is None else f"id = {replaced}",
-        digest=digest if replaced is None else "0",
-        count=before.rows - (replaced is not None),
-        expected=before.digest or 0 if replaced is None else 0,
+        ours=ours or f"version IN ({versions})",
+        digest="0" if others.digest is None else _digest(history),
+        count=others.rows,
+        expected=others.digest or 0,
         rows=len(written),
         failure=failure(
             f"CASE WHEN stored <> {len(written)} THEN '{NOT_STORED}' ELSE '{ROWS_CHANGED}' END"
@@ -349,12 +226,7 @@ def written_by_run(history: History, point: RestorePoint | None) -> str:
     """A condition: a row was written by the run with this restore point, as far as rows say so."""
     if not (history.keeps_restore_point and point):
         return "true"
-    return f"{RESTORE_COLUMNS[0]} = {_instant(point.time)}"
-
-
-def _name(history: History) -> str:
-    """The table's name as an SQL expression of type text."""
-    return f"format('%I.{TABLE}', {literal(history.schema)})"
+    return f"{RESTORE_COLUMNS[0]} = {_time(point.time)}"
 
 
 def _digest(history: History) -> str:
@@ -368,26 +240,23 @@ def _digest(history: History) -> str:
     return _DIGEST.format(columns=", ".join(("id", *there)))
 
 
-def _values(row: Row, *, kept: bool) -> str:
-    """`kept` says that the table has the columns of the restore point."""
-    before = (
-        literal(row.version),
-        literal(row.name),
-        _moment(row.applied_at),
-        _ELAPSED_MS if row.measured else literal(row.milliseconds),
-    )
-    audit = (row.checksum, row.environment, row.identity, row.git_commit, row.applied_by)
-    restore = _restore_values(row.restore_point) if kept else ()
-    return f"({', '.join((*before, *map(literal, audit), *restore))})"
+def _values(row: Row, columns: Sequence[str]) -> str:
+    point = row.restore_point
+    values = {
+        "version": literal(row.version),
+        "name": literal(row.name),
+        "applied_at": _time(row.applied_at) if row.applied_at else "pg_catalog.clock_timestamp()",
+        "execution_time_ms": _ELAPSED_MS if row.measured else literal(row.milliseconds),
+        "checksum": literal(row.checksum),
+        "environment": literal(row.environment),
+        "identity": literal(row.identity),
+        "git_commit": literal(row.git_commit),
+        "applied_by": literal(row.applied_by),
+        "restore_time": _time(point.time) if point else "NULL",
+        "restore_lsn": literal(point.lsn) if point else "NULL",
+    }
+    return f"({', '.join(values[name] for name in columns)})"
 
 
-def _restore_values(point: RestorePoint | None) -> tuple[str, str]:
-    return (_instant(point.time), literal(point.lsn)) if point else ("NULL", "NULL")
-
-
-def _moment(applied_at: datetime | None) -> str:
-    return _instant(applied_at) if applied_at else "pg_catalog.clock_timestamp()"
-
-
-def _instant(moment: datetime) -> str:
+def _time(moment: datetime) -> str:
     return f"CAST({literal(moment.isoformat())} AS pg_catalog.timestamptz)"

@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from lib.drift import Schema, Verdict, holder_of, judge, mark_text, packed, with_begun
 from lib.errors import HistoryConflict, Interrupted, OnwardError
 from lib.events import RunLog
-from lib.postgres.check import OTHER_TABLE, ROWS_CHANGED
-from lib.postgres.connection import Reply
+from lib.history import SCHEMA_COLUMNS, History
+from lib.postgres.check import OTHER_TABLE, ROWS_CHANGED, check
+from lib.postgres.connection import PIN_PATH, Reply, usual_path
 from lib.postgres.definitions import Limits, read_definitions
-from lib.postgres.history_table import mark_storage, schema_storage
+from lib.postgres.history_creation import addition
+from lib.postgres.history_table import same_table
 from lib.postgres.session import RunSession
 from lib.postgres.transaction import HistoryChanged, Transaction
+from lib.quoting import literal
 
 READ_SECONDS = 15.0  # the definitions of 400 tables take less than 1
 LONGEST_LOCK_SECONDS = 1.0
@@ -22,6 +25,17 @@ _NOT_STORED = (
     "what the schema should be was not stored, so whether it has drifted is unknown from now on, "
     "until `scripts/migrate.py drift --refresh`"
 )
+
+_STORE_SCHEMA = """
+UPDATE {table} SET
+    schema_state = CASE WHEN id OPERATOR(pg_catalog.=) {id} THEN {document} END,
+    drift = CASE WHEN id OPERATOR(pg_catalog.=) {id} THEN {mark} END
+WHERE id OPERATOR(pg_catalog.=) {id} OR schema_state IS NOT NULL OR drift IS NOT NULL;
+"""
+
+_STORE_MARK = """
+UPDATE {table} SET drift = {mark} WHERE id OPERATOR(pg_catalog.=) {id};
+"""
 
 
 class SchemaWatch:
@@ -68,7 +82,7 @@ class SchemaWatch:
         holder, gap = holder_of(history)
         if not holder or gap or holder.id != self._transaction.fingerprint.newest:
             return ""
-        return mark_storage(history, holder.id, with_begun(holder.drift or "", version))
+        return _mark_storage(history, holder.id, with_begun(holder.drift or "", version))
 
     def end_run(self) -> None:
         """Store what is expected after a run, if there is a row to hold it.
@@ -130,8 +144,29 @@ class SchemaWatch:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         mark = mark_text(judge(expected, found).drift, expected, now)
         reply = Reply()
-        self._transaction.send_commit(schema_storage(history, row, packed(expected), mark), reply)
+        self._transaction.send_commit(_schema_storage(history, row, packed(expected), mark), reply)
         if reply.error and reply.error.sqlstate in (OTHER_TABLE, ROWS_CHANGED):
             raise HistoryChanged
         if reply.failed:
             raise self._session.connection.error_for(reply)
+
+
+def _schema_storage(history: History, row: int, document: str, mark: str) -> str:
+    """Store the expected schema in the newest row, of this id, and in no other, on the usual path.
+
+    Adds the columns if they are missing. Raises OTHER_TABLE, or ROWS_CHANGED if there is a newer
+    row.
+    """
+    newer = f"EXISTS (SELECT FROM {history.table} WHERE id > {row})"
+    checks = PIN_PATH + same_table(history, owner=True) + check(ROWS_CHANGED, newer)
+    added = "" if history.keeps_schema else addition(history, SCHEMA_COLUMNS)
+    stored = _STORE_SCHEMA.format(
+        table=history.table, id=row, document=literal(document), mark=literal(mark)
+    )
+    return checks + usual_path(history.tenant) + added + stored
+
+
+def _mark_storage(history: History, row: int, mark: str) -> str:
+    """Change what the row of this id, which has the expected schema, says of it."""
+    path = usual_path(history.tenant)
+    return path + _STORE_MARK.format(table=history.table, id=row, mark=literal(mark))

@@ -11,6 +11,7 @@ from lib.errors import MigrationFailed, MigrationResult, OnwardError, RunFailed
 from lib.events import RunResult
 from lib.history import AppliedMigration, History, Takeover
 from lib.plan import MigrationStatus, Plan, State
+from lib.remarks import Remark
 from lib.report.text import next_step_text
 from lib.restore_point import WayBack
 from lib.restoring import way_back_before_last_run
@@ -120,16 +121,15 @@ def _entry_dict(entry: MigrationStatus, *, full: bool) -> dict[str, Any]:
             "gitCommit": row and row.git_commit,
             "appliedBy": row and row.applied_by,
         }
-        if entry.problem:
-            document["problem"] = _sentence(entry.problem, entry.remedies)
+        if entry.is_conflict:
+            document["problem"] = _sentence(entry.remark)
     return document
 
 
 def validation_dict(found: Validation) -> dict[str, Any]:
     """What `validate` found out about files and history."""
     problems = [
-        _problem_dict(one.version, one.state, _sentence(one.message, one.remedies))
-        for one in found.plan.findings().problems
+        _problem_dict(one.version, one.state, _sentence(one.remark)) for one in found.plan.conflicts
     ]
     problems += [
         _problem_dict(migration.version, State.PENDING, refusal)
@@ -142,8 +142,8 @@ def _problem_dict(version: str, state: State, message: str) -> dict[str, str]:
     return {"version": version, "state": str(state), "message": message}
 
 
-def _sentence(problem: str, remedies: Sequence[str]) -> str:
-    return f"{problem}; {'; or '.join(remedies)}"
+def _sentence(remark: Remark) -> str:
+    return f"{remark.message}; {'; or '.join(remark.remedies)}"
 
 
 def run_dict(run: RunResult, *, full: bool = False) -> dict[str, Any]:

@@ -52,7 +52,7 @@ from lib.events import (
     TakenOver,
 )
 from lib.history import History, Takeover, off_path_warning
-from lib.plan import Finding, MigrationStatus, Plan, State
+from lib.plan import MigrationStatus, Plan, State
 from lib.printable import hanging
 from lib.restore_point import WayBack
 from lib.restoring import way_back_before_last_run
@@ -156,10 +156,9 @@ def status_text(config: Config, history: History, plan: Plan, view: StatusView) 
         lines += ["", _totals(plan)]
         sections.reverse()
     lines += chain.from_iterable(sections)
-    findings = plan.findings()
-    if findings.problems:
-        lines += ["", "Conflicts:", *map(_problem_text, findings.problems)]
-    warnings = [*_summary(findings.warnings), *_leftovers(activity)]
+    if plan.conflicts:
+        lines += ["", "Conflicts:", *(entry.text for entry in plan.conflicts)]
+    warnings = [*_summary(plan.warnings), *_leftovers(activity)]
     if mark_of(history).drift is Drift.FOUND:
         warnings.append("⚠️  The schema is not as the migrations left it: scripts/migrate.py drift")
     if off_path := off_path_warning(history):
@@ -269,16 +268,11 @@ def _ago(moment: datetime, now: datetime | None) -> str:
     return ", just now"
 
 
-def _problem_text(problem: Finding) -> str:
-    remedies = "".join(f"\n    - {remedy}" for remedy in problem.remedies)
-    return f"{problem.state}: {problem.message}{remedies}"
-
-
-def _summary(warnings: Iterable[Finding]) -> list[str]:
+def _summary(warnings: Iterable[MigrationStatus]) -> list[str]:
     """One line for each kind of warning, with the versions that it is about."""
     versions: dict[str, list[str]] = {}
     for warning in warnings:
-        versions.setdefault(warning.message, []).append(warning.version)
+        versions.setdefault(warning.remark.message, []).append(warning.version)
     return [
         f"⚠️  {message[0].upper()}{message[1:]}: {', '.join(found)}"
         for message, found in versions.items()
@@ -378,7 +372,7 @@ def _started_text(config: Config, history: History, plan: Plan) -> str:
         f"Database: {config.url}",
         f"Environment: {config.environment} (from {config.environment_source})",
         f"Pending: {pending}, PostgreSQL {history.version.split()[0]}",
-        *_summary(plan.findings().warnings),
+        *_summary(plan.warnings),
     ]
     for migration in plan.pending:
         if migration.is_empty and DRAFT not in migration.directives:

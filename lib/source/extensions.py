@@ -1,9 +1,10 @@
 """The extensions that files create, and what to do if the server lacks one. Pure."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from lib.errors import DatabaseUnsuitable
 from lib.source.latin1 import as_latin1, from_latin1
 from lib.source.lexer import WORD, compiled, split, upper
 from lib.source.migration import Migration
@@ -60,6 +61,18 @@ def _name(tokens: tuple[str, ...]) -> str | None:
     if len(name) > 2 and name[0] == name[-1] == '"':
         return name[1:-1].replace('""', '"')
     return name.lower() if name.isascii() and compiled(WORD).fullmatch(name) else None
+
+
+def require_extensions(wanted: Sequence[Extension], unavailable: Collection[str]) -> None:
+    """Raise DatabaseUnsuitable if pending files create extensions that the server lacks."""
+    lacking = [one for one in wanted if one.name in unavailable]
+    if lacking:
+        lines = "".join(f"\n  {one.place}: {one.name}" for one in lacking)
+        raise DatabaseUnsuitable(
+            f"the server lacks extensions that pending migrations create:{lines}",
+            changed_nothing=True,
+            next_step=remedy(dict.fromkeys(one.name for one in lacking)),
+        )
 
 
 def remedy(names: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ class Mark(NamedTuple):
     """Whether it counts only in the file's leading comment."""
 
 
-class Finding(NamedTuple):
+class Misplaced(NamedTuple):
     """Something that does not belong in a file, at the index of its first character."""
 
     rule: Rule
@@ -186,7 +186,7 @@ def refusals(sql: str, *, transactional: bool) -> list[Refusal]:
     return _merge(sql, [*marks, *_find_invisible(sql)])
 
 
-def _find_marks(sql: str, *, transactional: bool) -> Iterator[Finding]:
+def _find_marks(sql: str, *, transactional: bool) -> Iterator[Misplaced]:
     found = [*re.finditer(_COMMENTED_MARK, sql), *re.finditer(_HASHED_MARK, sql)]
     candidates = sorted(((match.start(), match) for match in found), key=itemgetter(0))
     placed = [
@@ -203,7 +203,7 @@ def _find_marks(sql: str, *, transactional: bool) -> Iterator[Finding]:
         if matters and not (mark.opening and offset > first_statement):
             what = _mark_in_words(mark, match[0].rstrip())
             remedy = _mark_remedy(mark, transactional=transactional)
-            yield Finding(Rule.OTHER_TOOL, offset, what, remedy)
+            yield Misplaced(Rule.OTHER_TOOL, offset, what, remedy)
 
 
 def _begins_its_line(sql: str, match: re.Match[str], piece: Piece) -> bool:
@@ -239,7 +239,7 @@ def _outside(
             yield offset, item
 
 
-def _find_conflicts(sql: str) -> Iterator[Finding]:
+def _find_conflicts(sql: str) -> Iterator[Misplaced]:
     candidates = sorted(
         (match.start(), match[0].rstrip())
         for marker in _CONFLICT_MARKERS
@@ -251,17 +251,17 @@ def _find_conflicts(sql: str) -> Iterator[Finding]:
         begins_line = sql[offset - 1 : offset] in _BEFORE_A_LINE
         if begins_line and (piece.kind is Kind.CODE or in_comment):
             what = f"`{text}` is a merge conflict marker"
-            yield Finding(Rule.MERGE_CONFLICT, offset, what, "resolve the conflict")
+            yield Misplaced(Rule.MERGE_CONFLICT, offset, what, "resolve the conflict")
 
 
-def _find_invisible(sql: str) -> Iterator[Finding]:
+def _find_invisible(sql: str) -> Iterator[Misplaced]:
     last_piece, left_open = Piece(Kind.CODE, 0, 0), frozenset[int]()
     candidates = ((match.start(), match[0]) for match in re.finditer(_INVISIBLE, sql))
     for offset, text, piece in _with_pieces(sql, candidates):
         char = from_latin1(text)
         if piece.kind is Kind.CODE:
             what = f"invisible character outside of quotes: {_name(char)}"
-            yield Finding(Rule.INVISIBLE_CHARACTER, offset, what, _replacement(char))
+            yield Misplaced(Rule.INVISIBLE_CHARACTER, offset, what, _replacement(char))
         elif char in _RIGHT_TO_LEFT and not _is_data(sql, piece):
             if piece is not last_piece:
                 last_piece, left_open = piece, frozenset(_left_open(sql, piece))
@@ -271,7 +271,7 @@ def _find_invisible(sql: str) -> Iterator[Finding]:
                     "order than the server reads it"
                 )
                 remedy = f"remove it, or close it on that line with {_name(_CLOSED_BY[char])}"
-                yield Finding(Rule.INVISIBLE_CHARACTER, offset, what, remedy)
+                yield Misplaced(Rule.INVISIBLE_CHARACTER, offset, what, remedy)
 
 
 def _is_data(sql: str, piece: Piece) -> bool:
@@ -318,24 +318,24 @@ def _with_pieces(sql: str, candidates: Iterable[tuple[int, T]]) -> Iterator[tupl
         yield offset, item, piece
 
 
-def _merge(sql: str, findings: Iterable[Finding]) -> list[Refusal]:
+def _merge(sql: str, found: Iterable[Misplaced]) -> list[Refusal]:
     """One refusal for all places of the same thing, as far as the file is SQL."""
-    places: dict[Finding, list[int]] = defaultdict(list)
+    places: dict[Misplaced, list[int]] = defaultdict(list)
     end = -1
-    for finding in findings:
-        end = end_of_sql(sql) if end < 0 else end  # only once, and only where there is a finding
-        if finding.offset < end:
-            places[finding._replace(offset=0)].append(finding.offset)
-    return [_refusal(sql, finding, offsets) for finding, offsets in places.items()]
+    for one in found:
+        end = end_of_sql(sql) if end < 0 else end  # only once, and only where there is anything
+        if one.offset < end:
+            places[one._replace(offset=0)].append(one.offset)
+    return [_refusal(sql, one, offsets) for one, offsets in places.items()]
 
 
-def _refusal(sql: str, finding: Finding, offsets: list[int]) -> Refusal:
+def _refusal(sql: str, one: Misplaced, offsets: list[int]) -> Refusal:
     (line, column), *others = [_line_and_column(sql, offset) for offset in offsets[:_MAX_PLACES]]
     also = [f"{line}:{column}" for line, column in others]
     if len(offsets) > _MAX_PLACES:
         also.append(f"{len(offsets) - _MAX_PLACES} more places")
-    what = f"{finding.what} (also at {', '.join(also)})" if also else finding.what
-    return Refusal(finding.rule, line, what, finding.remedy, column)
+    what = f"{one.what} (also at {', '.join(also)})" if also else one.what
+    return Refusal(one.rule, line, what, one.remedy, column)
 
 
 def _line_and_column(sql: str, offset: int) -> tuple[int, int]:

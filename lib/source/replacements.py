@@ -1,6 +1,6 @@
 """Which files of a directory its checkpoints stand for. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Self
 
 from lib.source.checkpoint import Replaced
@@ -18,9 +18,10 @@ class Replacements(NamedTuple):
     """The checkpoint that a database without history begins with."""
 
     @classmethod
-    def of(cls, checkpoints: Sequence[Migration], *, none_applied: bool) -> Self:
-        """The checkpoints, by their numbers; `none_applied` says that there is no history."""
-        checkpoints = sorted(checkpoints, key=lambda file: file.number)
+    def of(cls, migrations: Sequence[Migration], *, none_applied: bool) -> Self:
+        """Those of all files; `none_applied` says that there is no history."""
+        checkpoints = [file for file in migrations if file.stands_for]
+        checkpoints.sort(key=lambda file: file.number)
         by_number = {one.number: (one, file) for file in checkpoints for one in file.stands_for}
         first = checkpoints[-1] if checkpoints and none_applied else None
         return cls(by_number, {file.number: file for file in checkpoints}, first)
@@ -33,9 +34,18 @@ class Replacements(NamedTuple):
         return (checkpoint.stands_for[-1].number if checkpoint else number), number
 
     def leaves_out(self, file: Migration) -> bool:
-        """Whether the file is not applied, because a checkpoint is instead."""
+        """Whether the file is not applied, because a checkpoint that was made of it is instead."""
         checkpoint = self.by_number.get(file.number, (None, None))[1]
-        return self.first is not None and self.first is checkpoint
+        replaced = self.first is not None and self.first is checkpoint
+        return replaced and not self.contradiction(file)
+
+    def gone(self, checkpoint: Migration, numbers: Collection[int]) -> list[str]:
+        """The versions that it stands for and that are not there: neither one of the numbers, nor
+        made by the first checkpoint.
+        """
+        made = {one.number for one in self.first.stands_for} if self.first else set[int]()
+        there = made.union(numbers)
+        return [one.version for one in checkpoint.stands_for if one.number not in there]
 
     def covers(self, version: str) -> bool:
         """Whether a checkpoint stands for this version, so that its file may be gone."""

@@ -3,29 +3,17 @@
 import json
 import os
 import pty
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from lib.cli.fleet import main
-from tests.fleet.tenants import EFFECT, VERSIONS, Fleet, Tenants, tenants
+from tests.fleet.tenants import EFFECT, VERSIONS, Fleet, Tenants
 from tests.kit import CANARY, Capture, history
 
 ACME = {"tenant": "acme", "url": "postgresql://c1.example/acme", "wave": 0}
 BETA = {"tenant": "beta", "url": "postgresql://c2.example/beta"}
-
-
-@pytest.fixture(scope="module", name="tenants")
-def all_tenants() -> Iterator[Tenants]:
-    with tenants() as found:
-        yield found
-
-
-@pytest.fixture
-def fleet(project: Path, tmp_path: Path, tenants: Tenants) -> Fleet:
-    return Fleet(project, tmp_path, tenants)
 
 
 def runs(fleet: Fleet) -> list[Path]:

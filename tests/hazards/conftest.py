@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lib import runner
-from lib.guard import Change
+from lib.consent import Change
 from lib.hazards.findings import Circumstances, Finding
 from lib.hazards.judging import find
 from lib.hazards.recipes import Files

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.guard import Change
+from lib.consent import Change
 from lib.hazards.findings import Rehearsal
 from lib.hazards.table import HAZARDS
 from lib.rehearsal import prepare, rehearse

@@ -81,7 +81,7 @@ def plan(files: tuple[str, ...] = VERSIONS, rows: tuple[AppliedMigration, ...] =
 
 
 def sentence(entry: MigrationStatus) -> str:
-    return f"{entry.problem}; {'; or '.join(entry.remedies)}"
+    return f"{entry.remark.message}; {'; or '.join(entry.remark.remedies)}"
 
 
 NOW = datetime(2025, 10, 25, 16, 30, tzinfo=UTC)
@@ -151,8 +151,8 @@ def test_the_status_shows_every_state_with_its_remedy() -> None:
             line
             for one in found.conflicts
             for line in (
-                f"{one.state}: {one.problem}",
-                *(f"    - {remedy}" for remedy in one.remedies),
+                f"{one.state}: {one.remark.message}",
+                *(f"    - {remedy}" for remedy in one.remark.remedies),
             )
         ),
     ]
