@@ -124,6 +124,7 @@ class Lane:
         """How many files are applied, and the reply to the first that is not."""
         applied, failure = 0, None
         connection = self._session.connection
+        self._watch()
         with closing(connection.send_ahead(window.batches)) as replies:
             # To the end, which follows a reply that failed.
             for reply, migration in zip(replies, window.files, strict=False):
@@ -132,8 +133,14 @@ class Lane:
                     failure = reply
                 else:
                     self._committed(migration, reply.rows[-1])
+                    self._watch()
                     applied += 1
         return applied, failure
+
+    def _watch(self) -> None:
+        """From now on, see what blocks the file that runs, and report how long it runs."""
+        connection = self._session.connection
+        connection.idle_hook = self._session.watch(str(connection.pid))
 
     def _committed(self, migration: Migration, row: Sequence[str | None]) -> None:
         row_id, digest, milliseconds = (int(value or 0) for value in row)

@@ -137,7 +137,7 @@ def test_a_busy_table_is_left_alone_for_a_while_before_the_file_runs_again(
         {"000-first.sql": "CREATE TABLE busy ();", **files(file_5="ALTER TABLE busy ADD a int;")}
     )
     events = Events()
-    limit = {"MIGRATION_LOCK_TIMEOUT": "100ms"}
+    limit = {"MIGRATION_LOCK_TIMEOUT": "500ms"}
     with ThreadPoolExecutor(1) as pool, holding(database, "LOCK TABLE busy") as holder:
         running = pool.submit(run, database, directory, events, **limit)
         until(lambda: [one for one in events.all if isinstance(one, Retry)])
@@ -145,8 +145,9 @@ def test_a_busy_table_is_left_alone_for_a_while_before_the_file_runs_again(
         holder.rollback()
         running.result()
     retry = next(one for one in events.all if isinstance(one, Retry))
-    assert retry.pause >= 0.3
+    assert retry.pause >= 1.5
     assert retry.error.message.startswith(VERSIONS[4])
+    assert "reporting" in retry.error.blockers[0]
     assert events.applied == VERSIONS
     assert (history(database)[1:], effects(database)) == (VERSIONS, VERSIONS)
 
