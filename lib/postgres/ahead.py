@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import chain, groupby
+from itertools import groupby
 from typing import NamedTuple
 
 from lib.errors import Interrupted, MigrationResult
@@ -117,8 +117,8 @@ class Lane:
     def _batch(self, migration: Migration, expected: Fingerprint, until: float) -> list[Step]:
         opening = self._transaction.opening_ahead(migration.version, expected, until)
         recording = self._recorder.ahead_sql(migration, expected)
-        steps = (_steps(opening), _steps(migration.text(), of_file=True), _steps(recording))
-        return [*chain.from_iterable(steps)]
+        of_file = [Step(statement.text, collect=False) for statement in split(migration.text())]
+        return [*_own_steps(opening), *of_file, *_own_steps(recording)]
 
     def _send(self, window: _Window) -> tuple[int, Reply | None]:
         """How many files are applied, and the reply to the first that is not."""
@@ -129,12 +129,12 @@ class Lane:
             # To the end, which follows a reply that failed.
             for reply, migration in zip(replies, window.files, strict=False):
                 self._session.forward_notices(migration, connection)
-                if reply.failed:
-                    failure = reply
-                else:
-                    self._committed(migration, reply.rows[-1])
+                if reply.completed("COMMIT") and not failure:
+                    self._committed(migration, reply.rows[0])
                     self._watch()
                     applied += 1
+                else:
+                    failure = failure or reply
         return applied, failure
 
     def _watch(self) -> None:
@@ -221,5 +221,7 @@ def is_plain(migration: Migration) -> bool:
     return sum(1 for _ in split(migration.text())) <= MAX_STATEMENTS
 
 
-def _steps(sql: str, *, of_file: bool = False) -> list[Step]:
-    return [Step(statement.text, collect=not of_file) for statement in split(sql)]
+def _own_steps(sql: str) -> Iterator[Step]:
+    # Every semicolon ends a statement there: values and names are written without one.
+    for statement in filter(None, map(str.strip, sql.split(";"))):
+        yield Step(statement, collect=True)
