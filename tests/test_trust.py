@@ -598,6 +598,23 @@ def test_a_grant_counts_by_what_it_lets_the_role_do(
         assert trusted(plain, migrations(ONE)) is (is_trusted or old)
 
 
+def test_the_role_that_logged_in_is_trusted_by_the_one_that_it_acts_as(
+    server: Server, database: Database, attacker: Database, migrations: Write
+) -> None:
+    """As where a role that belongs to nobody owns all tables, and people log in as members."""
+    with login(server, database) as other:
+        acts_as = role(other).strip('"')
+        database.execute(
+            f"{history_of(attacker, 'public', '001-one')};"
+            f"GRANT SELECT ON schema_migrations TO {role(other)};"
+            f"GRANT {role(other)} TO {role(attacker)};"
+            f"ALTER ROLE {role(attacker)} SET role = '{acts_as}'"
+        )
+        found, _ = runner.connect_and_read_plan(config_of(attacker, migrations(ONE)))
+        assert (found.role, found.trusted) == (acts_as, True)
+        assert versions(database) == ["001-one"]
+
+
 # Rows that are not stored, and rows that are not seen
 
 

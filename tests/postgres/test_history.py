@@ -13,6 +13,7 @@ import pytest
 
 from lib import runner
 from lib.errors import DatabaseUnsuitable, HistoryConflict
+from lib.history import AUDIT_COLUMNS
 from lib.postgres.executor import Executor
 from tests.conftest import Database, Here, Server
 from tests.kit import (
@@ -30,6 +31,10 @@ from tests.kit import (
 
 ONE = {"001-one.sql": "CREATE TABLE public.one ()"}
 TWO = {**ONE, "002-two.sql": "CREATE TABLE public.two ()"}
+# A table that has all columns of ours, by another name.
+REAL = f"CREATE TABLE real {OLD_SHAPE}; ALTER TABLE real " + ", ".join(
+    f"ADD {name} text" for name in AUDIT_COLUMNS
+)
 
 
 # Where the table is found.
@@ -60,6 +65,21 @@ def test_it_is_made_in_the_first_schema_of_the_search_path_that_exists(
     run(database, migrations(TWO))
     assert history(database, '"My {App}".schema_migrations') == ["001-one", "002-two"]
     assert places(database) == ['"My {App}"']
+
+
+def test_a_schema_whose_name_differs_by_its_case_has_a_history_of_its_own(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-one.sql": "CREATE TABLE IF NOT EXISTS one ()"})
+    database.execute('CREATE SCHEMA app; CREATE SCHEMA "App"')
+    for schema in ("app", "App"):
+        assert run(database, directory, MIGRATION_SCHEMA=schema).applied == ["001-one"]
+        config = config_of(database, directory, MIGRATION_SCHEMA=schema)
+        found, _ = runner.connect_and_read_plan(config)
+        oid = f"""SELECT '"{schema}".schema_migrations'::regclass::oid::bigint"""
+        assert [(found.table_id or (0, 0))[:1]] == database.execute(oid)
+    assert history(database, "app.schema_migrations") == ["001-one"]
+    assert history(database, '"App".schema_migrations') == ["001-one"]
 
 
 def test_a_users_table_of_that_name_in_another_schema_does_not_matter(
@@ -124,6 +144,7 @@ def test_of_several_histories_only_one_on_the_search_path_is_touched(
         " execution_time_ms int, checksum text)",
         f"CREATE TABLE real {OLD_SHAPE}; CREATE VIEW schema_migrations AS TABLE real",
         f"CREATE TABLE real {OLD_SHAPE}; CREATE MATERIALIZED VIEW schema_migrations AS TABLE real",
+        f"{REAL}; CREATE VIEW schema_migrations AS TABLE real",
     ],
     ids=[
         "other columns",
@@ -132,6 +153,7 @@ def test_of_several_histories_only_one_on_the_search_path_is_touched(
         "fractions",
         "view",
         "materialized view",
+        "view of all our columns",
     ],
 )
 def test_a_table_or_view_of_another_shape_is_refused_and_untouched(
@@ -322,6 +344,20 @@ def test_who_may_not_write_the_history_is_told_the_grant_before_a_file(
         database.execute(caught.value.message.partition("its owner can run:")[2])
         run(plain, directory)
         assert history(database) == ["001-one", "002-two"]
+
+
+def test_an_owner_that_may_not_write_its_history_is_told_so_before_a_file(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
+    with login(server, database) as owner:
+        database.execute(f"GRANT CREATE ON SCHEMA public TO {role(owner)}")
+        run(owner, directory)
+        database.execute(f"REVOKE INSERT ON schema_migrations FROM {role(owner)}")
+        migrations({"002-two.sql": "CREATE TABLE two ()"})
+        with run_fails(DatabaseUnsuitable, match="may not insert into public.schema_migrations"):
+            run(owner, directory)
+        assert (tables(database), history(database)) == (["one"], ["001-one"])
 
 
 def test_a_role_that_may_not_read_the_history_is_refused(
