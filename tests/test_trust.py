@@ -571,6 +571,20 @@ def test_whom_a_role_trusts(
     # The database is dropped with the role.
 
 
+def test_the_owner_of_another_database_is_not_trusted(
+    server: Server, database: Database, attacker: Database, migrations: Write
+) -> None:
+    other = server.create()
+    with login(server, database) as plain:
+        database.execute(
+            f"{history_of(attacker, 'public', '001-one')};"
+            f"GRANT SELECT ON schema_migrations TO {role(plain)}"
+        )
+        database.execute(f'ALTER DATABASE "{other.name}" OWNER TO {role(attacker)}')
+        assert trusted(plain, migrations(ONE)) is False
+    server.drop(other)
+
+
 @pytest.mark.parametrize(
     ("options", "is_trusted"),
     [
