@@ -21,6 +21,7 @@ from tests.kit import (
     Write,
     config_of,
     history,
+    holding,
     login,
     places,
     role,
@@ -148,6 +149,14 @@ def test_the_first_history_on_the_path_counts_for_another_role_too(
         assert history(database) == history(database, "app.schema_migrations") == ["001-one"]
 
 
+def test_a_temporary_table_of_another_session_is_no_history(
+    database: Database, migrations: Write
+) -> None:
+    with holding(database, f"CREATE TEMPORARY TABLE schema_migrations {OLD_SHAPE}; COMMIT"):
+        assert run(database, migrations(ONE)).applied == ["001-one"]
+    assert (history(database), places(database)) == (["001-one"], ["public"])
+
+
 # What is not ours, and what an older runner left.
 
 
@@ -192,6 +201,19 @@ def test_a_table_or_view_of_another_shape_is_refused_and_untouched(
     assert database.execute(shape) == before
     assert database.execute("SELECT * FROM schema_migrations") == []
     assert "one" not in tables(database)
+
+
+def test_of_several_tables_in_the_way_the_first_on_the_path_is_named(
+    database: Database, migrations: Write
+) -> None:
+    database.execute(
+        "CREATE SCHEMA app; CREATE TABLE app.schema_migrations (version int);"
+        "CREATE TABLE schema_migrations (version int);"
+        f'ALTER DATABASE "{database.name}" SET search_path = app, public'
+    )
+    with pytest.raises(HistoryConflict, match=r"app\.schema_migrations was created by another"):
+        run(database, migrations(ONE))
+    assert places(database) == ["app", "public"]
 
 
 @pytest.mark.parametrize(
