@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lib import runner
-from lib.drift import Drift, Verdict, mark_of
+from lib.drift import Drift, Verdict, mark_of, packed, unpacked
 from lib.errors import MigrationFailed, MigrationResult, PartlyApplied, SchemaDrift
 from lib.events import Event, Started
 from lib.history import SCHEMA_COLUMNS
@@ -394,6 +394,22 @@ def test_a_document_that_nobody_can_read_is_unknown_and_stays(
         ("x", "y"),
         (None, None),
     ]
+
+
+def test_a_document_of_another_major_version_is_unknown_and_stays(
+    database: Database, migrations: Write
+) -> None:
+    run(database, migrations(ONE))
+    ((text,),) = database.execute("SELECT schema_state FROM schema_migrations")
+    old = unpacked(text)
+    assert old
+    database.execute(
+        "UPDATE schema_migrations SET schema_state = %s", [packed(old._replace(postgres=13))]
+    )
+    assert verdict(database).drift is Drift.UNKNOWN
+    assert run(database, migrations(TWO)).applied == ["002-two"]
+    assert [version for version, _ in stored(database)] == ["001-one"]
+    assert verdict(database).drift is Drift.UNKNOWN
 
 
 def test_another_run_that_stored_last_is_not_overwritten(
