@@ -14,6 +14,7 @@ import pytest
 
 from lib.aws.custom_resource import (
     ANSWER_SECONDS,
+    PHYSICAL_ID,
     RETURN_SECONDS,
     NotAnswered,
     ResponseRefused,
@@ -216,8 +217,11 @@ def test_a_request_of_another_type_is_answered_and_runs_nothing(
 
 def test_a_request_without_its_names_is_answered(receiver: Receiver, migrated: Database) -> None:
     event = {"ResponseURL": f"https://{receiver.host}{SIGNED}", "RequestType": "Update"}
-    instance(migrated)(event, Context())
-    assert receiver.documents[0]["Status"] == "SUCCESS"
+    for names in ({}, {"PhysicalResourceId": None}, {"PhysicalResourceId": ""}):
+        instance(migrated)(event | names, Context())
+    for answer in receiver.documents:
+        assert (answer["Status"], answer["PhysicalResourceId"]) == ("SUCCESS", PHYSICAL_ID)
+    assert len(receiver.documents) == 3
     assert history(migrated) == OURS
 
 
