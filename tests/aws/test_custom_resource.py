@@ -225,6 +225,20 @@ def test_a_request_without_its_names_is_answered(receiver: Receiver, migrated: D
     assert history(migrated) == OURS
 
 
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [("001-x", "busy: Another run. (version 001-x)"), (None, "busy: Another run.")],
+)
+def test_what_is_not_known_of_a_failure_is_left_out_of_the_answer(
+    receiver: Receiver, version: str | None, reason: str
+) -> None:
+    known = {"code": "busy", "message": "Another run.", "version": version}
+    document = {"success": False, "error": {**known, "sqlstate": None, "line": None}}
+    event = stack_request("Update", receiver.host)
+    respond(event, lambda: document, ends_at=9e9, hosts=HERE)
+    assert [one["Reason"] for one in receiver.documents] == [reason]
+
+
 def test_the_longest_answer_fits(receiver: Receiver, database: Database, migrations: Write) -> None:
     name = f"001-{'x' * 247}"
     files = migrations({f"{name}.sql": "SELECT nonsense"})
