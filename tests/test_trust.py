@@ -25,6 +25,7 @@ from lib.errors import (
     HistoryHidden,
     MigrationFailed,
     MigrationResult,
+    NotEmpty,
     PartlyApplied,
     UntrustedHistory,
 )
@@ -915,6 +916,19 @@ def test_the_first_run_on_a_database_with_tables_stops_and_names_the_ways(
     assert tables(database) == before
     assert main(["--allow-nonempty"], environ) == 0
     assert versions(database) == ["001-one"]
+
+
+@pytest.mark.parametrize(("number", "rest"), [(5, ""), (6, ", …")])
+def test_of_many_tables_without_a_history_five_are_named(
+    database: Database, migrations: Write, number: int, rest: str
+) -> None:
+    names = [f"t{one}" for one in range(number)]
+    database.execute("".join(f"CREATE TABLE {name} ();" for name in names))
+    with run_fails(NotEmpty) as failed:
+        run(database, migrations(ONE), MIGRATION_ALLOW_NONEMPTY="")
+    shown = ", ".join(f"public.{name}" for name in names[:5])
+    assert failed.value.message.endswith(f"it has tables: {shown}{rest}")
+    assert tables(database) == names
 
 
 def test_the_variable_lets_all_files_run_beside_tables_too(
