@@ -76,7 +76,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lib.fleet.pool.PAUSES", (0.0, 0.0))
 
 
-def test_what_was_changed_or_failed_is_looked_at_and_what_is_current_is_not(tmp_path: Path) -> None:
+def test_what_was_changed_or_has_failed_is_looked_at_and_no_other(tmp_path: Path) -> None:
     answers = {"a": [MIGRATED, CURRENT], "b": [CURRENT], "c": [FAILED, PENDING]}
     found = Carried(tmp_path, dict.fromkeys("abc", 1), answers)
     assert found.done == ["migrate a", "migrate b", "status a", "migrate c", "status c"]
@@ -136,7 +136,7 @@ def test_an_error_of_the_work_itself_ends_the_run(tmp_path: Path) -> None:
         ({"b": 0, "a": 1}, ["b", "a"], None),
     ],
 )
-def test_only_canaries_that_are_not_current_keep_other_waves_from_beginning(
+def test_only_canaries_that_are_not_current_hold_the_other_waves_back(
     tmp_path: Path, waves: dict[str, int], ran: list[str], stopped_after: int | None
 ) -> None:
     found = Carried(tmp_path, waves, {"a": [FAILED]})
@@ -144,12 +144,12 @@ def test_only_canaries_that_are_not_current_keep_other_waves_from_beginning(
     assert (found.ending.stopped_after, found.ending.interrupted) == (stopped_after, False)
 
 
-def test_canaries_that_a_look_finds_pending_keep_other_waves_from_beginning(tmp_path: Path) -> None:
+def test_canaries_that_a_look_finds_pending_hold_the_other_waves_back(tmp_path: Path) -> None:
     found = Carried(tmp_path, {"a": 0, "b": 1}, {"a": [MIGRATED, PENDING]})
     assert (found.done, found.ending.stopped_after) == (["migrate a", "status a"], 0)
 
 
-def test_a_run_that_is_stopped_looks_at_what_was_in_hand_and_begins_no_other(
+def test_a_stopped_run_looks_at_what_was_in_hand_and_begins_no_other(
     tmp_path: Path,
 ) -> None:
     found = Carried(tmp_path, {"a": 0, "b": 0, "c": 1}, {}, stop_at="a")
