@@ -797,6 +797,24 @@ def test_a_trigger_that_keeps_out_a_baseline_or_a_repair_is_told(
     assert run(database, directory).applied == []
 
 
+def test_a_trigger_that_changes_other_rows_of_a_baseline_undoes_it(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations(ONE)
+    run(database, directory)
+    database.execute(
+        "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " DELETE FROM schema_migrations WHERE version = '001-one'; RETURN NULL; END $$;"
+        "CREATE TRIGGER forget AFTER INSERT ON schema_migrations FOR EACH ROW"
+        " EXECUTE FUNCTION forget()"
+    )
+    migrations(TWO)
+    with pytest.raises(HistoryConflict, match="have been changed; rolled back") as caught:
+        adopt.baseline(config_of(database, directory), 2)
+    assert "information_schema.triggers" in caught.value.next_step
+    assert (tables(database), versions(database)) == (["one"], ["001-one"])
+
+
 def test_a_version_is_never_applied_twice_in_one_run(database: Database, migrations: Write) -> None:
     directory = migrations(
         {**ONE, "002-two.sql": "-- migrate: no-transaction\nCREATE TABLE two ();"}
