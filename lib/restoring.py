@@ -16,9 +16,9 @@ from lib.restore_point import RestorePoint, WayBack
 from lib.settings.config import Config
 from lib.settings.database_url import DatabaseURL
 
-# A proxy, a reader's endpoint or a custom one of a cluster is not named after what is restored.
+# Not `proxy-…`, `cluster-ro-…` or `cluster-custom-…`: these are not named after what is restored.
 _RDS_HOST = re.compile(
-    r"(?P<name>[a-z0-9-]+)\.(?P<cluster>cluster-)?(?!proxy-|ro-|custom-)[a-z0-9]+"
+    r"(?P<name>[a-z0-9-]+)\.(?P<cluster>cluster-)?[a-z0-9]+"
     r"\.(?P<region>[a-z0-9-]+)\.rds\.amazonaws\.com(\.cn)?"
 )
 _LONGEST_RDS_NAME = 63

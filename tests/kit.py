@@ -24,6 +24,7 @@ import pytest
 
 from lib import events, runner
 from lib.errors import MigrationResult, OnwardError, RunFailed
+from lib.history import History
 from lib.postgres.connecting import connect
 from lib.postgres.connection import Connection
 from lib.settings.config import Config, read_config
@@ -137,6 +138,25 @@ OLD_SHAPE = """(
     id SERIAL PRIMARY KEY, version VARCHAR(255) UNIQUE NOT NULL, name VARCHAR(255) NOT NULL,
     applied_at TIMESTAMP DEFAULT now(), execution_time_ms INTEGER, checksum VARCHAR(64)
 )"""
+
+
+# The history of an empty database, by a role that may do all in it.
+HISTORY = History(
+    rows=(),
+    schema="public",
+    table_id=(16384, 10),
+    owner="app",
+    trusted=True,
+    occupants=(),
+    missing_columns=(),
+    database="app",
+    version="18.1",
+    identity="1/app",
+    role="app",
+    obstacle="",
+    direct=True,
+    limits=frozenset(),
+)
 
 
 # URLs, secrets and settings. A canary is a password that nobody may see.

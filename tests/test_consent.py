@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from lib.cli.main import main
-from lib.settings.assistant import MARKERS, Marker
+from lib.errors import WrongEnvironment
+from lib.guard import require_scratch_consent
+from lib.settings.assistant import MARKERS, Marker, find_assistant
 from lib.web.service import Service
 from scripts.embedded import find_programs
 from tests.conftest import Cli, Completed, Database, Here
@@ -25,6 +27,7 @@ from tests.kit import (
     bundle,
     by_name,
     contents,
+    parsed,
     recorded,
     tables,
 )
@@ -409,3 +412,13 @@ def test_on_a_server_that_is_elsewhere_scratch_databases_are_asked_for(
         assert here("checkpoint", "again", "--scratch", url, env=CONSENT).code == 0
     assert len(list(directory.iterdir())) == 3
     assert recorded(database) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "postgres"])
+def test_on_this_machine_and_a_private_network_scratch_databases_are_free(host: str) -> None:
+    assistant = find_assistant(ASSISTANT)
+    assert assistant
+    require_scratch_consent(assistant, parsed(f"postgresql://me@{host}/app"))
+    with pytest.raises(WrongEnvironment):
+        require_scratch_consent(assistant, parsed("postgresql://me@db.example.org/app"))
+    require_scratch_consent(None, parsed("postgresql://me@db.example.org/app"))

@@ -30,25 +30,10 @@ from lib.drift import (
 )
 from lib.errors import FilesError, SchemaDrift
 from lib.history import AppliedMigration, History
+from tests.kit import HISTORY
 
 AT = "2026-11-26T12:00:00.123+00:00"
 BASE = Schema(18, {"table public.a": "", "column public.a.id": "integer"})
-HISTORY = History(
-    rows=(),
-    schema="public",
-    table_id=(16384, 10),
-    owner="app",
-    trusted=True,
-    occupants=(),
-    missing_columns=(),
-    database="app",
-    version="18.1",
-    identity="1/app",
-    role="app",
-    obstacle="",
-    direct=True,
-    limits=frozenset(),
-)
 
 
 def with_(schema: Schema, **columns: str | None) -> Schema:

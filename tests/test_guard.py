@@ -498,7 +498,13 @@ def test_who_names_its_environment_outright_takes_over_an_unmarked_history(
 
 
 @pytest.mark.parametrize(
-    "half", ["environment = 'production'", "identity = 'x/y'", "environment = '', identity = ''"]
+    "half",
+    [
+        "environment = 'production'",
+        "identity = 'x/y'",
+        "identity = '7000000000000000001/other'",
+        "environment = '', identity = ''",
+    ],
 )
 def test_half_a_mark_is_none(taken_over: Database, deploy: Deploy, half: str) -> None:
     columns = ", ".join(
@@ -577,6 +583,15 @@ def test_in_a_fleet_production_takes_no_other_environments_database(
     with run_fails(WrongEnvironment, match="was last migrated as preview"):
         runner.run(in_a_fleet(database, directory, "production"), lambda _: None)
     assert (marks(database), tables(database)) == ([("001-one", "preview")], ["one"])
+
+
+def test_in_a_fleet_half_a_mark_is_none_either(taken_over: Database, migrations: Write) -> None:
+    taken_over.execute(
+        "ALTER TABLE schema_migrations ADD environment text, ADD identity text;"
+        "UPDATE schema_migrations SET environment = 'production'"
+    )
+    runner.run(in_a_fleet(taken_over, migrations(TWO), "staging"), lambda _: None)
+    assert marks(taken_over) == [("001-one", "production"), ("002-two", "staging")]
 
 
 def in_a_fleet(database: Database, directory: Path, environment: str) -> Config:

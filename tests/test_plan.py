@@ -388,6 +388,13 @@ def planned(files: Sequence[Migration], rows: str, **options: bool) -> Plan:
         ([OF_TWO], "initial", "initial=missing 004-all=out_of_order", "conflict"),
         # A row of another name is not one of those.
         ([OF_TWO], "001-x 002-b", "001-x=missing 002-b=applied 004-all=pending", "conflict"),
+        # Nor is a second row of a number that a file here has.
+        (
+            [A, B, OF_TWO],
+            "001-a 1-a 002-b",
+            "001-a=applied 1-a=missing 002-b=applied 004-all=pending",
+            "conflict",
+        ),
         # What follows the last file that is replaced does not wait for a row of the checkpoint.
         (
             [A, B, C, OF_TWO],

@@ -200,6 +200,8 @@ def test_a_role_that_cannot_add_the_columns_migrates_and_is_told(
         assert tables(database) == ["one", "three", "two"]
 
 
+# Cut at its hyphen: with the suffix, a new name has at most 63 characters.
+LONG = f"{'s' * 39}-eu"
 HOSTS = {
     "postgresql://u@shop.abc123.eu-west-1.rds.amazonaws.com/app": (
         "aws rds restore-db-instance-to-point-in-time --region eu-west-1 "
@@ -213,6 +215,7 @@ HOSTS = {
         "--restore-to-time 2026-11-26T21:00:03Z",
     ),
     "postgresql://u@shop.cluster-ro-abc123.us-east-2.rds.amazonaws.com/app": (),
+    "postgresql://u@shop.cluster-custom-abc123.us-east-2.rds.amazonaws.com/app": (),
     "postgresql://u@shop.proxy-abc123.us-east-2.rds.amazonaws.com/app": (),
     "postgresql://postgres@db.abcdefgh.supabase.co/postgres": (
         "supabase backups restore --project-ref abcdefgh --timestamp 1795726803",
@@ -220,6 +223,13 @@ HOSTS = {
     "postgresql://postgres.abcdefgh@aws-0-eu-west-1.pooler.supabase.com:6543/postgres": (
         "supabase backups restore --project-ref abcdefgh --timestamp 1795726803",
     ),
+    f"postgresql://u@{LONG}.ABC123.eu-west-1.rds.amazonaws.com.cn./app": (
+        "aws rds restore-db-instance-to-point-in-time --region eu-west-1 "
+        f"--source-db-instance-identifier {LONG} "
+        f"--target-db-instance-identifier {'s' * 39}-before-20261126-210003 "
+        "--restore-time 2026-11-26T21:00:03Z",
+    ),
+    "postgresql://u@shop.abc123.eu-west-1.rds.amazonaws.com.example.org/app": (),
     "postgresql://u@db.example.com/app": (),
 }
 
@@ -234,6 +244,8 @@ def test_the_commands_are_those_of_the_host(
     assert found
     assert found.commands == commands
     assert way_back(config, history, None, ["001-one"]) is None
+    development = config._replace(environment="development")
+    assert way_back(development, history, RestorePoint(TIME, None), ["001-one"]) is None
 
 
 def test_on_neon_a_new_branch_is_made_of_the_branch_at_that_time(

@@ -27,6 +27,7 @@ from lib.settings.config import Config
 from tests.conftest import Database, Here, Server
 from tests.kit import (
     HEAD,
+    OLD_SHAPE,
     ONE,
     TWO,
     Write,
@@ -149,6 +150,27 @@ def test_the_database_itself_takes_no_tenants_history(
     assert recorded(database, "acme") == recorded(database, "beta") == ["001-one"]
 
 
+def test_a_tenants_history_counts_where_it_is_set_or_on_the_path(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    """Also for a role that does not own it."""
+    directory = migrations(ONE)
+    make(database, "acme", "empty")
+    migrate(tenant(database, directory, "acme"))
+    with login(server, database) as reader:
+        database.execute(
+            f"GRANT USAGE ON SCHEMA acme, empty TO {role(reader)};"
+            f"GRANT SELECT ON acme.schema_migrations TO {role(reader)}"
+        )
+        environ = {"MIGRATION_SCHEMA": "acme"}
+        set_, _ = runner.connect_and_read_plan(config_of(reader, directory, **environ))
+        database.execute(f'ALTER DATABASE "{database.name}" SET search_path = empty, acme')
+        on_path, _ = runner.connect_and_read_plan(config_of(reader, directory))
+        for history_ in (set_, on_path):
+            assert [row.version for row in history_.rows] == ["001-one"]
+        assert recorded(database, "acme") == ["001-one"]
+
+
 @pytest.mark.slow
 def test_what_tenants_do_is_no_drift_of_the_database(database: Database, migrations: Write) -> None:
     directory = migrations(ONE)
@@ -184,6 +206,10 @@ def test_a_schema_with_tables_and_no_history_is_not_empty(
 
 
 def test_a_schema_that_is_missing_is_not_made(database: Database, migrations: Write) -> None:
+    """Whatever histories are elsewhere."""
+    make(database, "one", "two")
+    for schema in ("one", "two"):
+        database.execute(f"CREATE TABLE {schema}.schema_migrations {OLD_SHAPE}")
     with run_fails(DatabaseUnsuitable, match="there is no schema acme in this database") as ended:
         migrate(tenant(database, migrations(ONE), "acme"))
     assert not ended.value.retry

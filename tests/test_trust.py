@@ -25,6 +25,7 @@ from lib.errors import (
     HistoryHidden,
     MigrationFailed,
     MigrationResult,
+    NotEmpty,
     PartlyApplied,
     UntrustedHistory,
 )
@@ -359,6 +360,7 @@ def test_code_of_an_untrusted_table_is_not_run_by_a_look(
         assert trusted(reader, migrations(ONE)) is False
         for planted in (
             "CREATE INDEX planted ON schema_migrations ((hostile(1)))",
+            "CREATE INDEX planted ON schema_migrations (id) WHERE hostile(1)",
             "ALTER TABLE schema_migrations ADD CONSTRAINT planted CHECK (hostile(1))",
             "CREATE STATISTICS planted ON (hostile(1)), id FROM schema_migrations",
         ):
@@ -396,6 +398,52 @@ def test_an_untrusted_table_with_a_child_or_a_type_of_its_own_is_not_read(
         database.execute(f"SET ROLE {low}; {planted}")
         with pytest.raises(UntrustedHistory):
             trusted(reader, directory)
+        assert versions(database) == ["001-one"]
+
+
+def test_an_untrusted_table_that_may_have_partitions_is_not_read(
+    server: Server, database: Database, attacker: Database, migrations: Write
+) -> None:
+    partitioned = f"{OLD_SHAPE} PARTITION BY HASH (id)".replace(" UNIQUE", "")
+    with login(server, database) as reader:
+        database.execute(
+            f"SET ROLE {role(attacker)}; CREATE TABLE schema_migrations {partitioned};"
+            "GRANT SELECT ON schema_migrations TO PUBLIC"
+        )
+        with pytest.raises(UntrustedHistory):
+            trusted(reader, migrations(ONE))
+        assert database.execute("SELECT * FROM schema_migrations") == []
+
+
+def test_a_history_that_may_only_be_read_never_comes_before_a_trusted_one(
+    server: Server, database: Database, attacker: Database, migrations: Write
+) -> None:
+    directory = migrations(ONE)
+    with login(server, database) as plain:
+        database.execute(f"GRANT CREATE ON SCHEMA public TO {role(plain)}")
+        run(plain, directory)
+        database.execute(f"CREATE SCHEMA low AUTHORIZATION {role(attacker)}")
+        database.execute(history_of(attacker, "low", "001-one", "002-two"))
+        database.execute(
+            "GRANT USAGE ON SCHEMA low TO PUBLIC; GRANT SELECT ON low.schema_migrations TO PUBLIC;"
+            f'ALTER DATABASE "{database.name}" SET search_path = low, public'
+        )
+        assert trusted(plain, directory)
+        migrations({"002-two.sql": "CREATE TABLE public.two (i int)"})
+        assert run(plain, directory).applied == ["002-two"]
+        assert versions(database) == ["001-one", "002-two"]
+        assert tables(database) == ["one", "two"]
+
+
+def test_a_history_elsewhere_is_not_read_for_a_schema_that_is_missing(
+    server: Server, database: Database, attacker: Database, migrations: Write
+) -> None:
+    with login(server, database) as reader:
+        database.execute(history_of(attacker, "public", "001-one"))
+        database.execute("GRANT SELECT ON schema_migrations TO PUBLIC")
+        config = config_of(reader, migrations(ONE), MIGRATION_SCHEMA="onward")
+        found, _ = runner.connect_and_read_plan(config)
+        assert (found.schema, found.table_id, found.rows) == ("onward", None, ())
         assert versions(database) == ["001-one"]
 
 
@@ -540,6 +588,7 @@ def before(proxy: Proxy, pattern: str, work: Callable[[], object]) -> None:
         ("GRANT {owner} TO {runner}", True),
         ("ALTER DATABASE {database} OWNER TO {owner}", True),
         ("ALTER ROLE {owner} SUPERUSER", True),
+        ("ALTER TABLE schema_migrations OWNER TO pg_database_owner", True),
         ("ALTER ROLE {runner} SUPERUSER", False),
         ("ALTER ROLE {runner} CREATEROLE", False),
         ("GRANT {runner} TO {owner}", False),
@@ -571,6 +620,20 @@ def test_whom_a_role_trusts(
     # The database is dropped with the role.
 
 
+def test_the_owner_of_another_database_is_not_trusted(
+    server: Server, database: Database, attacker: Database, migrations: Write
+) -> None:
+    other = server.create()
+    with login(server, database) as plain:
+        database.execute(
+            f"{history_of(attacker, 'public', '001-one')};"
+            f"GRANT SELECT ON schema_migrations TO {role(plain)}"
+        )
+        database.execute(f'ALTER DATABASE "{other.name}" OWNER TO {role(attacker)}')
+        assert trusted(plain, migrations(ONE)) is False
+    server.drop(other)
+
+
 @pytest.mark.parametrize(
     ("options", "is_trusted"),
     [
@@ -596,6 +659,23 @@ def test_a_grant_counts_by_what_it_lets_the_role_do(
             f"GRANT {role(attacker)} TO {role(plain)} WITH {'ADMIN OPTION' if old else options}"
         )
         assert trusted(plain, migrations(ONE)) is (is_trusted or old)
+
+
+def test_the_role_that_logged_in_is_trusted_by_the_one_that_it_acts_as(
+    server: Server, database: Database, attacker: Database, migrations: Write
+) -> None:
+    """As where a role that belongs to nobody owns all tables, and people log in as members."""
+    with login(server, database) as other:
+        acts_as = role(other).strip('"')
+        database.execute(
+            f"{history_of(attacker, 'public', '001-one')};"
+            f"GRANT SELECT ON schema_migrations TO {role(other)};"
+            f"GRANT {role(other)} TO {role(attacker)};"
+            f"ALTER ROLE {role(attacker)} SET role = '{acts_as}'"
+        )
+        found, _ = runner.connect_and_read_plan(config_of(attacker, migrations(ONE)))
+        assert (found.role, found.trusted) == (acts_as, True)
+        assert versions(database) == ["001-one"]
 
 
 # Rows that are not stored, and rows that are not seen
@@ -717,6 +797,24 @@ def test_a_trigger_that_keeps_out_a_baseline_or_a_repair_is_told(
     assert run(database, directory).applied == []
 
 
+def test_a_trigger_that_changes_other_rows_of_a_baseline_undoes_it(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations(ONE)
+    run(database, directory)
+    database.execute(
+        "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " DELETE FROM schema_migrations WHERE version = '001-one'; RETURN NULL; END $$;"
+        "CREATE TRIGGER forget AFTER INSERT ON schema_migrations FOR EACH ROW"
+        " EXECUTE FUNCTION forget()"
+    )
+    migrations(TWO)
+    with pytest.raises(HistoryConflict, match="have been changed; rolled back") as caught:
+        adopt.baseline(config_of(database, directory), 2)
+    assert "information_schema.triggers" in caught.value.next_step
+    assert (tables(database), versions(database)) == (["one"], ["001-one"])
+
+
 def test_a_version_is_never_applied_twice_in_one_run(database: Database, migrations: Write) -> None:
     directory = migrations(
         {**ONE, "002-two.sql": "-- migrate: no-transaction\nCREATE TABLE two ();"}
@@ -756,7 +854,9 @@ def test_rows_that_row_security_hides_are_an_error_for_every_command(
         )
         environ = {"POSTGRES_URL": reader.url, "MIGRATION_DIR": str(directory), **SETTLED}
         assert main(command, environ) == 5
-        assert "BYPASSRLS" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "BYPASSRLS" in said
+        assert "schema_migrations DISABLE ROW LEVEL SECURITY" in said.replace('"', "")
         assert (tables(database), versions(database)) == (["one"], ["001-one"])
         answer = asyncio.run(Service(environ).public_status())
         assert (answer.status, answer.document["error"]["code"]) == (503, "history_hidden")
@@ -836,6 +936,19 @@ def test_the_first_run_on_a_database_with_tables_stops_and_names_the_ways(
     assert versions(database) == ["001-one"]
 
 
+@pytest.mark.parametrize(("number", "rest"), [(5, ""), (6, ", …")])
+def test_of_many_tables_without_a_history_five_are_named(
+    database: Database, migrations: Write, number: int, rest: str
+) -> None:
+    names = [f"t{one}" for one in range(number)]
+    database.execute("".join(f"CREATE TABLE {name} ();" for name in names))
+    with run_fails(NotEmpty) as failed:
+        run(database, migrations(ONE), MIGRATION_ALLOW_NONEMPTY="")
+    shown = ", ".join(f"public.{name}" for name in names[:5])
+    assert failed.value.message.endswith(f"it has tables: {shown}{rest}")
+    assert tables(database) == names
+
+
 def test_the_variable_lets_all_files_run_beside_tables_too(
     database: Database, migrations: Write
 ) -> None:
@@ -913,6 +1026,23 @@ def test_a_path_that_came_with_the_connection_is_taken_at_its_word(
         assert run(there, directory).applied == []
         assert versions(database, tenant) == ["001-one"]
     assert tables(database) == ["b.one", "c.one", "d.one"]
+
+
+def test_the_schema_that_is_set_counts_whatever_path_the_connection_has(
+    server: Server, database: Database, attacker: Database, migrations: Write
+) -> None:
+    """Also for a table that another role owns, and this one trusts."""
+    with login(server, database) as plain:
+        database.execute(
+            f"CREATE SCHEMA audit AUTHORIZATION {role(attacker)};"
+            f"{history_of(attacker, 'audit', '001-one')};"
+            f"GRANT {role(attacker)} TO {role(plain)}"
+        )
+        there = Database(database.name, f"{plain.url}?options=-csearch_path%3Dpublic")
+        config = config_of(there, migrations(ONE), MIGRATION_SCHEMA="audit")
+        found, plan = runner.connect_and_read_plan(config)
+        assert (found.schema, found.trusted, plan.pending) == ("audit", True, ())
+        assert versions(database, "audit") == ["001-one"]
 
 
 # Before an upgrade

@@ -2,14 +2,18 @@
 
 import hmac
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Event
 
 import pytest
 
-from lib.errors import DatabaseUnavailable
+from lib.errors import DatabaseUnavailable, MigrationResult
+from lib.events import RunResult
+from lib.plan import Plan
 from lib.web.service import Service
-from lib.webhook import SIGNATURE_HEADER
+from lib.webhook import SIGNATURE_HEADER, Webhook
 from tests.conftest import Database, Here
 from tests.kit import ONE, SETTLED, TWO, Write, recorded, tables
 from tests.receiver import Receiver, receiving
@@ -26,6 +30,14 @@ def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiv
 
 def address(receiver: Receiver) -> str:
     return f"https://{receiver.host}/hook?token=T0PSECRET"
+
+
+def ended(
+    applied: int, remaining: tuple[str, ...] = (), taken_over: tuple[str, ...] = ()
+) -> RunResult:
+    """A run that has applied so many files."""
+    done = (MigrationResult(f"{number:03}-x", "X", 1) for number in range(1, applied + 1))
+    return RunResult("ci", "app", Plan(()), tuple(done), remaining, taken_over)
 
 
 def signatures(receiver: Receiver) -> list[str | None]:
@@ -46,6 +58,32 @@ def test_a_run_that_applies_is_told_once_and_one_that_does_not_never(
     digest = hmac.digest(b"k" * 32, receiver.bodies[0], "sha256").hex()
     assert signatures(receiver) == [f"sha256={digest}"]
     assert recorded(database) == ["001-one", "002-two"]
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (ended(1), "1 migration applied: 001-x"),
+        (ended(5), "5 migrations applied: 001-x, 002-x, 003-x, 004-x, 005-x"),
+        (ended(6), "6 migrations applied: 001-x, 002-x, 003-x, 004-x, 005-x and 1 more"),
+        (ended(1, remaining=("002-x", "003-x")), "1 migration applied: 001-x; 2 remain"),
+        (ended(0, taken_over=("001-x", "002-x")), "2 taken over"),
+        (ended(1, taken_over=("000-x",)), "1 taken over; 1 migration applied: 001-x"),
+    ],
+)
+def test_the_text_says_how_much_was_applied_or_taken_over(
+    receiver: Receiver, result: RunResult, text: str
+) -> None:
+    assert Webhook({"MIGRATION_WEBHOOK": address(receiver)}).tell_result(result) == ""
+    [document] = receiver.documents
+    assert document["text"] == f"✅ ci (app): {text}"
+    assert receiver.received[0].path == "/hook?token=T0PSECRET"
+
+
+def test_a_run_that_did_nothing_and_one_without_an_address_tell_nobody(receiver: Receiver) -> None:
+    assert Webhook({"MIGRATION_WEBHOOK": address(receiver)}).tell_result(ended(0)) == ""
+    assert Webhook({}).tell_result(ended(1)) == ""
+    assert receiver.received == []
 
 
 def test_drift_that_a_run_has_found_is_told(
@@ -113,7 +151,15 @@ def test_a_refused_run_is_told(
     assert tables(database) == ["another"]
 
 
-@pytest.mark.parametrize("status", [302, 404, 500])
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+def test_every_answer_that_is_a_success_is_no_warning(status: int, receiver: Receiver) -> None:
+    receiver.statuses = [status]
+    webhook = Webhook({"MIGRATION_WEBHOOK": address(receiver).replace("https", "HTTPS")})
+    assert webhook.tell_result(ended(1)) == ""
+    assert len(receiver.received) == 1
+
+
+@pytest.mark.parametrize("status", [300, 302, 404, 500])
 def test_an_answer_that_is_no_success_is_a_warning(
     status: int, receiver: Receiver, here: Here, migrations: Write, database: Database
 ) -> None:
@@ -173,6 +219,27 @@ def test_a_slow_receiver_does_not_hold_up_a_run_for_long(
     assert result.code == 0
     assert "could not be told of this run: " in result.out
     assert recorded(database) == ["001-one"]
+
+
+@pytest.mark.slow
+def test_a_receiver_is_waited_for_until_the_deadline_only(receiver: Receiver) -> None:
+    receiver.seconds = 2.0
+    webhook = Webhook({"MIGRATION_WEBHOOK": address(receiver)})
+    told = webhook.tell_result(ended(1), before=time.monotonic())
+    assert told.startswith("MIGRATION_WEBHOOK could not be told of this run: ")
+
+
+def test_a_store_that_never_answers_is_not_waited_for() -> None:
+    environ = {"MIGRATION_WEBHOOK": "ssm:/hook"}
+    answered = Event()
+
+    def resolve() -> Mapping[str, str]:
+        answered.wait()
+        return environ
+
+    told = Webhook(environ, resolve).tell_result(ended(1), before=time.monotonic())
+    answered.set()
+    assert told == "MIGRATION_WEBHOOK could not be told of this run: no answer in time"
 
 
 def test_a_reference_that_cannot_be_resolved_does_not_make_a_run_fail(

@@ -206,8 +206,6 @@ class _Tenant:
     @property
     def failure(self) -> Outcome | None:
         """Why it is behind: what the run met, else what the look has found."""
-        if self._looked and self._looked.outcome in LOOKED:
-            return None
         seen = (one for one in (self._ran, self._looked) if one and not one.fine)
         return next((one for one in seen if one.outcome != NOT_REACHED), None)
 

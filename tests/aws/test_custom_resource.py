@@ -14,6 +14,7 @@ import pytest
 
 from lib.aws.custom_resource import (
     ANSWER_SECONDS,
+    PHYSICAL_ID,
     RETURN_SECONDS,
     NotAnswered,
     ResponseRefused,
@@ -216,9 +217,26 @@ def test_a_request_of_another_type_is_answered_and_runs_nothing(
 
 def test_a_request_without_its_names_is_answered(receiver: Receiver, migrated: Database) -> None:
     event = {"ResponseURL": f"https://{receiver.host}{SIGNED}", "RequestType": "Update"}
-    instance(migrated)(event, Context())
-    assert receiver.documents[0]["Status"] == "SUCCESS"
+    for names in ({}, {"PhysicalResourceId": None}, {"PhysicalResourceId": ""}):
+        instance(migrated)(event | names, Context())
+    for answer in receiver.documents:
+        assert (answer["Status"], answer["PhysicalResourceId"]) == ("SUCCESS", PHYSICAL_ID)
+    assert len(receiver.documents) == 3
     assert history(migrated) == OURS
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [("001-x", "busy: Another run. (version 001-x)"), (None, "busy: Another run.")],
+)
+def test_what_is_not_known_of_a_failure_is_left_out_of_the_answer(
+    receiver: Receiver, version: str | None, reason: str
+) -> None:
+    known = {"code": "busy", "message": "Another run.", "version": version}
+    document = {"success": False, "error": {**known, "sqlstate": None, "line": None}}
+    event = stack_request("Update", receiver.host)
+    respond(event, lambda: document, ends_at=9e9, hosts=HERE)
+    assert [one["Reason"] for one in receiver.documents] == [reason]
 
 
 def test_the_longest_answer_fits(receiver: Receiver, database: Database, migrations: Write) -> None:

@@ -10,9 +10,10 @@ import pytest
 from lib.aws.fleet import MAX_MESSAGE, TenantsBehind, TenantsBusy, TenantsFailed
 from lib.aws.function import Handler
 from lib.errors import ConfigError
+from lib.imported import Imported, ImportedFile, imported_text
 from tests.aws.instance import Context, Event
 from tests.conftest import Database, Server
-from tests.kit import LOCK, OURS, Capture, Write, history, holding, tables
+from tests.kit import LOCK, ONE, OURS, Capture, Write, history, holding, tables
 
 FLEET = {"MIGRATION_ENV": "test", "MIGRATION_FLEET": "1"}
 LOCKED = f"SELECT pg_advisory_xact_lock({LOCK})"
@@ -56,6 +57,7 @@ def test_each_tenant_is_migrated_once_and_then_is_current(
         ("migrated", 3, OURS[-1]),
         ("current", 0, OURS[-1]),
     ]
+    assert all(one["ms"] > 0 for one in answer["tenants"])
     for action in ("migrate", "status"):
         answer = worker()(event(*pair, action=action), Context())
         assert [one["outcome"] for one in answer["tenants"]] == ["current", "current"]
@@ -100,6 +102,32 @@ def test_a_failing_tenant_does_not_stop_the_next_one_and_tells_no_words(
         ("well", "ok"),
     ]
     server.drop(other)
+
+
+def test_what_was_applied_before_a_file_failed_is_counted(
+    database: Database, migrations: Write
+) -> None:
+    handler = worker(MIGRATION_DIR=str(migrations(ONE | BROKEN)))
+    with pytest.raises(TenantsFailed) as failed:
+        handler(event(tenant(database), head="003-broken"), Context())
+    assert [(one["version"], one["applied"]) for one in found(failed)] == [("003-broken", 1)]
+    assert (tables(database), history(database)) == (["one"], ["001-one"])
+
+
+def test_a_tenant_whose_history_is_taken_over_is_migrated(
+    database: Database, migrations: Write
+) -> None:
+    database.execute(
+        "CREATE TABLE one (id int); CREATE SCHEMA theirs;"
+        "CREATE TABLE theirs.versions (version text); INSERT INTO theirs.versions VALUES ('1')"
+    )
+    of_dbmate = (ImportedFile("one", "1", "001-one"),)
+    document = imported_text(Imported("dbmate", "theirs.versions", None, of_dbmate))
+    handler = worker(MIGRATION_DIR=str(migrations({**ONE, "imported.json": document})))
+    for outcome in ("migrated", "current"):
+        [answer] = handler(event(tenant(database), head="001-one"), Context())["tenants"]
+        assert (answer["outcome"], answer["applied"]) == (outcome, 0)
+    assert (tables(database), history(database)) == (["one", "theirs.versions"], ["001-one"])
 
 
 def test_a_tenant_that_is_locked_is_worth_another_try(database: Database) -> None:
@@ -254,6 +282,28 @@ def test_a_tenants_secret_is_looked_up_and_shown_nowhere(
         worker()(event(line | {"secret": "secretsmanager:gone"}), Context())
     assert [one["outcome"] for one in found(failed)] == ["not_configured"]
     assert "canary-of-a-password" not in str(failed.value) + "".join(capsys.readouterr())
+    assert history(database) == OURS
+
+
+def test_a_tenants_url_may_be_a_reference_and_is_not_logged(
+    database: Database, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Nor is its password where an error that nobody has foreseen quotes it."""
+
+    def quoting(*_: object, **__: object) -> None:
+        raise ValueError(f"cannot use {urlsplit(database.url).password}")
+
+    monkeypatch.setattr("lib.aws.secrets.read_secret", lambda *_: database.url)
+    line = {"tenant": "acme", "url": "secretsmanager:acme"}
+    answer = worker()(event(line), Context())
+    assert [one["outcome"] for one in answer["tenants"]] == ["migrated"]
+    monkeypatch.setattr("lib.runner.run", quoting)
+    with pytest.raises(TenantsFailed) as failed:
+        worker()(event(line), Context())
+    assert [one["outcome"] for one in found(failed)] == ["internal"]
+    logged = "".join(capsys.readouterr())
+    assert "ValueError: cannot use" in logged
+    assert str(urlsplit(database.url).password) not in logged + str(failed.value)
     assert history(database) == OURS
 
 

@@ -67,18 +67,22 @@ def test_the_waves_are_in_order_and_each_has_its_clusters() -> None:
         (ACME | {"tenant": 5}, "tenant must be text"),
         (ACME | {"tenant": " "}, "tenant must be text"),
         (ACME | {"tenant": "a\nb"}, "tenant must be text"),
+        (ACME | {"tenant": "a" * 201}, "tenant must be text"),
         (ACME | {"cluster": ""}, "cluster must be text"),
         (ACME | {"url": "https://x"}, "url is not a valid Postgres URL"),
         (ACME | {"url": f"postgresql://u:{CANARY}@h/x"}, "url contains a password"),
         (ACME | {"url": f"postgresql://h/x?password={CANARY}"}, "url contains a password"),
         (ACME | {"url": "postgresql://u:acme@h/acme"}, "url contains a password"),
+        (ACME | {"url": f"postgresql://h/x?sslpassword={CANARY}"}, "url contains a password"),
         (ACME | {"url": "postgresql:///x"}, "url must name a host and a database"),
         (ACME | {"url": "postgresql://h"}, "url must name a host and a database"),
         (ACME | {"secret": CANARY}, "secret must be a reference"),
+        (ACME | {"secret": "ssm:"}, "secret must be a reference"),
         ({"tenant": "a", "url": "ssm:/a", "secret": "ssm:/b"}, "url is a reference, so secret"),
         (ACME | {"wave": "1"}, "wave must be a whole number"),
         (ACME | {"wave": True}, "wave must be a whole number"),
         (ACME | {"wave": -1}, "wave must be a whole number"),
+        (ACME | {"wave": 1000}, "wave must be a whole number"),
         (ACME | {"schema": "public"}, "the schema is none of a tenant's own"),
         (ACME | {"schema": 5}, "schema must be text"),
     ],
@@ -86,6 +90,11 @@ def test_the_waves_are_in_order_and_each_has_its_clusters() -> None:
 def test_a_line_that_is_wrong_is_refused_by_its_number(row: object, problem: str) -> None:
     [found] = problems({"tenant": "first", "url": "postgresql://h/first"}, "", row)
     assert found.startswith(f"line 3: {problem}")
+
+
+def test_the_longest_name_and_the_last_wave_are_allowed() -> None:
+    [tenant] = read_inventory(lines(ACME | {"tenant": "a" * 200, "wave": 999})).tenants
+    assert (len(tenant.name), tenant.wave) == (200, 999)
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"])
@@ -120,3 +129,17 @@ def test_all_problems_are_named_at_once_and_the_rest_is_counted() -> None:
     assert found[0] == "line 1: not a JSON object"
     assert found[-1] == "and 5 more"
     assert len(found) == 21
+    assert len(problems(*["nope"] * 20)) == 20
+
+
+def test_a_fleet_is_on_this_machine_only_if_all_its_databases_are() -> None:
+    here = {"tenant": "here", "url": "postgresql://127.0.0.1/here"}
+    assert read_inventory(lines(here)).is_on_this_machine
+    for other in (ACME, {"tenant": "stored", "url": "ssm:/stored"}):
+        assert not read_inventory(lines(here, other)).is_on_this_machine
+
+
+def test_a_store_is_needed_for_a_secret_and_for_a_url_that_is_a_reference() -> None:
+    assert not read_inventory(lines(ACME)).has_references
+    for row in (ACME | {"secret": "ssm:/c1"}, {"tenant": "acme", "url": "ssm:/acme"}):
+        assert read_inventory(lines(row)).has_references

@@ -13,6 +13,8 @@ from lib.fleet.report import (
     Header,
     Record,
     Report,
+    Tally,
+    add,
     make_report,
     report_dict,
 )
@@ -59,6 +61,7 @@ FAILED = record("a", "migration_failed", version="002-x", sqlstate="42P01")
         ([record("a", "not_reached")], (0, 0, 0, 1), 8),
         ([FAILED], (0, 0, 1, 0), 1),
         ([FAILED, record("a", "pending", "status")], (0, 0, 1, 0), 1),
+        ([record("a", "migrated"), record("a", "not_reached", "status")], (0, 0, 0, 1), 8),
         # Somebody else has repaired it meanwhile.
         ([FAILED, record("a", "current", "status")], (1, 0, 0, 0), 0),
         (
@@ -81,6 +84,7 @@ def test_the_last_look_at_a_tenant_is_the_verdict(
     found = report(*records)
     assert (sums(found), found.exit_code, found.success) == (expected, exit_code, exit_code == 0)
     assert ("✅" in report_text(found)) == (exit_code == 0)
+    assert not (found.success and found.errors)
 
 
 def test_a_run_that_did_not_come_to_its_end_is_no_success() -> None:
@@ -122,6 +126,26 @@ def test_errors_are_grouped_by_code_version_and_sqlstate_the_most_frequent_first
     ]
     assert len(found["errors"][0]["tenants"]) == 20
     assert found["notReached"] == 7
+
+
+def test_what_was_migrated_before_the_last_look_is_counted() -> None:
+    found = report(record("a", "migrated"), record("a", "current", "status"))
+    assert (found.total.migrated, found.total.current) == (1, 1)
+
+
+def test_the_rate_is_of_what_was_seen_from_the_first_begin_to_the_last_end() -> None:
+    first = record("a", "current", milliseconds=1000)._replace(at=2.0)
+    last = record("b", "current")._replace(at=5.0)
+    found = report(first, last, size=4, ending=Ending(9.0))
+    [cluster] = report_dict(found)["waves"][0]["clusters"]
+    assert (found.total.seconds, cluster["rate"]) == (4.0, 0.5)
+    assert report_dict(found)["seconds"] == 9.0
+    assert report_dict(report(first, last, size=4, ending=None))["seconds"] == 4.0
+
+
+def test_clusters_at_the_same_time_take_as_long_as_the_slowest_one() -> None:
+    found = add([Tally(1, 1, 0, 0, 0, seconds) for seconds in (2.0, 3.0)])
+    assert (found.databases, found.seconds) == (2, 3.0)
 
 
 def test_every_code_of_an_error_has_an_exit_code_and_what_a_tenant_meets_a_next_step() -> None:

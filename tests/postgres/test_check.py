@@ -35,9 +35,18 @@ def test_a_code_is_found_in_the_server_s_words_of_any_language(message: str) -> 
     assert own_error(ServerError("22P02", message)).sqlstate == NOT_STORED
 
 
-@pytest.mark.parametrize("sqlstate", ["22P02", "23505"])
-def test_another_error_stays_as_it_is(sqlstate: str) -> None:
-    error = ServerError(sqlstate, 'invalid input syntax for type integer: "x"')
+@pytest.mark.parametrize(
+    ("sqlstate", "text"),
+    [
+        ("22P02", "x"),
+        ("23505", "x"),
+        ("P0001", "OW003 4711"),
+        ("22P02", "OW003"),
+        (None, "OW003 1"),
+    ],
+)
+def test_another_error_stays_as_it_is(sqlstate: str | None, text: str) -> None:
+    error = ServerError(sqlstate, f'invalid input syntax for type integer: "{text}"')
     assert own_error(error) is error
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from lib import runner
 from lib.errors import DatabaseUnsuitable, HistoryConflict
+from lib.history import AUDIT_COLUMNS
 from lib.postgres.executor import Executor
 from tests.conftest import Database, Here, Server
 from tests.kit import (
@@ -20,6 +21,7 @@ from tests.kit import (
     Write,
     config_of,
     history,
+    holding,
     login,
     places,
     role,
@@ -30,6 +32,10 @@ from tests.kit import (
 
 ONE = {"001-one.sql": "CREATE TABLE public.one ()"}
 TWO = {**ONE, "002-two.sql": "CREATE TABLE public.two ()"}
+# A table that has all columns of ours, by another name.
+REAL = f"CREATE TABLE real {OLD_SHAPE}; ALTER TABLE real " + ", ".join(
+    f"ADD {name} text" for name in AUDIT_COLUMNS
+)
 
 
 # Where the table is found.
@@ -60,6 +66,21 @@ def test_it_is_made_in_the_first_schema_of_the_search_path_that_exists(
     run(database, migrations(TWO))
     assert history(database, '"My {App}".schema_migrations') == ["001-one", "002-two"]
     assert places(database) == ['"My {App}"']
+
+
+def test_a_schema_whose_name_differs_by_its_case_has_a_history_of_its_own(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-one.sql": "CREATE TABLE IF NOT EXISTS one ()"})
+    database.execute('CREATE SCHEMA app; CREATE SCHEMA "App"')
+    for schema in ("app", "App"):
+        assert run(database, directory, MIGRATION_SCHEMA=schema).applied == ["001-one"]
+        config = config_of(database, directory, MIGRATION_SCHEMA=schema)
+        found, _ = runner.connect_and_read_plan(config)
+        oid = f"""SELECT '"{schema}".schema_migrations'::regclass::oid::bigint"""
+        assert [(found.table_id or (0, 0))[:1]] == database.execute(oid)
+    assert history(database, "app.schema_migrations") == ["001-one"]
+    assert history(database, '"App".schema_migrations') == ["001-one"]
 
 
 def test_a_users_table_of_that_name_in_another_schema_does_not_matter(
@@ -109,6 +130,33 @@ def test_of_several_histories_only_one_on_the_search_path_is_touched(
     assert history(database, "copy.schema_migrations") == ["001-one"]
 
 
+def test_the_first_history_on_the_path_counts_for_another_role_too(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    directory = migrations(ONE)
+    database.execute("CREATE SCHEMA app")
+    for schema in ("app", "public"):
+        run(database, migrations({"001-one.sql": "SELECT 1"}), MIGRATION_SCHEMA=schema)
+    with login(server, database) as plain:
+        database.execute(
+            f"GRANT USAGE ON SCHEMA app TO {role(plain)};"
+            f"GRANT SELECT ON app.schema_migrations, schema_migrations TO {role(plain)}"
+        )
+        for path, first in (("nowhere, app, public", "app"), ("public, app", "public")):
+            database.execute(f'ALTER DATABASE "{database.name}" SET search_path = {path}')
+            found, _ = runner.connect_and_read_plan(config_of(plain, directory))
+            assert (found.schema, found.trusted) == (first, True)
+        assert history(database) == history(database, "app.schema_migrations") == ["001-one"]
+
+
+def test_a_temporary_table_of_another_session_is_no_history(
+    database: Database, migrations: Write
+) -> None:
+    with holding(database, f"CREATE TEMPORARY TABLE schema_migrations {OLD_SHAPE}; COMMIT"):
+        assert run(database, migrations(ONE)).applied == ["001-one"]
+    assert (history(database), places(database)) == (["001-one"], ["public"])
+
+
 # What is not ours, and what an older runner left.
 
 
@@ -124,6 +172,7 @@ def test_of_several_histories_only_one_on_the_search_path_is_touched(
         " execution_time_ms int, checksum text)",
         f"CREATE TABLE real {OLD_SHAPE}; CREATE VIEW schema_migrations AS TABLE real",
         f"CREATE TABLE real {OLD_SHAPE}; CREATE MATERIALIZED VIEW schema_migrations AS TABLE real",
+        f"{REAL}; CREATE VIEW schema_migrations AS TABLE real",
     ],
     ids=[
         "other columns",
@@ -132,6 +181,7 @@ def test_of_several_histories_only_one_on_the_search_path_is_touched(
         "fractions",
         "view",
         "materialized view",
+        "view of all our columns",
     ],
 )
 def test_a_table_or_view_of_another_shape_is_refused_and_untouched(
@@ -151,6 +201,52 @@ def test_a_table_or_view_of_another_shape_is_refused_and_untouched(
     assert database.execute(shape) == before
     assert database.execute("SELECT * FROM schema_migrations") == []
     assert "one" not in tables(database)
+
+
+def test_of_several_tables_in_the_way_the_first_on_the_path_is_named(
+    database: Database, migrations: Write
+) -> None:
+    database.execute(
+        "CREATE SCHEMA app; CREATE TABLE app.schema_migrations (version int);"
+        "CREATE TABLE schema_migrations (version int);"
+        f'ALTER DATABASE "{database.name}" SET search_path = app, public'
+    )
+    with pytest.raises(HistoryConflict, match=r"app\.schema_migrations was created by another"):
+        run(database, migrations(ONE))
+    assert places(database) == ["app", "public"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "partitions"),
+    [
+        ("bigint GENERATED BY DEFAULT AS IDENTITY", ""),
+        ("numbering DEFAULT nextval('numbers')", ""),
+        (
+            "int DEFAULT nextval('numbers')",
+            "PARTITION BY HASH (id); CREATE TABLE part PARTITION OF schema_migrations"
+            " FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+        ),
+    ],
+    ids=["identity", "domain", "partitions"],
+)
+def test_a_history_that_was_made_in_another_way_is_ours_too(
+    server: Server, database: Database, migrations: Write, ids: str, partitions: str
+) -> None:
+    """For a role that may insert into it; an identity needs no right to its sequence."""
+    added = ", ".join(f"{name} text" for name in AUDIT_COLUMNS)
+    with login(server, database) as plain:
+        database.execute(
+            "CREATE SEQUENCE numbers; CREATE DOMAIN numbering AS int;"
+            f"CREATE TABLE schema_migrations (id {ids}, version text, name text, applied_at "
+            f"timestamptz, execution_time_ms int, checksum text, {added}) {partitions};"
+            f"GRANT SELECT, INSERT ON schema_migrations TO {role(plain)};"
+            f"GRANT USAGE ON SEQUENCE numbers TO {role(plain)};"
+            f"GRANT CREATE ON SCHEMA public TO {role(plain)}"
+        )
+        directory = migrations(ONE)
+        assert run(plain, directory, MIGRATION_DRIFT="off").applied == ["001-one"]
+        assert run(plain, directory, MIGRATION_DRIFT="off").applied == []
+        assert history(database) == ["001-one"]
 
 
 @pytest.mark.parametrize(
@@ -311,7 +407,10 @@ def test_who_may_not_write_the_history_is_told_the_grant_before_a_file(
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
     run(database, directory)
     with login(server, database) as plain:
-        database.execute(f"GRANT {granted} ON schema_migrations TO {role(plain)}")
+        database.execute(
+            f"GRANT {granted} ON schema_migrations TO {role(plain)};"
+            f"GRANT SELECT ON SEQUENCE schema_migrations_id_seq TO {role(plain)}"
+        )
         database.execute(f"GRANT CREATE ON SCHEMA public TO {role(plain)}")
         migrations({"002-two.sql": "CREATE TABLE two ()"})
         with run_fails(DatabaseUnsuitable) as caught:
@@ -322,6 +421,20 @@ def test_who_may_not_write_the_history_is_told_the_grant_before_a_file(
         database.execute(caught.value.message.partition("its owner can run:")[2])
         run(plain, directory)
         assert history(database) == ["001-one", "002-two"]
+
+
+def test_an_owner_that_may_not_write_its_history_is_told_so_before_a_file(
+    server: Server, database: Database, migrations: Write
+) -> None:
+    directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
+    with login(server, database) as owner:
+        database.execute(f"GRANT CREATE ON SCHEMA public TO {role(owner)}")
+        run(owner, directory)
+        database.execute(f"REVOKE INSERT ON schema_migrations FROM {role(owner)}")
+        migrations({"002-two.sql": "CREATE TABLE two ()"})
+        with run_fails(DatabaseUnsuitable, match="may not insert into public.schema_migrations"):
+            run(owner, directory)
+        assert (tables(database), history(database)) == (["one"], ["001-one"])
 
 
 def test_a_role_that_may_not_read_the_history_is_refused(

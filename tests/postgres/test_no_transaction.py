@@ -30,6 +30,7 @@ from tests.kit import (
     history,
     login,
     nothing_is_left_running,
+    read,
     role,
     run,
     run_fails,
@@ -95,6 +96,27 @@ def test_a_role_with_one_connection_is_told_that_such_a_file_needs_two(
         database.execute(f"ALTER ROLE {role(single)} CONNECTION LIMIT 2")
         run(single, directory)
         assert (tables(database), history(database)) == (["a", "b"], ["001-plain", "002-index"])
+
+
+@pytest.mark.parametrize(
+    ("sql", "refused"),
+    [
+        ("CREATE TEMP TABLE one ()", True),
+        ("CREATE LOCAL TEMPORARY TABLE one ()", True),
+        ("CREATE OR REPLACE TEMP VIEW one AS SELECT 1", True),
+        ("CREATE UNIQUE INDEX CONCURRENTLY temp ON one (i)", False),
+        ("CREATE TABLE one ()", False),
+    ],
+)
+def test_what_is_temporary_needs_a_direct_connection_and_a_name_does_not(
+    sql: str, refused: bool
+) -> None:
+    migration = read(f"{HEAD}{sql};")
+    if not refused:
+        require_no_session_state([migration])
+        return
+    with pytest.raises(FilesError, match=r"001-x\.sql:2: CREATE would reach other clients"):
+        require_no_session_state([migration])
 
 
 @pytest.mark.parametrize(

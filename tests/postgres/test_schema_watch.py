@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lib import runner
-from lib.drift import Drift, Verdict, mark_of
-from lib.errors import MigrationFailed, PartlyApplied, SchemaDrift
-from lib.events import Event
+from lib.drift import Drift, Verdict, mark_of, packed, unpacked
+from lib.errors import MigrationFailed, MigrationResult, PartlyApplied, SchemaDrift
+from lib.events import Event, Started
 from lib.history import SCHEMA_COLUMNS
 from lib.postgres.executor import Executor
 from lib.postgres.schema_watch import SchemaWatch
@@ -217,6 +217,8 @@ def test_a_run_that_stored_nothing_makes_drift_unknown_since_its_first_file(
     assert notice.startswith("whether the schema has drifted is unknown since 002-two: what this")
     assert stored(database) == [("004-four", Drift.UNKNOWN)]
     assert verdict(database).since == "002-two"
+    run(database, migrations({"005-five.sql": "SELECT 1"}), MIGRATION_DRIFT="off")
+    assert verdict(database).since == "002-two"
 
 
 def test_a_run_killed_before_its_document_is_stored_makes_drift_unknown(
@@ -277,6 +279,50 @@ def test_with_drift_off_what_a_partly_applied_file_leaves_is_unknown(
     assert (tables(database), history(database)) == (["half", "one"], ["001-one"])
     assert known(database) == (Drift.UNKNOWN, True)
     assert verdict(database).since == "002-half"
+
+
+def test_of_two_files_that_left_a_part_the_first_one_makes_drift_unknown(
+    database: Database, migrations: Write
+) -> None:
+    run(database, migrations(ONE))
+    half = f"{HEAD}CREATE TABLE IF NOT EXISTS half (); SELECT 1 / 0;"
+    directory = migrations({"002-half.sql": half})
+    with run_fails(PartlyApplied):
+        run(database, directory, MIGRATION_DRIFT="off")
+    (directory / "002-half.sql").rename(directory / "003-half.sql")
+    with run_fails(PartlyApplied):
+        run(database, directory, MIGRATION_DRIFT="off")
+    assert (tables(database), history(database)) == (["half", "one"], ["001-one"])
+    assert verdict(database).since == "002-half"
+
+
+def test_a_run_that_plans_again_and_cannot_compare_then_stores_nothing(
+    database: Database, migrations: Write
+) -> None:
+    run(database, migrations({"001-view.sql": "CREATE VIEW seen AS SELECT 1 AS one"}))
+    directory = migrations({"002-two.sql": "CREATE TABLE two ()"})
+    config = config_of(
+        database, directory, MIGRATION_ALLOW_OUT_OF_ORDER="1", MIGRATION_LOCK_TIMEOUT="50ms"
+    )
+    started = []
+    row_of_another_run = "INSERT INTO schema_migrations (version, name) VALUES ('099-x', 'X')"
+    with holding(database, "SELECT 1") as other:
+
+        def emit(event: Event) -> None:
+            if isinstance(event, MigrationResult):
+                other.rollback()
+            elif isinstance(event, Started):
+                started.append(event)
+                if len(started) == 1:
+                    database.execute(row_of_another_run)
+                else:
+                    other.execute("LOCK TABLE seen")
+
+        assert not runner.run(config, emit).remaining
+    assert len(started) == 2
+    assert history(database) == ["001-view", "099-x", "002-two"]
+    assert [version for version, _ in stored(database)] == ["001-view"]
+    assert verdict(database).drift is Drift.UNKNOWN
 
 
 def test_a_lock_that_is_held_before_a_run_makes_a_notice(
@@ -348,6 +394,22 @@ def test_a_document_that_nobody_can_read_is_unknown_and_stays(
         ("x", "y"),
         (None, None),
     ]
+
+
+def test_a_document_of_another_major_version_is_unknown_and_stays(
+    database: Database, migrations: Write
+) -> None:
+    run(database, migrations(ONE))
+    ((text,),) = database.execute("SELECT schema_state FROM schema_migrations")
+    old = unpacked(text)
+    assert old
+    database.execute(
+        "UPDATE schema_migrations SET schema_state = %s", [packed(old._replace(postgres=13))]
+    )
+    assert verdict(database).drift is Drift.UNKNOWN
+    assert run(database, migrations(TWO)).applied == ["002-two"]
+    assert [version for version, _ in stored(database)] == ["001-one"]
+    assert verdict(database).drift is Drift.UNKNOWN
 
 
 def test_another_run_that_stored_last_is_not_overwritten(
