@@ -217,29 +217,31 @@ class _Run:
 
     def _apply(self, pending: Sequence[Migration]) -> None:
         for files, ahead in self._executor.groups(pending):
-            applied = self._apply_ahead(files) if ahead else 0
-            self._apply_one_by_one(files[applied:])
+            backoff = self._backoff()
+            applied = self._apply_ahead(files, backoff) if ahead else 0
+            self._apply_one_by_one(files[applied:], backoff)
 
-    def _apply_ahead(self, files: Sequence[Migration]) -> int:
-        """How many are applied so, before the first that is not applied or meets a busy table."""
-        if not self._executor.has_time_for_a_file:
-            return 0
+    def _apply_ahead(self, files: Sequence[Migration], backoff: Backoff) -> int:
+        """How many are applied so, before one that is not, or that has met a busy table."""
         before = len(self._log.applied)
         try:
             return self._executor.apply_ahead(files)
         except TableBusy as busy:
-            self._pause(busy, self._backoff())
+            self._pause(busy, backoff)
             return len(self._log.applied) - before
 
-    def _apply_one_by_one(self, files: Sequence[Migration]) -> None:
+    def _apply_one_by_one(self, files: Sequence[Migration], backoff: Backoff) -> None:
+        """`backoff` is that of the first file, which may have been tried before."""
         for migration, following in zip_longest(files, files[1:]):
             if not self._executor.has_time_for_a_file:
                 return
-            self._apply_one(migration, following)
+            self._apply_one(migration, following, backoff)
             self._log.announce(migration.version)
+            backoff = self._backoff()
 
-    def _apply_one(self, migration: Migration, following: Migration | None) -> None:
-        backoff = self._backoff()
+    def _apply_one(
+        self, migration: Migration, following: Migration | None, backoff: Backoff
+    ) -> None:
         self._retry_while_busy(lambda: self._executor.apply(migration, following, backoff), backoff)
 
     def _backoff(self) -> Backoff:

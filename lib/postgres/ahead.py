@@ -7,6 +7,7 @@ whose COMMIT was not answered are applied one by one.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -70,13 +71,13 @@ class Lane:
             return [Group(tuple(pending), ahead=False)]
         return list(_groups(pending))
 
-    def apply(self, files: Sequence[Migration], seconds: float) -> int:
+    def apply(self, files: Sequence[Migration]) -> int:
         """Apply files up to one that surprises; return how many are applied.
 
-        None begins after so many seconds. Raises TableBusy if the one that surprises met a lock,
-        HistoryChanged if the connection was lost, and OutcomeUnknown.
+        Raises TableBusy if the one that surprises met a lock, HistoryChanged if the connection was
+        lost, and OutcomeUnknown.
         """
-        window = self._window(files, seconds) if self._is_possible else None
+        window = self._window(files) if self._is_possible else None
         if window is None:
             return 0
         self._log.sent_ahead([migration.version for migration in files])
@@ -92,12 +93,14 @@ class Lane:
 
     @property
     def _is_possible(self) -> bool:
-        history = self._session.history
-        stops_for_nobody = _CHECK_INTERVAL in self._session.limits.supported(history)
-        has_usual_syntax = self._session.connection.has_standard_strings
-        return self._is_open and history.direct and stops_for_nobody and has_usual_syntax
+        session, history = self._session, self._session.history
+        stops_for_nobody = _CHECK_INTERVAL in session.limits.supported(history)
+        has_usual_syntax = session.connection.has_standard_strings
+        # What a deadline cuts off could not be applied again, which is how a failure is reported.
+        has_time = session.seconds_left == math.inf
+        return all((self._is_open, history.direct, stops_for_nobody, has_usual_syntax, has_time))
 
-    def _window(self, files: Sequence[Migration], seconds: float) -> _Window | None:
+    def _window(self, files: Sequence[Migration]) -> _Window | None:
         """What is sent; None if the history has changed, or its rows to come cannot be known."""
         rows = [self._recorder.row_ahead(migration) for migration in files]
         found = self._session.connection.read(rows_to_come(self._session.history, rows)).rows
@@ -106,16 +109,15 @@ class Lane:
         expected = Fingerprint(*(int(value or 0) for value in found[0]))
         if not self._transaction.fingerprint.matches(expected):
             return None
-        until = float(found[-1][2] or 0) + seconds
         window = _Window(files, [], [])
-        for migration, (row_id, digest, _) in zip(files, found[1:], strict=True):
-            window.batches.append(self._batch(migration, expected, until))
+        for migration, (row_id, digest) in zip(files, found[1:], strict=True):
+            window.batches.append(self._batch(migration, expected))
             window.rows.append((int(row_id or 0), int(digest or 0)))
             expected = expected.plus(*window.rows[-1])
         return window
 
-    def _batch(self, migration: Migration, expected: Fingerprint, until: float) -> list[Step]:
-        opening = self._transaction.opening_ahead(migration.version, expected, until)
+    def _batch(self, migration: Migration, expected: Fingerprint) -> list[Step]:
+        opening = self._transaction.opening_ahead(migration.version, expected)
         recording = self._recorder.ahead_sql(migration, expected)
         of_file = [Step(statement.text, collect=False) for statement in split(migration.text())]
         return [*_own_steps(opening), *of_file, *_own_steps(recording)]
@@ -128,13 +130,14 @@ class Lane:
         with closing(connection.send_ahead(window.batches)) as replies:
             # To the end, which follows a reply that failed.
             for reply, migration in zip(replies, window.files, strict=False):
-                self._session.forward_notices(migration, connection)
                 if reply.completed("COMMIT") and not failure:
+                    self._session.forward_notices(migration, connection)
                     self._committed(migration, reply.rows[0])
                     self._watch()
                     applied += 1
                 else:
                     failure = failure or reply
+        connection.forget_notices()  # of a file that will run again
         return applied, failure
 
     def _watch(self) -> None:
@@ -174,6 +177,10 @@ class Lane:
             committed_when=f"(id, version) IN ({written}) AND {of_this_run}",
         )
         self._report(window, commit.rows_in_history(reconnect_seconds, lock_seconds))
+        self._log.tell(
+            f"the connection was lost after {first} to {last} were sent; which of them are applied "
+            "was confirmed after reconnecting"
+        )
 
     def _report(self, window: _Window, found: Rows) -> None:
         """Tell which of the files have these rows, as far as that is not told yet."""

@@ -419,6 +419,11 @@ class Connection:
         self._received.append((notice.error_field(_SEVERITY) or b"", read, len(message)))
         self.notice_count += 1
 
+    def forget_notices(self) -> None:
+        """Forget all notices so far."""
+        self.notices.clear()
+        self.notice_count = 0
+
     def _take_notices(self) -> None:
         for severity, message, size in self._received:
             self.notices.append(self._text.notice(severity, message, size))

@@ -176,7 +176,7 @@ class Executor:
 
         The others are to be applied one by one. Raises TableBusy, HistoryChanged, OutcomeUnknown.
         """
-        return self._lane.apply(files, self.seconds_left - MIN_FILE_SECONDS)
+        return self._lane.apply(files)
 
     def apply(self, migration: Migration, following: Migration | None, backoff: Backoff) -> None:
         """Apply one file and record it. A file that follows begins in the same message.

@@ -54,7 +54,7 @@ NOT EXISTS (
 """
 
 _TO_COME = """
-SELECT id, {digest}, extract(epoch FROM clock_timestamp()) FROM (
+SELECT id, {digest} FROM (
     SELECT coalesce(pg_sequence_last_value(seqrelid) + seqincrement, seqstart)
             + seqincrement * number AS id,
         number, version, checksum, environment, identity
@@ -152,11 +152,9 @@ def unchanged(history: History, expected: Fingerprint) -> str:
 
 
 def rows_to_come(history: History, rows: Sequence[Row]) -> str:
-    """What `insertion` will return for rows that are inserted one after the other, and nothing in
-    between. Reads only, of a table whose ids are those of a sequence.
+    """The ids and digests of rows that are inserted one after the other, and nothing in between.
 
-    In front of them is the row of `comparison`. Instead of milliseconds they have the server's
-    time, in seconds of the epoch.
+    Reads only; of a table whose ids are those of a sequence. In front is the row of `comparison`.
     """
     made = (
         f"({number}, {literal(row.version)}, {literal(row.checksum)}, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
 from lib.errors import ServerError
@@ -28,8 +28,6 @@ _OPTIONAL_LIMITS_MS = {
     "tcp_user_timeout": 15_000,
 }
 OPTIONAL_LIMITS = frozenset(_OPTIONAL_LIMITS_MS)
-# Other values, for a transaction that stands idle while another connection works.
-STAYS_IDLE = {"idle_in_transaction_session_timeout": 0}
 
 
 class SessionLimits:
@@ -51,20 +49,18 @@ class SessionLimits:
         history: History | None,
         *,
         scope: Literal["LOCAL", "SESSION"] = "LOCAL",
-        other_ms: Mapping[str, int] | None = None,
+        stays_idle: bool = False,
     ) -> str:
         """SET statements. Without a history only the limits that every server has.
 
-        `other_ms` are other values, in milliseconds, for those of the limits that are set.
+        `stays_idle` is for a transaction that stands idle while another connection works.
         """
         milliseconds = {
             "lock_timeout": round(self._config.lock_timeout * 1000),
             "statement_timeout": self._statement_timeout_ms(),
         }
         if history:
-            milliseconds |= self._optional_limits_ms(history)
-        others = (other_ms or {}).items()
-        milliseconds |= {name: ms for name, ms in others if name in milliseconds}
+            milliseconds |= self._optional_limits_ms(history, stays_idle=stays_idle)
         set_ = "SET LOCAL" if scope == "LOCAL" else "SET"
         return " ".join(f"{set_} {name} = '{ms}ms';" for name, ms in milliseconds.items())
 
@@ -96,6 +92,9 @@ class SessionLimits:
         """Those of the limits that not every server has, and this one lets a session set."""
         return history.limits - self._unsupported
 
-    def _optional_limits_ms(self, history: History) -> dict[str, int]:
+    def _optional_limits_ms(self, history: History, *, stays_idle: bool) -> dict[str, int]:
         supported = self.supported(history)
-        return {name: ms for name, ms in _OPTIONAL_LIMITS_MS.items() if name in supported}
+        found = {name: ms for name, ms in _OPTIONAL_LIMITS_MS.items() if name in supported}
+        if stays_idle and "idle_in_transaction_session_timeout" in found:
+            found["idle_in_transaction_session_timeout"] = 0
+        return found

@@ -186,8 +186,7 @@ class RunSession:
             self.log.notice(migration, f"({dropped} earlier notices not shown)")
         for text in connection.notices:
             self.log.notice(migration, text)
-        connection.notices.clear()
-        connection.notice_count = 0
+        connection.forget_notices()
 
     def rollback(self) -> None:
         """End an open transaction, and drop what a file left in the session."""

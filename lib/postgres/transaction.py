@@ -5,16 +5,14 @@ What ends one transaction travels with what begins the next: that saves a round 
 
 from __future__ import annotations
 
-import math
 import time
 from enum import Enum, auto
 
 from lib.history import History
 from lib.postgres.blockers import REPORT_SECONDS
-from lib.postgres.check import NO_LOCK, NO_TIME, OTHER_TABLE, TRANSACTION_ENDED, check
+from lib.postgres.check import NO_LOCK, OTHER_TABLE, TRANSACTION_ENDED, check
 from lib.postgres.connection import PIN_PATH, Reply, usual_path
 from lib.postgres.history_table import Fingerprint, comparison, unchanged
-from lib.postgres.limits import STAYS_IDLE
 from lib.postgres.session import POLL_JITTER, POLL_SECONDS, RunSession
 from lib.quoting import literal
 from lib.retry import Backoff
@@ -110,11 +108,11 @@ class Transaction:
         self._session.connection.send(f"{sql}COMMIT;{opening}", reply=reply)
         self._begun = reply if reply.completed("BEGIN") else None
 
-    def opening_ahead(self, version: str, expected: Fingerprint, until: float) -> str:
+    def opening_ahead(self, version: str, expected: Fingerprint) -> str:
         """What begins a transaction for a file that is sent ahead.
 
-        It fails, instead of being answered, where it is not under the lock, finds another history,
-        or comes later than `until`, in the server's seconds of the epoch.
+        It fails, instead of being answered, where it is not under the lock or finds another
+        history.
         """
         history = self._session.history
         attempt = self._session.lock.attempt(_REMEMBER_TRANSACTION)
@@ -124,8 +122,6 @@ class Transaction:
             pin=PIN_PATH,
             lock=check(NO_LOCK, f"({attempt}) IS NULL"),
         )
-        if until < math.inf:
-            opening += check(NO_TIME, f"extract(epoch FROM clock_timestamp()) > {until}")
         return _BEGIN + opening + unchanged(history, expected) + usual_path(history.tenant)
 
     def rollback(self) -> None:
@@ -206,7 +202,7 @@ class Transaction:
         idle = kind is _Kind.IDLE
         opening = _OPENING.format(
             name=literal(f"{session.application_name} {self._version}".rstrip()),
-            limits=session.limits.as_sql(session.history, other_ms=STAYS_IDLE if idle else None),
+            limits=session.limits.as_sql(session.history, stays_idle=idle),
             pin=PIN_PATH,
             lock=session.lock.try_sql("'held'" if idle else "pg_current_xact_id()::text"),
         )

@@ -236,14 +236,14 @@ def test_ids_that_no_sequence_gives_end_it_without_a_word(
     assert (history(database), effects(database)) == (VERSIONS, VERSIONS)
 
 
-def test_a_deadline_lets_no_file_begin_that_has_no_time(
-    database: Database, migrations: Write
-) -> None:
+def test_with_a_deadline_no_file_is_sent_ahead(database: Database, migrations: Write) -> None:
     directory = migrations(files(**{f"file_{n}": "SELECT pg_sleep(0.25);" for n in range(1, 13)}))
+    events = Events()
     config = config_of(database, directory, MIGRATION_DRIFT="off")
     margin = runner.SHUTDOWN_MARGIN_SECONDS
-    result = runner.run(config, lambda _: None, deadline=time.monotonic() + margin + 2.0)
+    result = runner.run(config, events.all.append, deadline=time.monotonic() + margin + 2.0)
     applied = [one.version for one in result.applied]
+    assert sent(events) == []
     assert 1 <= len(applied) < COUNT
     assert applied == VERSIONS[: len(applied)] == history(database) == effects(database)
     assert [*applied, *result.remaining] == VERSIONS
