@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lib.cli.main import main
+from lib.consent import require_scratch_consent
 from lib.errors import WrongEnvironment
-from lib.guard import require_scratch_consent
 from lib.settings.assistant import MARKERS, Marker, find_assistant
 from lib.web.service import Service
 from scripts.embedded import find_programs

@@ -108,8 +108,10 @@ BEGIN
     SELECT to_jsonb(own) INTO chosen FROM (
         SELECT c.oid::bigint, home AS schema, CASE WHEN wanted IS NULL THEN 1 END AS place,
                current_user AS owner, own_role::bigint AS owner_oid, true AS trusted,
-               false AS hidden, true AS readable, true AS numbered,
-               has_table_privilege(c.oid, 'INSERT') AS insertable, a.columns, a.read
+               false AS hidden, true AS readable,
+               has_table_privilege(c.oid, 'INSERT') AS insertable,
+               has_sequence_privilege(pg_get_serial_sequence(quote_ident(home) || '.{table}', 'id'),
+                   'USAGE, UPDATE') IS NOT false AS numbered, a.columns, a.read
         FROM pg_class c
         CROSS JOIN LATERAL (SELECT array_agg(attname) AS columns, {read} AS read
             FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) a

@@ -423,14 +423,19 @@ def test_who_may_not_write_the_history_is_told_the_grant_before_a_file(
         assert history(database) == ["001-one", "002-two"]
 
 
+@pytest.mark.parametrize(
+    "lost",
+    ["INSERT ON schema_migrations", "USAGE, UPDATE ON SEQUENCE schema_migrations_id_seq"],
+    ids=["table", "sequence"],
+)
 def test_an_owner_that_may_not_write_its_history_is_told_so_before_a_file(
-    server: Server, database: Database, migrations: Write
+    server: Server, database: Database, migrations: Write, lost: str
 ) -> None:
     directory = migrations({"001-one.sql": "CREATE TABLE one ()"})
     with login(server, database) as owner:
         database.execute(f"GRANT CREATE ON SCHEMA public TO {role(owner)}")
         run(owner, directory)
-        database.execute(f"REVOKE INSERT ON schema_migrations FROM {role(owner)}")
+        database.execute(f"REVOKE {lost} FROM {role(owner)}")
         migrations({"002-two.sql": "CREATE TABLE two ()"})
         with run_fails(DatabaseUnsuitable, match="may not insert into public.schema_migrations"):
             run(owner, directory)
