@@ -105,7 +105,7 @@ def test_a_limit_that_a_server_refuses_costs_one_warning_and_not_the_run(
     limit = "client_connection_check_interval"
 
     async def refused(message: Message) -> None:
-        data = message.data.replace(f"{limit} = '20ms'".encode(), f"{limit} = '-100ms'".encode())
+        data = message.data.replace(f"{limit} = '20ms'".encode(), f"{limit} = '-1ms'".encode())
         await replace(message, data=data).pass_on()
 
     proxy.when(f"{limit} = '20ms'", refused, times=math.inf)

@@ -67,10 +67,9 @@ def env_file_with(variable: str, folder: Path = ROOT) -> str:
     return next(files, "")
 
 
-def is_set(environ: Mapping[str, str], variable: str, *, default: str = "") -> bool:
+def is_set(environ: Mapping[str, str], variable: str) -> bool:
     """Whether a variable that is a switch is on."""
-    text = value_of(environ, variable) or default
-    return text.lower() not in ("", "0", "false", "no", "off")
+    return value_of(environ, variable).lower() not in ("", "0", "false", "no", "off")
 
 
 def value_of(environ: Mapping[str, str], variable: str) -> str:

@@ -14,6 +14,7 @@ from lib.errors import MigrationResult, OnwardError
 from lib.events import Retry, Running, SentAhead
 from lib.postgres.ahead import MAX_FILE_BYTES, MAX_STATEMENTS, is_plain
 from lib.report.text import error_text
+from tests import kit
 from tests.conftest import Cli, Database, Server
 from tests.kit import (
     HEAD,
@@ -26,7 +27,6 @@ from tests.kit import (
     holding,
     nothing_is_left_running,
     read,
-    run,
     run_fails,
     until,
 )
@@ -51,6 +51,13 @@ def files(**more: str) -> dict[str, str]:
         f"{version}.sql": MADE + EFFECT.format(version=version) + more.get(f"file_{number}", "")
         for number, version in enumerate(VERSIONS, start=1)
     }
+
+
+def run(
+    database: Database, directory: Path, events: Events | None = None, **environ: str
+) -> Events:
+    """A run that sends files ahead, unless it is told otherwise."""
+    return kit.run(database, directory, events, **({"MIGRATION_AHEAD": "1"} | environ))
 
 
 def effects(database: Database) -> list[str]:
@@ -239,7 +246,7 @@ def test_ids_that_no_sequence_gives_end_it_without_a_word(
 def test_with_a_deadline_no_file_is_sent_ahead(database: Database, migrations: Write) -> None:
     directory = migrations(files(**{f"file_{n}": "SELECT pg_sleep(0.25);" for n in range(1, 13)}))
     events = Events()
-    config = config_of(database, directory, MIGRATION_DRIFT="off")
+    config = config_of(database, directory, MIGRATION_DRIFT="off", MIGRATION_AHEAD="1")
     margin = runner.SHUTDOWN_MARGIN_SECONDS
     result = runner.run(config, events.all.append, deadline=time.monotonic() + margin + 2.0)
     applied = [one.version for one in result.applied]
@@ -298,6 +305,7 @@ def started(cli: Cli, database: Database, directory: Path) -> Command:
         "MIGRATION_ENV": "development",
         "POSTGRES_URL": database.url,
         "MIGRATION_ALLOW_NONEMPTY": "1",
+        "MIGRATION_AHEAD": "1",
     }
     return Command(cli, environ)
 
