@@ -1,6 +1,7 @@
 """What a run tells while it goes on, and what it has done. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from lib.errors import MigrationResult, TableBusy
@@ -36,6 +37,12 @@ class Running(NamedTuple):
     version: str
 
 
+class SentAhead(NamedTuple):
+    """Files are sent to the server together; each is told when it is applied."""
+
+    versions: Sequence[str]
+
+
 class Progress(NamedTuple):
     """A file still runs, after so many seconds; `details` say what it does or waits for."""
 
@@ -51,7 +58,7 @@ class Retry(NamedTuple):
     pause: float
 
 
-Event = Started | TakenOver | Notice | Running | Progress | Retry | MigrationResult
+Event = Started | TakenOver | Notice | Running | SentAhead | Progress | Retry | MigrationResult
 Emit = Callable[[Event], None]
 
 
@@ -84,6 +91,7 @@ class RunLog:
         self.drift_found = False
         """Whether the schema was not as the migrations left it, before this run's first file."""
         self._running = "the history"  # its table may have to be made first
+        self._next: dict[str, str] = {}
 
     @property
     def applied(self) -> tuple[MigrationResult, ...]:
@@ -115,6 +123,12 @@ class RunLog:
             self._running = version
             self._emit(Running(version))
 
+    def sent_ahead(self, versions: Sequence[str]) -> None:
+        """These files run now, one after the other."""
+        self._running = versions[0]
+        self._next = dict(pairwise(versions))
+        self._emit(SentAhead(versions))
+
     def still_running(self, seconds: float, details: tuple[str, ...]) -> None:
         """What was begun last, a file or the history, has been running for so many seconds."""
         self._emit(Progress(self._running, seconds, details))
@@ -126,6 +140,7 @@ class RunLog:
     def committed(self, result: MigrationResult) -> None:
         """A migration is applied. May be told twice: by the reply, and after an interruption."""
         self._applied.setdefault(result.version, result)
+        self._running = self._next.get(result.version, self._running)
 
     def announce(self, version: str) -> None:
         """Show that a migration is applied."""

@@ -216,14 +216,32 @@ class _Run:
                 self._executor.schema.end_run()
 
     def _apply(self, pending: Sequence[Migration]) -> None:
-        for migration, following in zip_longest(pending, pending[1:]):
+        for files, ahead in self._executor.groups(pending):
+            backoff = self._backoff()
+            applied = self._apply_ahead(files, backoff) if ahead else 0
+            self._apply_one_by_one(files[applied:], backoff)
+
+    def _apply_ahead(self, files: Sequence[Migration], backoff: Backoff) -> int:
+        """How many are applied so, before one that is not, or that has met a busy table."""
+        before = len(self._log.applied)
+        try:
+            return self._executor.apply_ahead(files)
+        except TableBusy as busy:
+            self._pause(busy, backoff)
+            return len(self._log.applied) - before
+
+    def _apply_one_by_one(self, files: Sequence[Migration], backoff: Backoff) -> None:
+        """`backoff` is that of the first file, which may have been tried before."""
+        for migration, following in zip_longest(files, files[1:]):
             if not self._executor.has_time_for_a_file:
                 return
-            self._apply_one(migration, following)
+            self._apply_one(migration, following, backoff)
             self._log.announce(migration.version)
+            backoff = self._backoff()
 
-    def _apply_one(self, migration: Migration, following: Migration | None) -> None:
-        backoff = self._backoff()
+    def _apply_one(
+        self, migration: Migration, following: Migration | None, backoff: Backoff
+    ) -> None:
         self._retry_while_busy(lambda: self._executor.apply(migration, following, backoff), backoff)
 
     def _backoff(self) -> Backoff:
@@ -238,11 +256,15 @@ class _Run:
             try:
                 return attempt()
             except TableBusy as busy:
-                pause = backoff.next_pause()
-                if pause is None:
-                    raise busy.after(backoff.attempts) from None
-                self._log.retrying(busy, pause)
-                time.sleep(pause)
+                self._pause(busy, backoff)
+
+    def _pause(self, busy: TableBusy, backoff: Backoff) -> None:
+        """Wait before the next attempt. Raises the error if there is none."""
+        pause = backoff.next_pause()
+        if pause is None:
+            raise busy.after(backoff.attempts) from None
+        self._log.retrying(busy, pause)
+        time.sleep(pause)
 
     def _failed(self, cause: OnwardError, history: History, plan: Plan) -> RunFailed:
         remaining = self._remaining(plan)

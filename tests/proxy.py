@@ -40,6 +40,7 @@ class Connection:
         self._let_in = False
         self._servers_turn = False
         self._answered = asyncio.Event()
+        self._cut: asyncio.Task[None] | None = None
 
     def cut(self) -> None:
         """Reset both sides, at once."""
@@ -54,6 +55,11 @@ class Connection:
     async def answered(self) -> None:
         """Wait until the server is done with what it was last sent."""
         await self._answered.wait()
+
+    def cut_when_answered(self) -> None:
+        """Pass on what else the client sends before it waits, and cut then."""
+        self._cut = asyncio.create_task(self.answered())
+        self._cut.add_done_callback(lambda _: self.cut())
 
     def deafen(self) -> None:
         """From here on the server's answers are lost."""
@@ -143,9 +149,9 @@ async def cut_after(message: Message) -> None:
     if message.from_client:
         message.connection.deafen()
         await message.pass_on()
-        await message.connection.answered()
-    else:
-        await message.pass_on()
+        message.connection.cut_when_answered()
+        return
+    await message.pass_on()
     message.connection.cut()
 
 

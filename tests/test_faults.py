@@ -105,10 +105,10 @@ def test_a_limit_that_a_server_refuses_costs_one_warning_and_not_the_run(
     limit = "client_connection_check_interval"
 
     async def refused(message: Message) -> None:
-        data = message.data.replace(f"{limit} = '2000ms'".encode(), f"{limit} = '-100ms'".encode())
+        data = message.data.replace(f"{limit} = '20ms'".encode(), f"{limit} = '-1ms'".encode())
         await replace(message, data=data).pass_on()
 
-    proxy.when(f"{limit} = '2000ms'", refused, times=math.inf)
+    proxy.when(f"{limit} = '20ms'", refused, times=math.inf)
     command.files(first=f"CREATE TABLE seen AS SELECT current_setting('{limit}') AS value")
     outcome = command.run(proxy.url(command.database.url))
     assert (outcome.code, sum(limit in line for line in outcome.said.splitlines())) == ("ok", 1)
@@ -166,7 +166,7 @@ def test_a_files_session_has_all_limits_and_no_others_than_these(
     hold at all.
     """
     limits = {
-        "client_connection_check_interval": "2000",
+        "client_connection_check_interval": "20",
         "idle_in_transaction_session_timeout": "60000",
         "idle_session_timeout": "0",
         "lock_timeout": "1230",

@@ -17,10 +17,13 @@ def files(count: int) -> dict[str, str]:
     }
 
 
-def cost(proxy: Proxy, database: Database, directory: Path, drift: str = "off") -> int:
+def cost(
+    proxy: Proxy, database: Database, directory: Path, drift: str = "off", ahead: str = ""
+) -> int:
     """The round trips of one run."""
     before = proxy.round_trips
-    run(Database(database.name, proxy.url(database.url)), directory, MIGRATION_DRIFT=drift)
+    through = Database(database.name, proxy.url(database.url))
+    run(through, directory, MIGRATION_DRIFT=drift, MIGRATION_AHEAD=ahead)
     return proxy.round_trips - before
 
 
@@ -52,6 +55,18 @@ def test_a_file_costs_two_round_trips(
     # The history is read, the table made where there is none (two), the first transaction opened.
     assert costs == {count: 2 * count + (2 if made else 4) for count in costs}
     assert len(proxy.connections) == len(costs)
+
+
+def test_files_sent_ahead_cost_as_much_as_one(
+    server: Server, proxy: Proxy, database: Database, migrations: Write
+) -> None:
+    run(database, migrations(files(1)))
+    costs = [cost(proxy, database, migrations(files(count)), ahead="1") for count in (5, 15, 40)]
+    # The history is read, the rows to come are foreseen, the files are sent; more where the server
+    # answers before all is sent.
+    assert min(costs) == 3
+    assert max(costs) <= 5
+    assert len(history(database)) == 40
 
 
 def test_nothing_pending_costs_one_query(

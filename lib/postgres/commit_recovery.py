@@ -86,7 +86,7 @@ class Commit:
             return CommitResult(Outcome.COMMITTED, reply, reply.rows)
         if not reply.lost:
             return CommitResult(Outcome.ROLLED_BACK, reply, [])
-        rows = self._rows_in_history(reconnect_seconds, lock_seconds)
+        rows = self.rows_in_history(reconnect_seconds, lock_seconds)
         if self._committed_when is None:
             raise HistoryChanged
         if not rows:
@@ -96,10 +96,11 @@ class Commit:
         )
         return CommitResult(Outcome.COMMITTED, reply, rows)
 
-    def _rows_in_history(self, reconnect_seconds: float, lock_seconds: float) -> Rows:
+    def rows_in_history(self, reconnect_seconds: float, lock_seconds: float) -> Rows:
         """The rows for which the condition holds, read under the lock.
 
         Without the lock, their absence would prove nothing: the COMMIT may still be on its way.
+        Raises OutcomeUnknown.
         """
         left = min(reconnect_seconds + lock_seconds, self._session.seconds_left)
         backoff = Backoff(reconnect_seconds, first=POLL_SECONDS, jitter=POLL_JITTER)

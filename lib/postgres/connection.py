@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from select import POLLIN, POLLOUT, poll
 from types import FrameType
 from typing import NamedTuple, Self
@@ -40,6 +40,7 @@ BUSY = ("55P03", "40P01")  # lock_timeout and NOWAIT; deadlock
 # A pooler without a server, no connection left, a server that stops or starts.
 _UNAVAILABLE_SQLSTATES = "08...|53300|57P0[123]"
 _PERMISSION_DENIED, _CANCELLED, _UNSUPPORTED = "42501", "57014", "0A000"
+_SYNCED = pq.ExecStatus.PIPELINE_SYNC
 _SEVERITY, _MESSAGE = int(pq.DiagnosticField.SEVERITY), int(pq.DiagnosticField.MESSAGE_PRIMARY)
 
 # Onward's own statements run between these two. On the role's search path, anyone who may create
@@ -78,7 +79,7 @@ USUAL_PATH = usual_path(None)
 class Reply:
     """What the server returned for one message."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, lost: bool = False) -> None:
         self.rows: Rows = []
         self.tags: list[str] = []
         self.finished = 0
@@ -86,7 +87,7 @@ class Reply:
         self.columns: tuple[tuple[str, int, int], ...] = ()
         """Of a statement that was parsed: name, type and type modifier of each of its columns."""
         self.error: ServerError | None = None
-        self.lost = False
+        self.lost = lost
         """The connection broke before the reply was complete."""
 
     @property
@@ -102,6 +103,13 @@ class Reply:
     def completed(self, tag: str) -> bool:
         """Whether a statement with this command tag succeeded."""
         return tag in self.tags
+
+
+class Step(NamedTuple):
+    """A statement to send ahead, and whether its rows and tag are kept."""
+
+    sql: str
+    collect: bool
 
 
 class IdleHook(NamedTuple):
@@ -153,6 +161,11 @@ class Connection:
         """Whether a transaction is open, failed or not."""
         return self._pgconn.transaction_status != pq.TransactionStatus.IDLE
 
+    @property
+    def has_standard_strings(self) -> bool:
+        """Whether a backslash in a string is an ordinary character, as the SQL standard has it."""
+        return self._parameter("standard_conforming_strings") == "on"
+
     def send(self, sql: bytes | str, *, collect: bool = True, reply: Reply | None = None) -> Reply:
         """Send one message and read the whole reply. The server's error is in it, not raised.
 
@@ -168,6 +181,55 @@ class Connection:
             self._pgconn.set_single_row_mode()
 
         return self._exchange(start, message, reply, collect)
+
+    def send_ahead(self, batches: Sequence[Sequence[Step]]) -> Generator[Reply, None, None]:
+        """Send all batches without waiting for a reply, then yield the reply to each.
+
+        They are one pipeline: the server answers after each batch, and skips what follows an error,
+        so that the reply that failed is the last. Close what is returned: if it is not at its end,
+        the statement that runs is cancelled and the connection closed.
+        """
+        try:
+            self._pgconn.enter_pipeline_mode()
+            for batch in batches:
+                self._send_batch(batch)
+            self._pgconn.pipeline_sync()
+            self._flush()
+            for batch in batches:
+                reply = self._batch_reply(batch)
+                if reply.failed or batch is batches[-1]:
+                    self._end_pipeline()
+                yield reply
+                if reply.failed:
+                    return
+        except psycopg.Error:
+            self._connection.close()
+            yield Reply(lost=True)
+        except BaseException:
+            self._cancel_and_close()
+            raise
+
+    def _send_batch(self, batch: Sequence[Step]) -> None:
+        for step in batch:
+            self._pgconn.send_query_params(self._encoded(step.sql), None)
+        self._pgconn.send_flush_request()
+        self._flush()
+
+    def _batch_reply(self, batch: Sequence[Step]) -> Reply:
+        reply = Reply()
+        for step in batch:
+            if not reply.failed:  # what is skipped has no mode
+                self._pgconn.set_single_row_mode()
+            while (result := self._next_result()) is not None:
+                self._consume(result, reply, step.collect)
+        self._take_notices()
+        return reply
+
+    def _end_pipeline(self) -> None:
+        while (result := self._next_result()) is None or result.status != _SYNCED:
+            if self._pgconn.status == pq.ConnStatus.BAD:
+                raise psycopg.OperationalError
+        self._pgconn.exit_pipeline_mode()
 
     def parse(self, text: str) -> Reply:
         """Have the server parse one statement, which is not run, and describe its result.
@@ -313,7 +375,7 @@ class Connection:
             case pq.ExecStatus.FATAL_ERROR:
                 error = self._server_error(result)
                 reply.error = own_error(error) if collect else error
-            case pq.ExecStatus.EMPTY_QUERY:
+            case pq.ExecStatus.EMPTY_QUERY | pq.ExecStatus.PIPELINE_ABORTED:
                 pass
             case _:
                 # COPY to or from the client: there is no data to send, and only closing ends it.
@@ -356,6 +418,11 @@ class Connection:
         read = message[: ServerText.NOTICE_BYTES_READ]
         self._received.append((notice.error_field(_SEVERITY) or b"", read, len(message)))
         self.notice_count += 1
+
+    def forget_notices(self) -> None:
+        """Forget all notices so far."""
+        self.notices.clear()
+        self.notice_count = 0
 
     def _take_notices(self) -> None:
         for severity, message, size in self._received:

@@ -26,6 +26,7 @@ from lib.errors import (
 from lib.events import RunLog
 from lib.history import History
 from lib.imported import Imported
+from lib.postgres.ahead import Group, Lane
 from lib.postgres.connecting import CONNECT_BUDGET, Budget
 from lib.postgres.connection import A_TABLE, BUSY, Connection, Reply, search_path
 from lib.postgres.history_changes import HistoryChanges
@@ -94,6 +95,7 @@ class Executor:
         self._recorder = Recorder(self._session, self._transaction, self._log)
         self.changes = HistoryChanges(self._session, self._transaction, self._recorder, self._log)
         self.schema = SchemaWatch(self._session, self._transaction, self._log)
+        self._lane = Lane(self._session, self._transaction, self._recorder, self._log)
 
     def __enter__(self) -> Self:
         return self
@@ -163,6 +165,19 @@ class Executor:
             raise connection.error_for(reply)
         return set() if reply.error else {str(name) for (name,) in reply.rows}
 
+    def groups(self, pending: Sequence[Migration]) -> list[Group]:
+        """The files in order: those that are sent ahead together, and those that are not."""
+        if self._observer:
+            return [Group(tuple(pending), ahead=False)]
+        return self._lane.groups(pending)
+
+    def apply_ahead(self, files: Sequence[Migration]) -> int:
+        """Apply the first of these files without waiting for replies; return how many.
+
+        The others are to be applied one by one. Raises TableBusy, HistoryChanged, OutcomeUnknown.
+        """
+        return self._lane.apply(files)
+
     def apply(self, migration: Migration, following: Migration | None, backoff: Backoff) -> None:
         """Apply one file and record it. A file that follows begins in the same message.
 
@@ -198,7 +213,7 @@ class Executor:
         connection = self._session.connection
         self._log.running(migration.version)
         reply = self._send(migration, connection)
-        self._forward_notices(migration, connection)
+        self._session.forward_notices(migration, connection)
         if not reply.failed:
             reply = connection.send(self._recorder.clean_up_sql())
         if reply.failed:
@@ -221,7 +236,7 @@ class Executor:
         started = time.perf_counter()
         reply = self._send(migration, connection)
         result = _result(migration, started)
-        self._forward_notices(migration, connection)
+        self._session.forward_notices(migration, connection)
         if reply.failed:
             ended = not connection.in_transaction
             self._transaction.rollback()
@@ -277,7 +292,7 @@ class Executor:
                 error.blockers = self._session.blockers
             raise
         finally:
-            self._forward_notices(migration, work)
+            self._session.forward_notices(migration, work)
             self._session.reset_for_pooler(work)
 
     def _set_limits(self, migration: Migration, work: Connection, runner: StatementRunner) -> None:
@@ -318,16 +333,6 @@ class Executor:
         if ended:
             return PartlyApplied(diagnostic, state=ENDED_ITS_TRANSACTION, next_step=LEAVE_ALONE)
         return MigrationFailed(diagnostic, state=ROLLED_BACK, next_step=remedy_for(error))
-
-    def _forward_notices(self, migration: Migration, connection: Connection) -> None:
-        """Show the last notices of a connection, and forget them."""
-        dropped = connection.notice_count - len(connection.notices)
-        if dropped > 0:
-            self._log.notice(migration, f"({dropped} earlier notices not shown)")
-        for text in connection.notices:
-            self._log.notice(migration, text)
-        connection.notices.clear()
-        connection.notice_count = 0
 
 
 @contextmanager

@@ -39,6 +39,30 @@ SELECT count(*), coalesce(max(id), 0), coalesce(sum({digest}), 0) FROM {table};
 
 _COLUMNS = ("version", "name", "applied_at", "execution_time_ms", "checksum", *AUDIT_COLUMNS)
 
+_ELAPSED_MS = (
+    "CAST(EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) "
+    "pg_catalog.transaction_timestamp()) OPERATOR(pg_catalog.*) 1000 AS pg_catalog.int4)"
+)
+
+_CHANGED = """
+NOT EXISTS (
+    SELECT FROM (
+        SELECT count(*) AS rows, coalesce(max(id), 0) AS newest,
+            coalesce(sum({digest}), 0) AS digest
+        FROM {table}
+    ) AS found WHERE rows = {rows} AND newest = {newest} AND found.digest = {expected})
+"""
+
+_TO_COME = """
+SELECT id, {digest} FROM (
+    SELECT coalesce(pg_sequence_last_value(seqrelid) + seqincrement, seqstart)
+            + seqincrement * number AS id,
+        number, version, checksum, environment, identity
+    FROM pg_sequence, (VALUES {rows}) AS made (number, version, checksum, environment, identity)
+    WHERE seqrelid = pg_get_serial_sequence({name}, 'id')::regclass
+) AS row ORDER BY number
+"""
+
 # A trigger or a rule can keep a row from being stored, or change it, and the INSERT is none the
 # wiser. Deferred triggers have their turn first.
 _VERIFY = """
@@ -87,6 +111,8 @@ class Row(NamedTuple):
     """None for the time at which the row is written."""
     restore_point: RestorePoint | None = None
     """Of the run that applied it; not written to a table that has no columns for it."""
+    measured: bool = False
+    """Whether the server says how long the transaction has taken, instead of `milliseconds`."""
 
 
 def table_name(history: History) -> str:
@@ -113,10 +139,41 @@ def comparison(history: History) -> str:
     )
 
 
+def unchanged(history: History, expected: Fingerprint) -> str:
+    """A check that the history is this one. Raises OTHER_TABLE or ROWS_CHANGED."""
+    changed = _CHANGED.format(
+        table=history.table,
+        digest=_digest(history),
+        rows=expected.rows,
+        newest=expected.newest,
+        expected=expected.digest or 0,
+    )
+    return same_table(history, owner=True) + check(ROWS_CHANGED, changed)
+
+
+def rows_to_come(history: History, rows: Sequence[Row]) -> str:
+    """The ids and digests of rows that are inserted one after the other, and nothing in between.
+
+    Reads only; of a table whose ids are those of a sequence. In front is the row of `comparison`.
+    """
+    made = (
+        f"({number}, {literal(row.version)}, {literal(row.checksum)}, "
+        f"{literal(row.environment)}, {literal(row.identity)})"
+        for number, row in enumerate(rows)
+    )
+    return comparison(history) + _TO_COME.format(
+        name=table_name(history), digest=_digest(history), rows=", ".join(made)
+    )
+
+
 def insertion(history: History, rows: Sequence[Row]) -> str:
-    """Write rows, on the usual path. Returns id and digest of each. `verification` must follow."""
+    """Write rows, on the usual path. `verification` must follow.
+
+    Returns id, digest and milliseconds of each.
+    """
     path = usual_path(history.tenant)
-    return f"{path} {typed_insertion(history, rows)} RETURNING id, {_digest(history)};"
+    returned = f"id, {_digest(history)}, execution_time_ms"
+    return f"{path} {typed_insertion(history, rows)} RETURNING {returned};"
 
 
 def typed_insertion(history: History, rows: Sequence[Row]) -> str:
@@ -159,7 +216,15 @@ def verification(
 
 def stored_where(history: History, condition: str) -> str:
     """The rows, as `insertion` returns them, for which a condition holds."""
-    return f"SELECT id, {_digest(history)} FROM {history.table} WHERE {condition}"  # noqa: S608
+    found = f"id, {_digest(history)}, execution_time_ms"
+    return f"SELECT {found} FROM {history.table} WHERE {condition}"  # noqa: S608
+
+
+def written_by_run(history: History, point: RestorePoint | None) -> str:
+    """A condition: a row was written by the run with this restore point, as far as rows say so."""
+    if not (history.keeps_restore_point and point):
+        return "true"
+    return f"{RESTORE_COLUMNS[0]} = {_time(point.time)}"
 
 
 def _digest(history: History) -> str:
@@ -179,7 +244,7 @@ def _values(row: Row, columns: Sequence[str]) -> str:
         "version": literal(row.version),
         "name": literal(row.name),
         "applied_at": _time(row.applied_at) if row.applied_at else "pg_catalog.clock_timestamp()",
-        "execution_time_ms": literal(row.milliseconds),
+        "execution_time_ms": _ELAPSED_MS if row.measured else literal(row.milliseconds),
         "checksum": literal(row.checksum),
         "environment": literal(row.environment),
         "identity": literal(row.identity),

@@ -15,7 +15,9 @@ EXPECTED_LIMITS = frozenset(
     ("client_connection_check_interval", "idle_in_transaction_session_timeout")
 )
 _OPTIONAL_LIMITS_MS = {
-    "client_connection_check_interval": 2_000,
+    # A server that works ahead must notice soon that nobody waits for it. It keeps to the interval
+    # that held when it began to measure, so all transactions have the same.
+    "client_connection_check_interval": 20,
     "idle_in_transaction_session_timeout": 60_000,
     # The role's or the database's own values of these are meant for the application.
     "idle_session_timeout": 0,
@@ -69,7 +71,7 @@ class SessionLimits:
 
     def drop_refused(self, history: History, error: ServerError) -> bool:
         """Whether the server refused a limit; it is not set again."""
-        supported = history.limits - self._unsupported
+        supported = self.supported(history)
         refused = next((name for name in supported if f'"{name}"' in error.message), None)
         if refused:
             self._drop(refused, error.message)
@@ -86,8 +88,12 @@ class SessionLimits:
         seconds = min(self._config.statement_timeout or math.inf, self._seconds_left())
         return 0 if seconds == math.inf else max(1, round(seconds * 1000))
 
+    def supported(self, history: History) -> frozenset[str]:
+        """Those of the limits that not every server has, and this one lets a session set."""
+        return history.limits - self._unsupported
+
     def _optional_limits_ms(self, history: History, *, stays_idle: bool) -> dict[str, int]:
-        supported = history.limits - self._unsupported
+        supported = self.supported(history)
         found = {name: ms for name, ms in _OPTIONAL_LIMITS_MS.items() if name in supported}
         if stays_idle and "idle_in_transaction_session_timeout" in found:
             found["idle_in_transaction_session_timeout"] = 0

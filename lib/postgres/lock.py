@@ -47,8 +47,12 @@ class RunLock(NamedTuple):
 
         The result is NULL if another session holds the lock.
         """
+        return f"SELECT {self.attempt(result)}, pg_backend_pid();"
+
+    def attempt(self, result: str) -> str:
+        """An expression that takes the lock for a transaction: the result, or NULL."""
         template = _TRY_SHARED if self.tenant else _TRY_ALONE
-        return f"SELECT {template.format(key=self._key, result=result)}, pg_backend_pid();"
+        return template.format(key=self._key, result=result)
 
     @property
     def turn_sql(self) -> str:

@@ -28,14 +28,15 @@ from lib.postgres.commit_recovery import Commit, Outcome
 from lib.postgres.connection import BUSY, PIN_PATH, Reply, usual_path
 from lib.postgres.history_table import (
     INSPECT_TRIGGERS,
+    Fingerprint,
     Row,
     insertion,
     same_table,
     typed_insertion,
     verification,
 )
-from lib.postgres.session import DROP_LOCKS_AND_PREPARED, RESET_SESSION, RunSession
-from lib.postgres.transaction import Transaction
+from lib.postgres.session import DROP_LOCKS, DROP_PREPARED, RESET_SESSION, RunSession
+from lib.postgres.transaction import SAME_TRANSACTION, Transaction
 from lib.quoting import literal
 from lib.restore_point import RestorePoint
 from lib.source.checkpoint import Replaced
@@ -47,7 +48,7 @@ _RESET = f"""
 SET CONSTRAINTS ALL IMMEDIATE;
 {RESET_SESSION}
 {PIN_PATH}
-{DROP_LOCKS_AND_PREPARED}
+{DROP_LOCKS}
 """
 _OTHER_TRANSACTION = "pg_current_xact_id_if_assigned()::text IS DISTINCT FROM {id}"
 
@@ -108,7 +109,7 @@ class Recorder:
         )
         if committed.outcome is Outcome.ROLLED_BACK:
             raise self._failure(migration, committed.reply, result.milliseconds)
-        for row_id, digest in committed.rows[: len(rows)]:
+        for row_id, digest, _ in committed.rows[: len(rows)]:
             self._transaction.row_added(int(row_id or 0), int(digest or 0))
 
     def try_row(self, migration: Migration, begun: str) -> None:
@@ -126,11 +127,26 @@ class Recorder:
         if reply.failed:
             raise self._trial_failure(migration, reply)
 
+    def row_ahead(self, migration: Migration) -> Row:
+        """The row of a file that is sent ahead, of which the server measures the time."""
+        return self._row(migration, None, self._log.restore_point)._replace(measured=True)
+
+    def ahead_sql(self, migration: Migration, before: Fingerprint) -> str:
+        """What records a file that is sent ahead, on a history that was like this before it."""
+        history = self._session.history
+        row = self.row_ahead(migration)
+        limits = self._session.limits.as_sql(history)
+        return (
+            f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_PATH} {SAME_TRANSACTION}"
+            f"{self._reset_sql()}{same_table(history)}{limits}"
+            f"{self._insertion_sql([row], before)}COMMIT;"
+        )
+
     def clean_up_sql(self) -> str:
         """What ends a file whose transaction goes on with the next one."""
         history = self._session.history
         limits = self._session.limits.as_sql(history)
-        return f"{_RESET}{limits}{usual_path(history.tenant)}"
+        return f"{self._reset_sql()}{limits}{usual_path(history.tenant)}"
 
     def insertion_sql(self, migrations: Sequence[Migration]) -> str:
         """Write the rows of files that were not run, and see that they are stored."""
@@ -151,12 +167,17 @@ class Recorder:
         other = _OTHER_TRANSACTION.format(id=literal(transaction_id))
         checks = check(TRANSACTION_ENDED, other) + table
         limits = self._session.limits.as_sql(history)
-        return f"{_RESET}{checks}{limits}{self._insertion_sql(rows)}"
+        return f"{self._reset_sql()}{checks}{limits}{self._insertion_sql(rows)}"
 
-    def _insertion_sql(self, rows: Sequence[Row]) -> str:
+    def _reset_sql(self) -> str:
+        # Nobody else's statements are prepared on a connection without a pooler.
+        direct = self._session.history.direct
+        return _RESET + ("DEALLOCATE ALL;" if direct else DROP_PREPARED)
+
+    def _insertion_sql(self, rows: Sequence[Row], before: Fingerprint | None = None) -> str:
         history = self._session.history
         written = [(row.version, row.checksum) for row in rows]
-        check = verification(history, self._transaction.fingerprint, written)
+        check = verification(history, before or self._transaction.fingerprint, written)
         return insertion(history, rows) + check
 
     def _rows(

@@ -22,6 +22,7 @@ from lib.postgres.lock import RunLock
 from lib.retry import Backoff
 from lib.settings.config import Config
 from lib.settings.database_url import DatabaseURL
+from lib.source.migration import Migration
 
 # Several processes poll: at random, so that they do not come at once.
 POLL_SECONDS, POLL_JITTER = 0.05, 4.0
@@ -32,8 +33,8 @@ RESET_SESSION = """
 RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL;
 CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
 """
-DROP_LOCKS_AND_PREPARED = """
-SELECT WHERE pg_advisory_unlock_all() IS NULL;
+DROP_LOCKS = "SELECT WHERE pg_advisory_unlock_all() IS NULL;"
+DROP_PREPARED = """
 DO $onward$
 DECLARE
     prepared text;
@@ -46,7 +47,7 @@ END $onward$;
 _CLEAN_UP = f"""
 BEGIN;
 {PIN_PATH}
-{DROP_LOCKS_AND_PREPARED}
+{DROP_LOCKS} {DROP_PREPARED}
 COMMIT"""
 _LIMITS_IN_FORCE = """
 SELECT name || ' = ' || current_setting(name) FROM pg_settings
@@ -177,6 +178,15 @@ class RunSession:
         self._monitor.forget()
         watch = Watch(self._monitor, pid, self.log.still_running)
         return IdleHook(watch.interval(self.config.lock_timeout), watch.look)
+
+    def forward_notices(self, migration: Migration, connection: Connection) -> None:
+        """Show the last notices of a connection, and forget them."""
+        dropped = connection.notice_count - len(connection.notices)
+        if dropped > 0:
+            self.log.notice(migration, f"({dropped} earlier notices not shown)")
+        for text in connection.notices:
+            self.log.notice(migration, text)
+        connection.forget_notices()
 
     def rollback(self) -> None:
         """End an open transaction, and drop what a file left in the session."""

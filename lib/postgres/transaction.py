@@ -10,9 +10,9 @@ from enum import Enum, auto
 
 from lib.history import History
 from lib.postgres.blockers import REPORT_SECONDS
-from lib.postgres.check import OTHER_TABLE
+from lib.postgres.check import NO_LOCK, OTHER_TABLE, TRANSACTION_ENDED, check
 from lib.postgres.connection import PIN_PATH, Reply, usual_path
-from lib.postgres.history_table import Fingerprint, comparison
+from lib.postgres.history_table import Fingerprint, comparison, unchanged
 from lib.postgres.session import POLL_JITTER, POLL_SECONDS, RunSession
 from lib.quoting import literal
 from lib.retry import Backoff
@@ -28,6 +28,15 @@ SET LOCAL client_encoding = 'UTF8'; SET LOCAL application_name = {name};
 {pin}
 {lock}
 """
+
+
+# What a transaction that is sent ahead knows itself by: its id is not known when it is sent.
+_REMEMBER_TRANSACTION = "set_config('onward.transaction', pg_current_xact_id()::text, true)"
+SAME_TRANSACTION = check(
+    TRANSACTION_ENDED,
+    "current_setting('onward.transaction', true) IS DISTINCT FROM "
+    "pg_current_xact_id_if_assigned()::text",
+)
 
 
 class HistoryChanged(Exception):
@@ -98,6 +107,22 @@ class Transaction:
         opening = _BEGIN + self._opening(_Kind.FOR_A_FILE) if next_version else ""
         self._session.connection.send(f"{sql}COMMIT;{opening}", reply=reply)
         self._begun = reply if reply.completed("BEGIN") else None
+
+    def opening_ahead(self, version: str, expected: Fingerprint) -> str:
+        """What begins a transaction for a file that is sent ahead.
+
+        It fails, instead of being answered, where it is not under the lock or finds another
+        history.
+        """
+        history = self._session.history
+        attempt = self._session.lock.attempt(_REMEMBER_TRANSACTION)
+        opening = _OPENING.format(
+            name=literal(f"{self._session.application_name} {version}"),
+            limits=self._session.limits.as_sql(history),
+            pin=PIN_PATH,
+            lock=check(NO_LOCK, f"({attempt}) IS NULL"),
+        )
+        return _BEGIN + opening + unchanged(history, expected) + usual_path(history.tenant)
 
     def rollback(self) -> None:
         """End the transaction, and drop what a file left in the session."""

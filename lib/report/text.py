@@ -40,7 +40,17 @@ from lib.errors import (
     UntrustedHistory,
     WrongEnvironment,
 )
-from lib.events import Event, Notice, Progress, Retry, Running, RunResult, Started, TakenOver
+from lib.events import (
+    Event,
+    Notice,
+    Progress,
+    Retry,
+    Running,
+    RunResult,
+    SentAhead,
+    Started,
+    TakenOver,
+)
 from lib.history import History, Takeover, off_path_warning
 from lib.plan import MigrationStatus, Plan, State
 from lib.printable import hanging
@@ -325,8 +335,8 @@ def event_text(config: Config, event: Event) -> str:
             return _joined(["✅ Taken over:", *map(_indented, takeover_lines(takeover))])
         case Notice(migration, text):
             return hanging(f"   {migration.version}: {text}" if migration else f"⚠️  {text}")
-        case Running(version):
-            return f"▶ {version}"
+        case Running() | SentAhead():
+            return _begun_text(event)
         case Progress() | Retry():
             return _waiting_text(event)
         case MigrationResult():
@@ -337,6 +347,14 @@ def _applied_text(result: MigrationResult) -> str:
     if result.milliseconds is None:
         return f"✅ Recorded: {result.version} (its migrations are applied)"
     return f"✅ Applied: {result.version} ({result.milliseconds}ms)"
+
+
+def _begun_text(event: Running | SentAhead) -> str:
+    match event:
+        case Running(version):
+            return f"▶ {version}"
+        case SentAhead(versions):
+            return f"▶ {versions[0]} to {versions[-1]}: {len(versions)} files, sent together"
 
 
 def _waiting_text(event: Progress | Retry) -> str:

@@ -75,6 +75,8 @@ class Config(NamedTuple):
     """`environment@identity`: a database that this environment may take over."""
     drift: str
     """What a run does about a schema that is not as the migrations left it: one of DRIFT."""
+    ahead: bool
+    """Whether small files may be sent together, without waiting for replies."""
     rehearse: bool
     """Whether a run outside production tells the hazards of its files."""
     fail_on: str
@@ -138,6 +140,7 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         claim=read_claim(environ),
         drift=_read_drift(environ),
         rehearse=is_set(environ, "MIGRATION_REHEARSE"),
+        ahead=is_set(environ, "MIGRATION_AHEAD"),
         fail_on=_read_fail_on(environ),
         large=read_bytes(environ, "MIGRATION_PLAN_LARGE", "100MB"),
     )

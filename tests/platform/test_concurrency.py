@@ -15,6 +15,7 @@ import pytest
 
 from lib import VERSION, runner
 from lib.errors import FilesError, MigrationFailed, OnwardError, PartlyApplied
+from lib.events import SentAhead
 from tests.conftest import Database, Server
 from tests.kit import HEAD, Write, config_of, history, run, tables, until
 from tests.platform.pooler import POOLERS, PgBouncer, Pooler, in_turn
@@ -107,6 +108,17 @@ def pool(request: pytest.FixtureRequest, kind: type[Pooler], server: Server) -> 
     """A pooler with as many server sessions as the test's parameter says."""
     with kind(server.url, pool=request.param) as pooler:
         yield pooler
+
+
+def test_files_are_sent_ahead_on_a_direct_connection_only(
+    through: Through, database: Database, migrations: Write
+) -> None:
+    directory = migrations(files(*(f"{number:03}-data" for number in range(1, 12))))
+    reached = through(database)
+    events = run(reached, directory, MIGRATION_AHEAD="1")
+    sent = [one for one in events.all if isinstance(one, SentAhead)]
+    assert bool(sent) is (reached == database)
+    assert history(database) == effects(database) == stems(directory)
 
 
 # Twelve runs.

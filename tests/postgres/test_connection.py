@@ -1,5 +1,6 @@
 """What is sent to a server and what comes back; and that no password is in any of it."""
 
+import json
 import os
 import re
 import signal
@@ -102,6 +103,18 @@ def test_a_session_has_our_name_and_encoding_whatever_the_url_says(database: Dat
     with session_of(url) as session:
         query = "SELECT current_setting('application_name'), current_setting('client_encoding')"
         assert session.query(query) == [("onward test", "UTF8")]
+
+
+@pytest.mark.parametrize("text", ["a;b", "a;0f", "'\";é\\;", ";"])
+def test_values_and_names_are_read_back_and_have_no_semicolon(
+    database: Database, text: str
+) -> None:
+    query = f"SELECT {literal(text)} AS {identifier(text)}"
+    assert ";" not in query
+    with session_of(database) as session:
+        assert session.query(f"SELECT row_to_json(r) FROM ({query}) r") == [
+            (json.dumps({text: text}, ensure_ascii=False, separators=(",", ":")),)
+        ]
 
 
 def test_numbers_and_nothing_are_literals_too(database: Database) -> None:
