@@ -52,6 +52,11 @@ class _Window(NamedTuple):
     rows: list[tuple[int, int]]
     batches: list[list[Step]]
 
+    @property
+    def name(self) -> str:
+        """The first and the last of the files."""
+        return f"{self.files[0].version} to {self.files[-1].version}"
+
 
 class Lane:
     """Sends files of a run ahead, until something surprises it."""
@@ -155,6 +160,10 @@ class Lane:
         """Make the connection fit for applying files one by one, from this one on."""
         if failure.lost:
             self._resolve(window, CONNECT_BUDGET.seconds, self._session.config.lock_wait)
+            self._log.tell(
+                f"the connection was lost after {window.name} were sent; which of them are applied "
+                "was confirmed after reconnecting"
+            )
             raise HistoryChanged
         self._transaction.rollback()
         if failure.failure.sqlstate in BUSY:
@@ -166,21 +175,16 @@ class Lane:
         Under the lock: a file that the server still had to begin finds it taken, and none follows.
         Raises OutcomeUnknown.
         """
-        first, last = window.files[0].version, window.files[-1].version
         rows = zip((row_id for row_id, _ in window.rows), window.files, strict=True)
         written = ", ".join(f"({row_id}, {literal(one.version)})" for row_id, one in rows)
         of_this_run = written_by_run(self._session.history, self._log.restore_point)
         commit = Commit(
             self._session,
             self._transaction,
-            f"{first} to {last}",
+            window.name,
             committed_when=f"(id, version) IN ({written}) AND {of_this_run}",
         )
         self._report(window, commit.rows_in_history(reconnect_seconds, lock_seconds))
-        self._log.tell(
-            f"the connection was lost after {first} to {last} were sent; which of them are applied "
-            "was confirmed after reconnecting"
-        )
 
     def _report(self, window: _Window, found: Rows) -> None:
         """Tell which of the files have these rows, as far as that is not told yet."""
