@@ -92,6 +92,8 @@ class RunLog:
         """Whether the schema was not as the migrations left it, before this run's first file."""
         self._running = "the history"  # its table may have to be made first
         self._next: dict[str, str] = {}
+        self.sent: frozenset[str] = frozenset()
+        """The versions that were sent ahead."""
 
     @property
     def applied(self) -> tuple[MigrationResult, ...]:
@@ -127,6 +129,7 @@ class RunLog:
         """These files run now, one after the other."""
         self._running = versions[0]
         self._next = dict(pairwise(versions))
+        self.sent |= {*versions}
         self._emit(SentAhead(versions))
 
     def still_running(self, seconds: float, details: tuple[str, ...]) -> None:

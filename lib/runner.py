@@ -15,6 +15,7 @@ from lib.errors import (
     HistoryConflict,
     Interrupted,
     LockBusy,
+    MigrationResult,
     OnwardError,
     OutcomeUnknown,
     PartlyApplied,
@@ -134,6 +135,7 @@ class _Run:
         while True:
             try:
                 history, plan = self._read_plan()
+                self._count_own_rows(history)
                 self._log.started(history, plan)
                 self._require_progress(plan)
                 self._prepare(history, plan)
@@ -161,6 +163,18 @@ class _Run:
         return self._retry_while_busy(
             lambda: read_plan(self._config, self._executor, self._migrations), self._backoff()
         )
+
+    def _count_own_rows(self, history: History) -> None:
+        """Tell which files this run has applied on a connection that it lost after sending them.
+
+        Their rows have its restore point.
+        """
+        untold = self._log.sent - {result.version for result in self._log.applied}
+        for row in history.rows:
+            if row.version in untold and row.restore_point == self._log.restore_point is not None:
+                found = MigrationResult(row.version, row.name, row.execution_time_ms)
+                self._log.committed(found)
+                self._log.announce(row.version)
 
     def _require_progress(self, plan: Plan) -> None:
         """Raise HistoryConflict if a row of this run is gone: its file must not run again."""

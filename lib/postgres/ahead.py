@@ -172,8 +172,8 @@ class Lane:
     def _resolve(self, window: _Window, reconnect_seconds: float, lock_seconds: float) -> None:
         """Find out which files of a window are applied, if its replies are lost.
 
-        Under the lock: a file that the server still had to begin finds it taken, and none follows.
-        Raises OutcomeUnknown.
+        Under the lock: one that the server begins meanwhile finds it taken, and none follows. What
+        it begins later is found by the next plan. Raises OutcomeUnknown.
         """
         rows = zip((row_id for row_id, _ in window.rows), window.files, strict=True)
         written = ", ".join(f"({row_id}, {literal(one.version)})" for row_id, one in rows)
