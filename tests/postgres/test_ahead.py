@@ -296,7 +296,7 @@ def changed_to(proxy: Proxy, database: Database) -> Database:
     return Database(database.name, proxy.url(database.url))
 
 
-SLOWLY = files(**{f"file_{number}": "SELECT pg_sleep(0.1);" for number in range(1, COUNT + 1)})
+SLOWLY = files(**{f"file_{number}": "SELECT pg_sleep(0.2);" for number in range(1, COUNT + 1)})
 
 
 def started(cli: Cli, database: Database, directory: Path) -> Command:
@@ -326,7 +326,7 @@ def test_what_is_recorded_is_said_whenever_a_run_is_ended(
     directory = migrations(SLOWLY)
     process = started(cli, database, directory)
     until(lambda: "sent together" in process.said)
-    time.sleep(point * 0.06)
+    time.sleep(point * 0.12)
     process.process.send_signal(ends)
     process.process.wait()
     said = [version for version in VERSIONS if f"Applied: {version} " in process.said]

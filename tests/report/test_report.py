@@ -31,7 +31,7 @@ from lib.source.migration import DRAFT
 from lib.validation import validate
 from tests.conftest import ROOT
 from tests.documents import anchor, prose_of
-from tests.kit import file, kinds
+from tests.kit import HISTORY, file, kinds
 
 CONFIG = read_config({"DATABASE_URL": "postgresql://kanarie7:kanarie7@h.example/neondb"})
 VERSIONS = ("000-create-migration-table", "001-create-users-table", "002-add-reset-token-fields")
@@ -58,22 +58,7 @@ ROWS = tuple(map(row, VERSIONS, TIMES, (25, 46, 27)))
 
 
 def history(*rows: AppliedMigration, version: str = "16.4 (Debian 16.4-1.pgdg120+1)") -> History:
-    return History(
-        rows=rows,
-        schema="public",
-        table_id=(16384, 10),
-        owner="app",
-        trusted=True,
-        occupants=(),
-        missing_columns=(),
-        database="neondb",
-        version=version,
-        identity="712/neondb",
-        role="app",
-        obstacle="",
-        direct=True,
-        limits=frozenset(),
-    )
+    return HISTORY._replace(rows=rows, database="neondb", version=version, identity="712/neondb")
 
 
 def plan(files: tuple[str, ...] = VERSIONS, rows: tuple[AppliedMigration, ...] = ROWS) -> Plan:
