@@ -199,9 +199,9 @@ class _Tenant:
     @property
     def verdict(self) -> str:
         """`current`, `ahead`, `behind` or NOT_REACHED."""
-        if self._looked and self._looked.outcome in (*LOOKED, NOT_REACHED):
+        if self._looked and self._looked.outcome in LOOKED:
             return self._looked.outcome
-        return "behind" if self._looked or self.failure else NOT_REACHED
+        return "behind" if self.failure else NOT_REACHED
 
     @property
     def failure(self) -> Outcome | None:

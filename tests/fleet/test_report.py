@@ -62,6 +62,7 @@ FAILED = record("a", "migration_failed", version="002-x", sqlstate="42P01")
         ([FAILED], (0, 0, 1, 0), 1),
         ([FAILED, record("a", "pending", "status")], (0, 0, 1, 0), 1),
         ([record("a", "migrated"), record("a", "not_reached", "status")], (0, 0, 0, 1), 8),
+        ([FAILED, record("a", "not_reached", "status")], (0, 0, 1, 0), 1),
         # Somebody else has repaired it meanwhile.
         ([FAILED, record("a", "current", "status")], (1, 0, 0, 0), 0),
         (
