@@ -35,6 +35,9 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LC_ALL": "C
 
 # The processes of a run that was just killed need a moment to end.
 LOCK_WAIT_SECONDS = 3.0
+# Memory of a killed server outlives its lock as long as somebody looks at its process in /proc.
+_MEMORY_WAIT_SECONDS = 5.0
+_MEMORY_IN_USE = "pre-existing shared memory block"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _INITDB_OPTIONS = (
@@ -184,6 +187,12 @@ class Embedded:
 
     def stop(self) -> None:
         """Stop the server, closing its connections, and release the directory."""
+        self._stop_server()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _stop_server(self) -> None:
         if self._process:
             try:
                 self._process.communicate(timeout=_STOP_SECONDS)
@@ -191,9 +200,6 @@ class Embedded:
                 self._process.send_signal(signal.SIGQUIT)
                 self._process.wait()
             self._process = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     def drop(self, *, patience: float = LOCK_WAIT_SECONDS) -> None:
         """Delete the directory with all data. Raises EmbeddedError if a server still runs in it.
@@ -263,8 +269,16 @@ class Embedded:
         if not self._data.exists():
             self._create_data(programs)
         self._check_version(programs)
-        self._launch(programs)
-        self._await_ready()
+        deadline = time.monotonic() + _MEMORY_WAIT_SECONDS
+        while True:
+            self._launch(programs)
+            try:
+                return self._await_ready()
+            except DataUnusable:
+                if _MEMORY_IN_USE not in self._logged() or time.monotonic() > deadline:
+                    raise
+            self._stop_server()
+            time.sleep(0.05)
 
     def _run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, check=False, **_child(pass_fds=(self._lock,)))
@@ -379,10 +393,13 @@ class Embedded:
             except psycopg.OperationalError as error:
                 exited = self._process and self._process.poll() is not None
                 if exited or time.monotonic() > deadline:
-                    log = (self.directory / "log").read_text(errors="replace")
+                    told = _last_lines(self._logged())
                     raise DataUnusable(
-                        f"Postgres does not start in {self.directory}:\n{_last_lines(log)}"
+                        f"Postgres does not start in {self.directory}:\n{told}"
                     ) from error
                 time.sleep(0.01)
             else:
                 return
+
+    def _logged(self) -> str:
+        return (self.directory / "log").read_text(errors="replace")

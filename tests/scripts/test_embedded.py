@@ -1,5 +1,6 @@
 """The embedded Postgres: what it keeps, what it refuses, and that nothing of it stays behind."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -9,13 +10,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from scripts import embedded
 from scripts.embedded import Embedded, EmbeddedError, find_programs, server_user
-from tests.kit import processes, rows, wait_until_gone
+from tests.kit import processes, rows, until, wait_until_gone
 
 pytestmark = pytest.mark.slow
 
@@ -158,6 +162,45 @@ def test_a_pid_file_left_behind_does_not_matter_even_of_a_live_process(
     (directory / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n{directory / 'data'}\n")
     with Embedded(directory, settings=SETTINGS) as server:
         assert rows(server.url(), "SELECT 1") == [(1,)]
+
+
+@contextmanager
+def attached_memory(directory: Path) -> Iterator[None]:
+    """Hold the shared memory of the server that runs, which then outlives it."""
+    library = ctypes.CDLL(None, use_errno=True)
+    library.shmat.restype = ctypes.c_void_p
+    identifier = (directory / "data" / "postmaster.pid").read_text().splitlines()[6].split()[1]
+    address = library.shmat(int(identifier), None, 0)
+    assert address != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
+    yield
+    library.shmdt(ctypes.c_void_p(address))
+
+
+def test_memory_that_a_killed_server_still_has_is_waited_for(directory: Path) -> None:
+    first = Embedded(directory, settings=SETTINGS).start()
+    with ThreadPoolExecutor(1) as pool:
+        with attached_memory(directory):
+            process = int((directory / "data" / "postmaster.pid").read_text().split()[0])
+            os.kill(process, signal.SIGKILL)
+            first.stop()
+            second = pool.submit(Embedded(directory, settings=SETTINGS).start)
+            until(lambda: "shared memory block" in (directory / "log").read_text())
+        server = second.result()
+        assert rows(server.url(), "SELECT 1") == [(1,)]
+        server.stop()
+
+
+def test_memory_that_stays_in_use_is_told_in_the_servers_words(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_MEMORY_WAIT_SECONDS", 0.2)
+    first = Embedded(directory, settings=SETTINGS).start()
+    with attached_memory(directory):
+        os.kill(int((directory / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        first.stop()
+        with pytest.raises(EmbeddedError, match=r"(?s)does not start in .*shared memory block"):
+            Embedded(directory, settings=SETTINGS).start()
+    assert processes(directory) == []
 
 
 def test_a_setting_that_does_not_exist_is_told_in_the_servers_words(directory: Path) -> None:
