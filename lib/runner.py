@@ -282,8 +282,10 @@ class _Run:
 
     def _failed(self, cause: OnwardError, history: History, plan: Plan) -> RunFailed:
         remaining = self._remaining(plan)
-        # The file that was under way, if it may have left changes.
+        # What was under way, if it may have left changes.
         in_doubt = remaining[:1] if isinstance(cause, PartlyApplied | OutcomeUnknown) else ()
+        if isinstance(cause, OutcomeUnknown):
+            in_doubt = tuple(one for one in remaining if one in self._log.sent) or in_doubt
         return RunFailed(
             cause,
             applied=self._log.applied,

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from lib import runner
-from lib.errors import MigrationResult, OnwardError
+from lib.errors import MigrationResult, OnwardError, OutcomeUnknown
 from lib.events import Retry, Running, SentAhead
 from lib.postgres.ahead import MAX_FILE_BYTES, MAX_STATEMENTS, is_plain
+from lib.postgres.connecting import Budget
 from lib.report.text import error_text
 from tests import kit
 from tests.conftest import Cli, Database, Server
@@ -280,6 +281,37 @@ async def _pass_and_leave(message: Message) -> None:
     """The server does not notice."""
     await message.pass_on()
     message.connection.cut_client()
+
+
+@pytest.mark.slow
+def test_where_the_database_stays_away_all_files_that_were_sent_are_in_doubt(
+    proxy: Proxy, database: Database, migrations: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.postgres.ahead.CONNECT_BUDGET", Budget(1.0))
+
+    async def cut_and_away(message: Message) -> None:
+        proxy.refuse = True
+        await _pass_and_cut(message)
+
+    # The one that ends the reading of the history is not counted: see `nth`.
+    proxy.when("COMMIT", nth(cut_and_away, 5), times=math.inf)
+    with run_fails(OutcomeUnknown) as ended:
+        run(
+            changed_to(proxy, database),
+            migrations(files()),
+            MIGRATION_ENV="staging",
+            MIGRATION_WAIT="0",
+        )
+    told = list(ended.applied)
+    assert told == VERSIONS[: len(told)] != VERSIONS
+    assert "001-file to 012-file" in ended.value.message
+    assert ended.failed.way_back
+    assert list(ended.failed.way_back.before) == VERSIONS
+    proxy.refuse = False
+    recorded = history(database)
+    assert recorded[: len(told)] == told
+    again = run(database, migrations(files()), MIGRATION_ENV="staging")
+    assert [*recorded, *again.applied] == VERSIONS == history(database) == effects(database)
 
 
 def nth(action: Action, which: int) -> Action:
