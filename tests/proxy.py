@@ -193,6 +193,20 @@ class Hold:
             message.connection.cut()
 
 
+def nth_commit(action: Action, which: int) -> Action:
+    """What is done to the COMMIT of the nth file that is sent ahead: to be used at each "COMMIT".
+
+    Neither those of simple messages are counted nor READ COMMITTED.
+    """
+    seen = iter(range(1, 10_000))
+
+    async def act(message: Message) -> None:
+        is_commit = message.data[:1] == b"P" and b"\0COMMIT\0" in message.data
+        await (action(message) if is_commit and next(seen) == which else message.pass_on())
+
+    return act
+
+
 @dataclass
 class Rule:
     """What to do at which message; `hits` says how often it was done."""

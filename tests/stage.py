@@ -172,14 +172,16 @@ _KINDS = {kind.code: kind for kind in kinds()}
 
 @dataclass
 class Stage:
-    """A database and three files, each of which leaves a table and one row of `effects`; `start`
-    runs them.
+    """A database and three files, or four, each of which leaves a table and one row of `effects`;
+    `start` runs them.
     """
 
     server: Server
     database: Database
     write: Write
     begin: Callable[..., Any]
+    versions: tuple[str, ...] = VERSIONS
+    settings: Mapping[str, str] = field(default_factory=dict)
     running: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -190,13 +192,13 @@ class Stage:
 
     def files(self, *, first: str = "", second: str = "", third: str = "") -> None:
         """Write the files: what is common to them, and then this."""
-        for version, more in zip(VERSIONS, (first, second, third), strict=True):
+        for version, more in zip(self.versions, (first, second, third, ""), strict=False):
             common = f"CREATE TABLE {version[4:]} ();\nINSERT INTO effects VALUES ('{version}');\n"
             self.directory = self.write({f"{version}.sql": f"{common}{more}\n"})
 
     def environ(self, url: str | None = None, **environ: str) -> dict[str, str]:
         """What a run is told; by another URL than the database's own, if one is given."""
-        files = {"MIGRATION_DIR": str(self.directory), **SETTLED}
+        files = {"MIGRATION_DIR": str(self.directory), **SETTLED, **self.settings}
         return files | {"POSTGRES_URL": url or self.database.url} | environ
 
     def start(self, url: str | None = None, **environ: str) -> Any:
@@ -253,7 +255,7 @@ class Stage:
         assert self.database.execute("SELECT version FROM effects") == [
             (version,) for version in applied
         ]
-        made = [version[4:] for version in VERSIONS if version[4:] in tables(self.database)]
+        made = [version[4:] for version in self.versions if version[4:] in tables(self.database)]
         assert made == [version[4:] for version in applied]
 
     def completes(self) -> None:
@@ -261,8 +263,8 @@ class Stage:
         self.open()
         before = self.recorded
         outcome = self.run()
-        assert (outcome.code, outcome.applied) == ("ok", list(VERSIONS[len(before) :]))
-        self.settled(*VERSIONS)
+        assert (outcome.code, outcome.applied) == ("ok", list(self.versions[len(before) :]))
+        self.settled(*self.versions)
 
     def close(self) -> None:
         """End what a failed test has left."""
@@ -290,8 +292,10 @@ def stages(
             "route": lambda environ: Request(pool, environ, capsys),
         }
 
-        def make(way: str, server: Server = server, database: Database = database) -> Stage:
-            made.append(Stage(server, database, migrations, ways[way]))
+        def make(
+            way: str, server: Server = server, database: Database = database, **more: Any
+        ) -> Stage:
+            made.append(Stage(server, database, migrations, ways[way], **more))
             return made[-1]
 
         try:
@@ -307,6 +311,19 @@ def command(stages: MakeStage) -> Stage:
     told.
     """
     return stages("command")
+
+
+AHEAD: Mapping[str, Any] = {
+    "versions": (*VERSIONS, "004-four"),
+    "settings": {"MIGRATION_AHEAD": "1"},
+}
+"""What makes a stage of four files, which the command line sends ahead."""
+
+
+@pytest.fixture
+def window(stages: MakeStage) -> Stage:
+    """A stage of the command line whose files are sent ahead."""
+    return stages("command", **AHEAD)
 
 
 @pytest.fixture(params=["command", "route"])

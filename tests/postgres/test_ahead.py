@@ -31,7 +31,7 @@ from tests.kit import (
     run_fails,
     until,
 )
-from tests.proxy import Action, Message, Proxy, cut_before
+from tests.proxy import Message, Proxy, cut_before, nth_commit
 from tests.stage import Command
 
 COUNT = 12
@@ -259,7 +259,7 @@ def test_with_a_deadline_no_file_is_sent_ahead(database: Database, migrations: W
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", ["before it", "after it", "on one side"])
-@pytest.mark.parametrize("which", [1, 2, 6, COUNT])
+@pytest.mark.parametrize("which", range(1, COUNT + 1))
 def test_a_connection_that_is_cut_at_a_commit_is_resolved(
     proxy: Proxy, database: Database, migrations: Write, cut: str, which: int
 ) -> None:
@@ -267,7 +267,7 @@ def test_a_connection_that_is_cut_at_a_commit_is_resolved(
     action = {"before it": cut_before, "after it": _pass_and_cut, "on one side": _pass_and_leave}[
         cut
     ]
-    proxy.when("COMMIT", nth(action, which), times=math.inf)
+    proxy.when("COMMIT", nth_commit(action, which), times=math.inf)
     events = run(changed_to(proxy, database), migrations(files()))
     assert events.applied == VERSIONS == history(database) == effects(database)
 
@@ -293,8 +293,7 @@ def test_where_the_database_stays_away_all_files_that_were_sent_are_in_doubt(
         proxy.refuse = True
         await _pass_and_cut(message)
 
-    # The one that ends the reading of the history is not counted: see `nth`.
-    proxy.when("COMMIT", nth(cut_and_away, 5), times=math.inf)
+    proxy.when("COMMIT", nth_commit(cut_and_away, 5), times=math.inf)
     with run_fails(OutcomeUnknown) as ended:
         run(
             changed_to(proxy, database),
@@ -312,16 +311,6 @@ def test_where_the_database_stays_away_all_files_that_were_sent_are_in_doubt(
     assert recorded[: len(told)] == told
     again = run(database, migrations(files()), MIGRATION_ENV="staging")
     assert [*recorded, *again.applied] == VERSIONS == history(database) == effects(database)
-
-
-def nth(action: Action, which: int) -> Action:
-    seen = iter(range(1, 10_000))
-
-    async def act(message: Message) -> None:
-        is_commit = message.data[:1] == b"P" and next(seen) == which
-        await (action(message) if is_commit else message.pass_on())
-
-    return act
 
 
 def changed_to(proxy: Proxy, database: Database) -> Database:

@@ -1,0 +1,182 @@
+"""The faults of test_faults.py that meet files sent ahead: where the run cannot know what became of
+them it looks, plans again and goes on, so it tells exactly what is recorded.
+
+Cuts at a COMMIT, interrupts and kills at many points are in postgres/test_ahead.py.
+"""
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from scripts.embedded import Embedded
+from tests.conftest import Server
+from tests.kit import nothing_is_left_running, until
+from tests.proxy import Hold, Message, Proxy, nth_commit, proxied
+from tests.stage import (
+    AHEAD,
+    WAIT,
+    MakeStage,
+    Stage,
+    embedded,
+    stages,
+    stop,
+    window,
+)
+
+__all__ = ["stages", "window"]  # fixtures
+
+pytestmark = pytest.mark.slow
+
+ALL = list(AHEAD["versions"])
+ONE = ALL[0]
+ASKS_FOR_THE_LOCK = "query ~ '^ROLLBACK|advisory_xact_lock' AND query !~ 'gate'"
+# The server waits for the rest of what is sent ahead.
+WAITS_FOR_MORE = "state = 'active' AND wait_event = 'ClientRead'"
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Embedded]:
+    """A server that a test may stop."""
+    with embedded() as server:
+        yield server
+
+
+@pytest.fixture
+def standing(own: Embedded, stages: MakeStage) -> Stage:
+    """A window on that server."""
+    server = Server(own.url(), f"ahead_{os.urandom(4).hex()}", "own")
+    return stages("command", server, server.create(), **AHEAD)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_after_a_restart_of_the_server_the_run_goes_on(
+    own: Embedded, standing: Stage, number: signal.Signals
+) -> None:
+    standing.files(second=WAIT)
+    running = standing.start()
+    standing.wait()
+    stop(own, number)
+    own.start()
+    standing.open()
+    outcome = standing.finish(running)
+    assert (outcome.code, outcome.applied) == ("ok", ALL)
+    assert "was lost after 001-one to 004-four were sent" in outcome.said
+    standing.settled(*ALL)
+
+
+def test_so_it_does_where_the_server_is_gone_at_a_commit(own: Embedded, standing: Stage) -> None:
+    with proxied(standing.server.url) as proxy:
+        commit = Hold()
+        proxy.when("COMMIT", nth_commit(commit, 2), times=math.inf)
+        running = standing.start(proxy.url(standing.database.url))
+        until(commit.reached.is_set)
+        stop(own, signal.SIGINT)
+        own.start()
+        outcome = standing.finish(running)
+    assert (outcome.code, outcome.applied) == ("ok", ALL)
+    standing.settled(*ALL)
+
+
+def test_a_file_that_ends_its_session_each_time_fails_and_is_named(window: Stage) -> None:
+    window.files(second="SELECT pg_terminate_backend(pg_backend_pid()) FROM gate;")
+    outcome = window.run()
+    assert (outcome.code, outcome.error["version"]) == ("migration_failed", ALL[1])
+    assert (outcome.applied, outcome.remaining) == ([ONE], ALL[1:])
+    window.settled(ONE)
+    window.completes()
+
+
+def test_a_statement_that_is_too_slow_is_told_as_without_it(window: Stage) -> None:
+    window.files(second=WAIT)
+    outcome = window.run(MIGRATION_STATEMENT_TIMEOUT="700ms")
+    assert (outcome.code, outcome.error["sqlstate"]) == ("migration_failed", "57014")
+    assert (outcome.applied, outcome.remaining) == ([ONE], ALL[1:])
+    assert "MIGRATION_STATEMENT_TIMEOUT" in outcome.said
+    window.settled(ONE)
+    window.completes()
+
+
+def test_what_a_frozen_run_has_sent_is_applied_and_told_when_it_wakes(window: Stage) -> None:
+    window.files(second=WAIT)
+    running = window.start()
+    window.wait()
+    running.freeze()
+    window.open()
+    until(lambda: window.recorded == ALL)
+    running.send(signal.SIGCONT)
+    outcome = window.finish(running)
+    assert (outcome.code, outcome.applied) == ("ok", ALL)
+    window.settled(*ALL)
+
+
+def test_each_file_is_told_by_one_run_where_another_comes_while_one_is_frozen(
+    window: Stage,
+) -> None:
+    window.files(second=WAIT)
+    frozen = window.start()
+    window.wait()
+    frozen.freeze()
+    other = window.start()
+    until(lambda: "another run holds the lock" in other.said)
+    window.open()
+    outcome = window.finish(other)
+    frozen.send(signal.SIGCONT)
+    woken = window.finish(frozen)
+    assert (outcome.code, woken.code) == ("ok", "ok")
+    assert sorted([*woken.applied, *outcome.applied]) == ALL
+    window.settled(*ALL)
+
+
+def test_after_a_kill_a_file_that_has_nobody_looked_for_lets_the_others_follow(
+    window: Stage,
+) -> None:
+    window.files(second=f"SET LOCAL client_connection_check_interval = 0; {WAIT}")
+    running = window.start()
+    window.wait()
+    running.kill()
+    window.open()
+    nothing_is_left_running(window.server, window.database)
+    recorded = window.recorded
+    assert ALL[: len(recorded)] == recorded != ALL[:1]
+    window.settled(*recorded)
+    window.completes()
+
+
+def test_a_commit_that_comes_back_as_a_rollback_is_tried_again(window: Stage, proxy: Proxy) -> None:
+    async def abort(message: Message) -> None:
+        await replace(message, data=message.data.replace(b"COMMIT", b"ABORT ")).pass_on()
+
+    proxy.when("COMMIT", nth_commit(abort, 2), times=math.inf)
+    outcome = window.run(proxy.url(window.database.url))
+    assert (outcome.code, outcome.applied) == ("ok", ALL)
+    window.settled(*ALL)
+
+
+@pytest.mark.parametrize("second", [None, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_signal_during_a_commit_is_obeyed_when_all_is_known(
+    window: Stage, proxy: Proxy, arrives: bool, second: signal.Signals | None
+) -> None:
+    commit = Hold()
+    proxy.when("COMMIT", nth_commit(commit, 2), times=math.inf)
+    running = window.start(proxy.url(window.database.url))
+    until(commit.reached.is_set)
+    committing = window.wait(WAITS_FOR_MORE)
+    running.send(signal.SIGTERM)
+    window.wait(f"({ASKS_FOR_THE_LOCK}) AND pid <> {committing}")
+    if second:
+        running.send(second)
+    if not arrives:
+        window.server.admin.execute("SELECT pg_terminate_backend(%s)", [committing])
+    commit.release()
+    outcome = window.finish(running, by=signal.SIGTERM)
+    window.settled(*outcome.applied)
+    assert outcome.applied == ALL[: len(outcome.applied)]
+    assert outcome.remaining == ALL[len(outcome.applied) :]
+    # What has arrived with it may follow it.
+    assert outcome.applied == [ONE] if not arrives else len(outcome.applied) >= 2
+    window.completes()
