@@ -66,7 +66,8 @@ class Sample(NamedTuple):
 
 def run(command: Sequence[str], url: str, directory: Path) -> Sample:
     """Run a command in a directory of migrations, with a minimal environment. Raises Failed."""
-    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    kept = ("PATH", "HOME", "MIGRATION_AHEAD")
+    environ = {name: os.environ[name] for name in kept if name in os.environ}
     environ |= {
         "DATABASE_URL": url,
         "MIGRATION_DIR": str(directory),
