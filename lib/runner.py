@@ -282,17 +282,20 @@ class _Run:
 
     def _failed(self, cause: OnwardError, history: History, plan: Plan) -> RunFailed:
         remaining = self._remaining(plan)
-        # What was under way, if it may have left changes.
-        in_doubt = remaining[:1] if isinstance(cause, PartlyApplied | OutcomeUnknown) else ()
-        if isinstance(cause, OutcomeUnknown):
-            in_doubt = tuple(one for one in remaining if one in self._log.sent) or in_doubt
         return RunFailed(
             cause,
             applied=self._log.applied,
             remaining=remaining,
             taken_over=self._log.taken_over,
-            way_back=self._way_back(history, in_doubt),
+            way_back=self._way_back(history, self._in_doubt(cause, remaining)),
         )
+
+    def _in_doubt(self, cause: OnwardError, remaining: tuple[str, ...]) -> tuple[str, ...]:
+        """What was under way and may have left changes."""
+        if not isinstance(cause, PartlyApplied | OutcomeUnknown):
+            return ()
+        sent = tuple(version for version in remaining if version in self._log.sent)
+        return sent if sent and isinstance(cause, OutcomeUnknown) else remaining[:1]
 
     def _way_back(self, history: History, in_doubt: Sequence[str]) -> WayBack | None:
         """To the point before this run; None if it has changed nothing."""

@@ -35,7 +35,7 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LC_ALL": "C
 
 # The processes of a run that was just killed need a moment to end.
 LOCK_WAIT_SECONDS = 3.0
-# Memory of a killed server outlives its lock as long as somebody looks at its process in /proc.
+# The memory of a server that was killed may outlive its lock for a moment.
 _MEMORY_WAIT_SECONDS = 5.0
 _MEMORY_IN_USE = "pre-existing shared memory block"
 _START_SECONDS = 60.0
