@@ -19,10 +19,12 @@ import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+# The COMMIT of a file that is sent ahead is a message of its own.
+COMMIT_AHEAD = b"\0COMMIT\0"
 _SSL, _GSS, _CANCEL = 80877103, 80877104, 80877102
 
 
@@ -164,6 +166,11 @@ def fail(sqlstate: str, text: str, severity: str = "FATAL") -> Action:
     return action
 
 
+async def roll_back(message: Message) -> None:
+    """The server reads ABORT instead of COMMIT."""
+    await replace(message, data=message.data.replace(b"COMMIT", b"ABORT ")).pass_on()
+
+
 class Hold:
     """Keeps a message for some seconds or until `release`, whichever is first; `reached` says that
     there is one.
@@ -191,20 +198,6 @@ class Hold:
         if self._cut_client:
             await message.connection.answered()
             message.connection.cut()
-
-
-def nth_commit(action: Action, which: int) -> Action:
-    """What is done to the COMMIT of the nth file that is sent ahead: to be used at each "COMMIT".
-
-    Neither those of simple messages are counted nor READ COMMITTED.
-    """
-    seen = iter(range(1, 10_000))
-
-    async def act(message: Message) -> None:
-        is_commit = message.data[:1] == b"P" and b"\0COMMIT\0" in message.data
-        await (action(message) if is_commit and next(seen) == which else message.pass_on())
-
-    return act
 
 
 @dataclass
@@ -272,6 +265,11 @@ class Proxy:
         )
         self.rules.append(rule)
         return rule
+
+    def at_nth(self, number: int, pattern: str | bytes, action: Action) -> Rule:
+        """Do something at the nth of these messages only."""
+        self.when(pattern, Message.pass_on, times=number - 1)
+        return self.when(pattern, action)
 
     def cut(self) -> None:
         """Reset all connections; when it returns it is done."""

@@ -44,6 +44,7 @@ SECRET = "canary-of-a-secret-" * 2
 # A file waits here while there is a row in `gate`. No lock is waited for: a limit on those does not
 # end it.
 WAIT = "DO $$ BEGIN WHILE EXISTS (SELECT FROM gate) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;"
+ASKS_FOR_THE_LOCK = "query ~ '^ROLLBACK|advisory_xact_lock'"
 AT_THE_GATE = "state = 'active' AND query LIKE '%FROM gate%'"
 
 
@@ -348,6 +349,13 @@ def embedded(*settings: str) -> Iterator[Embedded]:
             yield server
     finally:
         server.drop()
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Embedded]:
+    """A server that a test may stop."""
+    with embedded() as server:
+        yield server
 
 
 def stop(server: Embedded, number: signal.Signals = signal.SIGINT) -> None:

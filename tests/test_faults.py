@@ -45,8 +45,19 @@ from tests.kit import (
     tables,
     until,
 )
-from tests.proxy import Action, Hold, Message, Proxy, cut_after, cut_before, fail, proxied
+from tests.proxy import (
+    Action,
+    Hold,
+    Message,
+    Proxy,
+    cut_after,
+    cut_before,
+    fail,
+    proxied,
+    roll_back,
+)
 from tests.stage import (
+    ASKS_FOR_THE_LOCK,
     AT_THE_GATE,
     VERSIONS,
     WAIT,
@@ -54,17 +65,16 @@ from tests.stage import (
     MakeStage,
     Stage,
     command,
-    embedded,
+    own,
     recording,
     stage,
     stages,
     stop,
 )
 
-__all__ = ["command", "stage", "stages"]  # fixtures
+__all__ = ["command", "own", "stage", "stages"]  # fixtures
 
 ONE, TWO, THREE = VERSIONS
-ASKS_FOR_THE_LOCK = "query ~ '^ROLLBACK|advisory_xact_lock'"
 WAITS_FOR_A_LOCK = "wait_event_type = 'Lock'"
 
 
@@ -632,10 +642,7 @@ def test_a_cut_while_a_row_is_tried_leaves_the_file_untouched(
 def test_a_commit_that_comes_back_as_a_rollback_is_not_called_applied(
     stage: Stage, proxy: Proxy
 ) -> None:
-    async def abort(message: Message) -> None:
-        await replace(message, data=message.data.replace(b"COMMIT", b"ABORT ")).pass_on()
-
-    proxy.when(recording(TWO), abort)
+    proxy.when(recording(TWO), roll_back)
     outcome = stage.run(proxy.url(stage.database.url))
     assert (outcome.code, outcome.applied, outcome.remaining) == (
         "migration_failed",
@@ -859,13 +866,6 @@ def test_files_left_out_of_a_deploy_are_not_taken_for_nothing_pending(
 
 
 # The server: it restarts, starts, has no connection to spare, is silent, or is a standby.
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[Embedded]:
-    """A server that a test may stop."""
-    with embedded() as server:
-        yield server
 
 
 @pytest.fixture(params=["command", "route"])

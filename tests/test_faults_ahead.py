@@ -4,45 +4,35 @@ them it looks, plans again and goes on, so it tells exactly what is recorded.
 Cuts at a COMMIT, interrupts and kills at many points are in postgres/test_ahead.py.
 """
 
-import math
 import os
 import signal
-from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
 from scripts.embedded import Embedded
 from tests.conftest import Server
 from tests.kit import nothing_is_left_running, until
-from tests.proxy import Hold, Message, Proxy, nth_commit, proxied
+from tests.proxy import COMMIT_AHEAD, Hold, Proxy, proxied, roll_back
 from tests.stage import (
     AHEAD,
+    ASKS_FOR_THE_LOCK,
     WAIT,
     MakeStage,
     Stage,
-    embedded,
+    own,
     stages,
     stop,
     window,
 )
 
-__all__ = ["stages", "window"]  # fixtures
+__all__ = ["own", "stages", "window"]  # fixtures
 
 pytestmark = pytest.mark.slow
 
 ALL = list(AHEAD["versions"])
 ONE = ALL[0]
-ASKS_FOR_THE_LOCK = "query ~ '^ROLLBACK|advisory_xact_lock' AND query !~ 'gate'"
 # The server waits for the rest of what is sent ahead.
 WAITS_FOR_MORE = "state = 'active' AND wait_event = 'ClientRead'"
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[Embedded]:
-    """A server that a test may stop."""
-    with embedded() as server:
-        yield server
 
 
 @pytest.fixture
@@ -71,7 +61,7 @@ def test_after_a_restart_of_the_server_the_run_goes_on(
 def test_so_it_does_where_the_server_is_gone_at_a_commit(own: Embedded, standing: Stage) -> None:
     with proxied(standing.server.url) as proxy:
         commit = Hold()
-        proxy.when("COMMIT", nth_commit(commit, 2), times=math.inf)
+        proxy.at_nth(2, COMMIT_AHEAD, commit)
         running = standing.start(proxy.url(standing.database.url))
         until(commit.reached.is_set)
         stop(own, signal.SIGINT)
@@ -147,10 +137,7 @@ def test_after_a_kill_a_file_that_has_nobody_looked_for_lets_the_others_follow(
 
 
 def test_a_commit_that_comes_back_as_a_rollback_is_tried_again(window: Stage, proxy: Proxy) -> None:
-    async def abort(message: Message) -> None:
-        await replace(message, data=message.data.replace(b"COMMIT", b"ABORT ")).pass_on()
-
-    proxy.when("COMMIT", nth_commit(abort, 2), times=math.inf)
+    proxy.at_nth(2, COMMIT_AHEAD, roll_back)
     outcome = window.run(proxy.url(window.database.url))
     assert (outcome.code, outcome.applied) == ("ok", ALL)
     window.settled(*ALL)
@@ -162,7 +149,7 @@ def test_a_signal_during_a_commit_is_obeyed_when_all_is_known(
     window: Stage, proxy: Proxy, arrives: bool, second: signal.Signals | None
 ) -> None:
     commit = Hold()
-    proxy.when("COMMIT", nth_commit(commit, 2), times=math.inf)
+    proxy.at_nth(2, COMMIT_AHEAD, commit)
     running = window.start(proxy.url(window.database.url))
     until(commit.reached.is_set)
     committing = window.wait(WAITS_FOR_MORE)

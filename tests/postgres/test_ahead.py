@@ -1,6 +1,5 @@
 """Files sent ahead: what is left and said is what files one by one leave and say."""
 
-import math
 import signal
 import time
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from tests.kit import (
     run_fails,
     until,
 )
-from tests.proxy import Message, Proxy, cut_before, nth_commit
+from tests.proxy import COMMIT_AHEAD, Message, Proxy, cut_before
 from tests.stage import Command
 
 COUNT = 12
@@ -267,7 +266,7 @@ def test_a_connection_that_is_cut_at_a_commit_is_resolved(
     action = {"before it": cut_before, "after it": _pass_and_cut, "on one side": _pass_and_leave}[
         cut
     ]
-    proxy.when("COMMIT", nth_commit(action, which), times=math.inf)
+    proxy.at_nth(which, COMMIT_AHEAD, action)
     events = run(changed_to(proxy, database), migrations(files()))
     assert events.applied == VERSIONS == history(database) == effects(database)
 
@@ -293,7 +292,7 @@ def test_where_the_database_stays_away_all_files_that_were_sent_are_in_doubt(
         proxy.refuse = True
         await _pass_and_cut(message)
 
-    proxy.when("COMMIT", nth_commit(cut_and_away, 5), times=math.inf)
+    proxy.at_nth(5, COMMIT_AHEAD, cut_and_away)
     with run_fails(OutcomeUnknown) as ended:
         run(
             changed_to(proxy, database),

@@ -172,8 +172,10 @@ def attached_memory(directory: Path) -> Iterator[None]:
     identifier = (directory / "data" / "postmaster.pid").read_text().splitlines()[6].split()[1]
     address = library.shmat(int(identifier), None, 0)
     assert address != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
-    yield
-    library.shmdt(ctypes.c_void_p(address))
+    try:
+        yield
+    finally:
+        library.shmdt(ctypes.c_void_p(address))
 
 
 def test_memory_that_a_killed_server_still_has_is_waited_for(directory: Path) -> None:
