@@ -27,8 +27,9 @@ from lib.guard import require_permission
 from lib.history import History, Takeover, off_path_warning
 from lib.identity import last_migrated_as
 from lib.plan import Plan, make_plan
-from lib.postgres.executor import MIN_FILE_SECONDS, Executor
+from lib.postgres.executor import Executor
 from lib.postgres.no_transaction import require_no_session_state
+from lib.postgres.session import MIN_FILE_SECONDS
 from lib.postgres.transaction import HistoryChanged
 from lib.restore_point import WayBack
 from lib.restoring import way_back

@@ -29,8 +29,8 @@ _SSL, _GSS, _CANCEL = 80877103, 80877104, 80877102
 
 
 class Connection:
-    """One client's connection. `round_trips` counts how often it has waited for the server since it
-    was let in.
+    """One client's connection. `round_trips` counts how often it has waited, since it was let in,
+    until the server was ready again: once for a pipeline.
     """
 
     def __init__(self, proxy: "Proxy", client: "_Stream", server: "_Stream") -> None:
@@ -114,7 +114,8 @@ class Connection:
             await self._server.write(message.data)
             return
         ready = message.data[:1] == b"Z"
-        self._servers_turn, self._let_in = False, self._let_in or ready
+        self._servers_turn = self._servers_turn and not ready
+        self._let_in = self._let_in or ready
         if not self._deaf:
             await self._client.write(message.data)
         if ready:

@@ -27,7 +27,8 @@ from lib.errors import (
 )
 from lib.events import Event, Retry, Started
 from lib.history import RESTORE_COLUMNS, SCHEMA_COLUMNS
-from lib.postgres.executor import MIN_FILE_SECONDS, Executor
+from lib.postgres.executor import Executor
+from lib.postgres.session import MIN_FILE_SECONDS
 from lib.report.text import next_step_text
 from tests.conftest import ROOT, Cli, Database, Server
 from tests.kit import (

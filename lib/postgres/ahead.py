@@ -18,10 +18,10 @@ from lib.errors import Interrupted, MigrationResult
 from lib.events import RunLog
 from lib.postgres.commit_recovery import INTERRUPTED_LOOKUP_SECONDS, Commit
 from lib.postgres.connecting import CONNECT_BUDGET
-from lib.postgres.connection import BUSY, Reply, Rows, Step
+from lib.postgres.connection import BUSY, CANCELLED, Reply, Rows, Step
 from lib.postgres.history_table import Fingerprint, rows_to_come, written_by_run
 from lib.postgres.recording import Recorder, table_busy
-from lib.postgres.session import RunSession
+from lib.postgres.session import SEE_BACKEND, Backend, RunSession
 from lib.postgres.transaction import HistoryChanged, Transaction
 from lib.quoting import literal
 from lib.source.lexer import split
@@ -44,13 +44,16 @@ class Group(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """Files that are sent together, the id and digest that each one's row will have, and what is
-    sent for each.
-    """
+    """Files that are sent together."""
 
     files: Sequence[Migration]
+    before: Fingerprint
+    """The history that the first of them finds."""
     rows: list[tuple[int, int]]
-    batches: list[list[Step]]
+    """The id and digest that each one's row will have."""
+    backend: Backend
+    ends_at: float | None
+    """The deadline by the server's clock, in seconds of the epoch."""
 
     @property
     def name(self) -> str:
@@ -74,7 +77,9 @@ class Lane:
         """The files in order: those that are sent ahead together, and those that are not."""
         if not self._is_possible:
             return [Group(tuple(pending), ahead=False)]
-        return list(_groups(pending))
+        # What a deadline cuts off is left for the next run, which tells it if it is applied alone.
+        alone = 0 if self._session.seconds_left == math.inf else 1
+        return list(_groups(pending, alone))
 
     def apply(self, files: Sequence[Migration]) -> int:
         """Apply files up to one that surprises; return how many are applied.
@@ -101,29 +106,46 @@ class Lane:
         session, history = self._session, self._session.history
         stops_for_nobody = _CHECK_INTERVAL in session.limits.supported(history)
         has_usual_syntax = session.connection.has_standard_strings
-        # What a deadline cuts off could not be applied again, which is how a failure is reported.
-        has_time = session.seconds_left == math.inf
+        has_time = session.has_time_for_a_file
         return all((self._is_open, history.direct, stops_for_nobody, has_usual_syntax, has_time))
 
     def _window(self, files: Sequence[Migration]) -> _Window | None:
         """What is sent; None if the history has changed, or its rows to come cannot be known."""
         rows = [self._recorder.row_ahead(migration) for migration in files]
-        found = self._session.connection.read(rows_to_come(self._session.history, rows)).rows
-        if len(found) != len(files) + 1:
+        sql = SEE_BACKEND + rows_to_come(self._session.history, rows)
+        found = self._session.connection.read(sql).rows
+        if len(found) != len(files) + 2:
             return None
-        expected = Fingerprint(*(int(value or 0) for value in found[0]))
-        if not self._transaction.fingerprint.matches(expected):
+        (pid, now), compared, *to_come = found
+        before = Fingerprint(*(int(value or 0) for value in compared))
+        if not self._transaction.fingerprint.matches(before):
             return None
-        window = _Window(files, [], [])
-        for migration, (row_id, digest) in zip(files, found[1:], strict=True):
-            window.batches.append(self._batch(migration, expected))
-            window.rows.append((int(row_id or 0), int(digest or 0)))
-            expected = expected.plus(*window.rows[-1])
-        return window
+        backend = Backend(int(pid or 0), float(now or 0))
+        return _Window(
+            files,
+            before,
+            [(int(row_id or 0), int(digest or 0)) for row_id, digest in to_come],
+            backend,
+            self._ends_at(backend),
+        )
 
-    def _batch(self, migration: Migration, expected: Fingerprint) -> list[Step]:
-        opening = self._transaction.opening_ahead(migration.version, expected)
-        recording = self._recorder.ahead_sql(migration, expected)
+    def _ends_at(self, backend: Backend) -> float | None:
+        # The moment is past by now, so the server's deadline is not after the run's.
+        left = self._session.seconds_left
+        return None if left == math.inf else backend.seen_at + left
+
+    def _batches(self, window: _Window) -> Iterator[list[Step]]:
+        """What is sent for each of the files."""
+        history = window.before
+        for migration, row in zip(window.files, window.rows, strict=True):
+            yield self._batch(migration, history, window.ends_at)
+            history = history.plus(*row)
+
+    def _batch(
+        self, migration: Migration, history: Fingerprint, ends_at: float | None
+    ) -> list[Step]:
+        opening = self._transaction.opening_ahead(migration.version, history, ends_at)
+        recording = self._recorder.ahead_sql(migration, history, ends_at)
         of_file = [Step(statement.text, collect=False) for statement in split(migration.text())]
         return [*_own_steps(opening), *of_file, *_own_steps(recording)]
 
@@ -132,7 +154,7 @@ class Lane:
         applied, failure = 0, None
         connection = self._session.connection
         self._watch()
-        with closing(connection.send_ahead(window.batches)) as replies:
+        with closing(connection.send_ahead(self._batches(window))) as replies:
             # To the end, which follows a reply that failed.
             for reply, migration in zip(replies, window.files, strict=False):
                 if reply.completed("COMMIT") and not failure:
@@ -166,14 +188,19 @@ class Lane:
             )
             raise HistoryChanged
         self._transaction.rollback()
+        if failure.failure.sqlstate == CANCELLED and not self._session.has_time_for_a_file:
+            self._log.tell(
+                f"{migration.version} was cut off at the deadline and rolled back; the next run "
+                "begins with it"
+            )
         if failure.failure.sqlstate in BUSY:
             raise table_busy(migration, failure.failure, self._session.blockers)
 
     def _resolve(self, window: _Window, reconnect_seconds: float, lock_seconds: float) -> None:
         """Find out which files of a window are applied, if its replies are lost.
 
-        Under the lock: one that the server begins meanwhile finds it taken, and none follows. What
-        it begins later is found by the next plan. Raises OutcomeUnknown.
+        The server is kept from beginning another, and what it has done is read under the lock.
+        Raises OutcomeUnknown.
         """
         rows = zip((row_id for row_id, _ in window.rows), window.files, strict=True)
         written = ", ".join(f"({row_id}, {literal(one.version)})" for row_id, one in rows)
@@ -183,6 +210,7 @@ class Lane:
             self._transaction,
             window.name,
             committed_when=f"(id, version) IN ({written}) AND {of_this_run}",
+            sent_to=window.backend,
         )
         self._report(window, commit.rows_in_history(reconnect_seconds, lock_seconds))
 
@@ -197,9 +225,10 @@ class Lane:
                 self._log.announce(migration.version)
 
 
-def _groups(pending: Sequence[Migration]) -> Iterator[Group]:
-    one_by_one: tuple[Migration, ...] = ()
-    for plain, files in groupby(pending, key=is_plain):
+def _groups(pending: Sequence[Migration], alone: int) -> Iterator[Group]:
+    """`alone` is how many of the first are not sent ahead in any case."""
+    one_by_one = tuple(pending[:alone])
+    for plain, files in groupby(pending[alone:], key=is_plain):
         together = tuple(files)
         if not plain or len(together) < MIN_FILES:
             one_by_one += together

@@ -12,13 +12,14 @@ from lib.history import TABLE
 from lib.quoting import literal
 
 OTHER_TABLE, ROWS_CHANGED, NOT_STORED, TRANSACTION_ENDED = "OW001", "OW002", "OW003", "OW004"
-NO_LOCK = "OW005"
+NO_LOCK, NO_TIME = "OW005", "OW006"
 _MESSAGES = {
     OTHER_TABLE: f"{TABLE} is not the table that was planned with",
     ROWS_CHANGED: f"other rows of {TABLE} have been changed",
     NOT_STORED: f"the row in {TABLE} is not stored as it was written",
     TRANSACTION_ENDED: "the file ended the transaction that it ran in",
     NO_LOCK: "another run holds the lock",
+    NO_TIME: "the deadline is too near to begin a file",
 }
 _NOT_AN_INTEGER = "22P02"
 _CODE = f"({'|'.join(_MESSAGES)}) [0-9]+"

@@ -11,7 +11,7 @@ from lib.errors import DatabaseUnavailable, Interrupted, OnwardError, OutcomeUnk
 from lib.postgres.connecting import CONNECT_BUDGET
 from lib.postgres.connection import Reply, Rows
 from lib.postgres.history_table import same_table, stored_where
-from lib.postgres.session import POLL_JITTER, POLL_SECONDS, RunSession
+from lib.postgres.session import POLL_JITTER, POLL_SECONDS, Backend, RunSession
 from lib.postgres.transaction import HistoryChanged, Transaction
 from lib.retry import Backoff
 
@@ -38,7 +38,8 @@ class Commit:
     """The COMMIT of one transaction.
 
     `committed_when` is an SQL condition on the history that is true once it has taken effect;
-    without one, a lost reply means to plan again.
+    without one, a lost reply means to plan again. What follows a COMMIT that is lost is ended if it
+    is known what process of the server it was `sent_to`.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Commit:
         what: str,
         *,
         committed_when: str | None,
+        sent_to: Backend | None = None,
     ) -> None:
         self._session = session
         self._transaction = transaction
         self._what = what
         self._committed_when = committed_when
+        self._sent_to = sent_to
 
     def send(
         self,
@@ -124,6 +127,8 @@ class Commit:
 
     def _read_under_lock(self, reconnect_seconds: float, deadline: float) -> Rows:
         self._session.reconnect(reconnect_seconds)
+        if self._sent_to:
+            self._session.terminate(self._sent_to)
         self._transaction.begin_unplanned(until=deadline)
         rows = self._session.connection.query(self._condition()) if self._committed_when else []
         self._transaction.rollback()

@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from select import POLLIN, POLLOUT, poll
 from types import FrameType
 from typing import NamedTuple, Self
@@ -39,7 +39,8 @@ NOTICES_KEPT = 100
 BUSY = ("55P03", "40P01")  # lock_timeout and NOWAIT; deadlock
 # A pooler without a server, no connection left, a server that stops or starts.
 _UNAVAILABLE_SQLSTATES = "08...|53300|57P0[123]"
-_PERMISSION_DENIED, _CANCELLED, _UNSUPPORTED = "42501", "57014", "0A000"
+CANCELLED = "57014"
+_PERMISSION_DENIED, _UNSUPPORTED = "42501", "0A000"
 _SYNCED = pq.ExecStatus.PIPELINE_SYNC
 _SEVERITY, _MESSAGE = int(pq.DiagnosticField.SEVERITY), int(pq.DiagnosticField.MESSAGE_PRIMARY)
 
@@ -182,22 +183,22 @@ class Connection:
 
         return self._exchange(start, message, reply, collect)
 
-    def send_ahead(self, batches: Sequence[Sequence[Step]]) -> Generator[Reply, None, None]:
+    def send_ahead(self, batches: Iterable[Sequence[Step]]) -> Generator[Reply, None, None]:
         """Send all batches without waiting for a reply, then yield the reply to each.
 
-        They are one pipeline: the server answers after each batch, and skips what follows an error,
-        so that the reply that failed is the last. Close what is returned: if it is not at its end,
-        the statement that runs is cancelled and the connection closed.
+        They are one pipeline: the server begins with the first while the others are made, answers
+        after each, and skips what follows an error, so that the reply that failed is the last.
+        Close what is returned: if it is not at its end, the statement that runs is cancelled and
+        the connection closed.
         """
         try:
             self._pgconn.enter_pipeline_mode()
-            for batch in batches:
-                self._send_batch(batch)
+            sent = [self._send_batch(batch) for batch in batches]
             self._pgconn.pipeline_sync()
             self._flush()
-            for batch in batches:
+            for batch in sent:
                 reply = self._batch_reply(batch)
-                if reply.failed or batch is batches[-1]:
+                if reply.failed or batch is sent[-1]:
                     self._end_pipeline()
                 yield reply
                 if reply.failed:
@@ -209,11 +210,12 @@ class Connection:
             self._cancel_and_close()
             raise
 
-    def _send_batch(self, batch: Sequence[Step]) -> None:
+    def _send_batch(self, batch: Sequence[Step]) -> Sequence[Step]:
         for step in batch:
             self._pgconn.send_query_params(self._encoded(step.sql), None)
         self._pgconn.send_flush_request()
         self._flush()
+        return batch
 
     def _batch_reply(self, batch: Sequence[Step]) -> Reply:
         reply = Reply()
@@ -300,7 +302,7 @@ class Connection:
         busy = f"{of} is locked by another session: {message}"
         if error.sqlstate in BUSY:
             return TableBusy(busy, next_step="Run again later.")
-        if error.sqlstate == _CANCELLED:
+        if error.sqlstate == CANCELLED:
             return LockBusy(busy, next_step="Run again later.")
         if reply.lost or re.fullmatch(_UNAVAILABLE_SQLSTATES, error.sqlstate or ""):
             unavailable = f"the database is unavailable: {message}"

@@ -52,7 +52,6 @@ from lib.takeover import take_over
 if TYPE_CHECKING:  # a run that observes nothing does not load it
     from lib.postgres.catalog import Observer
 
-MIN_FILE_SECONDS = 1.0  # no file begins when the deadline is nearer than this
 # pg_tle keeps extensions in tables, where CREATE EXTENSION finds them and this view does not.
 _UNAVAILABLE_EXTENSIONS = """
 SELECT wanted FROM unnest(ARRAY[{names}]) AS wanted
@@ -126,7 +125,7 @@ class Executor:
     @property
     def has_time_for_a_file(self) -> bool:
         """Whether the deadline is far enough to begin a file."""
-        return self.seconds_left > MIN_FILE_SECONDS
+        return self._session.has_time_for_a_file
 
     def read(self, *, activity: Asked = Asked.NOTHING) -> History:
         """Read the history, by one query. Reads only: creates nothing, locks nothing.

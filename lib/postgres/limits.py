@@ -29,6 +29,13 @@ _OPTIONAL_LIMITS_MS = {
 }
 OPTIONAL_LIMITS = frozenset(_OPTIONAL_LIMITS_MS)
 
+_LONGEST_STATEMENT_SECONDS = 1_000_000.0  # near the most that the setting can say
+_SET_TIME_LEFT = """
+SELECT WHERE set_config('statement_timeout', CAST(greatest(1, least({longest},
+    EXTRACT(epoch FROM to_timestamp({ends_at}) - clock_timestamp()) * 1000))::integer AS text),
+    true) IS NULL;
+"""
+
 
 class SessionLimits:
     """The settings that limit a run's session, rendered as SQL. Drops those that are unsupported.
@@ -50,10 +57,13 @@ class SessionLimits:
         *,
         scope: Literal["LOCAL", "SESSION"] = "LOCAL",
         stays_idle: bool = False,
+        ends_at: float | None = None,
     ) -> str:
         """SET statements. Without a history only the limits that every server has.
 
-        `stays_idle` is for a transaction that stands idle while another connection works.
+        `stays_idle` is for a transaction that stands idle while another connection works. `ends_at`
+        is the deadline by the server's clock, in seconds of the epoch, for what the server begins
+        later than it is sent: this must follow PIN_PATH.
         """
         milliseconds = {
             "lock_timeout": round(self._config.lock_timeout * 1000),
@@ -62,7 +72,8 @@ class SessionLimits:
         if history:
             milliseconds |= self._optional_limits_ms(history, stays_idle=stays_idle)
         set_ = "SET LOCAL" if scope == "LOCAL" else "SET"
-        return " ".join(f"{set_} {name} = '{ms}ms';" for name, ms in milliseconds.items())
+        settings = " ".join(f"{set_} {name} = '{ms}ms';" for name, ms in milliseconds.items())
+        return settings + (self._time_left_sql(ends_at) if ends_at else "")
 
     def drop_missing(self, history: History) -> None:
         """Tell which of the expected limits this server lacks, or does not let a session change."""
@@ -87,6 +98,10 @@ class SessionLimits:
     def _statement_timeout_ms(self) -> int:
         seconds = min(self._config.statement_timeout or math.inf, self._seconds_left())
         return 0 if seconds == math.inf else max(1, round(seconds * 1000))
+
+    def _time_left_sql(self, ends_at: float) -> str:
+        longest = self._config.statement_timeout or _LONGEST_STATEMENT_SECONDS
+        return _SET_TIME_LEFT.format(longest=round(longest * 1000), ends_at=ends_at)
 
     def supported(self, history: History) -> frozenset[str]:
         """Those of the limits that not every server has, and this one lets a session set."""

@@ -131,11 +131,14 @@ class Recorder:
         """The row of a file that is sent ahead, of which the server measures the time."""
         return self._row(migration, None, self._log.restore_point)._replace(measured=True)
 
-    def ahead_sql(self, migration: Migration, before: Fingerprint) -> str:
-        """What records a file that is sent ahead, on a history that was like this before it."""
+    def ahead_sql(self, migration: Migration, before: Fingerprint, ends_at: float | None) -> str:
+        """What records a file that is sent ahead, on a history that was like this before it.
+
+        `ends_at` is the deadline by the server's clock, in seconds of the epoch.
+        """
         history = self._session.history
         row = self.row_ahead(migration)
-        limits = self._session.limits.as_sql(history)
+        limits = self._session.limits.as_sql(history, ends_at=ends_at)
         return (
             f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_PATH} {SAME_TRANSACTION}"
             f"{self._reset_sql()}{same_table(history)}{limits}"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 from lib import VERSION
 from lib.activity import Asked
@@ -24,6 +25,7 @@ from lib.settings.config import Config
 from lib.settings.database_url import DatabaseURL
 from lib.source.migration import Migration
 
+MIN_FILE_SECONDS = 1.0  # no file begins when the deadline is nearer than this
 # Several processes poll: at random, so that they do not come at once.
 POLL_SECONDS, POLL_JITTER = 0.05, 4.0
 
@@ -54,6 +56,22 @@ SELECT name || ' = ' || current_setting(name) FROM pg_settings
 WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout') AND setting <> '0'
 ORDER BY name
 """
+
+
+SEE_BACKEND = "SELECT pg_backend_pid(), EXTRACT(epoch FROM clock_timestamp());"
+# Not a later process that was given the same pid.
+_TERMINATE = """
+SELECT pg_terminate_backend(pid, {milliseconds}) FROM pg_stat_activity
+WHERE pid = {pid} AND backend_start < to_timestamp({seen_at})
+"""
+_TERMINATE_MS = 1000
+
+
+class Backend(NamedTuple):
+    """A process of the server, and when it was seen: seconds of the epoch by the server's clock."""
+
+    pid: int
+    seen_at: float
 
 
 class RunSession:
@@ -93,6 +111,11 @@ class RunSession:
     def seconds_left(self) -> float:
         """Until the deadline; infinite without one."""
         return math.inf if self._deadline is None else self._deadline - time.monotonic()
+
+    @property
+    def has_time_for_a_file(self) -> bool:
+        """Whether the deadline is far enough to begin a file."""
+        return self.seconds_left > MIN_FILE_SECONDS
 
     @property
     def history(self) -> History:
@@ -160,6 +183,13 @@ class RunSession:
         """Replace the connection."""
         self.connection.close()
         self.connection = self.connect(longest)
+
+    def terminate(self, backend: Backend) -> None:
+        """End what the server may still do for a connection of this run that is closed.
+
+        Waits a second for it. Where it cannot be ended, the run lock says whether it is at work.
+        """
+        self.connection.read(_TERMINATE.format(milliseconds=_TERMINATE_MS, **backend._asdict()))
 
     @contextmanager
     def other_deadline(self, deadline: float) -> Iterator[None]:

@@ -10,10 +10,10 @@ from enum import Enum, auto
 
 from lib.history import History
 from lib.postgres.blockers import REPORT_SECONDS
-from lib.postgres.check import NO_LOCK, OTHER_TABLE, TRANSACTION_ENDED, check
+from lib.postgres.check import NO_LOCK, NO_TIME, OTHER_TABLE, TRANSACTION_ENDED, check
 from lib.postgres.connection import PIN_PATH, Reply, usual_path
 from lib.postgres.history_table import Fingerprint, comparison, unchanged
-from lib.postgres.session import POLL_JITTER, POLL_SECONDS, RunSession
+from lib.postgres.session import MIN_FILE_SECONDS, POLL_JITTER, POLL_SECONDS, RunSession
 from lib.quoting import literal
 from lib.retry import Backoff
 
@@ -24,8 +24,8 @@ _BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;"
 _OPENING = """
 RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD TEMP;
 SET LOCAL client_encoding = 'UTF8'; SET LOCAL application_name = {name};
-{limits}
 {pin}
+{limits}
 {lock}
 """
 
@@ -108,19 +108,19 @@ class Transaction:
         self._session.connection.send(f"{sql}COMMIT;{opening}", reply=reply)
         self._begun = reply if reply.completed("BEGIN") else None
 
-    def opening_ahead(self, version: str, expected: Fingerprint) -> str:
+    def opening_ahead(self, version: str, expected: Fingerprint, ends_at: float | None) -> str:
         """What begins a transaction for a file that is sent ahead.
 
-        It fails, instead of being answered, where it is not under the lock or finds another
-        history.
+        It fails, instead of being answered, where it is not under the lock, finds another history,
+        or has no time before the deadline, which is by the server's clock in seconds of the epoch.
         """
         history = self._session.history
         attempt = self._session.lock.attempt(_REMEMBER_TRANSACTION)
         opening = _OPENING.format(
             name=literal(f"{self._session.application_name} {version}"),
-            limits=self._session.limits.as_sql(history),
+            limits=self._session.limits.as_sql(history, ends_at=ends_at),
             pin=PIN_PATH,
-            lock=check(NO_LOCK, f"({attempt}) IS NULL"),
+            lock=_time_check(ends_at) + check(NO_LOCK, f"({attempt}) IS NULL"),
         )
         return _BEGIN + opening + unchanged(history, expected) + usual_path(history.tenant)
 
@@ -217,6 +217,13 @@ class Transaction:
             self.rollback()
             raise HistoryChanged
         self._expected = found
+
+
+def _time_check(ends_at: float | None) -> str:
+    if ends_at is None:
+        return ""
+    last = f"to_timestamp({ends_at - MIN_FILE_SECONDS})"
+    return check(NO_TIME, f"clock_timestamp() > {last}")
 
 
 def _lock_row(kind: _Kind, reply: Reply) -> tuple[str | None, ...]:
