@@ -182,7 +182,6 @@ class Stage:
     write: Write
     begin: Callable[..., Any]
     versions: tuple[str, ...] = VERSIONS
-    settings: Mapping[str, str] = field(default_factory=dict)
     running: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -199,7 +198,7 @@ class Stage:
 
     def environ(self, url: str | None = None, **environ: str) -> dict[str, str]:
         """What a run is told; by another URL than the database's own, if one is given."""
-        files = {"MIGRATION_DIR": str(self.directory), **SETTLED, **self.settings}
+        files = {"MIGRATION_DIR": str(self.directory), **SETTLED}
         return files | {"POSTGRES_URL": url or self.database.url} | environ
 
     def start(self, url: str | None = None, **environ: str) -> Any:
@@ -314,17 +313,14 @@ def command(stages: MakeStage) -> Stage:
     return stages("command")
 
 
-AHEAD: Mapping[str, Any] = {
-    "versions": (*VERSIONS, "004-four"),
-    "settings": {"MIGRATION_AHEAD": "1"},
-}
-"""What makes a stage of four files, which the command line sends ahead."""
+FOUR = (*VERSIONS, "004-four")
+"""As many as are sent ahead."""
 
 
 @pytest.fixture
 def window(stages: MakeStage) -> Stage:
     """A stage of the command line whose files are sent ahead."""
-    return stages("command", **AHEAD)
+    return stages("command", versions=FOUR)
 
 
 @pytest.fixture(params=["command", "route"])

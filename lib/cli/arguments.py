@@ -69,7 +69,7 @@ environment:
   MIGRATION_STATEMENT_TIMEOUT
                       maximum duration of a statement (default: 0, no limit)
   MIGRATION_WAIT      maximum wait for another run to finish (default: 120s)
-  MIGRATION_AHEAD     1: small files are sent together, for a database far away
+  MIGRATION_AHEAD     0: each file waits until the one before it is committed
   MIGRATION_RETRY     how long to retry while a table is busy (default: 60s)
   MIGRATION_DRIFT     what a run does about a schema that is not as the
                       migrations left it: warn (default), fail or off

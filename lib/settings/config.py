@@ -140,7 +140,7 @@ def read_config(environ: Mapping[str, str], *, applied_by: str | None = None) ->
         claim=read_claim(environ),
         drift=_read_drift(environ),
         rehearse=is_set(environ, "MIGRATION_REHEARSE"),
-        ahead=is_set(environ, "MIGRATION_AHEAD"),
+        ahead=is_set(environ, "MIGRATION_AHEAD", default="1"),
         fail_on=_read_fail_on(environ),
         large=read_bytes(environ, "MIGRATION_PLAN_LARGE", "100MB"),
     )

@@ -67,9 +67,10 @@ def env_file_with(variable: str, folder: Path = ROOT) -> str:
     return next(files, "")
 
 
-def is_set(environ: Mapping[str, str], variable: str) -> bool:
-    """Whether a variable that is a switch is on."""
-    return value_of(environ, variable).lower() not in ("", "0", "false", "no", "off")
+def is_set(environ: Mapping[str, str], variable: str, *, default: str = "") -> bool:
+    """Whether a variable that is a switch is on; `default` is the value of one without a value."""
+    value = value_of(environ, variable) or default
+    return value.lower() not in ("", "0", "false", "no", "off")
 
 
 def value_of(environ: Mapping[str, str], variable: str) -> str:

@@ -115,7 +115,7 @@ def test_files_are_sent_ahead_on_a_direct_connection_only(
 ) -> None:
     directory = migrations(files(*(f"{number:03}-data" for number in range(1, 12))))
     reached = through(database)
-    events = run(reached, directory, MIGRATION_AHEAD="1")
+    events = run(reached, directory)
     sent = [one for one in events.all if isinstance(one, SentAhead)]
     assert bool(sent) is (reached == database)
     assert history(database) == effects(database) == stems(directory)

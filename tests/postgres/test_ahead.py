@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from lib import runner
-from lib.errors import MigrationResult, OnwardError, OutcomeUnknown
-from lib.events import Retry, Running, SentAhead
+from lib.errors import MigrationFailed, MigrationResult, OnwardError, OutcomeUnknown
+from lib.events import Retry, Running, RunResult, SentAhead
 from lib.postgres.ahead import MAX_FILE_BYTES, MAX_STATEMENTS, is_plain
 from lib.postgres.connecting import Budget
+from lib.postgres.connection import CANCELLED
+from lib.postgres.session import MIN_FILE_SECONDS
 from lib.report.text import error_text
-from tests import kit
 from tests.conftest import Cli, Database, Server
 from tests.kit import (
     HEAD,
@@ -27,6 +28,7 @@ from tests.kit import (
     holding,
     nothing_is_left_running,
     read,
+    run,
     run_fails,
     until,
 )
@@ -51,13 +53,6 @@ def files(**more: str) -> dict[str, str]:
         f"{version}.sql": MADE + EFFECT.format(version=version) + more.get(f"file_{number}", "")
         for number, version in enumerate(VERSIONS, start=1)
     }
-
-
-def run(
-    database: Database, directory: Path, events: Events | None = None, **environ: str
-) -> Events:
-    """A run that sends files ahead, unless it is told otherwise."""
-    return kit.run(database, directory, events, **({"MIGRATION_AHEAD": "1"} | environ))
 
 
 def effects(database: Database) -> list[str]:
@@ -243,17 +238,52 @@ def test_ids_that_no_sequence_gives_end_it_without_a_word(
     assert (history(database), effects(database)) == (VERSIONS, VERSIONS)
 
 
-def test_with_a_deadline_no_file_is_sent_ahead(database: Database, migrations: Write) -> None:
+def run_within(seconds: float, database: Database, directory: Path, events: Events) -> RunResult:
+    """A run with that long to the last moment at which a file may run."""
+    config = config_of(database, directory, MIGRATION_DRIFT="off")
+    deadline = time.monotonic() + seconds + runner.SHUTDOWN_MARGIN_SECONDS
+    return runner.run(config, events.all.append, deadline=deadline)
+
+
+@pytest.mark.slow
+def test_no_file_begins_too_near_to_a_deadline(database: Database, migrations: Write) -> None:
     directory = migrations(files(**{f"file_{n}": "SELECT pg_sleep(0.25);" for n in range(1, 13)}))
     events = Events()
-    config = config_of(database, directory, MIGRATION_DRIFT="off", MIGRATION_AHEAD="1")
-    margin = runner.SHUTDOWN_MARGIN_SECONDS
-    result = runner.run(config, events.all.append, deadline=time.monotonic() + margin + 2.0)
+    result = run_within(MIN_FILE_SECONDS + 1.0, database, directory, events)
     applied = [one.version for one in result.applied]
-    assert sent(events) == []
-    assert 1 <= len(applied) < COUNT
+    assert sent(events) == [VERSIONS[1:]]
+    assert 1 <= len(applied) <= 5, "as many as can begin within a second"
     assert applied == VERSIONS[: len(applied)] == history(database) == effects(database)
     assert [*applied, *result.remaining] == VERSIONS
+
+
+@pytest.mark.slow
+def test_a_file_that_a_deadline_cuts_off_is_left_for_the_next_run_which_tells_it(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations(files(file_3="SELECT pg_sleep(60);"))
+    events = Events()
+    result = run_within(MIN_FILE_SECONDS + 1.0, database, directory, events)
+    assert [one.version for one in result.applied] == VERSIONS[:2] == history(database)
+    assert result.remaining == tuple(VERSIONS[2:])
+    assert f"{VERSIONS[2]} was cut off at the deadline" in " ".join(events.notices)
+    with run_fails(MigrationFailed) as ended:
+        run_within(MIN_FILE_SECONDS + 1.0, database, directory, Events())
+    assert ended.value.failure.server.sqlstate == CANCELLED
+    assert ended.value.failure.version == VERSIONS[2]
+    assert history(database) == effects(database) == VERSIONS[:2]
+
+
+@pytest.mark.slow
+def test_a_deadline_leaves_a_statement_no_more_than_its_own_limit(
+    database: Database, migrations: Write
+) -> None:
+    directory = migrations(files(file_3="SELECT pg_sleep(60);"))
+    config = config_of(database, directory, MIGRATION_STATEMENT_TIMEOUT="200ms")
+    with run_fails(MigrationFailed) as ended:
+        runner.run(config, Events().all.append, deadline=time.monotonic() + 60)
+    assert ended.value.failure.version == VERSIONS[2]
+    assert history(database) == effects(database) == VERSIONS[:2]
 
 
 @pytest.mark.slow
@@ -325,7 +355,6 @@ def started(cli: Cli, database: Database, directory: Path) -> Command:
         "MIGRATION_ENV": "development",
         "POSTGRES_URL": database.url,
         "MIGRATION_ALLOW_NONEMPTY": "1",
-        "MIGRATION_AHEAD": "1",
     }
     return Command(cli, environ)
 
