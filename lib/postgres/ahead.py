@@ -138,16 +138,11 @@ class Lane:
         """What is sent for each of the files."""
         history = window.before
         for migration, row in zip(window.files, window.rows, strict=True):
-            yield self._batch(migration, history, window.ends_at)
+            opening = self._transaction.opening_ahead(migration.version, history, window.ends_at)
             history = history.plus(*row)
-
-    def _batch(
-        self, migration: Migration, history: Fingerprint, ends_at: float | None
-    ) -> list[Step]:
-        opening = self._transaction.opening_ahead(migration.version, history, ends_at)
-        recording = self._recorder.ahead_sql(migration, history, ends_at)
-        of_file = [Step(statement.text, collect=False) for statement in split(migration.text())]
-        return [*_own_steps(opening), *of_file, *_own_steps(recording)]
+            recording = self._recorder.ahead_sql(migration, history, window.ends_at)
+            of_file = [Step(statement.text, collect=False) for statement in split(migration.text())]
+            yield [*_own_steps(opening), *of_file, *_own_steps(recording)]
 
     def _send(self, window: _Window) -> tuple[int, Reply | None]:
         """How many files are applied, and the reply to the first that is not."""
@@ -156,10 +151,10 @@ class Lane:
         self._watch()
         with closing(connection.send_ahead(self._batches(window))) as replies:
             # To the end, which follows a reply that failed.
-            for reply, migration in zip(replies, window.files, strict=False):
+            for reply, migration, row in zip(replies, window.files, window.rows, strict=False):
                 if reply.completed("COMMIT") and not failure:
                     self._session.forward_notices(migration, connection)
-                    self._committed(migration, reply.rows[0])
+                    self._committed(migration, row, reply)
                     self._watch()
                     applied += 1
                 else:
@@ -172,10 +167,10 @@ class Lane:
         connection = self._session.connection
         connection.idle_hook = self._session.watch(str(connection.pid))
 
-    def _committed(self, migration: Migration, row: Sequence[str | None]) -> None:
-        row_id, digest, milliseconds = (int(value or 0) for value in row)
+    def _committed(self, migration: Migration, row: tuple[int, int], reply: Reply) -> None:
+        milliseconds = int(reply.rows[0][0] or 0)
         self._log.committed(MigrationResult(migration.version, migration.name, milliseconds))
-        self._transaction.row_added(row_id, digest)
+        self._transaction.row_added(*row)
         self._log.announce(migration.version)
 
     def _recover(self, window: _Window, migration: Migration, failure: Reply) -> None:

@@ -6,6 +6,7 @@ They cost a third of what blocks of PL/pgSQL cost that RAISE.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from lib.errors import ServerError
 from lib.history import TABLE
@@ -25,9 +26,25 @@ _NOT_AN_INTEGER = "22P02"
 _CODE = f"({'|'.join(_MESSAGES)}) [0-9]+"
 
 
-def check(code: str, failed: str) -> str:
-    """A statement that fails with this code where a condition holds, and else returns no row."""
-    return f"SELECT {failure(literal(code))} WHERE {failed};"
+class Case(NamedTuple):
+    """A code, and the SQL condition for which a statement is to fail with it."""
+
+    code: str
+    failed: str
+
+
+def check(*cases: Case) -> str:
+    """A statement that fails with the code of the first case that holds, and else returns no row.
+
+    To plan a statement takes longer than most conditions: so it takes several.
+    """
+    code = " ".join(f"WHEN {case.failed} THEN {literal(case.code)}" for case in cases)
+    return f"SELECT WHERE {failure(f'CASE {code} END')} IS NOT NULL;"
+
+
+def check_rows(code: str, table: str, failed: str) -> str:
+    """The same for a condition on the aggregated rows of a table."""
+    return f"SELECT {failure(literal(code))} FROM {table} HAVING {failed};"  # noqa: S608
 
 
 def failure(code: str) -> str:

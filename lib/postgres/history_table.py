@@ -11,7 +11,15 @@ from datetime import datetime
 from typing import NamedTuple
 
 from lib.history import AUDIT_COLUMNS, RESTORE_COLUMNS, TABLE, History
-from lib.postgres.check import NOT_STORED, OTHER_TABLE, ROWS_CHANGED, check, failure
+from lib.postgres.check import (
+    NOT_STORED,
+    OTHER_TABLE,
+    ROWS_CHANGED,
+    Case,
+    check,
+    check_rows,
+    failure,
+)
 from lib.postgres.connection import PIN_PATH, usual_path
 from lib.quoting import literal
 from lib.restore_point import RestorePoint
@@ -27,7 +35,8 @@ run again:
 # still be that of the table which the plan was made from. Its owner can hand it over only before a
 # transaction of the run has read it.
 _OTHER_TABLE = "to_regclass({name}) IS DISTINCT FROM {oid}::oid {or_owner}"
-_OR_OWNER = "OR (SELECT relowner FROM pg_class WHERE oid = {oid}) IS DISTINCT FROM {owner}::oid"
+_OTHER_OWNER = "(SELECT relowner FROM pg_class WHERE oid = {oid}) IS DISTINCT FROM {owner}::oid"
+_OTHER_ROWS = "count(*) <> {rows} OR coalesce(max(id), 0) <> {newest}"
 
 _DIGEST = "pg_catalog.hash_record_extended(ROW({columns}), 0)"
 
@@ -44,14 +53,6 @@ _ELAPSED_MS = (
     "pg_catalog.transaction_timestamp()) OPERATOR(pg_catalog.*) 1000 AS pg_catalog.int4)"
 )
 
-_CHANGED = """
-NOT EXISTS (
-    SELECT FROM (
-        SELECT count(*) AS rows, coalesce(max(id), 0) AS newest,
-            coalesce(sum({digest}), 0) AS digest
-        FROM {table}
-    ) AS found WHERE rows = {rows} AND newest = {newest} AND found.digest = {expected})
-"""
 
 _TO_COME = """
 SELECT id, {digest} FROM (
@@ -65,9 +66,9 @@ SELECT id, {digest} FROM (
 
 # A trigger or a rule can keep a row from being stored, or change it, and the INSERT is none the
 # wiser. Deferred triggers have their turn first.
+SETTLE = f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_PATH}"
 _VERIFY = """
-SET CONSTRAINTS ALL IMMEDIATE;
-{pin}
+{settle}
 SELECT {failure} FROM (
     SELECT count(*) FILTER (WHERE (version, coalesce(checksum, '')) IN ({written})) AS stored,
         count(*) FILTER (WHERE NOT ({ours})) AS others,
@@ -122,14 +123,19 @@ def table_name(history: History) -> str:
 
 def same_table(history: History, *, owner: bool = False) -> str:
     """A check that the table's name, and its owner, is the same. Raises OTHER_TABLE."""
-    return same_table_named(table_name(history), history.table_id or (0, 0), owner=owner)
+    return check(other_table(history, owner=owner))
 
 
-def same_table_named(name: str, table_id: tuple[int, int], *, owner: bool) -> str:
-    """`same_table` for any table; `name` is an SQL expression of type text."""
+def other_table(history: History, *, owner: bool = False) -> Case:
+    """The case that the table's name, or its owner, is another."""
+    return other_table_named(table_name(history), history.table_id or (0, 0), owner=owner)
+
+
+def other_table_named(name: str, table_id: tuple[int, int], *, owner: bool) -> Case:
+    """`other_table` for any table; `name` is an SQL expression of type text."""
     oid, its_owner = table_id
-    or_owner = _OR_OWNER.format(oid=oid, owner=its_owner) if owner else ""
-    return check(OTHER_TABLE, _OTHER_TABLE.format(name=name, oid=oid, or_owner=or_owner))
+    or_owner = f"OR {_OTHER_OWNER.format(oid=oid, owner=its_owner)}" if owner else ""
+    return Case(OTHER_TABLE, _OTHER_TABLE.format(name=name, oid=oid, or_owner=or_owner))
 
 
 def comparison(history: History) -> str:
@@ -140,15 +146,22 @@ def comparison(history: History) -> str:
 
 
 def unchanged(history: History, expected: Fingerprint) -> str:
-    """A check that the history is this one. Raises OTHER_TABLE or ROWS_CHANGED."""
-    changed = _CHANGED.format(
-        table=history.table,
-        digest=_digest(history),
-        rows=expected.rows,
-        newest=expected.newest,
-        expected=expected.digest or 0,
-    )
-    return same_table(history, owner=True) + check(ROWS_CHANGED, changed)
+    """A check that the history is this one: its owner, the number of rows and the newest. Raises
+    ROWS_CHANGED.
+
+    The table is locked before the owner is read.
+    """
+    oid, owner = history.table_id or (0, 0)
+    other_owner = _OTHER_OWNER.format(oid=oid, owner=owner)
+    changed = f"{_OTHER_ROWS.format(**expected._asdict())} OR {other_owner}"
+    return check_rows(ROWS_CHANGED, history.table, changed)
+
+
+def stored(history: History, expected: Fingerprint) -> str:
+    """A check that the history is this one, by the digest of its rows. Raises NOT_STORED."""
+    other_digest = f"coalesce(sum({_digest(history)}), 0) <> {expected.digest or 0}"
+    changed = f"{_OTHER_ROWS.format(**expected._asdict())} OR {other_digest}"
+    return SETTLE + check_rows(NOT_STORED, history.table, changed)
 
 
 def rows_to_come(history: History, rows: Sequence[Row]) -> str:
@@ -171,8 +184,16 @@ def insertion(history: History, rows: Sequence[Row]) -> str:
 
     Returns id, digest and milliseconds of each.
     """
+    return _insertion(history, rows, f"id, {_digest(history)}, execution_time_ms")
+
+
+def insertion_ahead(history: History, row: Row) -> str:
+    """Write a row whose id and digest are known. `stored` must follow. Returns its milliseconds."""
+    return _insertion(history, [row], "execution_time_ms")
+
+
+def _insertion(history: History, rows: Sequence[Row], returned: str) -> str:
     path = usual_path(history.tenant)
-    returned = f"id, {_digest(history)}, execution_time_ms"
     return f"{path} {typed_insertion(history, rows)} RETURNING {returned};"
 
 
@@ -198,7 +219,7 @@ def verification(
     """
     versions = ", ".join(literal(version) for version, _ in written)
     return _VERIFY.format(
-        pin=PIN_PATH,
+        settle=SETTLE,
         table=history.table,
         written=", ".join(
             f"({literal(version)}, {literal(checksum or '')})" for version, checksum in written

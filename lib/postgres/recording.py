@@ -22,21 +22,25 @@ from lib.postgres.check import (
     OTHER_TABLE,
     ROWS_CHANGED,
     TRANSACTION_ENDED,
+    Case,
     check,
 )
 from lib.postgres.commit_recovery import Commit, Outcome
 from lib.postgres.connection import BUSY, PIN_PATH, Reply, usual_path
 from lib.postgres.history_table import (
     INSPECT_TRIGGERS,
+    SETTLE,
     Fingerprint,
     Row,
     insertion,
-    same_table,
+    insertion_ahead,
+    other_table,
+    stored,
     typed_insertion,
     verification,
 )
 from lib.postgres.session import DROP_LOCKS, DROP_PREPARED, RESET_SESSION, RunSession
-from lib.postgres.transaction import SAME_TRANSACTION, Transaction
+from lib.postgres.transaction import OTHER_TRANSACTION, Transaction
 from lib.quoting import literal
 from lib.restore_point import RestorePoint
 from lib.source.checkpoint import Replaced
@@ -131,8 +135,8 @@ class Recorder:
         """The row of a file that is sent ahead, of which the server measures the time."""
         return self._row(migration, None, self._log.restore_point)._replace(measured=True)
 
-    def ahead_sql(self, migration: Migration, before: Fingerprint, ends_at: float | None) -> str:
-        """What records a file that is sent ahead, on a history that was like this before it.
+    def ahead_sql(self, migration: Migration, after: Fingerprint, ends_at: float | None) -> str:
+        """What records a file that is sent ahead, and leaves this history.
 
         `ends_at` is the deadline by the server's clock, in seconds of the epoch.
         """
@@ -140,9 +144,9 @@ class Recorder:
         row = self.row_ahead(migration)
         limits = self._session.limits.as_sql(history, ends_at=ends_at)
         return (
-            f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_PATH} {SAME_TRANSACTION}"
-            f"{self._reset_sql()}{same_table(history)}{limits}"
-            f"{self._insertion_sql([row], before)}COMMIT;"
+            f"{SETTLE}{check(OTHER_TRANSACTION, other_table(history))}"
+            f"{self._reset_sql()}{limits}"
+            f"{insertion_ahead(history, row)}{stored(history, after)}COMMIT;"
         )
 
     def clean_up_sql(self) -> str:
@@ -166,9 +170,9 @@ class Recorder:
         history = self._session.history
         # The transaction that stands idle during a no-transaction file keeps no lock on the
         # history, so its owner may have changed.
-        table = same_table(history, owner=not migration.transactional)
+        table = other_table(history, owner=not migration.transactional)
         other = _OTHER_TRANSACTION.format(id=literal(transaction_id))
-        checks = check(TRANSACTION_ENDED, other) + table
+        checks = check(Case(TRANSACTION_ENDED, other), table)
         limits = self._session.limits.as_sql(history)
         return f"{self._reset_sql()}{checks}{limits}{self._insertion_sql(rows)}"
 
@@ -177,10 +181,10 @@ class Recorder:
         direct = self._session.history.direct
         return _RESET + ("DEALLOCATE ALL;" if direct else DROP_PREPARED)
 
-    def _insertion_sql(self, rows: Sequence[Row], before: Fingerprint | None = None) -> str:
+    def _insertion_sql(self, rows: Sequence[Row]) -> str:
         history = self._session.history
         written = [(row.version, row.checksum) for row in rows]
-        check = verification(history, before or self._transaction.fingerprint, written)
+        check = verification(history, self._transaction.fingerprint, written)
         return insertion(history, rows) + check
 
     def _rows(

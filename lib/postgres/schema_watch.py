@@ -9,7 +9,7 @@ from lib.drift import Schema, Verdict, holder_of, judge, mark_text, packed, with
 from lib.errors import HistoryConflict, Interrupted, OnwardError
 from lib.events import RunLog
 from lib.history import SCHEMA_COLUMNS, History
-from lib.postgres.check import OTHER_TABLE, ROWS_CHANGED, check
+from lib.postgres.check import OTHER_TABLE, ROWS_CHANGED, Case, check
 from lib.postgres.connection import PIN_PATH, Reply, usual_path
 from lib.postgres.definitions import Limits, read_definitions
 from lib.postgres.history_creation import addition
@@ -158,7 +158,7 @@ def _schema_storage(history: History, row: int, document: str, mark: str) -> str
     row.
     """
     newer = f"EXISTS (SELECT FROM {history.table} WHERE id > {row})"
-    checks = PIN_PATH + same_table(history, owner=True) + check(ROWS_CHANGED, newer)
+    checks = PIN_PATH + same_table(history, owner=True) + check(Case(ROWS_CHANGED, newer))
     added = "" if history.keeps_schema else addition(history, SCHEMA_COLUMNS)
     stored = _STORE_SCHEMA.format(
         table=history.table, id=row, document=literal(document), mark=literal(mark)

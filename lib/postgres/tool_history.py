@@ -5,9 +5,10 @@ from __future__ import annotations
 from lib.errors import HistoryConflict, OnwardError
 from lib.history import FoundTable, Takeover, ToolRow, untrusted
 from lib.imported import FILE_NAME, Imported
+from lib.postgres.check import check
 from lib.postgres.connection import PIN_PATH, Connection, Reply, Rows
 from lib.postgres.history import TRUSTED_ROLES, hidden_rows, moment
-from lib.postgres.history_table import same_table_named
+from lib.postgres.history_table import other_table_named
 from lib.quoting import identifier, literal
 from lib.tool_tables import TABLES, ToolTable
 
@@ -78,7 +79,7 @@ def locked_tool_history(takeover: Takeover) -> str:
     The rows that come back make `is_unchanged`'s comparison. Raises OTHER_TABLE.
     """
     table = takeover.found
-    same = same_table_named(literal(table.sql), table.table_id, owner=True)
+    same = check(other_table_named(literal(table.sql), table.table_id, owner=True))
     rows = _rows_sql(TABLES[takeover.tool], table)
     return f"{_USUAL_TIME} {PIN_PATH} {_LOCK.format(table=table.sql)} {same} {rows}"
 

@@ -6,13 +6,14 @@ What ends one transaction travels with what begins the next: that saves a round 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from enum import Enum, auto
 
 from lib.history import History
 from lib.postgres.blockers import REPORT_SECONDS
-from lib.postgres.check import NO_LOCK, NO_TIME, OTHER_TABLE, TRANSACTION_ENDED, check
+from lib.postgres.check import NO_LOCK, NO_TIME, OTHER_TABLE, TRANSACTION_ENDED, Case, check
 from lib.postgres.connection import PIN_PATH, Reply, usual_path
-from lib.postgres.history_table import Fingerprint, comparison, unchanged
+from lib.postgres.history_table import Fingerprint, comparison, other_table, unchanged
 from lib.postgres.session import MIN_FILE_SECONDS, POLL_JITTER, POLL_SECONDS, RunSession
 from lib.quoting import literal
 from lib.retry import Backoff
@@ -32,7 +33,7 @@ SET LOCAL client_encoding = 'UTF8'; SET LOCAL application_name = {name};
 
 # What a transaction that is sent ahead knows itself by: its id is not known when it is sent.
 _REMEMBER_TRANSACTION = "set_config('onward.transaction', pg_current_xact_id()::text, true)"
-SAME_TRANSACTION = check(
+OTHER_TRANSACTION = Case(
     TRANSACTION_ENDED,
     "current_setting('onward.transaction', true) IS DISTINCT FROM "
     "pg_current_xact_id_if_assigned()::text",
@@ -120,7 +121,9 @@ class Transaction:
             name=literal(f"{self._session.application_name} {version}"),
             limits=self._session.limits.as_sql(history, ends_at=ends_at),
             pin=PIN_PATH,
-            lock=_time_check(ends_at) + check(NO_LOCK, f"({attempt}) IS NULL"),
+            lock=check(
+                *_no_time(ends_at), Case(NO_LOCK, f"({attempt}) IS NULL"), other_table(history)
+            ),
         )
         return _BEGIN + opening + unchanged(history, expected) + usual_path(history.tenant)
 
@@ -219,11 +222,9 @@ class Transaction:
         self._expected = found
 
 
-def _time_check(ends_at: float | None) -> str:
-    if ends_at is None:
-        return ""
-    last = f"to_timestamp({ends_at - MIN_FILE_SECONDS})"
-    return check(NO_TIME, f"clock_timestamp() > {last}")
+def _no_time(ends_at: float | None) -> Iterator[Case]:
+    if ends_at is not None:
+        yield Case(NO_TIME, f"clock_timestamp() > to_timestamp({ends_at - MIN_FILE_SECONDS})")
 
 
 def _lock_row(kind: _Kind, reply: Reply) -> tuple[str | None, ...]:

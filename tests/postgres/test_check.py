@@ -3,14 +3,14 @@
 import pytest
 
 from lib.errors import MigrationFailed, ServerError
-from lib.postgres.check import NOT_STORED, OTHER_TABLE, check, own_error
+from lib.postgres.check import NOT_STORED, OTHER_TABLE, Case, check, own_error
 from tests.conftest import Database
 from tests.kit import Write, recorded, run, run_fails, session_of
 
 
 def test_a_check_fails_with_its_code_and_its_own_words(database: Database) -> None:
     with session_of(database) as session:
-        error = session.send(check(OTHER_TABLE, "1 = 1")).failure
+        error = session.send(check(Case(OTHER_TABLE, "1 = 1"))).failure
     assert (error.sqlstate, error.message) == (
         OTHER_TABLE,
         "schema_migrations is not the table that was planned with",
@@ -19,7 +19,7 @@ def test_a_check_fails_with_its_code_and_its_own_words(database: Database) -> No
 
 def test_a_check_that_passes_returns_no_row(database: Database) -> None:
     with session_of(database) as session:
-        reply = session.send(check(OTHER_TABLE, "1 = 2"))
+        reply = session.send(check(Case(OTHER_TABLE, "1 = 2")))
     assert (reply.failed, reply.rows) == (False, [])
 
 
