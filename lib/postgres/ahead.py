@@ -253,6 +253,8 @@ def is_plain(migration: Migration) -> bool:
         return False
     if len(migration.content) > MAX_FILE_BYTES or _OTHER_SYNTAX.search(migration.content):
         return False
+    if migration.content.count(b";") < MAX_STATEMENTS:
+        return True
     return sum(1 for _ in split(migration.text())) <= MAX_STATEMENTS
 
 

@@ -38,8 +38,8 @@ def check(*cases: Case) -> str:
 
     To plan a statement takes longer than most conditions: so it takes several.
     """
-    code = " ".join(f"WHEN {case.failed} THEN {literal(case.code)}" for case in cases)
-    return f"SELECT WHERE {failure(f'CASE {code} END')} IS NOT NULL;"
+    failed = " ".join(f"WHEN {case.failed} THEN {_words(literal(case.code))}" for case in cases)
+    return f"SELECT WHERE CAST(CASE {failed} END AS integer) IS NOT NULL;"
 
 
 def check_rows(code: str, table: str, failed: str) -> str:
@@ -49,8 +49,12 @@ def check_rows(code: str, table: str, failed: str) -> str:
 
 def failure(code: str) -> str:
     """An SQL expression that fails, with the code that another expression yields."""
+    return f"CAST({_words(code)} AS integer)"
+
+
+def _words(code: str) -> str:
     # The pid keeps the planner from evaluating it beforehand.
-    return f"CAST({code} || ' ' || pg_backend_pid() AS integer)"
+    return f"concat({code}, ' ', pg_backend_pid())"
 
 
 def own_error(error: ServerError) -> ServerError:
