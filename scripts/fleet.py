@@ -21,4 +21,4 @@ from lib.cli.fleet import main
 from lib.cli.process import run_process
 
 if __name__ == "__main__":
-    sys.exit(run_process(main))
+    run_process(main)

@@ -56,6 +56,6 @@ gc.enable()
 
 if __name__ == "__main__":
     try:
-        sys.exit(run_process())
+        run_process()
     except DriverMissing as missing:
         _hand_over(missing)

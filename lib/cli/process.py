@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from lib.cli.main import main as migrate
 from lib.cli.output import write
@@ -13,8 +14,8 @@ from lib.errors import Interrupted
 _STREAM_MODES = {"stdin": "r", "stdout": "w", "stderr": "w"}
 
 
-def run_process(main: Callable[[Sequence[str], Mapping[str, str]], int] = migrate) -> int:
-    """Run `main` with this process's arguments, environment and streams; return the exit code.
+def run_process(main: Callable[[Sequence[str], Mapping[str, str]], int] = migrate) -> NoReturn:
+    """Run `main` with this process's arguments, environment and streams, and exit with its code.
 
     Raises DriverMissing.
     """
@@ -22,15 +23,17 @@ def run_process(main: Callable[[Sequence[str], Mapping[str, str]], int] = migrat
     for number in SIGNALS:
         signal.signal(number, interrupt)
     try:
-        return main(sys.argv[1:], os.environ)
+        exit_code = main(sys.argv[1:], os.environ)
+    except SystemExit as usage:  # argparse has printed help, or what is wrong
+        exit_code = int(usage.code or 0)
     except Interrupted as interrupted:  # the signal came just as `main` returned
-        return interrupted.exit_code
-    finally:
-        ignore_further_signals()
-        for stream in (sys.stdout, sys.stderr):
-            write(stream, "")  # flushes what argparse has printed
-        for number in SIGNALS:  # Python restores other handlers while it is still shutting down
-            signal.signal(number, signal.SIG_IGN)
+        exit_code = interrupted.exit_code
+    ignore_further_signals()
+    for stream in (sys.stdout, sys.stderr):
+        write(stream, "")  # flushes what argparse has printed
+    # Python would first take all modules apart, which takes 3 % of a run with nothing to do, and
+    # restore other signal handlers meanwhile.
+    os._exit(exit_code)
 
 
 def _repair_streams() -> None:

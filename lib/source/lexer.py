@@ -140,6 +140,11 @@ def split(sql: str) -> Iterator[Statement]:
         counted, start = start, end
 
 
+def is_empty(sql: str) -> bool:
+    """Whether there is no statement."""
+    return _skip_gap(_BETWEEN_STATEMENTS, sql, _text_start(sql)) == len(sql)
+
+
 def pieces_at(sql: str, indexes: Iterable[int]) -> Iterator[Piece]:
     """The piece that each character is in; the indexes must ascend.
 

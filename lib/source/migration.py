@@ -71,7 +71,7 @@ class Migration:
     @property
     def is_empty(self) -> bool:
         """Whether it contains no statement."""
-        return next(lexer.split(as_latin1(self.content)), None) is None
+        return lexer.is_empty(as_latin1(self.content))
 
     def accepted(self) -> dict[str, str]:
         """The hazards that the file accepts, by name, and the reasons."""

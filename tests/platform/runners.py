@@ -77,7 +77,7 @@ def _run(environ: dict[str, str], log: Path, barrier: Barrier | None) -> None:
     sys.argv = ["scripts/migrate.py"]
     if barrier:
         _meet(barrier)
-    sys.exit(run_process())
+    run_process()
 
 
 def _meet(barrier: Barrier) -> None:
