@@ -1,8 +1,10 @@
 """Files sent ahead: what is left and said is what files one by one leave and say."""
 
+import re
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from lib.postgres.connecting import Budget
 from lib.postgres.connection import CANCELLED
 from lib.postgres.session import MIN_FILE_SECONDS
 from lib.report.text import error_text
+from scripts.embedded import find_programs
 from tests.conftest import Cli, Database, Server
+from tests.histories import HISTORIES
 from tests.kit import (
     HEAD,
     Events,
@@ -24,6 +28,7 @@ from tests.kit import (
     checkpoint,
     config_of,
     file,
+    fill,
     history,
     holding,
     nothing_is_left_running,
@@ -80,6 +85,26 @@ def test_the_history_and_the_effects_are_those_of_files_one_by_one(
     assert events.applied == slow.applied == VERSIONS
     assert database.execute(ROWS) == other.execute(ROWS)
     assert effects(database) == effects(other) == VERSIONS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", HISTORIES.values(), ids=HISTORIES)
+def test_a_teams_history_makes_the_same(
+    database: Database, other: Database, tmp_path: Path, steps: Mapping[str, str]
+) -> None:
+    directory = fill(tmp_path, steps)
+    events, slow = run(database, directory), run(other, directory, MIGRATION_AHEAD="0")
+    assert (sent(events) == [], sent(slow) == []) == (False, True)
+    assert database.execute(ROWS) == other.execute(ROWS)
+    assert dumped(database) == dumped(other)
+
+
+def dumped(database: Database) -> list[str]:
+    """The database without the rows of the history, and without moments in time."""
+    command = [str(find_programs() / "pg_dump"), "--exclude-table-data=schema_migrations"]
+    dump = subprocess.check_output([*command, "-d", database.url], text=True)
+    lines = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:[\d.]+", "TIME", dump).splitlines()
+    return [line for line in lines if not line.startswith("\\")]
 
 
 def test_files_are_named_before_they_are_sent_and_told_as_they_commit(
