@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 ALL = list(FOUR)
 ONE = ALL[0]
-IS_THERE = "SELECT FROM pg_stat_activity WHERE pid = %s"
+IS_THERE = "SELECT pid FROM pg_stat_activity WHERE pid = %s"
 # The server waits for the rest of what is sent ahead.
 WAITS_FOR_MORE = "state = 'active' AND wait_event = 'ClientRead'"
 

@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 from lib.errors import Interrupted, MigrationResult
 from lib.events import RunLog
+from lib.postgres.backend import SEE_BACKEND, Backend
 from lib.postgres.commit_recovery import INTERRUPTED_LOOKUP_SECONDS, Commit
 from lib.postgres.connecting import CONNECT_BUDGET
 from lib.postgres.connection import BUSY, CANCELLED, Reply, Rows, Step
 from lib.postgres.history_table import Fingerprint, rows_to_come, written_by_run
 from lib.postgres.recording import Recorder, table_busy
-from lib.postgres.session import SEE_BACKEND, Backend, RunSession
+from lib.postgres.session import RunSession
 from lib.postgres.transaction import HistoryChanged, Transaction
 from lib.quoting import literal
 from lib.source.lexer import split

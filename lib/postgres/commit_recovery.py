@@ -8,10 +8,11 @@ from enum import Enum
 from typing import NamedTuple
 
 from lib.errors import DatabaseUnavailable, Interrupted, OnwardError, OutcomeUnknown
+from lib.postgres.backend import Backend, terminate
 from lib.postgres.connecting import CONNECT_BUDGET
 from lib.postgres.connection import Reply, Rows
 from lib.postgres.history_table import same_table, stored_where
-from lib.postgres.session import POLL_JITTER, POLL_SECONDS, Backend, RunSession
+from lib.postgres.session import POLL_JITTER, POLL_SECONDS, RunSession
 from lib.postgres.transaction import HistoryChanged, Transaction
 from lib.retry import Backoff
 
@@ -128,7 +129,7 @@ class Commit:
     def _read_under_lock(self, reconnect_seconds: float, deadline: float) -> Rows:
         self._session.reconnect(reconnect_seconds)
         if self._sent_to:
-            self._session.terminate(self._sent_to)
+            terminate(self._session.connection, self._sent_to)
         self._transaction.begin_unplanned(until=deadline)
         rows = self._session.connection.query(self._condition()) if self._committed_when else []
         self._transaction.rollback()

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
 
 from lib import VERSION
 from lib.activity import Asked
@@ -56,22 +55,6 @@ SELECT name || ' = ' || current_setting(name) FROM pg_settings
 WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout') AND setting <> '0'
 ORDER BY name
 """
-
-
-SEE_BACKEND = "SELECT pg_backend_pid(), EXTRACT(epoch FROM clock_timestamp());"
-# Not a later process that was given the same pid.
-_TERMINATE = """
-SELECT pg_terminate_backend(pid, {milliseconds}) FROM pg_stat_activity
-WHERE pid = {pid} AND backend_start < to_timestamp({seen_at})
-"""
-_TERMINATE_MS = 1000
-
-
-class Backend(NamedTuple):
-    """A process of the server, and when it was seen: seconds of the epoch by the server's clock."""
-
-    pid: int
-    seen_at: float
 
 
 class RunSession:
@@ -183,13 +166,6 @@ class RunSession:
         """Replace the connection."""
         self.connection.close()
         self.connection = self.connect(longest)
-
-    def terminate(self, backend: Backend) -> None:
-        """End what the server may still do for a connection of this run that is closed.
-
-        Waits a second for it. Where it cannot be ended, the run lock says whether it is at work.
-        """
-        self.connection.read(_TERMINATE.format(milliseconds=_TERMINATE_MS, **backend._asdict()))
 
     @contextmanager
     def other_deadline(self, deadline: float) -> Iterator[None]:
