@@ -22,7 +22,7 @@ from tests.conftest import Database
 from tests.kit import history, tables, until
 from tests.platform.pooler import Pooler
 from tests.platform.runners import Runner
-from tests.proxy import Hold, Proxy, cut_after, cut_before
+from tests.proxy import COMMIT_AHEAD, Hold, Proxy, cut_after, cut_before
 
 SECONDS = float(os.environ.get("ONWARD_CHAOS_SECONDS", "60"))
 SEED = int(os.environ.get("ONWARD_CHAOS_SEED") or random.randrange(2**32))
@@ -46,6 +46,8 @@ KINDS = {
     + "CREATE INDEX CONCURRENTLY IF NOT EXISTS t{before}_i ON t{before} (md5(i::text));"
     + PAUSE,
 }
+# As many in a row as are sent ahead, and an index behind its table.
+ORDER = ("data", "slow", "data", "data", "slow", "data", "table", "index")
 # Done, failed, busy, unavailable, unknown, partly applied, ended by a signal: but never a conflict
 # or a fault of ours.
 ENDS = {0, 1, 4, 5, 6, 7, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL}
@@ -69,6 +71,8 @@ class World:
         self.random = random.Random(SEED)
         self.events: Counter[str] = Counter()
         self.ends: Counter[int] = Counter()
+        self.windows = 0
+        """How often files were sent ahead."""
         self.runners: list[tuple[Runner, list[str]]] = []
         self.place, self.migrations = place, directory / "migrations"
         self.migrations.mkdir()
@@ -90,10 +94,14 @@ class World:
         made = self.database.execute("SELECT to_regclass('schema_migrations')") != [(None,)]
         return set(history(self.database)) if made else set()
 
-    def next_file(self) -> None:
+    def next_files(self) -> None:
+        for _ in range(self.random.randint(1, 4)):
+            self._next_file()
+
+    def _next_file(self) -> None:
         """Whole at once, and after all those before it."""
         number = next(self._numbers)
-        kind = list(KINDS)[number % len(KINDS)]
+        kind = ORDER[(number - 1) % len(ORDER)]
         name = f"{number:04}-{kind}"
         draft = self.migrations / "draft"
         draft.write_text(KINDS[kind].format(name=name, number=number, before=number - 1))
@@ -118,7 +126,7 @@ class World:
 
     def cut_at_a_message(self) -> None:
         pattern = self.random.choice(
-            ("RETURNING id", "pg_try_advisory", "counter", "CONCURRENTLY", "SELECT 1")
+            ("RETURNING id", COMMIT_AHEAD, "pg_try_advisory", "counter", "CONCURRENTLY", "SELECT 1")
         )
         action = self.random.choice((cut_before, cut_after, Hold(0.3, cut_client=True)))
         self.random.choice(self.proxies).when(pattern, action)
@@ -160,13 +168,14 @@ class World:
             assert len(runner.applied) == len(set(runner.applied)), runner.output
             assert set(files if runner.code == 0 else runner.applied) <= recorded, runner.output
             self.ends[runner.code] += 1
+            self.windows += runner.output.count("sent together")
             runner.log.unlink()
             self.runners.remove((runner, files))
 
     def rage(self) -> None:
         """One thing after the other."""
         weights = {
-            self.next_file: 6,
+            self.next_files: 3,
             self.next_run: 10,
             self.kill: 4,
             self.cut: 1,
@@ -214,9 +223,11 @@ def test_after_chaos_and_a_clean_run_each_file_has_had_one_effect(
     world.calm()
     told = f"{len(world.recorded())} of {len(world.versions)} files applied"
     print(dict(world.events), "exit codes", dict(world.ends), told)  # noqa: T201
+    print(world.windows, "times files sent ahead")  # noqa: T201
 
     last = Runner(world.database.url, world.migrations, tmp_path / "last")
     assert last.code == 0, last.output
+    assert world.windows + last.output.count("sent together")
     versions = world.versions
     assert history(world.database) == versions
     effects = [file for (file,) in world.database.execute("SELECT file FROM effects ORDER BY id")]
