@@ -53,7 +53,6 @@ _ELAPSED_MS = (
     "pg_catalog.transaction_timestamp()) OPERATOR(pg_catalog.*) 1000 AS pg_catalog.int4)"
 )
 
-
 _TO_COME = """
 SELECT id, {digest} FROM (
     SELECT coalesce(pg_sequence_last_value(seqrelid) + seqincrement, seqstart)
