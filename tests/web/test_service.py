@@ -780,6 +780,24 @@ def test_a_statement_longer_than_the_budget_is_cancelled_and_rolled_back(
     nothing_is_left_running(server, database)
 
 
+@pytest.mark.slow
+def test_one_among_files_that_are_sent_ahead_is_left_for_the_next_call_which_tells_it(
+    start: Start, server: Server, database: Database, migrations: Write
+) -> None:
+    files = {f"{number:03}-f.sql": f"CREATE TABLE t{number} ();" for number in range(1, 7)}
+    directory = migrations({**files, "003-f.sql": "CREATE TABLE t3 (); SELECT pg_sleep(100)"})
+    instance = start(database, directory, MIGRATION_HTTP_BUDGET="5s")
+    first, second = instance.post(), instance.post()
+    applied, remaining = ["001-f", "002-f"], ["003-f", "004-f", "005-f", "006-f"]
+    assert (first.status_code, first.json()["complete"]) == (202, False)
+    assert [one["version"] for one in first.json()["applied"]] == applied
+    assert first.json()["remaining"] == remaining
+    error = second.json()["error"]
+    assert (second.status_code, error["version"], error["sqlstate"]) == (500, "003-f", "57014")
+    assert (tables(database), history(database)) == (["t1", "t2"], applied)
+    nothing_is_left_running(server, database)
+
+
 def test_two_calls_at_once_apply_each_file_once(
     start: Start, database: Database, migrations: Write
 ) -> None:
