@@ -125,16 +125,22 @@ def test_files_are_sent_ahead_on_a_direct_connection_only(
 
 
 @pytest.mark.timeout(60 + 10 * ROUNDS)
+@pytest.mark.parametrize("direct", [0, RUNNERS // 2], ids=["alike", "beside direct ones"])
 def test_twelve_runs_at_once_on_an_empty_database(
-    server: Server, through: Through, migrations: Write, tmp_path: Path
+    server: Server, through: Through, migrations: Write, tmp_path: Path, direct: int
 ) -> None:
-    directory = migrations(files("001-data", "002-data", "003-index", "004-data", "005-data"))
+    """The first four files are sent ahead on a direct connection."""
+    plain = (f"{number:03}-data" for number in range(1, 4))
+    directory = migrations(files(*plain, "004-index", "005-data", "006-data"))
     wanted = stems(directory)
     for _ in range(ROUNDS):
         database, start = server.create(), barrier(RUNNERS)
         logs = [tmp_path / f"log{number}" for number in range(RUNNERS)]
         empty = {"MIGRATION_ENV": "", "MIGRATION_ALLOW_NONEMPTY": ""}
-        runners = [Runner(through(database).url, directory, log, start, **empty) for log in logs]
+        urls = [database.url] * direct + [through(database).url] * (RUNNERS - direct)
+        runners = [
+            Runner(url, directory, log, start, **empty) for url, log in zip(urls, logs, strict=True)
+        ]
         assert [runner.code for runner in runners] == [0] * RUNNERS, [
             runner.output for runner in runners
         ]
