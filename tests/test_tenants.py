@@ -326,7 +326,7 @@ def test_a_tenants_run_costs_as_many_round_trips_as_any(
     assert proxy.round_trips == 2 * 3 + 4
     migrate(tenant(there, directory, "acme"))
     assert proxy.round_trips == 2 * 3 + 4 + 1
-    assert len(recorded(database, "acme")) == 4
+    assert len(recorded(database, "acme")) == 3
 
 
 # A history off the search path.
