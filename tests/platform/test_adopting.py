@@ -5,6 +5,7 @@ One shape takes its turn where ONWARD_TURN is set. The one with Next.js installs
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -201,7 +202,7 @@ def assert_bundles(root: Path, place: Path, database: Database, versions: list[s
     assert f"CodeUri: dist/{zipped.name}" in (root / "template.onward.yaml").read_text()
     with zipfile.ZipFile(zipped) as archive:
         archive.extractall(place)
-    environ = {"MIGRATION_ENV": "test", "DATABASE_URL": database.url}
+    environ = {"MIGRATION_ENV": "test", "DATABASE_URL": database.url, "PATH": os.environ["PATH"]}
     result = subprocess.run(
         [python, "-c", CALL], cwd=place, env=environ, capture_output=True, text=True, check=False
     )
