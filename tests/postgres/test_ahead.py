@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,22 @@ def test_a_file_that_a_deadline_cuts_off_is_left_for_the_next_run_which_tells_it
     assert ended.value.failure.server.sqlstate == CANCELLED
     assert ended.value.failure.version == VERSIONS[2]
     assert history(database) == effects(database) == VERSIONS[:2]
+
+
+def test_the_server_gives_each_file_the_time_that_is_left_when_it_begins(
+    database: Database, migrations: Write
+) -> None:
+    limit = "extract(epoch FROM current_setting('statement_timeout')::interval)"
+    made = "CREATE TABLE IF NOT EXISTS limits AS SELECT 0.0 AS seconds; INSERT INTO limits {}"
+    steps = dict.fromkeys(files(), f"{made.format(f'SELECT {limit}')}; SELECT pg_sleep(0.02)")
+    events = Events()
+    run_within(30.0, database, migrations(steps), events)
+    found = [float(seconds) for (seconds,) in database.execute("SELECT seconds FROM limits")][1:]
+    assert sent(events) == [VERSIONS[1:]]
+    assert history(database) == VERSIONS
+    assert len(found) == COUNT
+    assert all(earlier - later > 0.015 for earlier, later in pairwise(found[1:]))
+    assert 0 < found[-1] < found[1] <= 30
 
 
 @pytest.mark.slow
