@@ -289,12 +289,12 @@ def test_a_file_that_a_deadline_cuts_off_is_left_for_the_next_run_which_tells_it
 ) -> None:
     directory = migrations(files(file_3="SELECT pg_sleep(60);"))
     events = Events()
-    result = run_within(MIN_FILE_SECONDS + 1.0, database, directory, events)
+    result = run_within(MIN_FILE_SECONDS + 2.0, database, directory, events)
     assert [one.version for one in result.applied] == VERSIONS[:2] == history(database)
     assert result.remaining == tuple(VERSIONS[2:])
     assert f"{VERSIONS[2]} was cut off at the deadline" in " ".join(events.notices)
     with run_fails(MigrationFailed) as ended:
-        run_within(MIN_FILE_SECONDS + 1.0, database, directory, Events())
+        run_within(MIN_FILE_SECONDS + 2.0, database, directory, Events())
     assert ended.value.failure.server.sqlstate == CANCELLED
     assert ended.value.failure.version == VERSIONS[2]
     assert history(database) == effects(database) == VERSIONS[:2]

@@ -786,7 +786,7 @@ def test_one_among_files_that_are_sent_ahead_is_left_for_the_next_call_which_tel
 ) -> None:
     files = {f"{number:03}-f.sql": f"CREATE TABLE t{number} ();" for number in range(1, 7)}
     directory = migrations({**files, "003-f.sql": "CREATE TABLE t3 (); SELECT pg_sleep(100)"})
-    instance = start(database, directory, MIGRATION_HTTP_BUDGET="5s")
+    instance = start(database, directory, MIGRATION_HTTP_BUDGET="6s")
     first, second = instance.post(), instance.post()
     applied, remaining = ["001-f", "002-f"], ["003-f", "004-f", "005-f", "006-f"]
     assert (first.status_code, first.json()["complete"]) == (202, False)
