@@ -148,7 +148,7 @@ def unchanged(history: History, expected: Fingerprint) -> str:
     """A check that the history is this one: its owner, the number of rows and the newest. Raises
     ROWS_CHANGED.
 
-    The table is locked before the owner is read.
+    The owner is read when the table is locked, so that it cannot be handed over afterwards.
     """
     oid, owner = history.table_id or (0, 0)
     other_owner = _OTHER_OWNER.format(oid=oid, owner=owner)

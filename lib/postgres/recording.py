@@ -40,7 +40,7 @@ from lib.postgres.history_table import (
     verification,
 )
 from lib.postgres.session import DROP_LOCKS, DROP_PREPARED, RESET_SESSION, RunSession
-from lib.postgres.transaction import OTHER_TRANSACTION, Transaction
+from lib.postgres.transaction import ID_AHEAD, Transaction
 from lib.quoting import literal
 from lib.restore_point import RestorePoint
 from lib.source.checkpoint import Replaced
@@ -54,7 +54,6 @@ SET CONSTRAINTS ALL IMMEDIATE;
 {PIN_PATH}
 {DROP_LOCKS}
 """
-_OTHER_TRANSACTION = "pg_current_xact_id_if_assigned()::text IS DISTINCT FROM {id}"
 
 ROLLED_BACK = "rolled back: no change of this file was kept, and it is not recorded"
 ENDED_ITS_TRANSACTION = (
@@ -144,7 +143,7 @@ class Recorder:
         row = self.row_ahead(migration)
         limits = self._session.limits.as_sql(history, ends_at=ends_at)
         return (
-            f"{SETTLE}{check(OTHER_TRANSACTION, other_table(history))}"
+            f"{SETTLE}{check(_transaction_ended(ID_AHEAD), other_table(history))}"
             f"{self._reset_sql()}{limits}"
             f"{insertion_ahead(history, row)}{stored(history, after)}COMMIT;"
         )
@@ -171,8 +170,7 @@ class Recorder:
         # The transaction that stands idle during a no-transaction file keeps no lock on the
         # history, so its owner may have changed.
         table = other_table(history, owner=not migration.transactional)
-        other = _OTHER_TRANSACTION.format(id=literal(transaction_id))
-        checks = check(Case(TRANSACTION_ENDED, other), table)
+        checks = check(_transaction_ended(literal(transaction_id)), table)
         limits = self._session.limits.as_sql(history)
         return f"{self._reset_sql()}{checks}{limits}{self._insertion_sql(rows)}"
 
@@ -249,6 +247,12 @@ class Recorder:
             return table_busy(migration, reply.failure, self._session.blockers)
         diagnostic, remedy = _diagnosis(migration, reply)
         return MigrationFailed(diagnostic, state=_NOT_RUN, next_step=remedy)
+
+
+def _transaction_ended(its_id: str) -> Case:
+    """The case that the file has ended its transaction, whose id is this SQL expression."""
+    ended = f"pg_current_xact_id_if_assigned()::text IS DISTINCT FROM {its_id}"
+    return Case(TRANSACTION_ENDED, ended)
 
 
 def table_busy(migration: Migration, error: ServerError, blockers: Sequence[str]) -> TableBusy:

@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from lib.history import History
 from lib.postgres.blockers import REPORT_SECONDS
-from lib.postgres.check import NO_LOCK, NO_TIME, OTHER_TABLE, TRANSACTION_ENDED, Case, check
+from lib.postgres.check import NO_LOCK, NO_TIME, OTHER_TABLE, Case, check
 from lib.postgres.connection import PIN_PATH, Reply, usual_path
 from lib.postgres.history_table import Fingerprint, comparison, other_table, unchanged
 from lib.postgres.session import MIN_FILE_SECONDS, POLL_JITTER, POLL_SECONDS, RunSession
@@ -31,13 +31,9 @@ SET LOCAL client_encoding = 'UTF8'; SET LOCAL application_name = {name};
 """
 
 
-# What a transaction that is sent ahead knows itself by: its id is not known when it is sent.
-_REMEMBER_TRANSACTION = "set_config('onward.transaction', pg_current_xact_id()::text, true)"
-OTHER_TRANSACTION = Case(
-    TRANSACTION_ENDED,
-    "current_setting('onward.transaction', true) IS DISTINCT FROM "
-    "pg_current_xact_id_if_assigned()::text",
-)
+# The id of a transaction that is sent ahead, as SQL: it is not known when it is sent.
+ID_AHEAD = "current_setting('onward.transaction', true)"
+_REMEMBER_ID = "set_config('onward.transaction', pg_current_xact_id()::text, true)"
 
 
 class HistoryChanged(Exception):
@@ -116,7 +112,7 @@ class Transaction:
         or has no time before the deadline, which is by the server's clock in seconds of the epoch.
         """
         history = self._session.history
-        attempt = self._session.lock.attempt(_REMEMBER_TRANSACTION)
+        attempt = self._session.lock.attempt(_REMEMBER_ID)
         opening = _OPENING.format(
             name=literal(f"{self._session.application_name} {version}"),
             limits=self._session.limits.as_sql(history, ends_at=ends_at),
